@@ -1,0 +1,292 @@
+"""metrics.jsonl as the truth: resumption, kills, non-finite values, quiet output."""
+
+import errno
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sora.errors import UserError
+from sora.tracking import Tracker, read_metrics, summary
+
+LABELS = ["seed 0", "seed 1"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [tmp_path / "aaa", tmp_path / "bbb"]
+
+
+def train(folders, steps, *, resume=None, total=20, stop_at=None):
+    """A loop as the real one: a train line each step, an evaluation every fifth."""
+    with Tracker(folders, LABELS[: len(folders)], total, interactive=False) as tracker:
+        if resume is not None:
+            tracker.resume_at(resume)
+        for step in steps:
+            for replica in range(len(folders)):
+                tracker.log(replica, step, loss=1.0 / (step + replica), lr=np.float32(0.1))
+                if step % 5 == 0:
+                    tracker.log(
+                        replica, step, "eval", select={"accuracy": 0.5 + replica / 10}, ranks=[8, step]
+                    )
+            tracker.progress(step, summary(loss=[1.0 / step]))
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+
+def files(folders):
+    return [(folder / "metrics.jsonl").read_bytes() for folder in folders]
+
+
+def test_lines_are_what_was_logged(folders):
+    train(folders, range(1, 6))
+    lines = read_metrics(folders[1] / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 5]
+    assert lines[0] == {"step": 1, "kind": "train", "loss": 0.5, "lr": float(np.float32(0.1))}
+    assert lines[-1] == {"step": 5, "kind": "eval", "select": {"accuracy": 0.6}, "ranks": [8, 5]}
+
+
+@pytest.mark.parametrize("checkpoint", [4, 5, 10])
+def test_stopped_and_resumed_leaves_the_uninterrupted_file(folders, tmp_path, checkpoint):
+    train(folders, range(1, 21))
+    again = [tmp_path / "ccc", tmp_path / "ddd"]
+    with pytest.raises(KeyboardInterrupt):
+        train(again, range(1, 21), stop_at=13)
+    train(again, range(checkpoint + 1, 21), resume=checkpoint)
+    assert files(again) == files(folders)
+
+
+def test_killed_in_the_middle_of_a_line_and_resumed(folders, tmp_path):
+    train(folders, range(1, 21))
+    again = [tmp_path / "ccc", tmp_path / "ddd"]
+    train(again, range(1, 14))
+    for path in (folder / "metrics.jsonl" for folder in again):
+        path.write_bytes(path.read_bytes()[:-9])
+        assert read_metrics(path)[-1]["step"] == 12  # the torn line of step 13 is left out
+    train(again, range(11, 21), resume=10)
+    assert files(again) == files(folders)
+
+
+def test_a_killed_process_loses_nothing_it_logged(folders):
+    code = (
+        "import os, pathlib, signal; from sora.tracking import Tracker\n"
+        f"t = Tracker([pathlib.Path({str(folders[0])!r})], ['seed 0'], 9, interactive=False)\n"
+        "for step in range(1, 8): t.log(0, step, loss=1.0)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert [line["step"] for line in read_metrics(folders[0] / "metrics.jsonl")] == list(range(1, 8))
+
+
+def test_a_fresh_start_replaces_an_older_file_but_not_before_its_first_line(folders):
+    train(folders, range(1, 6))
+    before = files(folders)
+    with Tracker(folders, LABELS, 20, interactive=False):
+        pass
+    assert files(folders) == before
+    train(folders, range(1, 3))
+    assert [line["step"] for line in read_metrics(folders[0] / "metrics.jsonl")] == [1, 2]
+
+
+def test_truncation_is_atomic(folders, monkeypatch):
+    train(folders, range(1, 6))
+    before = files(folders)
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="Input/output error"):
+        Tracker(folders, LABELS, 20, interactive=False).resume_at(2)
+    assert files(folders) == before
+
+
+def test_resuming_after_the_first_line_is_refused(folders):
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
+        tracker.log(0, 1, loss=1.0)
+        with pytest.raises(RuntimeError, match="before the first"):
+            tracker.resume_at(0)
+
+
+def test_nonfinite_values_are_valid_json_and_come_back(folders):
+    with Tracker(folders[:1], LABELS[:1], 5, interactive=False) as tracker:
+        tracker.log(0, 1, loss=math.nan, norm=np.float32("-inf"), ok=1.5, by={"a/b~c": [0.0, math.inf]})
+    path = folders[0] / "metrics.jsonl"
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    strict = json.loads(path.read_text(), parse_constant=refuse)
+    assert strict["loss"] is None
+    assert strict["nonfinite"] == {"loss": "nan", "norm": "-inf", "by/a~1b~0c/1": "inf"}
+    (line,) = read_metrics(path)
+    assert math.isnan(line["loss"])
+    assert line["norm"] == -math.inf
+    assert line["by"] == {"a/b~c": [0.0, math.inf]}
+    assert "nonfinite" not in line
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["loss", "a", "b"]), values))
+def test_whatever_is_logged_is_read_back(tmp_path_factory, logged):
+    folder = tmp_path_factory.mktemp("run")
+    with Tracker([folder], ["seed 0"], 5, interactive=False) as tracker:
+        tracker.log(0, 3, **logged)
+    (line,) = read_metrics(folder / "metrics.jsonl")
+    assert repr(line) == repr(
+        {"step": 3, "kind": "train", **logged}
+    )  # repr: NaN equals itself, -0.0 is not 0.0
+
+
+def test_a_damaged_line_is_named(folders):
+    train(folders[:1], range(1, 4))
+    path = folders[0] / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    for damage in ["{not json", "[1]", '{"kind": "train"}', '{"step": "2"}']:
+        path.write_text("\n".join([lines[0], damage, lines[2], ""]))
+        with pytest.raises(UserError, match=re.escape(f"{path}:2")):
+            read_metrics(path)
+    with pytest.raises(UserError, match="no metrics file"):
+        read_metrics(folders[1] / "metrics.jsonl")
+
+
+def test_full_disk_is_one_sentence(folders):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    folders[0].mkdir()
+    (folders[0] / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"No space left.*paths\.runs"):
+        train(folders[:1], range(1, 3))
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot create"):
+        Tracker([tmp_path / "file" / "run"], ["seed 0"], 5)
+
+
+def test_quiet_output_is_a_line_at_each_end_and_one_an_evaluation(folders, capsys):
+    train(folders, range(1, 21))
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[0] == "training 2 runs as one pack (seed 0, seed 1): 20 steps"
+    assert lines[1].startswith("step 5 of 20: select.accuracy 0.5 0.6")
+    assert re.fullmatch(r"finished at step 20 of 20 after 0:\d\d; loss 0\.05", lines[-1])
+    assert "\x1b" not in err
+    assert "\r" not in err
+    assert [line[21:] for line in (folders[1] / "log.txt").read_text().splitlines()] == lines
+
+
+def test_an_evaluation_is_announced_once_and_a_diverged_replica_is_not_waited_for(folders, capsys):
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
+        tracker.log(0, 5, "eval", accuracy=0.5)
+        tracker.progress(5)
+        assert "step 5" not in capsys.readouterr().err
+        tracker.progress(6)
+        assert capsys.readouterr().err == "step 5 of 20: accuracy 0.5\n"
+        for split in ("select", "report"):
+            for replica in (0, 1):
+                tracker.log(replica, 10, "eval", **{split: 0.75})
+        assert capsys.readouterr().err.count("step 10") == 1
+
+
+def test_the_bar_shows_text_steps_and_eta(folders, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with Tracker(folders, LABELS, 20, interactive=True) as tracker:
+        tracker.progress(7, summary(loss=[0.25, math.nan], live_ranks=[400, 410]))
+        tracker.say("a line above the bar")
+    err = capsys.readouterr().err
+    for words in [
+        "7/20",
+        "loss 0.25  live ranks 405",
+        "ETA",
+        "a line above the bar",
+        "finished at step 7 of 20",
+    ]:
+        assert words in err
+
+
+def test_an_exception_is_named_and_every_sink_is_closed(folders, capsys):
+    class Mirror:
+        def __init__(self):
+            self.calls = []
+
+        def resume_at(self, step):
+            self.calls.append(("resume_at", step))
+
+        def log(self, replica, line):
+            self.calls.append((replica, line["loss"]))
+
+        def close(self):
+            self.calls.append("close")
+
+    mirror = Mirror()
+
+    def diverge():
+        with Tracker(folders, LABELS, 20, interactive=False, mirrors=[mirror]) as tracker:
+            tracker.resume_at(2)
+            tracker.log(1, 3, loss=0.5)
+            tracker.progress(3)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        diverge()
+    assert mirror.calls == [("resume_at", 2), (1, 0.5), "close"]
+    err = capsys.readouterr().err
+    assert "steps 3 to 20" in err
+    assert "stopped by ZeroDivisionError at step 3 of 20" in err
+
+
+def test_closing_twice_is_closing_once(folders, capsys):
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
+        tracker.log(0, 1, loss=0.5)
+        tracker.close()
+    assert capsys.readouterr().err.count("finished") == 1
+
+
+def test_a_failing_mirror_is_dropped_and_the_truth_goes_on(folders, capsys):
+    class Broken:
+        def log(self, replica, line):
+            raise ConnectionError("no route")
+
+    with Tracker(folders, LABELS, 20, interactive=False, mirrors=[Broken()]) as tracker:
+        tracker.log(0, 1, loss=1.0)
+        tracker.log(0, 2, loss=0.5)
+    assert len(read_metrics(folders[0] / "metrics.jsonl")) == 2
+    assert capsys.readouterr().err.count("Broken.log failed (no route)") == 1
+
+
+def test_misuse_by_the_program_is_refused(folders):
+    with pytest.raises(ValueError, match="one label for each folder"):
+        Tracker(folders, LABELS[:1], 20)
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
+        with pytest.raises(ValueError, match="kind='test'"):
+            tracker.log(0, 1, "test")
+        with pytest.raises(ValueError, match="nonfinite"):
+            tracker.log(0, 1, nonfinite=1)
+        with pytest.raises(TypeError, match=r"loss: a ndarray"):
+            tracker.log(0, 1, loss=np.ones(2))
+
+
+def test_summary_skips_what_is_not_finite():
+    assert summary(loss=[1.0, math.nan, 3.0], f1=[0.123456]) == "loss 2  f1 0.1235"
+    assert summary(loss=[math.inf]) == "loss nan"
