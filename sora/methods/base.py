@@ -1,0 +1,71 @@
+"""What the training loop knows of a method: this protocol and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sora.backbones import Backbone, Head
+    from sora.config import RunConfig
+    from sora.optim import ParameterGroup
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method is told when it is attached: the runs of the pack, one a replica, and how long they train.
+
+    The runs differ only in what the method declares packable; everything else may be read from ``runs[0]``.
+    """
+
+    runs: Sequence[RunConfig]
+    total_steps: int
+
+    @property
+    def replicas(self) -> int:
+        return len(self.runs)
+
+    def learning_rates(self) -> list[float]:
+        """Peak learning rate of each replica."""
+        return [float(run.trainer.learning_rate or 0.0) for run in self.runs]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The size of one replica's adapter.
+
+    ``ranks``: live rank of every adapted matrix, by its full module name. ``live``: exact count of the weights
+    that remain when dead ranks are cut out, sum of r (in + out), without gates and head. ``authors_formula``:
+    the same by the authors' code, which deducts 2 * hidden for every dead rank, whatever the matrix' shape.
+    """
+
+    live: int
+    authors_formula: int
+    ranks: dict[str, int] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1)."""
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        """Insert trainable modules and freeze the rest. ``generators``: one CPU generator per replica."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What trains, and by which rule; without the head, whose groups the loop adds."""
+
+    def penalty(self) -> Tensor | None:
+        """[R], added to each replica's training loss and never to an evaluation loss; None where there is none."""
+
+    def after_step(self, step: int) -> None:
+        """Called after update number ``step`` (0-based), before gradients are cleared."""
+
+    def summary(self, replica: int) -> Summary:
+        """The size of a replica's adapter with the weights it has now."""
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        """Write the standard artefact of a replica, with the weights it has now, into ``folder``."""

@@ -1,0 +1,53 @@
+"""Full fine-tuning: every weight of the encoder trains. It has no replica axis, so a pack holds one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sora import export
+from sora.backbones import Backbone, Head
+from sora.config import FullConfig
+from sora.errors import UserError
+from sora.methods.base import Plan, Summary
+from sora.optim import ParameterGroup
+
+
+class Full:
+    """Weight decay on matrices; biases and LayerNorms without, as BERT's own training had it."""
+
+    def __init__(self, config: FullConfig) -> None:
+        self.config = config
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        if plan.replicas != 1:
+            raise UserError(f"method.name: full trains the backbone itself and cannot be packed, got {plan.replicas} runs")
+        self.plan, self.backbone = plan, backbone
+        backbone.unfreeze()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        tensors = dict(self.backbone.encoder.named_parameters())
+        lr = self.plan.learning_rates()
+        decay = self.plan.runs[0].trainer.weight_decay
+        matrices = {n: p for n, p in tensors.items() if p.ndim >= 2}
+        vectors = {n: p for n, p in tensors.items() if p.ndim < 2}
+        return [
+            ParameterGroup("matrices", matrices, lr=lr, weight_decay=decay, stacked=False),
+            ParameterGroup("vectors", vectors, lr=lr, stacked=False),
+        ]
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Nothing."""
+
+    def summary(self, replica: int) -> Summary:
+        count = sum(p.numel() for p in self.backbone.encoder.parameters())
+        return Summary(live=count, authors_formula=count)
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        export.write_model(folder, self.backbone, head, replica)

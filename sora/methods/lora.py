@@ -1,0 +1,69 @@
+"""LoRA (Hu et al., arXiv 2106.09685): h = W0 x + (alpha / r) B A x on the chosen matrices of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sora import export
+from sora.adapters.lowrank import LowRankLinear, replace_module
+from sora.backbones import Backbone, Head
+from sora.config import LoraConfig
+from sora.methods.base import Plan, Summary
+from sora.optim import ParameterGroup
+
+
+class Lora:
+    """Low-rank adapters of a pack; ``gated`` methods build on it."""
+
+    gated = False
+
+    def __init__(self, config: LoraConfig) -> None:
+        self.config = config
+        self.layers: dict[str, LowRankLinear] = {}
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        self.plan, self.backbone = plan, backbone
+        for name, base in backbone.linear_targets(self.config.targets).items():
+            layer = LowRankLinear(
+                base,
+                replicas=plan.replicas,
+                r=self.config.r,
+                scaling=self.config.alpha / self.config.r,
+                gated=self.gated,
+                dropout=backbone.dropout_site(self.config.dropout, f"{name}.lora") if self.config.dropout else None,
+            )
+            layer.reset(generators)
+            replace_module(backbone.encoder, name, layer)
+            self.layers[name] = layer
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        matrices = {f"{name}.lora_A": layer.lora_A for name, layer in self.layers.items()}
+        matrices |= {f"{name}.lora_B": layer.lora_B for name, layer in self.layers.items()}
+        decay = self.plan.runs[0].trainer.weight_decay
+        return [ParameterGroup("adapter", matrices, lr=self.plan.learning_rates(), weight_decay=decay)]
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Nothing: LoRA has no state beside its weights."""
+
+    def summary(self, replica: int) -> Summary:
+        ranks = {name: int(layer.live()[replica].sum()) for name, layer in self.layers.items()}
+        sizes = {name: layer.in_features + layer.out_features for name, layer in self.layers.items()}
+        dead = sum(layer.r - ranks[name] for name, layer in self.layers.items())
+        full = sum(layer.r * sizes[name] for name, layer in self.layers.items())
+        return Summary(
+            live=sum(ranks[name] * sizes[name] for name in ranks),
+            authors_formula=full - dead * 2 * self.backbone.arch.hidden,
+            ranks=ranks,
+        )
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        factors = {name: layer.pruned(replica) for name, layer in self.layers.items()}
+        scaling = self.config.alpha / self.config.r
+        export.write_peft(folder, factors, scaling, self.backbone, head, replica)

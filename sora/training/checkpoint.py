@@ -1,0 +1,115 @@
+"""Checkpoints belong to runs: the slice of one replica, written atomically, without pickling.
+
+``<run>/checkpoint/step-00000500.safetensors`` holds the tensors and ``step-00000500.json``, written last, the rest:
+the run's id, the members of its pack, the thread count, the history so far and the sha256 of the tensors. A pair
+whose hash does not fit is passed over. The newest two are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sora.errors import UserError
+from sora.records import write_text
+
+FORMAT = 1
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one replica needs to go on. ``step`` updates have been made; ``meta`` is JSON."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Write a checkpoint and drop those older than the newest two.
+
+    Raises:
+        UserError: the disk is full; what was written before stays.
+    """
+    folder = run_dir / "checkpoint"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.safetensors"
+    partial = path.with_suffix(".tmp")
+    try:
+        save_file(tensors, partial)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": digest}
+        write_text(path.with_suffix(".json"), json.dumps(head | meta))
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: the checkpoint could not be written ({error}); make room or set paths.runs to another disk, "
+            "then repeat the command: it goes on from the checkpoint before"
+        ) from error
+    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def steps(run_dir: Path) -> list[int]:
+    """Steps of the checkpoints there are, ascending; their content is not looked at."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in (run_dir / "checkpoint").glob("step-*.json"))
+
+
+def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
+    """The checkpoint at ``step``, or None where its files are damaged.
+
+    Raises:
+        UserError: it is a checkpoint of another run, or of a format this version does not know.
+    """
+    path = run_dir / "checkpoint" / f"step-{step:08d}.json"
+    weights = path.with_suffix(".safetensors")
+    try:
+        meta = json.loads(path.read_text())
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
+    if meta.get("run_id") != run_id:
+        raise UserError(
+            f"{path}: a checkpoint of run {meta.get('run_id')}, not of {run_id}; move that folder away, "
+            "or set resume=never to start this run afresh"
+        )
+    if meta.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {meta.get('format')}, this version reads {FORMAT}; "
+            "set resume=never to start the run afresh"
+        )
+    if meta["sha256"] != digest:
+        return None
+    return Checkpoint(step, load_file(weights), meta)
+
+
+def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
+    """The newest checkpoints that all members of a pack have at the same step, by run id; {} where there is none."""
+    shared = set.intersection(*(set(steps(folder)) for folder in run_dirs.values()))
+    for step in sorted(shared, reverse=True):
+        found = {run_id: load(folder, run_id, step) for run_id, folder in run_dirs.items()}
+        complete = {run_id: checkpoint for run_id, checkpoint in found.items() if checkpoint is not None}
+        if len(complete) == len(run_dirs):
+            return complete
+    return {}
+
+
+def discard(run_dir: Path) -> None:
+    """Remove every checkpoint of a run (resume=never, or the run is finished)."""
+    folder = run_dir / "checkpoint"
+    for path in [*folder.glob("step-*"), *folder.glob("*.tmp")]:
+        path.unlink()

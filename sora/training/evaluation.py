@@ -1,0 +1,43 @@
+"""Predictions of every replica on a split, and the metrics of the task."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sora.tasks import compute_metrics
+from sora.training.pack import EncodedSplit, Pack
+
+BATCH = 32  # examples per replica; the same for every pack size, so that a replica's padding is its solo run's
+
+
+@torch.no_grad()
+def predict(pack: Pack, split: EncodedSplit) -> np.ndarray:
+    """Logits [R, N, C] in the order of the split. The model is left in training mode."""
+    model, replicas = pack.model, pack.replicas
+    model.eval()
+    pack.model.backbone.dropout.end()
+    order = np.argsort(split.tokens.lengths, kind="stable")
+    logits: np.ndarray | None = None
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        batch, _ = split.batch(np.tile(rows, replicas), pack.device)
+        out = model(batch).view(replicas, len(rows), -1).cpu().numpy()
+        if logits is None:
+            logits = np.zeros((replicas, len(order), out.shape[-1]), dtype=out.dtype)
+        logits[:, rows] = out
+    model.train()
+    assert logits is not None, "an empty split cannot be evaluated"
+    return logits
+
+
+def score(pack: Pack, split: EncodedSplit, logits: np.ndarray) -> list[dict[str, float]]:
+    """The task's metrics of each replica."""
+    return [compute_metrics(pack.runs[0].task, each, split.examples.labels) for each in logits]
+
+
+def predicts_one_class(logits: np.ndarray) -> bool:
+    """Whether every example of [N, C] gets the same answer; for a regression, the same value to 1e-4."""
+    if logits.shape[-1] == 1:
+        return bool(np.ptp(logits) < 1e-4)
+    return len(np.unique(logits.argmax(axis=-1))) == 1

@@ -1,0 +1,301 @@
+"""The training loop of a pack. It knows methods through their protocol and runs through their configuration.
+
+Nothing here waits for the device between log lines: rates and thresholds are pure functions of the step, divergence
+is a mask on the device, and the losses of a log window are summed there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sora import schedules, tracking
+from sora.backbones import DropoutKey
+from sora.errors import UserError
+from sora.tracking import Tracker
+from sora.training import checkpoint
+from sora.training.batching import batches
+from sora.training.evaluation import predict, score
+from sora.training.pack import Pack, losses_of
+
+
+@dataclass
+class Progress:
+    """What a run has behind it beside its weights; JSON, and part of every checkpoint."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_step: int | None = None
+    best_score: float | None = None
+    diverged_at: int | None = None
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    examples: int = 0
+    tokens: int = 0  # without padding
+    padded_tokens: int = 0
+    resumed_at: list[int] = field(default_factory=list)
+    members_changed: bool = False  # resumed in another company than it was saved in: equal, but not to the bit
+
+
+class Loop:
+    """Trains a pack, with evaluation, checkpoints and resumption.
+
+    Args:
+        run_ids, run_dirs: of each replica, in the order of the pack.
+        after_checkpoint: called with the step once a checkpoint lies on disk (tests stop the process there).
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        tracker: Tracker,
+        run_ids: list[str],
+        run_dirs: list[Path],
+        after_checkpoint: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        self.pack, self.tracker = pack, tracker
+        self.run_ids, self.run_dirs = run_ids, run_dirs
+        self.after_checkpoint = after_checkpoint
+        self.trainer = pack.runs[0].trainer
+        self.progress = [Progress() for _ in pack.runs]
+        rows = pack.optimizer.rows
+        self.best = rows.clone()  # weights of each replica's best evaluation so far
+        self.window = Window(pack.replicas, rows.device)  # since the last log line
+        self.stretch = Window(pack.replicas, rows.device)  # since the last evaluation
+        self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
+        self.step = 0
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end, from wherever ``resume`` left off."""
+        pack, trainer = self.pack, self.trainer
+        order = batches(
+            pack.splits["train"].tokens.lengths,
+            trainer.batch_size,
+            [int(run.seeds.data or 0) for run in pack.runs],
+            first_step=self.step,
+            last_step=pack.total_steps,
+            bucketing=trainer.bucketing,
+        )
+        pack.model.train()
+        started = time.perf_counter()
+        for indices in order:
+            self._update(indices)
+            last = self.step == pack.total_steps
+            if self.step % trainer.log_every == 0 or last:
+                self._log()
+            if self.step % trainer.eval_every == 0 or last:
+                started = self._clock("train_s", started)
+                self._evaluate()
+                started = self._clock("eval_s", started)
+            if self.step % trainer.checkpoint_every == 0 and not last:
+                started = self._clock("train_s", started)
+                self.save()
+            self.tracker.progress(self.step)
+            if last or (self.step % trainer.eval_every == 0 and not bool(pack.optimizer.alive.any())):
+                break
+        self.save()
+
+    def _update(self, indices: np.ndarray) -> None:
+        """One optimiser step on examples [R, b]."""
+        pack, optimizer = self.pack, self.pack.optimizer
+        train = pack.splits["train"]
+        batch, labels = train.batch(indices.reshape(-1), pack.device)
+        pack.model.backbone.dropout.begin(DropoutKey(pack.dropout_seeds, self.step))
+        losses = losses_of(pack.model(batch), labels, pack.replicas)
+        penalty = pack.method.penalty()
+        objective = losses if penalty is None else losses + penalty
+        optimizer.zero_grad()
+        objective.sum().backward()
+        multiplier = schedules.linear_decay(self.step, pack.total_steps, pack.warmup_steps)
+        norms = optimizer.step(objective, multiplier, pack.thresholds(multiplier))
+        pack.method.after_step(self.step)
+        self.step += 1
+        fresh = ~optimizer.alive & (self.diverged < 0)
+        self.diverged = torch.where(fresh, torch.full_like(self.diverged, self.step), self.diverged)
+        for window in (self.window, self.stretch):
+            window.add(losses.detach(), penalty, norms)
+        tokens = train.tokens.lengths[indices]
+        for replica, progress in enumerate(self.progress):
+            progress.examples += indices.shape[1]
+            progress.tokens += int(tokens[replica].sum())
+            progress.padded_tokens += int(tokens.max()) * indices.shape[1]
+
+    # -- what is told ------------------------------------------------------------------------------------------
+
+    def _rates(self) -> tuple[float, list[list[float]]]:
+        """Learning-rate multiplier and thresholds of the update that was made last."""
+        multiplier = schedules.linear_decay(self.step - 1, self.pack.total_steps, self.pack.warmup_steps)
+        return multiplier, self.pack.thresholds(multiplier)
+
+    def _threshold(self, replica: int) -> float | None:
+        """xi of the last update, None for a method without a proximal step."""
+        _, thresholds = self._rates()
+        for group, values in zip(self.pack.optimizer.groups, thresholds, strict=True):
+            if group.rule == "proximal":
+                return values[replica]
+        return None
+
+    def _learning_rate(self, replica: int) -> float:
+        return self._rates()[0] * self.pack.optimizer.groups[0].lr[replica]
+
+    def _log(self) -> None:
+        means = self.window.take()
+        self._note_divergence()
+        for replica in range(self.pack.replicas):
+            values = {name: series[replica] for name, series in means.items()}
+            self.tracker.log(
+                replica,
+                self.step,
+                lr=self._learning_rate(replica),
+                threshold=self._threshold(replica),
+                **values,
+            )
+        self.tracker.progress(self.step, tracking.summary(loss=means["loss"], **self._latest()))
+
+    def _latest(self) -> dict[str, list[float]]:
+        """Select metric and live ranks of the last evaluation, for the progress bar."""
+        entries = [progress.history[-1] for progress in self.progress if progress.history]
+        if len(entries) < self.pack.replicas:
+            return {}
+        metric = self.pack.runs[0].task.select_metric
+        shown = {metric: [entry["select"][metric] for entry in entries]}
+        if entries[0]["live_ranks"] is not None:
+            shown["live_ranks"] = [entry["live_ranks"] for entry in entries]
+        return shown
+
+    def _note_divergence(self) -> None:
+        for progress, step, run_id in zip(self.progress, self.diverged.tolist(), self.run_ids, strict=True):
+            if step >= 0 and progress.diverged_at is None:
+                progress.diverged_at = step
+                self.tracker.say(f"{run_id}: diverged at step {step} (loss or gradient not finite); its weights stay")
+
+    # -- evaluation --------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Score the select split; keep the weights of the best evaluation, ties going to the earliest."""
+        pack, metric = self.pack, self.pack.runs[0].task.select_metric
+        split = pack.splits["select"]
+        scores = score(pack, split, predict(pack, split))
+        means = self.stretch.take()
+        self._note_divergence()
+        per_epoch = -(-len(pack.splits["train"].examples) // self.trainer.batch_size)
+        for replica, (progress, metrics) in enumerate(zip(self.progress, scores, strict=True)):
+            if progress.diverged_at is not None and progress.history:
+                continue  # its weights no longer change
+            summary = pack.method.summary(replica)
+            entry = {
+                "step": self.step,
+                "epoch": round(self.step / per_epoch, 4),
+                "lr": self._learning_rate(replica),
+                "threshold": self._threshold(replica),
+                "loss": means["loss"][replica],
+                "select": metrics,
+                "live_ranks": sum(summary.ranks.values()) if summary.ranks else None,
+            }
+            progress.history.append(entry)
+            if progress.best_score is None or metrics[metric] > progress.best_score:
+                progress.best_step, progress.best_score = self.step, metrics[metric]
+                self.best[replica] = pack.optimizer.rows[replica]
+            values = {key: value for key, value in entry.items() if key != "step"}
+            self.tracker.log(replica, self.step, "eval", **values, ranks=summary.ranks)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a checkpoint of every run of the pack."""
+        if self.step in checkpoint.steps(self.run_dirs[0]):
+            return
+        for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
+            tensors = self.pack.optimizer.state(replica)
+            tensors["best"] = self.best[replica].detach().cpu().clone()
+            tensors["diverged"] = self.diverged[replica].cpu().clone()
+            tensors |= {f"window.{k}": v for k, v in self.window.state(replica).items()}
+            tensors |= {f"stretch.{k}": v for k, v in self.stretch.state(replica).items()}
+            meta = {
+                "members": self.run_ids,
+                "threads": torch.get_num_threads(),
+                "columns": [[g.name, g.columns.start, g.columns.stop] for g in self.pack.optimizer.groups],
+                "progress": asdict(self.progress[replica]),
+            }
+            checkpoint.save(folder, run_id, self.step, tensors, meta)
+        self.after_checkpoint(self.step)
+
+    def resume(self) -> int:
+        """Go on from the newest checkpoint all members share; returns its step, 0 where there is none.
+
+        The thread count of the first half is restored, because sums are rounded by it.
+        """
+        found = checkpoint.newest_shared(dict(zip(self.run_ids, self.run_dirs, strict=True)))
+        if not found:
+            return 0
+        for replica, run_id in enumerate(self.run_ids):
+            point = found[run_id]
+            try:
+                self.pack.optimizer.load_state(replica, point.tensors)
+                self.best[replica] = point.tensors["best"]
+            except (KeyError, RuntimeError) as error:
+                raise UserError(
+                    f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "
+                    "set resume=never to start the run afresh"
+                ) from error
+            self.diverged[replica] = int(point.tensors["diverged"])
+            self.window.load_state(replica, _prefixed(point.tensors, "window."))
+            self.stretch.load_state(replica, _prefixed(point.tensors, "stretch."))
+            self.progress[replica] = progress = Progress(**point.meta["progress"])
+            progress.resumed_at.append(point.step)
+            progress.members_changed |= point.meta["members"] != self.run_ids
+            self.step = point.step
+        threads = found[self.run_ids[0]].meta["threads"]
+        if threads != torch.get_num_threads():
+            self.tracker.say(f"using {threads} threads, as before the interruption")
+            torch.set_num_threads(threads)
+        self.tracker.resume_at(self.step)
+        return self.step
+
+    def _clock(self, what: str, since: float) -> float:
+        """Add the time since ``since`` to every run's ``what``; returns now."""
+        now = time.perf_counter()
+        for progress in self.progress:
+            setattr(progress, what, getattr(progress, what) + now - since)
+        return now
+
+
+class Window:
+    """Sums over some steps, on the device: loss, penalty and gradient norm before clipping, [R] each."""
+
+    NAMES = ("loss", "penalty", "grad_norm")
+
+    def __init__(self, replicas: int, device: torch.device) -> None:
+        self.sums = torch.zeros(len(self.NAMES), replicas, dtype=torch.float64, device=device)
+        self.count = 0
+
+    def add(self, losses: Tensor, penalty: Tensor | None, norms: Tensor) -> None:
+        extra = torch.zeros_like(losses) if penalty is None else penalty.detach()
+        self.sums += torch.stack([losses, extra, norms]).to(self.sums.dtype)
+        self.count += 1
+
+    def take(self) -> dict[str, list[float]]:
+        """Means by name, one per replica, read from the device; the window starts anew."""
+        means = (self.sums / max(1, self.count)).tolist()
+        self.sums.zero_()
+        self.count = 0
+        return dict(zip(self.NAMES, means, strict=True))
+
+    def state(self, replica: int) -> dict[str, Tensor]:
+        return {"sums": self.sums[:, replica].cpu().clone(), "count": torch.tensor(self.count)}
+
+    def load_state(self, replica: int, state: dict[str, Tensor]) -> None:
+        self.sums[:, replica] = state["sums"].to(self.sums.device)
+        self.count = int(state["count"])
+
+
+def _prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

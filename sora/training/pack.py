@@ -1,0 +1,150 @@
+"""What trains together: model, method, optimiser and encoded data of R runs over one backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora import methods, schedules
+from sora.backbones import Backbone, Encoding, Head, load_backbone
+from sora.config import RunConfig
+from sora.methods import Method, Plan
+from sora.optim import PackOptimizer, ParameterGroup
+from sora.training.seeds import derive, generator
+
+if TYPE_CHECKING:
+    from sora.tasks import Examples, TaskData
+
+
+class PackModel(nn.Module):
+    """Backbone with its adapters, and the stacked head: [R*b, t] tokens -> [R*b, C] logits in fp32."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        hidden = self.backbone(batch)
+        return self.head(hidden, batch["attention_mask"])
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Examples of a split with their tokens."""
+
+    examples: Examples
+    tokens: Encoding
+
+    def batch(self, indices: np.ndarray, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """Padded tokens [n, t] and labels [n] of the examples at ``indices`` [n]."""
+        labels = torch.from_numpy(self.examples.labels[indices])
+        tensors = self.tokens.collate(indices)
+        if device.type == "cuda":  # pinned, so that the copy runs beside the step before
+            return (
+                {key: value.pin_memory().to(device, non_blocking=True) for key, value in tensors.items()},
+                labels.pin_memory().to(device, non_blocking=True),
+            )
+        return tensors, labels
+
+
+@dataclass
+class Pack:
+    """Everything of a pack that lives as long as its training."""
+
+    runs: Sequence[RunConfig]
+    model: PackModel
+    method: Method
+    optimizer: PackOptimizer
+    splits: dict[str, EncodedSplit]
+    total_steps: int
+    device: torch.device
+
+    @property
+    def replicas(self) -> int:
+        return len(self.runs)
+
+    @property
+    def warmup_steps(self) -> int:
+        return schedules.warmup_steps(self.total_steps, self.runs[0].trainer.warmup_ratio)
+
+    @property
+    def dropout_seeds(self) -> tuple[int, ...]:
+        return tuple(derive(run.seed, "dropout") for run in self.runs)
+
+    def thresholds(self, multiplier: float) -> list[list[float]]:
+        """xi of this step, [groups][R]; 0 for groups without a proximal step."""
+        return [
+            [xi * schedules.threshold_factor(group.threshold_rule, multiplier) for xi in group.threshold]
+            for group in self.optimizer.groups
+        ]
+
+
+def build_pack(
+    runs: Sequence[RunConfig],
+    data: TaskData,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
+    encode: bool = True,
+) -> Pack:
+    """Load the backbone, attach the method, initialise from the runs' seeds and encode the data.
+
+    ``dtype`` float64 makes the whole model double, for the proofs in the tests. ``encode=False`` leaves the text
+    alone: a dry run needs no tokenizer.
+    """
+    run = runs[0]
+    trainer = run.trainer
+    backbone = load_backbone(run.backbone, precision=run.precision, replicas=len(runs))
+    backbone.to(device=device)
+    if dtype == torch.float64:
+        backbone.double()
+    steps = schedules.total_steps(len(data.splits["train"]), trainer.batch_size, trainer.epochs, trainer.max_steps)
+    method = methods.build(run.method)
+    plan = Plan(runs, steps)
+    method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
+    head = Head(
+        backbone,
+        outputs=max(1, len(run.task.labels)),
+        policy=run.head,
+        generators=[generator(int(r.seeds.init or 0), "head") for r in runs],
+    )
+    model = PackModel(backbone, head).to(device=device)
+    if dtype == torch.float64:
+        model.double()
+    groups = [*method.parameter_groups(), *_head_groups(head, plan)]
+    optimizer = PackOptimizer(groups, replicas=len(runs), clip=trainer.clip)
+    splits = {}
+    if encode:
+        length = int(trainer.max_length or run.task.max_length)
+        for name, examples in data.splits.items():
+            splits[name] = EncodedSplit(examples, backbone.encode(examples.texts, length))
+    return Pack(runs, model, method, optimizer, splits, steps, device)
+
+
+def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:
+    tensors = {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
+    lr, decay = plan.learning_rates(), plan.runs[0].trainer.weight_decay
+    matrices = {name: p for name, p in tensors.items() if p.ndim == 3}
+    biases = {name: p for name, p in tensors.items() if p.ndim == 2}
+    return [
+        ParameterGroup("head", matrices, lr=lr, weight_decay=decay),
+        ParameterGroup("head.bias", biases, lr=lr),
+    ]
+
+
+def losses_of(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
+    """Mean loss of each replica's examples, [R], from logits [R*b, C] and labels [R*b].
+
+    Cross entropy for classes; squared error where the labels are real numbers (one output).
+    """
+    if labels.is_floating_point():
+        each = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
+    else:
+        each = F.cross_entropy(logits, labels, reduction="none")
+    return each.view(replicas, -1).mean(dim=1)

@@ -1,0 +1,148 @@
+"""From checked runs to records: what a command does beside training. Torch-free until something has to be trained.
+
+A run whose record lies in ``paths.results`` is not computed again: its record is named and returned. The others of
+the pack train together (session.py) and leave, each in ``<paths.runs>/<run id>/``::
+
+    config.yaml    the resolved configuration
+    status.json    running | ok | diverged | failed | interrupted, and since when
+    metrics.jsonl, log.txt, checkpoint/, adapter/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sora import records
+from sora.backbones.identity import backbone_identity
+from sora.config import RunConfig
+from sora.errors import UserError
+from sora.identity import run_id
+from sora.tasks import TaskData, load
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run on its way to a record."""
+
+    run: RunConfig
+    run_id: str
+    weights: dict[str, Any]  # identity of the backbone's weights
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints, logs and the adapter."""
+        return Path(self.run.paths.runs) / self.run_id
+
+    @property
+    def record_path(self) -> Path:
+        return records.record_path(Path(self.run.paths.results), self.run, self.run_id)
+
+    @property
+    def label(self) -> str:
+        """How a person tells the replicas of a pack apart."""
+        return f"seed {self.run.seed}"
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether checkpoints are there: they go when every record of the pack is written."""
+        return any((self.folder / "checkpoint").glob("step-*.json"))
+
+    def set_status(self, status: str, **values: Any) -> None:
+        """Replace status.json."""
+        content = {"status": status, "run_id": self.run_id, "pid": os.getpid(), "time": now()} | values
+        records.write_text(self.folder / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
+    """The records of ``runs``, in their order: read where they exist, else trained now, as one pack.
+
+    ``runs`` differ only in what their method can pack. With ``dry_run`` nothing is trained and what comes back, and
+    is printed as one line of JSON each, are the sizes.
+
+    Raises:
+        UserError: data or weights cannot be had, another process trains one of the runs, the device's memory or the
+            disk does not suffice, a checkpoint does not fit.
+    """
+    first = runs[0]
+    data = load(first.task, first.protocol, first.data)
+    weights = backbone_identity(first.backbone)
+    jobs = [Job(run, run_id(run, data.sha256, weights), weights) for run in runs]
+    if first.dry_run:
+        return _dry_run(jobs, data)
+
+    finished = {job.run_id: records.find(Path(job.run.paths.results), job.run_id) for job in jobs}
+    for job in jobs:
+        path = finished[job.run_id]
+        if path is not None:
+            print(f"{job.run_id} ({job.label}) is finished: {path}", flush=True)
+    # A finished run that still has checkpoints was stopped before its pack had written every record. It joins its pack
+    # again, so that the others are evaluated in the company they were trained in, and keeps its record.
+    if any(path is None for path in finished.values()):
+        members = [job for job in jobs if finished[job.run_id] is None or job.in_progress]
+        _train(members, data, command)
+    written = (records.find(Path(job.run.paths.results), job.run_id) for job in jobs)
+    return [records.read(path) for path in written if path is not None]
+
+
+def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
+    from sora.training.session import sizes
+
+    lines = sizes(jobs, data)
+    for line in lines:
+        print(json.dumps(line), flush=True)
+    return lines
+
+
+def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(_claimed(job))
+            records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
+            job.set_status("running", command=command)
+        try:
+            from sora.training.session import train
+
+            train(jobs, data, command)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            for job in jobs:
+                # The error itself must reach the user, also when the disk is too full for this file.
+                with contextlib.suppress(UserError, OSError):
+                    job.set_status(status, command=command, reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+@contextlib.contextmanager
+def _claimed(job: Job) -> Iterator[None]:
+    """Hold the run's lock: released by the system when the process ends, however it ends."""
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        lock = (job.folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{job.folder}: cannot be written ({error.strerror}); set paths.runs to a folder that can"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{job.folder}: another process is training run {job.run_id} ({job.label}); "
+                "wait for it, or leave this run out"
+            ) from error
+        yield

@@ -1,0 +1,278 @@
+"""One training of one pack, from an empty process to records and adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sora import records
+from sora.errors import UserError
+from sora.tasks import TaskData, compute_metrics
+from sora.tracking import Tracker
+from sora.training import checkpoint
+from sora.training.evaluation import predict, predicts_one_class, score
+from sora.training.loop import Loop
+from sora.training.pack import Pack, build_pack
+
+if TYPE_CHECKING:
+    from sora.training.runner import Job
+
+EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of the final evaluation
+STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz
+LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "scipy", "hydra-core", "datasets")
+Arrays = dict[str, np.ndarray]
+
+
+def train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
+    """Train the pack, from its newest checkpoint unless ``resume=never``, and write what it leaves."""
+    from sora.training.runner import now
+
+    started, clock = now(), time.perf_counter()
+    run = jobs[0].run
+    for job in jobs:
+        if run.resume == "never":
+            checkpoint.discard(job.folder)
+    device = choose_device(run.deterministic)
+    with _memory_errors(len(jobs), run.trainer.batch_size):
+        pack = build_pack([job.run for job in jobs], data, device)
+        with Tracker([job.folder for job in jobs], [job.label for job in jobs], pack.total_steps) as tracker:
+            loop = Loop(pack, tracker, [job.run_id for job in jobs], [job.folder for job in jobs])
+            step = loop.resume() if run.resume == "auto" else 0
+            if step:
+                tracker.say(f"resumed at step {step} of {pack.total_steps}")
+            setup_s = time.perf_counter() - clock
+            loop.run()
+            clock = time.perf_counter()
+            final = final_evaluation(loop)
+            for progress in loop.progress:
+                progress.eval_s += time.perf_counter() - clock
+            provenance = {"command": command, "started": started, "finished": now()} | environment(device)
+            for replica, job in enumerate(jobs):
+                _finish(loop, replica, job, data, final[replica], setup_s, provenance)
+    for job in jobs:  # only now: see runner.run_pack
+        checkpoint.discard(job.folder)
+
+
+def choose_device(deterministic: bool) -> torch.device:
+    """The first GPU, or the CPU. ``deterministic`` forbids kernels whose sums depend on timing (slower on a GPU)."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
+        torch.use_deterministic_algorithms(True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
+    """What a dry run tells of each run: identity, sizes of the splits, parameter counts, adapted matrices."""
+    pack = build_pack([job.run for job in jobs], data, torch.device("cpu"), encode=False)
+    counts = {group.name: group.columns.stop - group.columns.start for group in pack.optimizer.groups}
+    lines = []
+    for replica, job in enumerate(jobs):
+        summary = pack.method.summary(replica)
+        low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if "adapter" in counts else {}
+        lines.append(
+            {
+                "run_id": job.run_id,
+                "backbone": job.run.backbone.name,
+                "method": job.run.method.name,
+                "task": job.run.task.name,
+                "protocol": job.run.protocol.name,
+                "seed": job.run.seed,
+                "steps": pack.total_steps,
+                "sizes": data.sizes,
+                "partial": data.partial,
+                "params": parameter_counts(pack, replica) | low_rank,
+                "matrices": len(summary.ranks),
+                "targets": list(summary.ranks),
+                "record": str(job.record_path),
+            }
+        )
+    return lines
+
+
+def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
+    """``trainable`` (all, with head and gates), ``live`` and ``authors_formula`` (Summary), ``head`` (trained part)."""
+    summary = pack.method.summary(replica)
+    head = sum(g.columns.stop - g.columns.start for g in pack.optimizer.groups if g.name.startswith("head"))
+    return {
+        "trainable": pack.optimizer.rows.shape[1],
+        "live": summary.live,
+        "authors_formula": summary.authors_formula,
+        "head": head,
+    }
+
+
+# -- the end of a run ------------------------------------------------------------------------------------------
+
+
+def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
+    """Of each replica the metrics of the last and of the selected weights, and the logits of the latter.
+
+    Afterwards the model holds the selected weights.
+    """
+    pack, optimizer = loop.pack, loop.pack.optimizer
+    splits = [name for name in EVALUATED if name in pack.splits]
+    results: list[dict[str, Any]] = [{} for _ in pack.runs]
+    for which in ("last", "selected"):
+        if which == "selected":
+            optimizer.rows.copy_(loop.best)
+        for name in splits:
+            logits = predict(pack, pack.splits[name])
+            for replica, metrics in enumerate(score(pack, pack.splits[name], logits)):
+                results[replica].setdefault(which, {})[name] = metrics
+                results[replica].setdefault("logits", {})[name] = logits[replica]
+    for result, progress in zip(results, loop.progress, strict=True):
+        result["last"]["step"] = loop.step
+        result["selected"]["step"] = progress.best_step
+    return results
+
+
+def _finish(
+    loop: Loop,
+    replica: int,
+    job: Job,
+    data: TaskData,
+    final: dict[str, Any],
+    setup_s: float,
+    provenance: dict[str, Any],
+) -> None:
+    """Adapter, record and status of one run."""
+    pack, progress = loop.pack, loop.progress[replica]
+    status = "ok" if progress.diverged_at is None else "diverged"
+    adapter = job.folder / "adapter"
+    pack.method.export(replica, adapter, pack.model.head)
+    if not job.record_path.exists():
+        arrays = arrays_of(data, final["logits"])
+        record = {
+            "schema": records.SCHEMA_VERSION,
+            "run_id": job.run_id,
+            "status": status,
+            "flags": {
+                "one_class": predicts_one_class(final["logits"]["report"]),
+                "partial": bool(data.partial),
+                "synthetic": job.run.task.benchmark == "synthetic",
+                "random_weights": job.run.backbone.weights == "random",
+                "members_changed": progress.members_changed,
+                "diverged_at": progress.diverged_at,
+            },
+            "config": asdict(job.run) | {"weights": job.weights},
+            "history": progress.history,
+            "level_results": [],
+            "pack": {"size": len(loop.run_ids), "members": loop.run_ids},
+            "metrics": {which: final[which] for which in ("selected", "last")},
+            "params": parameter_counts(pack, replica),
+            "ranks": pack.method.summary(replica).ranks,
+            "data": {
+                "sizes": data.sizes,
+                "partial": data.partial,
+                "sha256": data.sha256,
+                "sources": {name: examples.source for name, examples in data.splits.items()},
+                "arrays_sha256": records.arrays_digest(arrays),
+            },
+            "time": {"setup_s": setup_s, "train_s": progress.train_s, "eval_s": progress.eval_s},
+            "throughput": {
+                "examples_per_s": progress.examples * pack.replicas / max(progress.train_s, 1e-9),
+                "tokens_per_s": progress.tokens * pack.replicas / max(progress.train_s, 1e-9),
+                "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
+            },
+            "memory": {"peak_bytes": peak_bytes(pack.device)},
+            "provenance": provenance | {"resumed_at": progress.resumed_at},
+        }
+        records.write(job.record_path, record, arrays)
+    job.set_status(status, record=str(job.record_path))
+    metric = job.run.task.select_metric
+    reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())
+    print(
+        f"{job.label}: {status}, step {progress.best_step} selected by {metric}; report {reported}\n"
+        f"  record   {job.record_path}\n"
+        f"  adapter  {adapter}",
+        flush=True,
+    )
+
+
+def arrays_of(data: TaskData, logits: Arrays) -> Arrays:
+    """``<split>_{ids,logits,labels}``; logits as float16 where they give the same metrics, else float32."""
+    arrays: Arrays = {}
+    for name in STORED:
+        if name not in logits:
+            continue
+        examples, exact = data.splits[name], logits[name].astype(np.float32)
+        with np.errstate(over="ignore"):
+            half = exact.astype(np.float16)
+        same = compute_metrics(data.task, half, examples.labels) == compute_metrics(data.task, exact, examples.labels)
+        arrays[f"{name}_ids"] = examples.ids
+        arrays[f"{name}_logits"] = half if same else exact
+        arrays[f"{name}_labels"] = examples.labels
+    return arrays
+
+
+# -- the surroundings ------------------------------------------------------------------------------------------
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Highest memory so far: what torch allocated on a GPU, the resident set of the process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device, threads and commit; no host name."""
+    installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
+    return {
+        "git": commit(),
+        "versions": {"python": platform.python_version()} | versions,
+        "device": name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """Commit of this code, with ``+changes`` when tracked files differ from it; None outside a git checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    if not (root / ".git").exists():  # installed elsewhere: a repository around it is not ours
+        return None
+    try:
+        head = git("rev-parse", "HEAD")
+        return (head + "+changes" if git("status", "--porcelain", "--untracked-files=no") else head) or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+@contextlib.contextmanager
+def _memory_errors(replicas: int, batch_size: int) -> Iterator[None]:
+    """Turn "out of memory" into one sentence."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(replicas, batch_size) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
+            raise _too_large(replicas, batch_size) from error
+        raise
+
+
+def _too_large(replicas: int, batch_size: int) -> UserError:
+    fewer = f"give fewer seeds at once than {replicas}, or " if replicas > 1 else ""
+    return UserError(
+        f"out of memory with {replicas} x {batch_size} examples a step; {fewer}"
+        "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
+    )

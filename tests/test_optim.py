@@ -1,0 +1,191 @@
+"""The pack optimiser against torch's own clip + AdamW, and against a plain transcription of the authors' rule."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sora.optim import PackOptimizer, ParameterGroup, authors_threshold, soft_threshold
+
+sys.path.insert(0, str(Path(__file__).parent))
+from oracles.authors_rule import ScalarAdam, authors_shrink, clip, paper_shrink
+
+floats = st.floats(-3, 3, allow_nan=False, width=64)
+
+
+@given(floats, st.floats(0, 1, width=64))
+def test_soft_threshold_is_the_proximal_operator(x, xi):
+    ours = soft_threshold(torch.tensor(x, dtype=torch.float64), xi).item()
+    best = paper_shrink(x, xi)
+    objective = [0.5 * (u - x) ** 2 + xi * abs(u) for u in (ours, best)]
+    assert objective[0] == pytest.approx(objective[1], abs=1e-12)
+    assert abs(ours - best) < 1e-6 or abs(abs(x) - xi) < 1e-6
+
+
+@given(floats, st.floats(1e-6, 1, width=64))
+def test_authors_threshold_is_their_sequence(x, xi):
+    assert authors_threshold(torch.tensor(x, dtype=torch.float64), xi).item() == authors_shrink(x, xi)
+
+
+def test_the_two_thresholds_differ_between_xi_and_two_xi():
+    x = torch.tensor([0.5, 1.0, 1.5, 1.9, 2.0, 3.0])
+    assert soft_threshold(x, 1.0).tolist() == pytest.approx([0, 0, 0.5, 0.9, 1.0, 2.0])
+    assert authors_threshold(x, 1.0).tolist() == pytest.approx([0, 1.0, 0, 0, 1.0, 2.0])
+
+
+def objective(a: torch.Tensor, b: torch.Tensor, gate: torch.Tensor, step: int) -> torch.Tensor:
+    """A loss whose minimum moves with the step; a [.., 3], b [.., 4], gate [.., 5] of one replica or of all."""
+    target = math.sin(0.1 * step)
+    return (
+        ((a - target) ** 2).sum(-1)
+        + (a.mean(-1) * b.sum(-1) - 0.3) ** 2
+        + (gate * (0.05 + 0.1 * target)).sum(-1) * b.mean(-1)
+    )
+
+
+def start(replicas: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(replicas, n, generator=generator, dtype=torch.float64) for n in (3, 4, 5)]
+
+
+def test_equals_torch_clip_and_adamw_of_solo_runs():
+    lr, clip_norm, decay = [1e-2, 3e-2, 2e-3], 0.1, 0.1
+    packed = [nn.Parameter(x.clone()) for x in start(3)]
+    optimizer = PackOptimizer(
+        [
+            ParameterGroup("decayed", {"a": packed[0], "b": packed[1]}, lr=lr, weight_decay=decay),
+            ParameterGroup("plain", {"g": packed[2]}, lr=lr, eps=1e-6),
+        ],
+        replicas=3,
+        clip=clip_norm,
+    )
+    solo = [[nn.Parameter(x[r].clone()) for x in start(3)] for r in range(3)]
+    solvers = [
+        torch.optim.AdamW(
+            [{"params": s[:2], "weight_decay": decay}, {"params": s[2:], "weight_decay": 0.0, "eps": 1e-6}], lr=rate
+        )
+        for s, rate in zip(solo, lr, strict=True)
+    ]
+    for step in range(40):
+        optimizer.zero_grad()
+        losses = objective(*packed, step)
+        losses.sum().backward()
+        optimizer.step(losses, 0.5, [[], []])
+        for parameters, solver, rate in zip(solo, solvers, lr, strict=True):
+            solver.zero_grad()
+            objective(*parameters, step).backward()
+            nn.utils.clip_grad_norm_(parameters, clip_norm)
+            for spec in solver.param_groups:
+                spec["lr"] = 0.5 * rate
+            solver.step()
+    for r in range(3):
+        for ours, theirs in zip(packed, solo[r], strict=True):
+            torch.testing.assert_close(ours[r], theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prox", ["authors", "soft"])
+@pytest.mark.parametrize("update", ["adam", "gradient"])
+def test_gates_follow_the_plain_transcription_for_hundreds_of_steps(prox, update):
+    """300 steps, a decaying rate, constant threshold; every gate of every replica, in float64."""
+    lr, xi, total = 2e-2, 1e-3, 300
+    packed = [nn.Parameter(x.clone()) for x in start(2)]
+    optimizer = PackOptimizer(
+        [
+            ParameterGroup("adapter", {"a": packed[0], "b": packed[1]}, lr=[lr, lr], weight_decay=0.1),
+            ParameterGroup(
+                "gate", {"g": packed[2]}, lr=[lr, lr], eps=1e-6, eps_corrected=False,
+                rule="proximal", threshold=[xi, xi], prox=prox, update=update,
+            ),
+        ],
+        replicas=2,
+        clip=0.1,
+    )  # fmt: skip
+    shrink = authors_shrink if prox == "authors" else paper_shrink
+    values = [torch.cat([x[r] for x in start(2)]).tolist() for r in range(2)]
+    scalars = [
+        [ScalarAdam(1e-8, decay=0.1) if i < 7 else ScalarAdam(1e-6, eps_before_correction=True) for i in range(12)]
+        for _ in range(2)
+    ]
+    zeros = set()
+    for step in range(total):
+        rate = 1 - step / total
+        optimizer.zero_grad()
+        losses = objective(*packed, step)
+        losses.sum().backward()
+        optimizer.step(losses, rate, [[], [xi, xi]])
+        for r in range(2):
+            leaf = torch.tensor(values[r], dtype=torch.float64, requires_grad=True)
+            objective(leaf[:3], leaf[3:7], leaf[7:], step).backward()
+            gradients = clip(leaf.grad.tolist(), 0.1)
+            for i in range(12):
+                if i < 7 or update == "adam":
+                    values[r][i] = scalars[r][i].step(values[r][i], gradients[i], lr * rate)
+                else:
+                    values[r][i] -= lr * rate * gradients[i]
+                if i >= 7:
+                    values[r][i] = shrink(values[r][i], xi)
+            ours = torch.cat([p.detach()[r] for p in packed]).tolist()
+            assert ours == pytest.approx(values[r], abs=1e-10), f"step {step}"
+            zeros |= {(r, i) for i in range(7, 12) if ours[i] == 0.0}
+    assert zeros, "no gate ever died, so the thresholds were not put to the test"
+
+
+def test_a_diverged_replica_keeps_its_last_finite_weights_and_the_others_go_on():
+    def train(poison: bool) -> tuple[PackOptimizer, list[torch.Tensor]]:
+        packed = [nn.Parameter(x.clone()) for x in start(3)]
+        groups = [
+            ParameterGroup("a", {"a": packed[0], "b": packed[1]}, lr=[1e-2] * 3),
+            ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 3, rule="proximal", threshold=[1e-3] * 3),
+        ]
+        optimizer = PackOptimizer(groups, replicas=3, clip=1.0)
+        rows = []
+        for step in range(8):
+            optimizer.zero_grad()
+            losses = objective(*packed, step)
+            if poison and step == 4:
+                losses = losses * torch.tensor([1.0, float("nan"), 1.0])
+            losses.sum().backward()
+            optimizer.step(losses, 1.0, [[], [1e-3] * 3])
+            rows.append(optimizer.rows.clone())
+        return optimizer, rows
+
+    (clean, expected), (poisoned, rows) = train(False), train(True)
+    assert clean.alive.tolist() == [True] * 3
+    assert poisoned.alive.tolist() == [True, False, True]
+    assert torch.equal(rows[-1][1], rows[3][1]) and torch.isfinite(rows[-1]).all()
+    assert torch.equal(rows[-1][[0, 2]], expected[-1][[0, 2]])
+
+
+def test_state_of_a_replica_resumes_to_the_bit():
+    def build() -> tuple[list[nn.Parameter], PackOptimizer]:
+        packed = [nn.Parameter(x.float()) for x in start(2)]
+        groups = [
+            ParameterGroup("a", {"a": packed[0], "b": packed[1]}, lr=[1e-2] * 2, weight_decay=0.1),
+            ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 2, rule="proximal", threshold=[1e-3] * 2, prox="authors",
+                           eps=1e-6, eps_corrected=False),
+        ]  # fmt: skip
+        return packed, PackOptimizer(groups, replicas=2, clip=0.1)
+
+    def advance(packed: list[nn.Parameter], optimizer: PackOptimizer, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            losses = objective(*packed, step)
+            losses.sum().backward()
+            optimizer.step(losses, 0.7, [[], [1e-3] * 2])
+
+    whole, reference = build()
+    advance(whole, reference, range(20))
+    half, first = build()
+    advance(half, first, range(11))
+    saved = [first.state(r) for r in range(2)]
+    rest, second = build()
+    for r in range(2):
+        second.load_state(r, saved[r])
+    advance(rest, second, range(11, 20))
+    assert torch.equal(second.rows, reference.rows)
+    assert not torch.equal(first.rows, reference.rows)
