@@ -1,8 +1,6 @@
 """The pack optimiser against torch's own clip + AdamW, and against a plain transcription of the authors' rule."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sora.optim import PackOptimizer, ParameterGroup, authors_threshold, soft_threshold
-
-sys.path.insert(0, str(Path(__file__).parent))
-from oracles.authors_rule import ScalarAdam, authors_shrink, clip, paper_shrink
+from tests.oracles.authors_rule import ScalarAdam, authors_shrink, clip, paper_shrink
 
 floats = st.floats(-3, 3, allow_nan=False, width=64)
 

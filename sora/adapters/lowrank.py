@@ -102,12 +102,16 @@ class LowRankLinear(nn.Module):
         dtype = self.base.weight.dtype
         x = x.to(dtype)
         a, b = self.lora_A.to(dtype), self.folded().to(dtype)
-        if x.shape[0] == 1:
+        dropping = self.training and self.dropout is not None
+        if x.shape[0] == 1 and not dropping:
             return self._shared(x, a, b)
+        if x.shape[0] == 1:  # each replica drops for itself
+            x = x.expand(self.replicas, *x.shape[1:])
         if x.shape[0] % self.replicas:
             raise ValueError(f"a batch of {x.shape[0]} rows does not split over {self.replicas} replicas")
         stacked = x.reshape(self.replicas, -1, self.in_features)
-        if self.training and self.dropout is not None:
+        if dropping:
+            assert self.dropout is not None
             out = F.linear(stacked, self.base.weight, self.base.bias)
             dropped = self.dropout(x).reshape_as(stacked)
             out = torch.baddbmm(out, torch.bmm(dropped, a.transpose(1, 2)), b)

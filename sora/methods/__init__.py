@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+
 from sora.config import MethodConfig
 from sora.methods.base import Method, Plan, Summary
 
 __all__ = ["Method", "Plan", "Summary", "build"]
 
+HOMES = {  # method.name -> module and class
+    "full": ("full", "Full"),
+    "bitfit": ("bitfit", "Bitfit"),
+    "adapter": ("adapter", "Adapter"),
+    "lora": ("lora", "Lora"),
+    "adalora": ("adalora", "Adalora"),
+    "sora": ("sora", "Sora"),
+}
+
 
 def build(config: MethodConfig) -> Method:
     """The method that ``config.name`` names. Imported when asked for: a run pays for the method it uses."""
-    from sora.methods.full import Full
-    from sora.methods.lora import Lora
-    from sora.methods.sora import Sora
-
-    methods = {"full": Full, "lora": Lora, "sora": Sora}
-    return methods[config.name](config)  # type: ignore[arg-type]
+    module, cls = HOMES[config.name]
+    method: Method = getattr(importlib.import_module(f"sora.methods.{module}"), cls)(config)
+    return method

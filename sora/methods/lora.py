@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sora import export
 from sora.adapters.lowrank import LowRankLinear, replace_module
@@ -28,17 +29,30 @@ class Lora:
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
         for name, base in backbone.linear_targets(self.config.targets).items():
-            layer = LowRankLinear(
-                base,
-                replicas=plan.replicas,
-                r=self.config.r,
-                scaling=self.config.alpha / self.config.r,
-                gated=self.gated,
-                dropout=backbone.dropout_site(self.config.dropout, f"{name}.lora") if self.config.dropout else None,
-            )
+            layer = self._layer(base, name)
             layer.reset(generators)
             replace_module(backbone.encoder, name, layer)
             self.layers[name] = layer
+
+    def _layer(self, base: nn.Linear, name: str) -> LowRankLinear:
+        return LowRankLinear(
+            base,
+            replicas=self.plan.replicas,
+            r=self.config.r,
+            scaling=self.scaling,
+            gated=self.gated,
+            dropout=self._dropout(name),
+        )
+
+    def _dropout(self, name: str) -> nn.Module | None:
+        p = self.config.dropout
+        return self.backbone.dropout_site(p, f"{name}.lora") if p else None
+
+    @property
+    def scaling(self) -> float:
+        """s in W0 + s B A: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski, arXiv 2312.03732)."""
+        r = self.config.r
+        return self.config.alpha / (math.sqrt(r) if self.config.rslora else r)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         matrices = {f"{name}.lora_A": layer.lora_A for name, layer in self.layers.items()}
@@ -65,5 +79,4 @@ class Lora:
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         factors = {name: layer.pruned(replica) for name, layer in self.layers.items()}
-        scaling = self.config.alpha / self.config.r
-        export.write_peft(folder, factors, scaling, self.backbone, head, replica)
+        export.write_peft(folder, factors, self.scaling, self.backbone, head, replica)

@@ -217,6 +217,7 @@ class Loop:
             tensors = self.pack.optimizer.state(replica)
             tensors["best"] = self.best[replica].detach().cpu().clone()
             tensors["diverged"] = self.diverged[replica].cpu().clone()
+            tensors |= {f"adaptive.{k}": v[replica].cpu().clone() for k, v in self.pack.adaptive_state().items()}
             tensors |= {f"window.{k}": v for k, v in self.window.state(replica).items()}
             tensors |= {f"stretch.{k}": v for k, v in self.stretch.state(replica).items()}
             meta = {
@@ -241,6 +242,8 @@ class Loop:
             try:
                 self.pack.optimizer.load_state(replica, point.tensors)
                 self.best[replica] = point.tensors["best"]
+                for name, state in self.pack.adaptive_state().items():
+                    state[replica] = point.tensors[f"adaptive.{name}"]
             except (KeyError, RuntimeError) as error:
                 raise UserError(
                     f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "

@@ -77,6 +77,14 @@ class Pack:
     def dropout_seeds(self) -> tuple[int, ...]:
         return tuple(derive(run.seed, "dropout") for run in self.runs)
 
+    def adaptive_state(self) -> dict[str, Tensor]:
+        """Buffers [R, ...] that a method's modules name in ``ADAPTIVE``: what training goes by beside the weights."""
+        return {
+            f"{module_name}.{name}": getattr(module, name)
+            for module_name, module in self.model.named_modules()
+            for name in getattr(module, "ADAPTIVE", ())
+        }
+
     def thresholds(self, multiplier: float) -> list[list[float]]:
         """xi of this step, [groups][R]; 0 for groups without a proximal step."""
         return [

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from sora import records
-from sora.backbones.identity import backbone_identity
+from sora.backbones.source import backbone_identity
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.identity import run_id

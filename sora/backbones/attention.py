@@ -1,0 +1,78 @@
+"""Attention of BERT and RoBERTa: one function behind transformers' attention interface, replicas side by side.
+
+Attention has no trainable tensor of its own, so the replica axis is just more examples here. In fp32 without
+attention dropout it is torch's fused kernel; otherwise explicit products around an fp32 softmax, because the CPU's
+fused backward is several times slower in bf16 and no fused kernel takes a mask from :mod:`sora.backbones.dropout`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from sora.backbones.dropout import CounterDropout
+
+IMPLEMENTATION = "sora"  # transformers' name of this attention: config._attn_implementation
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+def key_mask(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
+    """Mask of the keys, bool [B, 1, 1, t], True where valid, from the padding mask [B, t].
+
+    transformers' own masks ask the device whether any padding is there, which would wait for it every step.
+    """
+    return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+
+
+def additive(mask: Tensor | None, like: Tensor) -> Tensor:
+    """``mask`` bool [B, 1, 1, t] as a term of the scores in the dtype of ``like``: 0 or its lowest number."""
+    if mask is None:
+        return like.new_zeros((1, 1, 1, 1))
+    low = torch.finfo(like.dtype).min
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, low)
+
+
+def weigh(scores: Tensor, value: Tensor, dropout: CounterDropout, heads: int, head_major: bool = False) -> Tensor:
+    """softmax(scores [N, t, t]) value [N, t, dh] -> [N, t, dh]; softmax and dropout in fp32 when scores are bf16."""
+    dtype = torch.float32 if scores.dtype in LOW_PRECISION else scores.dtype
+    probs = dropout.probabilities(torch.softmax(scores, dim=-1, dtype=dtype), heads, head_major)
+    return torch.bmm(probs.to(value.dtype), value)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention: [B, H, t, dh] three times -> ([B, t, H, dh], None).
+
+    ``module.dropout`` is the CounterDropout of the attention probabilities; transformers' own ``dropout`` argument
+    follows module.training and is ignored.
+    """
+    dropout: CounterDropout = module.dropout  # type: ignore[assignment]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if query.dtype not in LOW_PRECISION and not dropout.active:
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scale)
+        return out.transpose(1, 2), None
+    batch, heads, length, size = query.shape
+    flat = (batch * heads, length, size)
+    bias = additive(attention_mask, query)
+    bias = bias.expand(batch, heads, 1, bias.shape[-1]).reshape(batch * heads, 1, -1)
+    scores = torch.baddbmm(bias, query.reshape(flat), key.reshape(flat).transpose(1, 2), alpha=scale)
+    out = weigh(scores, value.reshape(flat), dropout, heads)
+    return out.view(batch, heads, length, size).transpose(1, 2), None
+
+
+def register() -> str:
+    """Make this attention known to transformers; returns its name. Safe to call again."""
+    AttentionInterface.register(IMPLEMENTATION, attention)
+    AttentionMaskInterface.register(IMPLEMENTATION, key_mask)
+    return IMPLEMENTATION

@@ -1,0 +1,125 @@
+"""The classifier of every replica, in the form and under the names of transformers' sequence-classification classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sora.backbones.load import Backbone
+
+POLICIES = ("classifier+pooler", "classifier", "frozen")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one architecture's head is built: dropout, dense, activation, dropout, output layer."""
+
+    dense: str  # name of the dense layer in transformers' class
+    output: str  # and of the output layer
+    modules: tuple[str, ...]  # PEFT's modules_to_save
+    activation: str
+    before: float  # dropout on the pooled vector
+    after: float  # dropout before the output layer
+    cls: str  # transformers' class
+
+
+def form_of(family: str, config: Any) -> Form:
+    """The head of transformers' class for ``family``, with the dropout that ``config`` gives it."""
+    hidden = config.hidden_dropout_prob
+
+    def own(name: str) -> float:
+        value = getattr(config, name, None)
+        return hidden if value is None else value
+
+    if family == "bert":
+        after = own("classifier_dropout")
+        modules = ("classifier", "bert.pooler")
+        return Form("bert.pooler.dense", "classifier", modules, "tanh", 0.0, after, "BertForSequenceClassification")
+    if family == "roberta":
+        p = own("classifier_dropout")
+        dense, output = "classifier.dense", "classifier.out_proj"
+        return Form(dense, output, ("classifier",), "tanh", p, p, "RobertaForSequenceClassification")
+    before, after = float(config.pooler_dropout), own("cls_dropout")
+    modules = ("classifier", "pooler")
+    name = "DebertaV2ForSequenceClassification"
+    return Form("pooler.dense", "classifier", modules, config.pooler_hidden_act, before, after, name)
+
+
+class Head(nn.Module):
+    """Pooled vector -> logits for R replicas: W2 drop(act(W1 drop(x) + b1)) + b2.
+
+    Parameters, fp32: ``dense`` [R, d, d], ``dense_bias`` [R, d], ``out`` [R, C, d], ``out_bias`` [R, C]. ``policy`` says
+    which train: ``classifier+pooler`` all, ``classifier`` the output layer, ``frozen`` none (the authors' released
+    code). The dense layer starts from the checkpoint's pooler where it has one; everything else from N(0, s), biases 0,
+    s the architecture's initializer_range. One CPU generator per replica.
+
+    ``backbone.pooling``: the first token's vector (cls), or the mean over the tokens that are no padding.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, outputs: int, policy: str, generators: Sequence[torch.Generator]
+    ) -> None:
+        super().__init__()
+        if policy not in POLICIES:
+            raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")
+        size, std = backbone.arch.hidden, backbone.arch.initializer_range
+        self.outputs, self.policy, self.pooling = outputs, policy, backbone.config.pooling
+        self.form = form_of(backbone.arch.family, backbone.hf_config)
+        self.replicas = len(generators)
+        dense, out = [], []
+        for generator in generators:  # both are drawn whatever is used, so that no option moves the other's draw
+            dense.append(torch.randn(size, size, generator=generator) * std)
+            out.append(torch.randn(outputs, size, generator=generator) * std)
+        bias = torch.zeros(self.replicas, size)
+        if backbone.pooler:
+            dense = [backbone.pooler["weight"]] * self.replicas
+            bias = backbone.pooler["bias"].repeat(self.replicas, 1)
+        trains_dense, trains_out = policy == "classifier+pooler", policy != "frozen"
+        self.dense = nn.Parameter(torch.stack(dense), requires_grad=trains_dense)
+        self.dense_bias = nn.Parameter(bias.clone(), requires_grad=trains_dense)
+        self.out = nn.Parameter(torch.stack(out), requires_grad=trains_out)
+        self.out_bias = nn.Parameter(torch.zeros(self.replicas, outputs), requires_grad=trains_out)
+        self.before = backbone.dropout_site(self.form.before, "head.pooled")
+        self.after = backbone.dropout_site(self.form.after, "head.features")
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """hidden [R*b, t, d] and mask [R*b, t], replica-major -> logits [R*b, C]."""
+        x = self.before(self._pooled(hidden.to(self.dense.dtype), attention_mask))
+        x = torch.baddbmm(self.dense_bias.unsqueeze(1), self._split(x), self.dense.transpose(1, 2))
+        x = torch.tanh(x) if self.form.activation == "tanh" else F.gelu(x)
+        x = self._split(self.after(x.flatten(0, 1)))
+        return torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out.transpose(1, 2)).flatten(0, 1)
+
+    def _pooled(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
+        return (hidden * weights).sum(1) / weights.sum(1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(self.replicas, -1, x.shape[-1])
+
+    # -- for exports -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def export_state(self, replica: int) -> dict[str, Tensor]:
+        """The head of one replica under the names of transformers' class."""
+        return {
+            f"{self.form.dense}.weight": self.dense[replica],
+            f"{self.form.dense}.bias": self.dense_bias[replica],
+            f"{self.form.output}.weight": self.out[replica],
+            f"{self.form.output}.bias": self.out_bias[replica],
+        }
+
+    def module_names(self) -> list[str]:
+        """PEFT's ``modules_to_save``."""
+        return list(self.form.modules)
+
+    def classification_class(self) -> str:
+        """transformers' class with this head."""
+        return self.form.cls

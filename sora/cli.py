@@ -1,0 +1,132 @@
+"""The command line: Hydra composes, ``build_runs`` checks, the runner trains; a mistake ends in one sentence.
+
+Exit status: 0 done, 1 a bug (with its traceback), 2 a mistake of the user, 130 interrupted. In a sweep a job
+that ends in a mistake does not stop the others. Only the runner imports torch: help and mistakes are quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sora.config import METHODS, RunConfig
+from sora.errors import UserError
+from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs, nearest, one_of
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def main() -> None:
+    """Run ``sys.argv``; leaves through SystemExit with the exit status unless that is 0."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors; else it prints them and exits with 1
+    typed = command(sys.argv[1:])  # not in the job: a launcher may run that in a process with other arguments
+    mistakes, in_job = 0, False
+
+    def job(cfg: DictConfig) -> None:
+        nonlocal mistakes, in_job
+        in_job = True
+        number = HydraConfig.get().job.num if HydraConfig.get().mode == RunMode.MULTIRUN else None
+        overrides = shlex.join(_overrides())
+        if number is not None:
+            print(f"job {number}: {overrides}", file=sys.stderr, flush=True)
+        try:
+            _check_recipe(cfg)
+            runs = build_runs(cfg)
+            from sora.training.runner import run_pack
+
+            run_pack(runs, typed)
+        except UserError as error:
+            mistakes += 1
+            _complain(str(error) if number is None else f"job {number} ({overrides}): {error}")
+        in_job = False
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        mistakes += 1
+        _complain(explain(error))
+    except OSError as error:
+        if in_job:
+            raise
+        # Hydra makes the folder of its own files before it starts a job.
+        mistakes += 1
+        _complain(f"paths.runs: {error.filename} cannot be made ({error.strerror}); choose a folder that can")
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command continues from the newest checkpoint")
+        sys.exit(130)
+    if mistakes:
+        sys.exit(2)
+
+
+def command(arguments: list[str]) -> str:
+    """The command as it was typed, quoted for a shell, without absolute paths: records are published."""
+    shown = [re.sub(r"(^|=)(/|~/).*", r"\1PATH", argument) for argument in arguments]
+    return shlex.join(["python", "run.py", *shown])
+
+
+def explain(error: Exception) -> str:
+    """One sentence for an error of Hydra or OmegaConf, with the nearest key or choice."""
+    text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        reason = [line for line in text.splitlines() if not line.startswith(("Error parsing", "See "))]
+        why = "; ".join(reason)
+        return f"{error.override}: cannot be read ({why}); write key=value, quoted where it has [ or {{"
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if not error.options:
+            return f"{group}={choice}: no such choice, conf/{group} is empty"
+        hint = nearest(choice, error.options)
+        return f"{group}={choice}: no such choice, must be {one_of(error.options)}{hint}"
+    if unknown := re.match(r"Could not (?:override|append|delete).*? '([^']*)'", text):
+        key = unknown[1]
+        return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
+    if several := re.match(r"Ambiguous value for argument '(.*)'", text):
+        key, _, values = several[1].partition("=")
+        return f"{key}: got several values; -m {key}={values} is a sweep, {key}=[{values}] a list"
+    return " ".join(text.partition("Config search path:")[0].split())
+
+
+def known_keys() -> list[str]:
+    """Every key there is, ``group`` and ``group.field``, of all methods."""
+    fields = {name: {f.name for f in dataclasses.fields(cls)} for name, cls in GROUPS.items()}
+    fields["method"] = {f.name for cls in METHODS.values() for f in dataclasses.fields(cls)}
+    top = [f.name for f in dataclasses.fields(RunConfig)]
+    return [*top, *NOT_OF_A_RUN, *(f"{group}.{name}" for group in fields for name in sorted(fields[group]))]
+
+
+def _check_recipe(cfg: DictConfig) -> None:
+    """Refuse a recipe that was asked for and has no file: Hydra passes over it, as the group is optional."""
+    choices: Any = HydraConfig.get().runtime.choices
+    wanted = choices.get("recipe")
+    asked = any(each.startswith("recipe=") for each in _overrides())
+    default = f"{choices.backbone}/{choices.method}/{choices.task}"
+    if wanted in (None, "none", cfg.recipe) or (wanted == default and not asked):
+        return
+    names = [
+        path.relative_to(CONF / "recipe").with_suffix("").as_posix() for path in CONF.glob("recipe/**/*.yaml")
+    ]
+    raise UserError(
+        f"recipe={wanted}: no such file in conf/recipe; recipe=none does without{nearest(wanted, names)}"
+    )
+
+
+def _overrides() -> list[str]:
+    """What this job was given, as it was typed: a ${...} in it means nothing in this place."""
+    overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(each) for each in overrides]
+
+
+def _complain(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,284 @@
+"""Torch-free dataclasses for every configuration group: types, units, ranges, and what decides a run's name.
+
+Each field says beside its type what it may be (:func:`opt`); ``sora/resolve.py`` reads that to coerce and to
+check, and ``sora/identity.py`` reads whether the field decides the science. So a new option is written once,
+here, and its key once more in ``conf/``.
+
+A field that equals its default is left out of the run id. Never change a default: raise ``version`` instead.
+"""
+# ruff: noqa: RUF009  (opt() returns a dataclass field, so no default is shared)
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from sora.errors import UserError
+from sora.tasks.spec import TaskConfig
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+HEADS = ("classifier+pooler", "classifier", "frozen")
+MAX_SEED = 2**63 - 1  # what a torch generator takes
+
+
+def opt(default: Any, *, science: bool = True, **rule: Any) -> Any:
+    """A dataclass field with its range.
+
+    ``rule``: ``choices`` (a tuple), ``minimum`` and ``maximum`` (ends included), ``above`` and ``below``
+    (ends excluded); on a list they hold for each item. ``science=False``: runs of one name may differ.
+    """
+    metadata = {"science": science, "rule": rule}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class BackboneConfig:
+    """A pretrained encoder and how it is loaded.
+
+    Where the weights come from is no science by itself: their identity (sha256, revision, or architecture and
+    ``init_seed``) is what the run id takes, from ``Backbone.identity()``.
+    """
+
+    name: str
+    family: str = opt("bert", choices=("bert", "roberta", "deberta-v2"))
+    version: int = opt(1, minimum=1)
+    hub: str = opt("", science=False)  # repository on the Hugging Face hub
+    revision: str = opt("", science=False)  # pinned commit of that repository
+    sha256: dict[str, str] = opt({}, science=False)  # weight file -> pinned hash
+    package: str = opt("", science=False)  # pip package that carries the weights ("" = none)
+    package_folder: str = opt("", science=False)  # folder of the weights inside that package
+    note: str = opt("", science=False)  # what must be said beside every number of this backbone
+    weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>
+    init_seed: int = opt(0, minimum=0, maximum=MAX_SEED, science=False)  # of random weights
+    dropout: float | None = opt(None, minimum=0.0, below=1.0)  # null = the architecture's own probabilities
+    pooling: str = opt("cls", choices=("cls", "mean"))
+    tokenizer: str = opt("spm", choices=("spm", "hf"))  # only DeBERTaV3's differ
+    arch: dict[str, Any] = opt({})  # transformers config of the architecture
+
+
+@dataclass
+class MethodConfig:
+    """What every method has."""
+
+    name: str
+    version: int = opt(1, minimum=1)
+    packable: list[str] = opt(["seed"], science=False)  # keys in which the runs of one pack may differ
+    learning_rate: float = opt(8e-4, above=0.0, science=False)  # peak, when trainer.learning_rate is null
+
+    def resolved(self) -> MethodConfig:
+        """A copy in which no switch is left to a default that another field decides."""
+        return self
+
+    def unused(self) -> frozenset[str]:
+        """Fields that do nothing as the others are set, and so are no part of the run's name."""
+        return frozenset()
+
+
+METHODS: dict[str, type[MethodConfig]] = {}  # method.name -> its dataclass
+
+
+def method(name: str) -> Any:
+    """Class decorator: ``conf/method/<name>.yaml`` is read into this dataclass."""
+
+    def register(cls: type[MethodConfig]) -> type[MethodConfig]:
+        METHODS[name] = cls
+        return cls
+
+    return register
+
+
+@method("full")
+@dataclass
+class FullConfig(MethodConfig):
+    """Every weight of the encoder is trained; nothing is shared, so nothing can be packed."""
+
+    packable: list[str] = opt([], science=False)
+    learning_rate: float = opt(5e-5, above=0.0, science=False)
+
+
+@method("lora")
+@dataclass
+class LoraConfig(MethodConfig):
+    """LoRA: h = W0 x + (alpha / r) B A x."""
+
+    r: int = opt(8, minimum=1)
+    alpha: float = opt(16.0, above=0.0)
+    dropout: float = opt(0.0, minimum=0.0, below=1.0)  # on the adapter's input
+    targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
+    rslora: bool = opt(False)  # scale by alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)
+
+
+@method("sora")
+@dataclass
+class SoraConfig(LoraConfig):
+    """SoRA: h = W0 x + (alpha / r) B (g * A x), with the two readings of its training rule.
+
+    A switch left null means "as ``fidelity`` says" and is resolved before the run is named;
+    ``fidelity`` itself decides nothing else.
+    """
+
+    packable: list[str] = opt(["seed", "method.threshold"], science=False)
+    fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
+    threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
+    threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))
+    prox: str | None = opt(None, choices=("soft", "authors"))
+    gate_update: str | None = opt(None, choices=("adam", "gradient"))
+    penalty: float = opt(0.1, minimum=0.0)  # lambda of the L1 term in the loss
+    penalty_rule: str | None = opt(None, choices=("off", "mean", "sum"))
+
+    SWITCHES: ClassVar[dict[str, dict[str, Any]]] = {
+        "authors": {
+            "gate_update": "adam",
+            "threshold_rule": "constant",
+            "prox": "authors",
+            "penalty_rule": "mean",
+        },
+        "paper": {
+            "gate_update": "gradient",
+            "threshold_rule": "lr_scaled",
+            "prox": "soft",
+            "penalty_rule": "off",
+        },
+    }
+
+    def resolved(self) -> SoraConfig:
+        """With every null switch set as ``fidelity`` reads it; a switch that was given wins."""
+        switches = self.SWITCHES[self.fidelity]
+        return replace(self, **{key: value for key, value in switches.items() if getattr(self, key) is None})
+
+    def unused(self) -> frozenset[str]:
+        return frozenset({"penalty"}) if self.penalty_rule == "off" else frozenset()
+
+
+@method("adalora")
+@dataclass
+class AdaloraConfig(LoraConfig):
+    """AdaLoRA: W0 + (alpha / init_r) P diag(lambda) Q, whose ranks are allocated during training.
+
+    ``r`` is the average rank in the end. The two phases are given in steps, or below 1 as fractions of all steps.
+    """
+
+    init_r: int = opt(12, minimum=1)  # rank of every matrix at the start; 1.5 r in the paper
+    warmup: float = opt(0.1, minimum=0.0)  # t_i: before it nothing is taken away
+    final: float = opt(0.3, minimum=0.0)  # t_f: at the end the chosen ranks train on, undisturbed
+    interval: int = opt(10, minimum=1)  # steps between allocations, Delta T
+    beta1: float = opt(0.85, minimum=0.0, below=1.0)  # of the running sensitivity
+    beta2: float = opt(0.85, minimum=0.0, below=1.0)  # of its uncertainty
+    orthogonality: float = opt(0.1, minimum=0.0)  # gamma of the orthogonality term in the loss
+
+    def resolved(self) -> AdaloraConfig:
+        """Itself. Raises UserError where there is nothing to allocate."""
+        if self.r > self.init_r:
+            raise UserError(
+                f"method.r: got {self.r}, must be at most method.init_r={self.init_r}, the rank that AdaLoRA starts from"
+            )
+        if self.rslora:
+            raise UserError("method.rslora: AdaLoRA scales by alpha / init_r; leave it false")
+        return self
+
+
+@method("bitfit")
+@dataclass
+class BitfitConfig(MethodConfig):
+    """BitFit: the biases of linear layers and LayerNorms train."""
+
+
+@method("adapter")
+@dataclass
+class AdapterConfig(MethodConfig):
+    """Bottleneck adapters: y + U gelu(D y) behind linear layers."""
+
+    bottleneck: int = opt(8, minimum=1)
+    targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
+
+
+@dataclass
+class ProtocolConfig:
+    """Which examples are trained on, selected on and reported on."""
+
+    name: str = opt("paper", choices=("paper", "dev", "holdout"))
+    version: int = opt(1, minimum=1)
+
+
+@dataclass
+class TrainerConfig:
+    """The loop. Steps are optimiser steps."""
+
+    epochs: float = opt(20.0, above=0.0)  # passes over the training examples
+    max_steps: int | None = opt(None, minimum=1)  # stop here if the epochs are not over
+    batch_size: int = opt(8, minimum=1)  # examples per replica
+    learning_rate: float | None = opt(None, above=0.0)  # peak; null = the method's
+    weight_decay: float = opt(0.1, minimum=0.0)  # on matrices
+    warmup_ratio: float = opt(0.06, minimum=0.0, below=1.0)  # of the total steps
+    clip: float = opt(0.1, minimum=0.0)  # per-replica gradient norm; 0 = off
+    max_length: int | None = opt(None, minimum=4)  # tokens; null = the task's
+    bucketing: bool = opt(True)  # batches of like length
+    eval_every: int = opt(1000, minimum=1)  # steps; the last step is always evaluated
+    checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
+    log_every: int = opt(10, minimum=1, science=False)  # steps
+
+
+@dataclass
+class ScheduleConfig:
+    """Sparsity levels."""
+
+    kind: str = opt("none", choices=("none",))
+    version: int = opt(1, minimum=1)
+    levels: list[float] = opt([], minimum=0.0)  # thresholds, one per level
+    epochs: float = opt(5.0, above=0.0)  # per level
+    lr: str = opt("rewarm", choices=("rewarm", "constant", "authors_zero"))
+
+    def unused(self) -> frozenset[str]:
+        """Fields that do nothing as the others are set, and so are no part of the run's name."""
+        return frozenset({"levels", "epochs", "lr"}) if self.kind == "none" else frozenset()
+
+
+@dataclass
+class DataConfig:
+    """Where the data lie. What they hold enters the run id by its hash."""
+
+    dir: str | None = opt(None, science=False)  # folder of the task folders, or its parent
+    allow_partial: bool = opt(False, science=False)
+
+
+@dataclass
+class SeedsConfig:
+    """Seeds set apart from ``seed``."""
+
+    init: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # null = seed
+    data: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # null = seed
+
+
+@dataclass
+class PathsConfig:
+    """Folders that are written to; relative ones start at the current folder."""
+
+    results: str = opt("results", science=False)  # records
+    runs: str = opt("runs", science=False)  # checkpoints, logs, adapters
+
+
+@dataclass
+class RunConfig:
+    """One run, fully resolved: what ``build_runs`` in sora/resolve.py returns for each replica."""
+
+    backbone: BackboneConfig
+    method: MethodConfig
+    task: TaskConfig
+    protocol: ProtocolConfig
+    trainer: TrainerConfig
+    schedule: ScheduleConfig
+    seed: int = opt(0, minimum=0, maximum=MAX_SEED)
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+    precision: str = opt("fp32", choices=PRECISIONS)
+    head: str = opt("classifier+pooler", choices=HEADS)
+    deterministic: bool = opt(False, science=False)
+    data: DataConfig = field(default_factory=DataConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    tracker: str = opt("none", science=False)
+    recipe: str = opt("", science=False)
+    resume: str = opt("auto", choices=("auto", "never"), science=False)
+    predict: bool = opt(False, science=False)
+    dry_run: bool = opt(False, science=False)

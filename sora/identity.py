@@ -1,0 +1,57 @@
+"""What decides a run's science, and the name made from it (torch-free)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from sora.config import RunConfig
+from sora.tasks.spec import TaskConfig
+
+# The other fields of a task say where the examples come from and how they are read: the hash of what was read
+# covers them, and trainer.max_length holds the length in use.
+TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric")
+
+
+def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved run that decides its numbers; equal parts, equal runs.
+
+    A field equal to its dataclass default is left out, and so is a group of which nothing is left: an option
+    added later, with a default that changes nothing, renames no run.
+
+    ``data_sha256``: of the canonical examples (``TaskData.sha256``). ``weights``: identity of the backbone's
+    weights, plain JSON values.
+    """
+    return {**_decisive(run), "data": data_sha256, "weights": weights}
+
+
+def run_id(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> str:
+    """12 hexadecimal digits of the sha256 of the science as canonical JSON: sorted keys, no spaces, ASCII."""
+    science = science_config(run, data_sha256, weights)
+    text = json.dumps(science, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+
+
+def _decisive(group: Any) -> dict[str, Any]:
+    unused = group.unused() if hasattr(group, "unused") else frozenset()
+    result = {}
+    for item in dataclasses.fields(group):
+        value = getattr(group, item.name)
+        if item.name in unused or not item.metadata.get("science", True):
+            continue
+        if isinstance(group, TaskConfig) and item.name not in TASK_FIELDS:
+            continue
+        if dataclasses.is_dataclass(value):
+            value, default = _decisive(value), {}
+        else:
+            default = _default(item)
+        if value != default:
+            result[item.name] = value
+    return result
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    """The field's default; MISSING, which equals no value, where it must be given."""
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default

@@ -1,0 +1,111 @@
+"""AdaLoRA (Zhang et al., ICLR 2023, arXiv 2303.10512): a budget of ranks that moves to where it matters.
+
+Every run of a pack has the same budget and spends it over all its matrices by its own scores. The allocation works
+inside the loop and on the optimiser's gradients: nobody has to call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sora.adapters.lowrank import LowRankLinear
+from sora.adapters.svd import SvdLinear
+from sora.backbones import Backbone
+from sora.config import AdaloraConfig
+from sora.errors import UserError
+from sora.methods.base import Plan
+from sora.methods.lora import Lora
+from sora.optim import ParameterGroup
+
+
+def cubic_budget(step: int, total: int, warmup: int, final: int, start: int, end: int) -> int:
+    """Triplets that may stay at the 0-based ``step`` (Eq. 12): ``start`` before ``warmup``, ``end`` in the last ``final`` steps."""
+    if step <= warmup:
+        return start
+    if step >= total - final:
+        return end
+    left = 1 - (step - warmup) / (total - final - warmup)
+    return int(end + (start - end) * left**3)
+
+
+def allocate(scores: Tensor, budget: int) -> Tensor:
+    """Which triplets stay, bool [R, n]: those of the ``budget`` highest of ``scores`` [R, n], replica by replica.
+
+    Ties at the border die together, as in the authors' code. A replica whose scores are not finite has diverged and
+    keeps everything: its weights stay as they were.
+    """
+    dropped = scores.shape[1] - budget
+    if dropped <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    border = scores.kthvalue(dropped, dim=1, keepdim=True).values
+    return (scores > border) | ~torch.isfinite(scores).all(dim=1, keepdim=True)
+
+
+class Adalora(Lora):
+    """SVD-shaped adapters of a pack and the allocator of their ranks."""
+
+    config: AdaloraConfig
+    layers: dict[str, SvdLinear]  # type: ignore[assignment]
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        config, total = self.config, plan.total_steps
+        self.warmup = _steps(config.warmup, total)
+        self.final = _steps(config.final, total)
+        if self.warmup + self.final >= total:
+            raise UserError(
+                f"method.warmup={config.warmup:g} and method.final={config.final:g} leave none of {total} steps to allocate "
+                "ranks in; lower them (below 1 they are fractions of all steps)"
+            )
+        super().attach(backbone, plan, generators)
+        self.start, self.end = config.init_r * len(self.layers), config.r * len(self.layers)
+
+    def _layer(self, base: torch.nn.Linear, name: str) -> LowRankLinear:
+        return SvdLinear(
+            base,
+            replicas=self.plan.replicas,
+            r=self.config.init_r,
+            scaling=self.scaling,
+            dropout=self._dropout(name),
+        )
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        gates = {f"{name}.gate": layer.gate for name, layer in self.layers.items() if layer.gate is not None}
+        decay = self.plan.runs[0].trainer.weight_decay
+        group = ParameterGroup("gate", gates, lr=self.plan.learning_rates(), weight_decay=decay)
+        return [*super().parameter_groups(), group]
+
+    @property
+    def scaling(self) -> float:
+        """alpha / r_init, whatever ranks remain."""
+        return self.config.alpha / self.config.init_r
+
+    def penalty(self) -> Tensor | None:
+        """gamma times the mean over all P and Q of their distance from orthogonality (Eq. 4)."""
+        if self.config.orthogonality == 0:
+            return None
+        norms = torch.cat([layer.orthogonality() for layer in self.layers.values()])  # [2 * matrices, R]
+        return self.config.orthogonality * norms.mean(dim=0)
+
+    def after_step(self, step: int) -> None:
+        """Score, and at every ``interval`` steps between the first and the last phase spend the budget anew."""
+        config, layers = self.config, list(self.layers.values())
+        last = self.plan.total_steps - self.final
+        if step > last:  # the final phase trains what was chosen
+            for layer in layers:
+                layer.keep(layer.kept)
+            return
+        for layer in layers:
+            layer.score(config.beta1, config.beta2)
+        if step == last or (step > self.warmup and step % config.interval == 0):
+            budget = cubic_budget(step, self.plan.total_steps, self.warmup, self.final, self.start, self.end)
+            kept = allocate(torch.cat([layer.importance() for layer in layers], dim=1), budget)
+            for layer, part in zip(layers, kept.split(config.init_r, dim=1), strict=True):
+                layer.keep(part)
+
+
+def _steps(value: float, total: int) -> int:
+    """Steps from steps (>= 1) or a fraction of ``total`` (< 1)."""
+    return round(value * total) if value < 1 else int(value)

@@ -1,0 +1,66 @@
+"""BitFit (Ben Zaken, Goldberg and Ravfogel, ACL 2022, arXiv 2106.10199): only biases train.
+
+They are those of every linear layer and LayerNorm of the encoder, save the one LayerNorm of DeBERTa that acts on the
+table of relative positions: that table has no examples, so no replica could have a bias of its own there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sora import export
+from sora.adapters.bias import StackedBias
+from sora.adapters.lowrank import replace_module
+from sora.backbones import Backbone, Head
+from sora.config import BitfitConfig
+from sora.methods.base import Plan, Summary
+from sora.optim import ParameterGroup
+
+TABLE_NORM = "encoder.LayerNorm"  # DeBERTa's norm_rel_ebd
+
+
+class Bitfit:
+    """Stacked biases of a pack."""
+
+    def __init__(self, config: BitfitConfig) -> None:
+        self.config = config
+        self.layers: dict[str, StackedBias] = {}
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        self.plan, self.backbone = plan, backbone
+        found = [
+            (name, module)
+            for name, module in backbone.encoder.named_modules()
+            if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None and name != TABLE_NORM
+        ]
+        for name, base in found:
+            self.layers[name] = StackedBias(base, plan.replicas)
+            replace_module(backbone.encoder, name, self.layers[name])
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        biases = {f"{name}.bias": layer.bias for name, layer in self.layers.items()}
+        return [ParameterGroup("adapter", biases, lr=self.plan.learning_rates())]
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        """Nothing."""
+
+    def summary(self, replica: int) -> Summary:
+        count = sum(layer.bias.shape[1] for layer in self.layers.values())
+        return Summary(live=count, authors_formula=count)
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        """A plain transformers model: no PEFT type holds biases alone."""
+        for name, layer in self.layers.items():
+            replace_module(self.backbone.encoder, name, layer.single(replica))
+        try:
+            export.write_model(folder, self.backbone, head, replica)
+        finally:
+            for name, layer in self.layers.items():
+                replace_module(self.backbone.encoder, name, layer)

@@ -1,0 +1,48 @@
+"""The task metrics as a module of the `evaluate` library, usable offline:
+
+    import evaluate
+    metric = evaluate.load("sora/tasks/evaluate_glue.py", "rte")
+    metric.compute(predictions=[0, 1, 1], references=[0, 1, 0])
+
+The second argument is the name of any file of conf/task. Predictions are class indices, or real scores for a
+regression task; the numbers are those of ``sora.tasks.metrics``. (`evaluate` copies this file elsewhere
+before it imports it, hence the absolute imports.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets  # type: ignore[import-untyped]
+import evaluate
+
+from sora.tasks.metrics import score
+from sora.tasks.spec import load_task
+
+DESCRIPTION = "Metrics of this harness's GLUE and synthetic tasks: accuracy, F1, Matthews, Pearson, Spearman."
+CITATION = """@inproceedings{wang2019glue,
+  title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
+  author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and
+            Bowman, Samuel R.},
+  booktitle = {International Conference on Learning Representations},
+  year = {2019}
+}"""
+INPUTS = "predictions and references: class indices, or real scores for a regression task; both of length N."
+
+
+class TaskMetrics(evaluate.Metric):
+    """``evaluate.load(<this file>, <task name>)``."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        task = load_task(self.config_name)  # raises UserError, which lists the tasks
+        value = datasets.Value("float64" if task.regression else "int64")
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": value, "references": value}),
+            format="numpy",
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return score(load_task(self.config_name), predictions, references)

@@ -1,0 +1,109 @@
+"""From a task to its examples: finds the folder, reads what a run needs, checks counts, applies the
+protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sora.errors import UserError
+from sora.tasks.examples import Examples, TaskData, splits_digest
+from sora.tasks.spec import TaskConfig
+from sora.tasks.splits import make_splits
+from sora.tasks.tsv import read_tsv
+
+if TYPE_CHECKING:  # sora.config imports TaskConfig from this package
+    from sora.config import DataConfig, ProtocolConfig
+
+ENV = "SORA_DATA"
+WHERE = "GLUE is at https://gluebenchmark.com/tasks; unpack it as <data.dir>/RTE/train.tsv and so on"
+
+
+def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskData:
+    """The splits of ``task`` under ``protocol``. Only the train and validation files are read, never the
+    test.
+
+    Raises UserError when the data is not found, malformed, or (unless data.allow_partial) not of the official
+    size.
+    """
+    needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
+    official, partial = _read(task, needed, data)
+    splits = make_splits(task, protocol.name, official)
+    sizes = {name: len(examples) for name, examples in splits.items()}
+    return TaskData(task, splits, sizes, partial, splits_digest(splits))
+
+
+def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
+    """The unlabelled test split: ``{"test": ...}`` (and ``"test_mm"``), for a leaderboard's predictions.
+
+    Labels are -1 (classes) or NaN (regression). Raises UserError as ``load`` does.
+    """
+    splits = [split for split in ("test", "test_mm") if split in task.sizes]
+    if not splits:
+        raise UserError(f"task {task.name} has no test split; leave predict out or choose another task")
+    return _read(task, splits, data)[0]
+
+
+def data_folder(task: TaskConfig, directory: str | None) -> Path:
+    """The folder of the task's files: <dir>/<folder>, or <dir>/<benchmark>/<folder>.
+
+    ``directory`` is data.dir; when it is empty the environment variable SORA_DATA counts. Raises UserError.
+    """
+    key = "data.dir" if directory else ENV
+    given = directory or os.environ.get(ENV)
+    if not given:
+        raise UserError(
+            f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE}"
+        )
+    root = Path(given).expanduser()
+    tried = [root / task.folder, root / task.benchmark / task.folder]
+    for folder in tried:
+        if folder.is_dir():
+            return folder
+    places = " and ".join(str(folder) for folder in tried)
+    present = [p.name for base in (root, root / task.benchmark) if base.is_dir() for p in base.iterdir()]
+    lowered = {name.lower().replace("-", ""): name for name in present}
+    near = get_close_matches(task.folder.lower().replace("-", ""), lowered, 1, 0.8)
+    hint = f"There is {lowered[near[0]]}: rename it to {task.folder}." if near else WHERE
+    raise UserError(f"{key}={given}: no folder for task {task.name}; looked for {places}. {hint}")
+
+
+def _read(
+    task: TaskConfig, splits: Sequence[str], data: DataConfig
+) -> tuple[dict[str, Examples], dict[str, str]]:
+    """The named official splits and, for those that are not complete, a sentence about it."""
+    official: dict[str, Examples] = {}
+    partial: dict[str, str] = {}
+    if task.reader == "synthetic":
+        from sora.tasks.synthetic import generate  # its word lists are only needed here
+
+        official = generate(task)
+        return {split: official[split] for split in splits}, partial
+    if task.reader != "tsv":
+        raise UserError(
+            f"task.reader={task.reader!r} is not tsv or synthetic; correct conf/task/{task.name}.yaml"
+        )
+    folder = data_folder(task, data.dir)
+    for split in splits:
+        if split not in task.files:
+            raise UserError(
+                f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml"
+            )
+        path = folder / task.files[split]
+        if not path.is_file():
+            raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE}")
+        official[split] = read_tsv(path, task, split, f"{task.folder}/{path.name}")
+        expected, found = task.sizes[split], len(official[split])
+        if found != expected:
+            partial[split] = f"{expected:,} expected, {found:,} found"
+            if not data.allow_partial:
+                raise UserError(
+                    f"{path}: {partial[split]}, so this is not the complete {split} split of {task.name}; "
+                    "get the official file, or set data.allow_partial=true (the record will say so)"
+                )
+            if not found:
+                raise UserError(f"{path}: no examples at all; get the official file")
+    return official, partial

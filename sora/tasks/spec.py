@@ -1,0 +1,76 @@
+"""What a task is: the torch-free description that one file of conf/task holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from sora.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
+
+
+@dataclass
+class TaskConfig:
+    """One classification or regression task, as its YAML in conf/task gives it.
+
+    ``labels`` lists the label strings in the order of the classifier's outputs; an empty list means
+    regression to a single real target. Splits are named ``train``, ``validation`` and ``test`` (and
+    ``validation_mm``, ``test_mm`` for MNLI's mismatched genres).
+    """
+
+    name: str
+    version: int = 1  # raised whenever the same data would give other numbers
+    benchmark: str = "glue"  # glue | superglue | synthetic
+    reader: str = "tsv"  # tsv | synthetic: the function that turns files into examples
+    folder: str = ""  # folder inside the official download, such as "SST-2"
+    generator: str = ""  # synthetic tasks: pair | single | graded
+    files: dict[str, str] = field(default_factory=dict)  # split -> file name
+    columns: dict[str, str] = field(default_factory=dict)  # text_a, text_b, label -> header or 0-based index
+    test_columns: dict[str, str] = field(default_factory=dict)  # what the test file names differently
+    headerless: list[str] = field(default_factory=list)  # splits whose file has no header line
+    short_rows: str = "refuse"  # refuse | skip: a row with fewer columns than the header
+    empty_text: str = "refuse"  # refuse | keep: a row without text in a text column
+    labels: list[str] = field(default_factory=list)
+    score_range: list[float] = field(default_factory=list)  # regression: lowest and highest valid target
+    metrics: list[str] = field(default_factory=lambda: ["accuracy"])  # reported, first one leads
+    select_metric: str = "accuracy"  # the checkpoint is chosen by it
+    sizes: dict[str, int] = field(default_factory=dict)  # official number of rows of each split
+    paper_split: str = "halve"  # protocol=paper: halve (validation) | heldout (1,000 of train)
+    max_length: int = 128  # tokens; what trainer.max_length=null stands for
+    source: str = ""  # where the data comes from, for people
+
+    @property
+    def regression(self) -> bool:
+        """Whether the target is a real number rather than a class."""
+        return not self.labels
+
+    @property
+    def num_outputs(self) -> int:
+        """Width C of the classifier's output: one per class, 1 for regression."""
+        return len(self.labels) or 1
+
+    @property
+    def text_columns(self) -> list[str]:
+        """``["text_a"]`` or ``["text_a", "text_b"]``."""
+        return [key for key in ("text_a", "text_b") if key in self.columns]
+
+
+def load_task(name: str, folder: Path = CONF) -> TaskConfig:
+    """Reads conf/task/<name>.yaml without Hydra (for the evaluate module and for tests).
+
+    Raises UserError when there is no such file or when it has a field that TaskConfig lacks.
+    """
+    import yaml  # here, because importing a task should not cost a YAML parser
+
+    path = folder / f"{name}.yaml"
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"task {name!r} has no file in conf/task; choose one of {', '.join(known)}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    unknown = sorted(set(values) - {f.name for f in fields(TaskConfig)})
+    if unknown:
+        raise UserError(
+            f"conf/task/{name}.yaml has unknown fields {', '.join(unknown)}; TaskConfig lists those there are"
+        )
+    return TaskConfig(**values)

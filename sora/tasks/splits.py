@@ -1,0 +1,148 @@
+"""Protocols: which examples are trained on, selected on and reported on.
+
+``paper``    the authors' split (src/processor.py of TsinghuaC3I/SoRA): a permutation of seed 42 halves the
+             validation set, first half = select, rest = report; for SST-2, QNLI and QQP the first 1,000
+             permuted training examples are select, the rest train, and the full validation set is report.
+             The permuted order is kept, as there. MNLI's mismatched validation set is halved in the same
+             way; its first half goes unused here, because the checkpoint is chosen on the matched half (the
+             authors trained anew for the mismatched column).
+``dev``      select = report = the full validation set: what many papers do, optimistic.
+``holdout``  select = min(1,000, 10 %) of the training set, stratified; report = the full validation set.
+
+``train_subset`` (memorisation in the paper's Figure 2) is what the authors'
+`train.shuffle(seed=42).select(range(1000))` gives: the `datasets` library permutes with numpy's default
+generator.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sora.errors import UserError
+from sora.tasks.examples import Examples
+from sora.tasks.spec import TaskConfig
+
+SEED = 42  # of every split, whatever the run's seed
+HELDOUT = 1000  # training examples set apart for selection
+SUBSET = 1000  # training examples on which memorisation is measured
+BINS = 10  # strata of a regression target
+SMALL = (2**32 - 1) // 20  # torch.randperm draws 64-bit numbers from this length on
+
+Indices = NDArray[np.int64]
+PROTOCOLS = ("paper", "dev", "holdout")
+
+
+def torch_randperm(n: int, seed: int) -> Indices:
+    """``torch.randperm(n, generator=torch.Generator().manual_seed(seed))`` on a CPU, without torch; [n].
+
+    A forward Fisher-Yates shuffle in which step i swaps place i with place i + (u mod (n - i)), where u is
+    the next 32-bit output of mt19937. numpy's legacy RandomState seeds mt19937 with the same recurrence.
+    """
+    if not 0 <= n < SMALL:
+        raise ValueError(f"n = {n}: torch uses another algorithm outside 0..{SMALL - 1}")
+    order = list(range(n))
+    if n > 1:
+        raw = np.random.RandomState(seed).randint(0, 2**32, size=n - 1, dtype=np.uint32).astype(np.int64)
+        steps = np.arange(n - 1)
+        for i, j in enumerate((steps + raw % (n - steps)).tolist()):
+            order[i], order[j] = order[j], order[i]
+    return np.asarray(order, dtype=np.int64)
+
+
+def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) -> dict[str, Examples]:
+    """train, select, report, train_subset (and report_mm) from the official splits that were read.
+
+    Raises UserError for an unknown protocol and for data too small to split; AssertionError if an example
+    were in two of train, select and report (only ``dev`` may repeat one, in select and report).
+    """
+    train, validation = official["train"], official["validation"]
+    mismatched = official.get("validation_mm")
+    splits: dict[str, Examples] = {}
+    if protocol == "paper":
+        if task.paper_split == "halve":
+            first, rest = _halve(validation, "paper")
+            splits = {"train": train, "select": first, "report": rest}
+        elif task.paper_split == "heldout":
+            _need(train, HELDOUT + 1, "paper")
+            order = torch_randperm(len(train), SEED)
+            select, rest = train.take(order[:HELDOUT]), train.take(order[HELDOUT:])
+            splits = {"train": rest, "select": select, "report": validation}
+        else:
+            raise UserError(
+                f"task.paper_split={task.paper_split!r} is not halve or heldout; "
+                f"correct conf/task/{task.name}.yaml"
+            )
+        if mismatched is not None:
+            splits["report_mm"] = _halve(mismatched, "paper")[1]
+    elif protocol == "dev":
+        splits = {"train": train, "select": validation, "report": validation}
+    elif protocol == "holdout":
+        _need(train, 2, "holdout")
+        chosen = stratified(train.labels, max(1, min(HELDOUT, len(train) // 10)))
+        kept = np.setdiff1d(np.arange(len(train)), chosen)
+        splits = {"train": train.take(kept), "select": train.take(chosen), "report": validation}
+    else:
+        near = get_close_matches(protocol, PROTOCOLS, 1, 0.0)[0]
+        raise UserError(f"protocol={protocol} does not exist; did you mean {near}? ({' | '.join(PROTOCOLS)})")
+    if mismatched is not None:
+        splits.setdefault("report_mm", mismatched)
+    check_disjoint(splits, allow={("select", "report")} if protocol == "dev" else set())
+    splits["train_subset"] = splits["train"].take(subset(len(splits["train"])))
+    return splits
+
+
+def subset(n: int) -> Indices:
+    """Positions of the fixed training examples on which memorisation is measured: int64 [min(n, 1,000)]."""
+    return np.random.default_rng(SEED).permutation(n)[:SUBSET]
+
+
+def stratified(labels: NDArray[np.generic], size: int) -> Indices:
+    """``size`` ascending positions whose labels are distributed as those of all: int64 [size].
+
+    Strata are the classes, or ten bins of equal count for a real target. Each stratum gives its share rounded
+    down; the remainder goes to the largest fractions (ties to the first stratum).
+    """
+    n = len(labels)
+    if labels.dtype.kind == "f":
+        rank = np.empty(n, dtype=np.int64)
+        rank[np.argsort(labels, kind="stable")] = np.arange(n)
+        strata = rank * BINS // n
+    else:
+        strata = labels.astype(np.int64)
+    values, counts = np.unique(strata, return_counts=True)
+    quota = counts * size // n
+    fractions = counts * size % n
+    quota[np.argsort(-fractions, kind="stable")[: size - int(quota.sum())]] += 1
+    order = torch_randperm(n, SEED)
+    chosen = [order[strata[order] == value][:count] for value, count in zip(values, quota, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
+def check_disjoint(splits: dict[str, Examples], allow: set[tuple[str, str]]) -> None:
+    """Raises AssertionError when two splits share a row of a file, unless ``allow`` names the pair."""
+    for (a, first), (b, second) in combinations(splits.items(), 2):
+        if (a, b) not in allow and first.source == second.source:
+            shared = np.intersect1d(first.ids, second.ids)
+            if len(shared):
+                raise AssertionError(
+                    f"{a} and {b} share {len(shared)} rows of {first.source}, such as {shared[0]}"
+                )
+
+
+def _halve(examples: Examples, protocol: str) -> tuple[Examples, Examples]:
+    _need(examples, 2, protocol)
+    order = torch_randperm(len(examples), SEED)
+    half = len(examples) // 2
+    return examples.take(order[:half]), examples.take(order[half:])
+
+
+def _need(examples: Examples, least: int, protocol: str) -> None:
+    if len(examples) < least:
+        raise UserError(
+            f"{examples.source} has {len(examples):,} examples, and protocol={protocol} needs at least "
+            f"{least:,}; use the complete data or protocol=dev"
+        )

@@ -1,0 +1,171 @@
+"""AdaLoRA's allocator against PEFT's and against a case worked by hand; what PEFT's users stumble over, tested."""
+
+import pytest
+import torch
+from peft import AdaLoraConfig, get_peft_model
+from tests import tiny
+from torch import nn
+
+from sora.adapters.svd import SvdLinear
+from sora.errors import UserError
+from sora.methods.adalora import allocate, cubic_budget
+
+METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 1}
+
+
+def test_budget_by_hand():
+    """T = 20, t_i = 4, t_f = 6: from 48 to 24 triplets by the cube of what is left of 10 steps."""
+    got = [cubic_budget(step, 20, 4, 6, 48, 24) for step in range(20)]
+    assert got[:5] == [48] * 5
+    assert got[5] == int(24 + 24 * 0.9**3)
+    assert got[9] == 27  # half way: 24 + 24 / 8
+    assert got[14:] == [24] * 6
+    assert got == sorted(got, reverse=True)
+
+
+def test_allocation_by_hand():
+    scores = torch.tensor([[0.1, 0.5, 0.3, 0.2], [4.0, 1.0, 2.0, 3.0]])
+    assert allocate(scores, 2).tolist() == [[False, True, True, False], [True, False, False, True]]
+    assert allocate(scores, 4).all()
+    assert allocate(torch.tensor([[1.0, 1.0, 2.0]]), 2).tolist() == [[False, False, True]]  # a tie at the border
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.two(torch.tanh(self.one(x)))
+
+
+def test_scores_and_masks_are_those_of_peft():
+    """The same weights and gradients, step after step: equal scores, equal survivors."""
+    total, warmup, final, rank, target = 20, 4, 6, 6, 2
+    config = AdaLoraConfig(
+        init_r=rank, target_r=target, tinit=warmup, tfinal=final, deltaT=1, total_step=total, beta1=0.85, beta2=0.85,
+        orth_reg_weight=0.1, lora_alpha=rank, lora_dropout=0.0, target_modules=["one", "two"],
+    )  # fmt: skip
+    peft = get_peft_model(Two(), config)
+    theirs = {name: getattr(peft.base_model.model, name) for name in ("one", "two")}
+    ours = {}
+    for name, layer in theirs.items():
+        mine = ours[name] = SvdLinear(nn.Linear(layer.in_features, layer.out_features), replicas=1, r=rank, scaling=1.0)
+        with torch.no_grad():
+            nn.init.normal_(layer.lora_E["default"], std=0.1)
+            mine.lora_A[0].copy_(layer.lora_A["default"])
+            mine.lora_B[0].copy_(layer.lora_B["default"].T)
+            mine.gate[0].copy_(layer.lora_E["default"].flatten())
+    generator = torch.Generator().manual_seed(1)
+    allocated = 0
+    for step in range(total):
+        for name, layer in theirs.items():
+            a, b, e = layer.lora_A["default"], layer.lora_B["default"], layer.lora_E["default"]
+            grads = [torch.randn(p.shape, generator=generator) for p in (a, b, e)]
+            a.grad, b.grad, e.grad = (g.clone() for g in grads)
+            mine = ours[name]
+            mine.lora_A.grad, mine.lora_B.grad = grads[0].unsqueeze(0), grads[1].T.unsqueeze(0).contiguous()
+            mine.gate.grad = grads[2].flatten().unsqueeze(0)
+            with torch.no_grad():  # a step of plain descent, so that dead triplets come back to be judged
+                for p, g in zip((a, b, e), grads, strict=True):
+                    p -= 0.05 * g
+                mine.lora_A[0] -= 0.05 * grads[0]
+                mine.lora_B[0] -= 0.05 * grads[1].T
+                mine.gate[0] -= 0.05 * grads[2].flatten()
+        peft.base_model.update_and_allocate(step)
+        last = total - final
+        if step <= last:
+            for mine in ours.values():
+                mine.score(0.85, 0.85)
+            if step > warmup:
+                budget = cubic_budget(step, total, warmup, final, 2 * rank, 2 * target)
+                kept = allocate(torch.cat([mine.importance() for mine in ours.values()], dim=1), budget)
+                for mine, part in zip(ours.values(), kept.split(rank, dim=1), strict=True):
+                    mine.keep(part)
+                allocated += 1
+        else:
+            for mine in ours.values():
+                mine.keep(mine.kept)
+        for name, layer in theirs.items():
+            expected = layer.lora_E["default"].detach().flatten()
+            if step > last:  # PEFT prunes its tensors now and then: compare what is left
+                expected = expected[expected != 0]
+                torch.testing.assert_close(ours[name].gate[0][ours[name].gate[0] != 0], expected)
+            else:
+                torch.testing.assert_close(ours[name].gate[0].detach(), expected)
+    assert allocated == 10
+    assert sum(int((mine.gate != 0).sum()) for mine in ours.values()) == 2 * target
+
+
+def test_ranks_move_by_themselves_and_end_at_the_target(tmp_path):
+    """Nobody calls the allocator (PEFT's first pitfall), and replicas spend their budgets apart."""
+    loop = tiny.train(tiny.runs(seeds=[0, 1], method=METHOD), tmp_path, torch.float64)
+    ranks = [loop.pack.method.summary(replica).ranks for replica in (0, 1)]
+    assert [sum(each.values()) for each in ranks] == [12 * 2, 12 * 2]
+    assert ranks[0] != ranks[1]
+    assert len(set(ranks[0].values())) > 1, "every matrix got the same rank, so nothing was allocated"
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_pack_is_its_solo_runs(family, tmp_path):
+    configs = tiny.runs(family, [0, 1], method=METHOD)
+    packed = tiny.train(configs, tmp_path / "pack", torch.float64)
+    alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
+    torch.testing.assert_close(packed.pack.optimizer.rows[1], alone.pack.optimizer.rows[0], rtol=0, atol=1e-9)
+    assert packed.pack.method.summary(1) == alone.pack.method.summary(0)
+
+
+@pytest.mark.parametrize("step", [5, 10, 15])
+def test_resuming_keeps_scores_and_budget(step, tmp_path):
+    """PEFT's running scores are in no state_dict: a resumed run ends with half the ranks. Not here, to the bit."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(now):
+        if now == step:
+            raise Stopped
+
+    configs = tiny.runs(seeds=[0, 1], method=METHOD)
+    whole = tiny.train(configs, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        tiny.train(configs, tmp_path / "parts", after_checkpoint=stop)
+    again = tiny.train(configs, tmp_path / "parts")
+    assert again.progress[0].resumed_at == [step]
+    assert torch.equal(whole.pack.optimizer.rows, again.pack.optimizer.rows)
+    assert whole.pack.method.summary(0) == again.pack.method.summary(0)
+
+
+def test_orthogonality_is_a_penalty_and_no_loss(tmp_path):
+    """Eq. 4 by its definition; it never enters what is logged as loss, nor an evaluation."""
+    built = tiny.pack(tiny.runs(seeds=[0, 1], method=METHOD | {"orthogonality": 0.3}))
+    layers = built.method.layers.values()
+    for replica in (0, 1):
+        norms = [
+            torch.linalg.norm(x @ x.T - torch.eye(4))
+            for layer in layers
+            for x in (layer.lora_A.detach()[replica], layer.lora_B.detach()[replica])
+        ]
+        torch.testing.assert_close(built.method.penalty()[replica].detach(), 0.3 * torch.stack(norms).mean())
+    losses = []
+    for weight in (0.0, 100.0):
+        configs = tiny.runs(method=METHOD | {"orthogonality": weight, "warmup": 0.2}, trainer={"eval_every": 1, "max_steps": 10})
+        losses.append(tiny.train(configs, tmp_path / str(weight)).progress[0].history[0]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_phases_that_leave_no_step_are_refused():
+    with pytest.raises(UserError, match=r"method.warmup=15 and method.final=5 leave none of 20 steps"):
+        tiny.pack(tiny.runs(method=METHOD | {"warmup": 15, "final": 5}))
+
+
+def test_a_target_above_the_initial_rank_is_refused():
+    with pytest.raises(UserError, match=r"method.r.*method.init_r"):
+        tiny.runs(method=METHOD | {"r": 5})
+
+
+def test_equal_ranks_allocate_nothing_and_do_not_fail(tmp_path):
+    """init_r = target_r makes PEFT fail in kthvalue."""
+    loop = tiny.train(tiny.runs(method=METHOD | {"r": 4}), tmp_path)
+    assert set(loop.pack.method.summary(0).ranks.values()) == {4}

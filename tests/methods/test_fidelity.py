@@ -1,0 +1,96 @@
+"""Where the paper and the authors' code differ, each switch has two readings, and they train differently."""
+
+import pytest
+import torch
+from tests import tiny
+
+from sora.config import SoraConfig
+from sora.optim import ParameterGroup
+
+FLIPS = {
+    "gate_update": "gradient",
+    "threshold_rule": "lr_scaled",
+    "prox": "soft",
+    "penalty_rule": "off",
+}
+
+
+def gates(configs, folder):
+    loop = tiny.train(configs, folder, torch.float64)
+    layers = loop.pack.method.layers.values()
+    return torch.cat([layer.gate.detach()[0] for layer in layers])
+
+
+def test_fidelity_is_a_name_for_four_switches():
+    (authors,), (paper,) = tiny.runs(), tiny.runs(method={"fidelity": "paper"})
+    assert {k: getattr(authors.method, k) for k in FLIPS} == SoraConfig.SWITCHES["authors"]
+    assert {k: getattr(paper.method, k) for k in FLIPS} == SoraConfig.SWITCHES["paper"]
+    assert SoraConfig.SWITCHES["paper"] == FLIPS
+    (mixed,) = tiny.runs(method={"fidelity": "paper", "prox": "authors"})
+    assert mixed.method.prox == "authors"  # what is given wins
+    assert mixed.method.threshold_rule == "lr_scaled"
+    (head,) = tiny.runs(method={"fidelity": "paper"})
+    assert (head.head, head.protocol.name) == (authors.head, authors.protocol.name)
+
+
+@pytest.mark.parametrize(("switch", "other"), FLIPS.items())
+def test_each_switch_changes_the_gates(switch, other, tmp_path):
+    base = {"threshold": 5e-2, "penalty": 1.0}
+    default = gates(tiny.runs(method=base), tmp_path / "default")
+    flipped = gates(tiny.runs(method=base | {switch: other}), tmp_path / "flipped")
+    assert (default - flipped).abs().max() > 1e-4
+
+
+def test_l1_term_is_lambda_times_mean_or_sum():
+    for rule, factor in (("mean", 1 / (12 * 4)), ("sum", 1.0)):
+        built = tiny.pack(tiny.runs(seeds=[0, 1], method={"penalty": 0.7, "penalty_rule": rule}))
+        for replica in (0, 1):
+            sizes = [layer.gate.detach()[replica].abs() for layer in built.method.layers.values()]
+            assert torch.cat(sizes).numel() == 12 * 4
+            expected = 0.7 * factor * torch.cat(sizes).sum()
+            torch.testing.assert_close(built.method.penalty()[replica], expected)
+    assert tiny.pack(tiny.runs(method={"penalty_rule": "off"})).method.penalty() is None
+
+
+def test_the_penalty_is_no_part_of_the_logged_loss(tmp_path):
+    """The history's loss is the task's alone: it must not grow with lambda before training has begun to differ."""
+    common = {"trainer": {"max_steps": 1, "eval_every": 1}}
+    losses = []
+    for penalty in (0.0, 1e4):
+        loop = tiny.train(tiny.runs(method={"penalty": penalty}, **common), tmp_path / str(penalty))
+        losses.append(loop.progress[0].history[0]["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_gates_train_as_the_authors_optimiser_is_set(tmp_path):
+    built = tiny.pack(tiny.runs(method={"threshold": 0.25}))
+    (gate,) = [group for group in built.optimizer.groups if group.rule == "proximal"]
+    assert isinstance(gate, ParameterGroup)
+    assert (gate.weight_decay, gate.eps, gate.eps_corrected) == (0.0, 1e-6, False)
+    assert gate.columns.stop - gate.columns.start == 12 * 4
+    assert built.thresholds(0.5)[built.optimizer.groups.index(gate)] == [0.25]
+    scaled = tiny.pack(tiny.runs(method={"threshold": 0.25, "threshold_rule": "lr_scaled"}))
+    assert [0.125] in scaled.thresholds(0.5)
+
+
+def test_a_threshold_of_zero_without_penalty_kills_nothing(tmp_path):
+    loop = tiny.train(tiny.runs(method={"threshold": 0.0, "penalty": 0.0}), tmp_path)
+    summary = loop.pack.method.summary(0)
+    assert set(summary.ranks.values()) == {4}
+
+
+def test_live_counts_by_hand(tmp_path):
+    built = tiny.pack(tiny.runs())
+    layers = built.method.layers
+    query = next(name for name in layers if name.endswith("query"))
+    wide = next(name for name in layers if name.endswith("intermediate.dense"))
+    with torch.no_grad():
+        layers[query].gate[0, 0] = 0.0
+        layers[wide].gate[0, :2] = 0.0
+    summary = built.method.summary(0)
+    h, f = tiny.HIDDEN, 48
+    full = tiny.LAYERS * 4 * (4 * (h + h) + 2 * (h + f))
+    assert summary.live == full - (h + h) - 2 * (h + f)
+    assert summary.authors_formula == full - 3 * 2 * h
+    assert summary.ranks[query] == 3
+    assert summary.ranks[wide] == 2

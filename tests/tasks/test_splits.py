@@ -1,0 +1,221 @@
+"""The three protocols, against torch and `datasets` themselves, and the digests of what they give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora.errors import UserError
+from sora.tasks.examples import Examples, splits_digest
+from sora.tasks.spec import TaskConfig
+from sora.tasks.splits import check_disjoint, make_splits, stratified, subset, torch_randperm
+
+HALVE = TaskConfig("toy", columns={"text_a": "a"}, labels=["0", "1"], paper_split="halve")
+HELDOUT = replace(HALVE, paper_split="heldout")
+
+
+def examples(source: str, size: int, classes: int = 2) -> Examples:
+    rng = np.random.default_rng(size)
+    texts = [f"{source} {i}" for i in range(size)]
+    return Examples(source, np.arange(size), (texts,), rng.integers(0, classes, size))
+
+
+def official(train: int, validation: int, mismatched: int = 0) -> dict[str, Examples]:
+    made = {"train": examples("train.tsv", train), "validation": examples("dev.tsv", validation)}
+    if mismatched:
+        made["validation_mm"] = examples("dev_mm.tsv", mismatched)
+    return made
+
+
+def permuted(size: int) -> list[int]:
+    """What the authors' code draws: torch's permutation of seed 42."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(42)).tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 71, 277, 1043, 67349, 392702])
+def test_randperm_is_that_of_torch(size: int) -> None:
+    assert torch_randperm(size, 42).tolist() == permuted(size)
+
+
+@given(size=st.integers(0, 400), seed=st.integers(0, 2**32 - 1))
+def test_randperm_is_that_of_torch_for_any_seed(size: int, seed: int) -> None:
+    expected = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    assert torch_randperm(size, seed).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("size", [-1, (2**32 - 1) // 20])
+def test_randperm_refuses_lengths_where_torch_does_something_else(size: int) -> None:
+    with pytest.raises(ValueError, match="another algorithm"):
+        torch_randperm(size, 42)
+
+
+@pytest.mark.parametrize("size", [277, 408, 1043, 1500, 9])
+def test_paper_halves_the_validation_set(size: int) -> None:
+    given_data = official(50, size)
+    splits = make_splits(HALVE, "paper", given_data)
+    order = permuted(size)
+    assert splits["select"].ids.tolist() == order[: size // 2]
+    assert splits["report"].ids.tolist() == order[size // 2 :]
+    assert splits["report"].texts[0][0] == f"dev.tsv {order[size // 2]}"
+    assert splits["train"] is given_data["train"]
+
+
+def test_paper_sets_a_thousand_training_examples_apart() -> None:
+    given_data = official(3500, 60)
+    splits = make_splits(HELDOUT, "paper", given_data)
+    order = permuted(3500)
+    assert splits["select"].ids.tolist() == order[:1000]
+    assert splits["train"].ids.tolist() == order[1000:]
+    assert splits["report"] is given_data["validation"]
+
+
+def test_paper_halves_the_mismatched_set_too() -> None:
+    splits = make_splits(HALVE, "paper", official(50, 20, 31))
+    assert splits["report_mm"].ids.tolist() == permuted(31)[15:]
+
+
+@pytest.mark.parametrize("protocol", ["dev", "holdout"])
+def test_the_other_protocols_report_on_whole_validation_sets(protocol: str) -> None:
+    splits = make_splits(HALVE, protocol, official(50, 20, 31))
+    assert splits["report"].ids.tolist() == list(range(20))
+    assert splits["report_mm"].ids.tolist() == list(range(31))
+
+
+def test_dev_selects_where_it_reports() -> None:
+    splits = make_splits(HALVE, "dev", official(50, 20))
+    assert splits["select"] is splits["report"]
+    assert len(splits["train"]) == 50
+
+
+@pytest.mark.parametrize(("size", "held"), [(2, 1), (95, 9), (9_990, 999), (10_000, 1000), (12_345, 1000)])
+def test_holdout_selects_on_a_tenth_of_train(size: int, held: int) -> None:
+    splits = make_splits(HALVE, "holdout", official(size, 20))
+    assert len(splits["select"]) == held
+    everything = np.concatenate([splits["select"].ids, splits["train"].ids])
+    assert sorted(everything.tolist()) == list(range(size))
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=5).filter(lambda counts: sum(counts) > 1),
+    share=st.floats(0.01, 0.99),
+)
+def test_strata_keep_their_share(counts: list[int], share: float) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    size = max(1, int(share * len(labels)))
+    chosen = stratified(labels, size)
+    assert len(set(chosen.tolist())) == size
+    for value, count in enumerate(counts):
+        assert abs(np.sum(labels[chosen] == value) - count * size / len(labels)) < 1
+
+
+def test_strata_of_a_real_target_are_its_tenths() -> None:
+    labels = np.random.default_rng(1).permutation(np.linspace(0, 5, 1000, dtype=np.float32))
+    chosen = np.sort(labels[stratified(labels, 100)])
+    assert np.histogram(chosen, bins=10, range=(0, 5))[0].tolist() == [10] * 10
+
+
+@settings(deadline=None)
+@given(
+    protocol=st.sampled_from(["paper", "holdout"]),
+    train=st.integers(1001, 2500),
+    validation=st.integers(2, 300),
+    mismatched=st.integers(2, 50) | st.just(0),
+    task=st.sampled_from([HALVE, HELDOUT]),
+)
+def test_no_example_is_in_two_splits(
+    protocol: str, train: int, validation: int, mismatched: int, task: TaskConfig
+) -> None:
+    splits = make_splits(task, protocol, official(train, validation, mismatched))
+    rows = [
+        (examples.source, int(i)) for name in ("train", "select", "report") for examples in [splits[name]]
+        for i in examples.ids
+    ]  # fmt: skip
+    assert len(rows) == len(set(rows)) == train + validation
+    assert set(splits["train_subset"].ids.tolist()) <= set(splits["train"].ids.tolist())
+
+
+def test_a_shared_row_is_noticed() -> None:
+    whole = examples("dev.tsv", 10)
+    overlapping = {"select": whole.take([0, 1, 2]), "report": whole.take([2, 3])}
+    with pytest.raises(AssertionError, match=r"select and report share 1 rows of dev\.tsv, such as 2"):
+        check_disjoint(overlapping, allow=set())
+    check_disjoint(overlapping, allow={("select", "report")})
+
+
+@pytest.mark.parametrize("size", [5, 1000, 2490, 8551])
+def test_train_subset_is_what_datasets_gives(size: int) -> None:
+    splits = make_splits(HALVE, "paper", official(size, 20))
+    kept = min(size, 1000)
+    expected = Dataset.from_dict({"id": list(range(size))}).shuffle(seed=42).select(range(kept))["id"]
+    assert splits["train_subset"].ids.tolist() == list(expected)
+
+
+def test_subset_does_not_depend_on_global_seeds() -> None:
+    np.random.seed(1)  # noqa: NPY002  (the global state is the point)
+    first = subset(3000).tolist()
+    np.random.seed(2)  # noqa: NPY002
+    assert subset(3000).tolist() == first
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "data", "says"),
+    [
+        (HALVE, "papers", official(50, 20), r"did you mean paper\?"),
+        (HALVE, "paper", official(50, 1), r"dev\.tsv has 1 examples"),
+        (HELDOUT, "paper", official(1000, 20), r"train\.tsv has 1,000 examples.*1,001"),
+        (HALVE, "holdout", official(1, 20), r"train\.tsv has 1 examples"),
+        (replace(HALVE, paper_split="thirds"), "paper", official(50, 20), "not halve or heldout"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(
+    task: TaskConfig, protocol: str, data: dict[str, Examples], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        make_splits(task, protocol, data)
+
+
+def two(**changes: object) -> Examples:
+    made = Examples("RTE/dev.tsv", np.array([4, 7]), (["ab", "c"], ["d", "e"]), np.array([0, 1]))
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ids": np.array([4, 8])},
+        {"ids": np.array([7, 4])},
+        {"labels": np.array([1, 1])},
+        {"labels": np.array([0, 1], dtype=np.float32)},
+        {"texts": (["a", "bc"], ["d", "e"])},
+        {"texts": (["ab", "c"], ["d", "é"])},
+        {"texts": (["ab", "c"], ["d", "e\u0301"])},
+        {"texts": (["d", "e"], ["ab", "c"])},
+        {"texts": (["ab", "c"],)},
+    ],
+)
+def test_digest_changes_with_any_content(changes: dict[str, object]) -> None:
+    assert two(**changes).digest() != two().digest()
+
+
+def test_digest_does_not_know_source_or_integer_width() -> None:
+    assert two(source="elsewhere.tsv").digest() == two().digest()
+    assert two(labels=np.array([0, 1], dtype=np.int8)).digest() == two().digest()
+    assert two().take([1, 0]).digest() != two().digest()
+    assert two().take([1, 0]).take([1, 0]).digest() == two().digest()
+
+
+def test_digest_of_splits_knows_their_names() -> None:
+    first, second = two(), two().take([0])
+    assert splits_digest({"a": first, "b": second}) == splits_digest({"b": second, "a": first})
+    assert splits_digest({"a": first, "b": second}) != splits_digest({"a": second, "b": first})
+
+
+def test_columns_of_different_lengths_are_an_error() -> None:
+    with pytest.raises(ValueError, match="columns of different lengths"):
+        two(labels=np.array([0]))

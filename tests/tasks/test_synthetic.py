@@ -1,0 +1,173 @@
+"""The synthetic tasks: their labels are right, balanced and not readable off a bag of words."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from sora.errors import UserError
+from sora.tasks import synthetic
+from sora.tasks.examples import Examples, splits_digest
+from sora.tasks.metrics import pearson
+from sora.tasks.spec import load_task
+
+NAMES = ("synthetic_pair", "synthetic_single", "synthetic_graded")
+# a change here is a change of the data: raise the task's version
+DIGESTS = {
+    "synthetic_pair": "d1a58ff5d938c420",
+    "synthetic_single": "284a7168283a9c24",
+    "synthetic_graded": "eaa96346129ca480",
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def made(request: pytest.FixtureRequest) -> tuple[str, dict[str, Examples]]:
+    return request.param, synthetic.generate(load_task(request.param))
+
+
+def rows(examples: Examples) -> list[tuple[str, ...]]:
+    return list(zip(*examples.texts, strict=True))
+
+
+def test_texts_are_pinned(made: tuple[str, dict[str, Examples]]) -> None:
+    name, splits = made
+    assert splits_digest(splits)[:16] == DIGESTS[name]
+
+
+def test_nothing_outside_the_task_matters(made: tuple[str, dict[str, Examples]]) -> None:
+    name, splits = made
+    random.seed(5)
+    again = synthetic.generate(load_task(name))
+    assert splits_digest(again) == splits_digest(splits)
+
+
+def test_sizes_and_ids(made: tuple[str, dict[str, Examples]]) -> None:
+    name, splits = made
+    task = load_task(name)
+    assert {split: len(examples) for split, examples in splits.items()} == task.sizes
+    for examples in splits.values():
+        assert examples.ids.tolist() == list(range(len(examples)))
+        assert len(examples.texts) == len(task.text_columns)
+        assert examples.labels.dtype == (np.float32 if task.regression else np.int64)
+
+
+def test_labels_are_balanced(made: tuple[str, dict[str, Examples]]) -> None:
+    for examples in made[1].values():
+        counts = Counter(examples.labels.tolist())
+        assert max(counts.values()) - min(counts.values()) <= 1
+        first_half = examples.labels[: len(examples) // 2]  # the order must not follow the label
+        assert abs(first_half.mean() - examples.labels.mean()) < 0.1 * max(1, examples.labels.max())
+
+
+def test_no_text_occurs_twice(made: tuple[str, dict[str, Examples]]) -> None:
+    everything = [row for examples in made[1].values() for row in rows(examples)]
+    assert len(everything) == len(set(everything))
+
+
+def test_texts_are_short_sentences(made: tuple[str, dict[str, Examples]]) -> None:
+    for row in rows(made[1]["train"]):
+        assert sum(len(text.split()) for text in row) <= 40
+        for text in row:
+            assert text[0].isupper()
+            assert text.endswith(".")
+            assert "  " not in text
+            assert "{" not in text
+
+
+def test_a_bag_of_words_does_not_solve_it(made: tuple[str, dict[str, Examples]]) -> None:
+    name, splits = made
+    vectorizer = CountVectorizer()
+    joined = {split: [" ".join(row) for row in rows(examples)] for split, examples in splits.items()}
+    train = vectorizer.fit_transform(joined["train"])
+    model = LogisticRegression(max_iter=2000).fit(train, splits["train"].labels.astype(int))
+    predicted = model.predict(vectorizer.transform(joined["validation"]))
+    gold = splits["validation"].labels
+    if name == "synthetic_graded":
+        assert pearson(predicted, gold) < 0.5
+    else:
+        assert np.mean(predicted == gold) < 0.75
+
+
+def test_graded_labels_count_the_shared_slots() -> None:
+    """Read the slots back from the words: a synonym set found in both texts, in the same role, is shared."""
+    examples = synthetic.generate(load_task("synthetic_graded"))["validation"]
+    actions, places, times = synthetic.SLOTS[1], synthetic.SLOTS[3], synthetic.SLOTS[4]
+
+    def find(text: str, meanings: list[tuple[str, str]]) -> int:
+        found = [i for i, words in enumerate(meanings) if any(f" {word} " in text for word in words)]
+        assert len(found) == 1, text
+        return found[0]
+
+    def read(text: str) -> tuple[int, ...]:
+        text = f" {text[0].lower()}{text[1:-1]} ".replace("on christmas", "on Christmas")
+        action, place, time = find(text, actions), find(text, places), find(text, times)
+        for word in (*places[place], *times[time]):
+            text = text.replace(f" {word} ", " ")
+        verb = next(word for word in actions[action] if f" {word} " in text)
+        before, after = text.split(f" {verb} ")
+        people = [find(f" {part} ", synthetic.PERSONS) for part in (before, after)]
+        agent, patient = reversed(people) if " was " in f"{before} " else people
+        return agent, action, patient, place, time
+
+    for (first, second), label in zip(rows(examples), examples.labels, strict=True):
+        assert sum(a == b for a, b in zip(read(first), read(second), strict=True)) == label, (first, second)
+
+
+def test_pair_rules_hold() -> None:
+    """Each rule against a small model of what its scene says."""
+    a = synthetic.Deed("nurse", ("bought", "buy"), "three", "violins", "instruments", "at the harbour")
+    b = synthetic.Deed("pilot", ("sold", "sell"), "two", "owls", "birds", "in the valley")
+    c = synthetic.Deed("baker", ("hid", "hide"), "six", "saws", "tools", "near the church")
+    says = {
+        synthetic._agent: {True: "the nurse bought", False: "the baker bought"},
+        synthetic._things: {True: "bought violins", False: "bought saws"},
+        synthetic._kind: {True: "some instruments", False: "some tools"},
+        synthetic._place: {True: "at the harbour the nurse", False: "near the church the nurse"},
+    }
+    for rule, words in says.items():
+        for holds in (True, False):
+            assert words[holds] in rule(random.Random(0), a, b, c, holds).hypothesis
+
+    numbers = {word: value for value, word in enumerate(synthetic.NUMBERS, 2)}
+    for seed in range(60):
+        for holds in (True, False):
+            rng = random.Random(seed)
+            found = synthetic._quantity(rng, a, b, c, holds)
+            there = numbers[found.first.split()[3]]
+            phrase, bound = found.hypothesis.split()[3], numbers[found.hypothesis.split()[5]]
+            assert (there > bound if phrase == "more" else there < bound) == holds
+
+            found = synthetic._negation(rng, a, b, c, holds)
+            assert ((" no " in found.first) == ("did not buy any" in found.hypothesis)) == holds
+
+            found = synthetic._monotone(rng, a, b, c, holds)
+            widens = "violins" in found.first and "instruments" in found.hypothesis
+            assert widens == (holds != (" no " in found.first))
+
+            found = synthetic._roles(rng, a, b, b, holds)
+            passive = " by the " in found.hypothesis
+            assert found.hypothesis.startswith("the pilot" if passive == holds else "the nurse")
+
+
+def test_a_smaller_task_is_part_of_the_larger() -> None:
+    task = load_task("synthetic_pair")
+    small = synthetic.generate(replace(task, sizes={"train": 100, "validation": 20}))
+    large = synthetic.generate(task)
+    assert set(rows(small["train"])) < set(rows(large["train"]))
+
+
+def test_an_unknown_generator_is_refused() -> None:
+    with pytest.raises(UserError, match=r"generator='pairs' does not exist; set it to one of pair \| single"):
+        synthetic.generate(replace(load_task("synthetic_pair"), generator="pairs"))
+
+
+def test_more_examples_than_there_are_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(synthetic.GENERATORS, "pair", lambda rng, target: ("One.", "Text."))
+    with pytest.raises(UserError, match=r"task\.sizes\.train=3000"):
+        synthetic.generate(load_task("synthetic_pair"))

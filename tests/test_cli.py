@@ -1,0 +1,212 @@
+"""The command line: one sentence for a mistake, exit statuses, sweeps that go on, no torch before need."""
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sora import cli
+from sora.config import RunConfig
+from sora.errors import UserError
+from tests.composing import config_dir
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Outcome:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+    packs: list[list[RunConfig]] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """``typed(*arguments, then=...)``: the command in this process, with a runner that only takes notes."""
+    folder = config_dir(tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def run(*arguments: str, then: Callable[[list[RunConfig]], None] = lambda runs: None) -> Outcome:
+        outcome = Outcome(0, "", "")
+
+        def run_pack(runs: list[RunConfig], command: str) -> list[dict[str, Any]]:
+            outcome.packs.append(runs)
+            outcome.commands.append(command)
+            then(runs)
+            return []
+
+        runner = types.ModuleType("sora.training.runner")
+        runner.run_pack = run_pack  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "sora.training.runner", runner)
+        monkeypatch.setattr(sys, "argv", ["run.py", "--config-dir", str(folder), *arguments, "backbone=tiny"])
+        try:
+            cli.main()
+        except SystemExit as left:
+            outcome.status = left.code if isinstance(left.code, int) else 1
+        outcome.out, outcome.err = capfd.readouterr()
+        return outcome
+
+    return run
+
+
+def test_one_run_reaches_the_runner(typed: Command, tmp_path: Path) -> None:
+    done = typed("task=cola", "method=lora", "seed=4", "recipe=none")
+    ((run,),) = done.packs
+    assert (done.status, done.err) == (0, "")
+    assert (run.task.name, run.method.name, run.seed) == ("cola", "lora", 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["conf", "runs"]  # no outputs/, no log beside it
+    assert list((tmp_path / "runs" / ".hydra").iterdir()) == []
+
+
+def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
+    done = typed("seed=[2,0]")
+    assert [[run.seed for run in pack] for pack in done.packs] == [[2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["methd=sora"], "methd: no such key; did you mean method?"),
+        (
+            ["method=sorra"],
+            "method=sorra: no such choice, must be one of ... lora, sora ... did you mean sora?",
+        ),
+        (["trainer.batchsize=4"], "trainer.batchsize: no such key; did you mean trainer.batch_size?"),
+        (["method.treshold=1"], "method.treshold: no such key; did you mean method.threshold?"),
+        (["+x=1"], "x: no such key"),
+        (["~x"], "x: no such key; python run.py --help lists the keys"),
+        (["seed=[0"], "seed=[0: cannot be read (no viable alternative at input '[0'); write key=value"),
+        (["seed"], "seed: cannot be read (missing EQUAL"),
+        (["seed=0,1"], "seed: got several values; -m seed=0,1 is a sweep, seed=[0,1] a list"),
+        (["seed=abc"], "seed: got 'abc', must be an integer >= 0"),
+        (["trainer.epochs=0"], "trainer.epochs: got 0, must be a number > 0"),
+        (["data.dir=${nowhere}"], "data.dir: cannot be resolved"),
+        (["hydra/launcher=clusterr"], "hydra/launcher=clusterr: no such choice, must be basic"),
+        (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
+        (["recipe=tiny/sora/rte"], "recipe=tiny/sora/rte: no such file in conf/recipe"),
+        (["experiment=nothing"], "experiment=nothing: no such choice"),
+        (["-m", "method=lora,sorra"], "method=sorra: no such choice"),
+        (["paths.runs=/dev/null/runs"], "paths.runs: "),
+    ],
+)
+def test_a_mistake_is_one_sentence(typed: Command, arguments: list[str], said: str) -> None:
+    done = typed(*arguments)
+    assert done.status == 2
+    for part in said.split(" ... "):
+        assert part in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert (done.out, done.packs) == ("", [])
+
+
+def test_a_mistake_that_the_runner_finds_is_told_alike(typed: Command) -> None:
+    def refuse(runs: list[RunConfig]) -> None:
+        raise UserError("data.dir: not given")
+
+    done = typed(then=refuse)
+    assert (done.status, done.err) == (2, "error: data.dir: not given\n")
+
+
+def test_a_sweep_goes_on_after_a_mistake(typed: Command) -> None:
+    done = typed("-m", "method=lora,sora", "seed=0,nine,1")
+    assert done.status == 2
+    assert [(run.method.name, run.seed) for (run,) in done.packs] == [
+        ("lora", 0),
+        ("lora", 1),
+        ("sora", 0),
+        ("sora", 1),
+    ]
+    complaints = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert [line.partition(": seed")[0] for line in complaints] == [
+        "error: job 1 (method=lora seed=nine backbone=tiny)",
+        "error: job 4 (method=sora seed=nine backbone=tiny)",
+    ]
+
+
+def test_a_sweep_without_mistakes_leaves_with_zero(typed: Command) -> None:
+    done = typed("-m", "task=rte,cola")
+    assert (done.status, len(done.packs)) == (0, 2)
+    assert done.err == "job 0: task=rte backbone=tiny\njob 1: task=cola backbone=tiny\n"
+
+
+def test_a_recipe_follows_each_job_of_a_sweep(typed: Command) -> None:
+    done = typed("-m", "recipe=none,deberta-v3-base/sora/rte")
+    assert [run.recipe for (run,) in done.packs] == ["", "deberta-v3-base/sora/rte"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1")])
+def test_an_interrupt_ends_at_once(typed: Command, arguments: tuple[str, ...]) -> None:
+    def interrupt(runs: list[RunConfig]) -> None:
+        raise KeyboardInterrupt
+
+    done = typed(*arguments, then=interrupt)
+    assert done.status == 130
+    assert len(done.packs) == 1
+    last = "error: interrupted; the same command continues from the newest checkpoint"
+    assert done.err.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(5, "a bug")])
+def test_a_bug_is_not_hidden(typed: Command, error: Exception) -> None:
+    def fail(runs: list[RunConfig]) -> None:
+        raise error
+
+    with pytest.raises(type(error), match="a bug"):
+        typed(then=fail)
+
+
+def test_the_command_is_as_typed_without_absolute_paths(typed: Command) -> None:
+    done = typed("pack=[{seed: 0}]", "data.dir=/home/me/glue", "paths.runs=my runs", "++seeds.init=3")
+    assert done.commands == [
+        "python run.py --config-dir PATH 'pack=[{seed: 0}]' data.dir=PATH 'paths.runs=my runs' "
+        "++seeds.init=3 backbone=tiny"
+    ]
+    assert cli.command(["-m", "~seed", "data.dir=~/x"]) == "python run.py -m '~seed' data.dir=PATH"
+
+
+def test_the_real_command_from_any_folder_without_torch(tmp_path: Path) -> None:
+    """Help, a composition and a mistake, in processes of their own where importing torch fails."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')", encoding="utf-8")
+    folder = config_dir(tmp_path / "conf")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = [
+            sys.executable,
+            str(ROOT / "run.py"),
+            "--config-dir",
+            str(folder),
+            "backbone=tiny",
+            *arguments,
+        ]
+        environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        return subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    helped = run("--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    for word in (
+        "method: ",
+        "protocol: dev, holdout, paper",
+        "batch_size",
+        "python run.py -m",
+    ):
+        assert word in helped.stdout
+    composed = run("trainer.epochs=7", "--cfg", "job", "--resolve")
+    assert "epochs: 7" in composed.stdout
+    wrong = run("trainer.epochs=none")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: trainer.epochs: got 'none', must be a number > 0\n"

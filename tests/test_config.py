@@ -1,0 +1,238 @@
+"""From conf/ to runs: types, ranges, packs, what stands for what; every mistake names its key."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sora.config import METHODS, RunConfig, ScheduleConfig, SoraConfig, TrainerConfig
+from sora.errors import UserError
+from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
+from tests.composing import CONF, TINY, composed, runs
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """The smallest configuration without Hydra; ``changes``: ``group__key=value`` or ``key=value``."""
+    values: dict[str, Any] = {
+        "backbone": dict(TINY),
+        "method": {"name": "sora"},
+        "task": {"name": "rte", "labels": ["a", "b"]},
+        "protocol": {"name": "paper"},
+        "trainer": {},
+        "schedule": {"kind": "none"},
+    }
+    for key, value in changes.items():
+        group, _, leaf = key.rpartition("__")
+        (values.setdefault(group, {}) if group else values)[leaf] = value
+    return values
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(UserError) as refused:
+        build_runs(plain(**changes))
+    return str(refused.value)
+
+
+# -- conf/ and the dataclasses -----------------------------------------------------------------
+
+
+def test_every_file_of_conf_makes_a_run(tmp_path: Path) -> None:
+    overrides = [
+        f"{group}={path.stem}"
+        for group in ("method", "task", "protocol", "trainer", "schedule", "tracker", "cluster")
+        for path in sorted((CONF / group).glob("*.yaml"))
+    ]
+    assert len(overrides) > 15
+    for override in overrides:
+        (run,) = runs(tmp_path, override)
+        group, _, name = override.partition("=")
+        if group in ("method", "task", "protocol"):
+            assert getattr(run, group).name == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_file_gives_each_option_its_default(name: str) -> None:
+    """So that what conf/ shows is what a run without Hydra does, and no option is hidden."""
+    written = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
+    (run,) = build_runs(plain(method=written))
+    (default,) = build_runs(plain(method={"name": name}))
+    assert set(written) == {f.name for f in dataclasses.fields(METHODS[name])}
+    assert run.method == default.method
+
+
+@pytest.mark.parametrize(
+    ("file", "cls"), [("trainer/default", TrainerConfig), ("schedule/none", ScheduleConfig)]
+)
+def test_so_does_the_file_of_the_loop(file: str, cls: type) -> None:
+    written = yaml.safe_load((CONF / f"{file}.yaml").read_text(encoding="utf-8"))
+    assert set(written) == {f.name for f in dataclasses.fields(cls)}
+    group = file.partition("/")[0]
+    assert build_runs(plain(**{group: written})) == build_runs(plain())
+
+
+def test_config_yaml_lists_every_key_of_a_run(tmp_path: Path) -> None:
+    cfg = composed(tmp_path)
+    assert set(cfg) <= {f.name for f in dataclasses.fields(RunConfig)} | set(NOT_OF_A_RUN)
+    assert set(cfg) >= {f.name for f in dataclasses.fields(RunConfig)}
+    for group in ("seeds", "data", "paths"):
+        assert set(cfg[group]) == {f.name for f in dataclasses.fields(GROUPS[group])}
+
+
+def test_the_folder_of_the_data_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SORA_DATA", raising=False)
+    assert runs(tmp_path)[0].data.dir is None
+    monkeypatch.setenv("SORA_DATA", "/somewhere")
+    assert runs(tmp_path)[0].data.dir == "/somewhere"
+    assert runs(tmp_path, "data.dir=/else")[0].data.dir == "/else"
+
+
+# -- what stands for what ----------------------------------------------------------------------
+
+
+def test_no_null_is_left_that_stands_for_something() -> None:
+    (run,) = build_runs(plain(seed=5, task__max_length=200))
+    assert isinstance(run.method, SoraConfig)
+    assert run.trainer.learning_rate == 8e-4
+    assert run.trainer.max_length == 200
+    assert (run.seeds.init, run.seeds.data) == (5, 5)
+    for fidelity, expected in {
+        "authors": ("constant", "authors", "adam", "mean"),
+        "paper": ("lr_scaled", "soft", "gradient", "off"),
+    }.items():
+        (run,) = build_runs(plain(method__fidelity=fidelity))
+        method = run.method
+        assert isinstance(method, SoraConfig)
+        assert (method.threshold_rule, method.prox, method.gate_update, method.penalty_rule) == expected
+
+
+def test_a_switch_that_is_given_wins_over_fidelity() -> None:
+    (run,) = build_runs(plain(method__fidelity="paper", method__prox="authors"))
+    assert isinstance(run.method, SoraConfig)
+    assert (run.method.prox, run.method.gate_update) == ("authors", "gradient")
+
+
+def test_targets_are_a_set() -> None:
+    one, two = (build_runs(plain(method__targets=t))[0].method for t in (["b", "a", "b"], ["a", "b"]))
+    assert one == two
+    (run,) = build_runs(plain(method__targets="query"))
+    assert run.method.targets == ["query"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"trainer__learning_rate": "1e-3"}, 1e-3),  # YAML 1.1 reads 1e-3 as text
+        ({"trainer__epochs": 3}, 3.0),
+        ({"trainer__max_steps": "1e3"}, 1000),
+        ({"trainer__batch_size": 8.0}, 8),
+        ({"trainer__bucketing": "False"}, False),
+        ({"trainer__clip": "-0.0"}, 0.0),
+    ],
+)
+def test_values_take_the_type_of_their_field(change: dict[str, Any], expected: object) -> None:
+    (run,) = build_runs(plain(**change))
+    value = getattr(run.trainer, next(iter(change)).partition("__")[2])
+    assert (value, type(value), str(value)) == (expected, type(expected), str(expected))
+
+
+# -- packs -------------------------------------------------------------------------------------
+
+
+def test_a_list_of_seeds_is_a_pack_in_its_order() -> None:
+    assert [run.seed for run in build_runs(plain(seed=[3, 0, 7]))] == [3, 0, 7]
+
+
+def test_an_entry_of_a_pack_changes_what_it_names() -> None:
+    entries = [{"seed": 4, "method.threshold": 1e-5}, {"method.threshold": "5e-5"}]
+    first, second = build_runs(plain(seed=2, pack=entries))
+    assert (first.seed, first.method.threshold) == (4, 1e-5)  # type: ignore[attr-defined]
+    assert (second.seed, second.method.threshold) == (2, 5e-5)  # type: ignore[attr-defined]
+    assert dataclasses.replace(first, seed=2, seeds=second.seeds, method=second.method) == second
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": []}, "seed: got an empty list"),
+        ({"seed": [1, 2, 1]}, "seed: entries 0 and 2 (from 0) are the same run"),
+        ({"seed": [0, 1], "method": {"name": "full"}}, "seed: method=full cannot be packed"),
+        ({"seed": [0, 1], "pack": [{"seed": 0}]}, "seed: a list of seeds and pack were both given"),
+        ({"pack": []}, "pack: must be a list such as"),
+        ({"pack": [{}]}, "pack: must be a list such as"),
+        ({"pack": {"seed": 0}}, "pack: must be a list such as"),
+        ({"pack": [{"method.treshold": 0.1}]}, "did you mean method.threshold?"),
+        ({"pack": [{"method.r": 4}]}, "pack: got 'method.r', but method=sora can pack one of seed"),
+        ({"pack": [{"seed": 0}, {"seed": 0}]}, "pack: entries 0 and 1 (from 0) are the same run"),
+        ({"pack": [{"seed": 0}, {"seed": 1}], "method": {"name": "full"}}, "cannot be packed"),
+    ],
+)
+def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
+    assert said in refusal(**changes)
+
+
+# -- mistakes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": -1}, "seed: got -1, must be an integer >= 0"),
+        ({"seed": 0.5}, "seed: got 0.5, must be an integer >= 0"),
+        ({"seed": True}, "seed: got True, must be an integer >= 0"),
+        ({"seed": 2**63}, "seed: got 9223372036854775808"),
+        ({"trainer__epochs": "many"}, "trainer.epochs: got 'many', must be a number > 0"),
+        ({"trainer__epochs": float("nan")}, "trainer.epochs: got nan, must be a number > 0"),
+        ({"trainer__epochs": 0}, "trainer.epochs: got 0, must be a number > 0"),
+        ({"trainer__batch_size": 2.5}, "trainer.batch_size: got 2.5, must be an integer >= 1"),
+        ({"trainer__batch_size": None}, "trainer.batch_size: got null, must be an integer >= 1"),
+        ({"trainer__bucketing": 1}, "trainer.bucketing: got 1, must be true or false"),
+        ({"trainer__max_steps": 0}, "trainer.max_steps: got 0, must be an integer >= 1 or null"),
+        ({"trainer__warmup_ratio": 1}, "trainer.warmup_ratio: got 1, must be a number >= 0 and < 1"),
+        ({"trainer__batchsize": 4}, "trainer.batchsize: no such key; did you mean batch_size?"),
+        ({"precision": "fp23"}, "must be one of fp32, tf32, bf16; did you mean fp32?"),
+        (
+            {"method__name": "sorra"},
+            "method.name: got 'sorra', must be one of ... lora, sora ... did you mean sora?",
+        ),
+        ({"method__prox": "sofft"}, "method.prox: got 'sofft', must be one of soft, authors or null"),
+        ({"method": {"name": "lora", "threshold": 1}}, "method.threshold: no such key of method=lora"),
+        ({"method__targets": []}, "method.targets: got an empty list"),
+        ({"method__targets": [[1]]}, "method.targets: got [[1]], must be a list of texts or null"),
+        ({"method__r": 33}, "method.r: got 33, must be at most 32, the hidden size of backbone=tiny"),
+        ({"trainer__max_length": 513}, "backbone=tiny reads at most 512 tokens"),
+        ({"backbone__weights": "randm"}, "backbone.weights: got 'randm', must be pretrained, random or"),
+        ({"backbone": {"family": "bert"}}, "backbone.name: missing"),
+        ({"schedule__levels": [0.1]}, "schedule.levels: given, but schedule.kind=none has no levels"),
+        ({"trainer": None}, "trainer: missing; choose one with trainer=<name>"),
+        ({"trainer": "default"}, "trainer: got 'default', must be a group of keys"),
+        ({"sead": 1}, "sead: no such key; did you mean seed?"),
+        ({"resume": "yes"}, "resume: got 'yes', must be one of auto, never"),
+    ],
+)
+def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: str) -> None:
+    for part in said.split(" ... "):
+        assert part in refusal(**changes)
+
+
+def test_positions_bound_the_length_only_where_they_are_absolute() -> None:
+    roberta = TINY | {"family": "roberta", "arch": {"max_position_embeddings": 514}}
+    assert build_runs(plain(backbone=roberta, trainer__max_length=512))
+    assert "at most 512 tokens" in refusal(backbone=roberta, trainer__max_length=513)
+    relative = TINY | {"arch": {"max_position_embeddings": 512, "position_biased_input": False}}
+    assert build_runs(plain(backbone=relative, trainer__max_length=2048))
+
+
+def test_an_interpolation_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.dir: cannot be resolved"):
+        runs(tmp_path, "data.dir=${nowhere}")
+
+
+def test_the_configuration_never_imports_torch() -> None:
+    code = "import sys, sora.cli, sora.records, sora.identity; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0

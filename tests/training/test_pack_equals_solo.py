@@ -1,0 +1,152 @@
+"""A replica of a pack is its solo run: the proof for every architecture and method, in float64 to 1e-9."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests import tiny
+
+from sora.training.evaluation import predict
+
+
+def rows_of(loop):
+    return loop.pack.optimizer.rows.detach().clone()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "lora"},
+        {"name": "sora"},
+        {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
+        {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
+    ],
+    ids=["lora", "sora", "sora-paper", "sora-sum"],
+)
+def test_float64_to_1e9(family, method, tmp_path):
+    together = tiny.train(tiny.runs(family, [0, 1, 2], method=method), tmp_path / "pack", torch.float64)
+    packed = rows_of(together)
+    logits = predict(together.pack, together.pack.splits["report"])
+    assert len({tuple(row.tolist()[:50]) for row in packed}) == 3, "the replicas did not differ at all"
+    for replica, seed in enumerate((0, 1, 2)):
+        alone = tiny.train(tiny.runs(family, seed, method=method), tmp_path / f"solo-{seed}", torch.float64)
+        assert alone.step == together.step == 20
+        torch.testing.assert_close(packed[replica], rows_of(alone)[0], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(logits[replica], predict(alone.pack, alone.pack.splits["report"])[0], atol=1e-9)
+        assert together.progress[replica].best_step == alone.progress[0].best_step
+        assert together.progress[replica].history[-1]["select"] == alone.progress[0].history[-1]["select"]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_fp32_to_1e5(family, tmp_path):
+    configs = tiny.runs(family, [0, 1], trainer={"learning_rate": 1e-3})
+    packed = rows_of(tiny.train(configs, tmp_path / "pack"))
+    alone = rows_of(tiny.train(configs[1:], tmp_path / "solo"))
+    torch.testing.assert_close(packed[1], alone[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_with_dropout_too(family, tmp_path):
+    """Masks are drawn by seed, place and step, so that even with dropout a replica does not feel its neighbours."""
+    method = {"name": "sora", "dropout": 0.1}
+    configs = tiny.runs(family, [3, 4], backbone={"dropout": None}, method=method)
+    packed = rows_of(tiny.train(configs, tmp_path / "pack", torch.float64))
+    alone = rows_of(tiny.train(configs[1:], tmp_path / "solo", torch.float64))
+    torch.testing.assert_close(packed[1], alone[0], rtol=0, atol=1e-9)
+    without = tiny.runs(family, 4, method=method | {"dropout": 0.0})
+    assert not torch.allclose(alone, rows_of(tiny.train(without, tmp_path / "none", torch.float64)), atol=1e-6)
+
+
+def test_packed_thresholds_are_their_solo_runs(tmp_path):
+    """What a method declares packable beside the seed: one pack, two thresholds."""
+    first, second = tiny.runs(seeds=0), tiny.runs(seeds=0, method={"threshold": 2e-2})
+    configs = [*first, dataclasses.replace(second[0], seed=1, seeds=dataclasses.replace(second[0].seeds, init=1, data=1))]
+    together = tiny.train(configs, tmp_path / "pack", torch.float64)
+    alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
+    torch.testing.assert_close(rows_of(together)[1], rows_of(alone)[0], rtol=0, atol=1e-9)
+    ranks = [sum(together.pack.method.summary(r).ranks.values()) for r in (0, 1)]
+    assert ranks[1] < ranks[0], "the larger threshold killed no more ranks"
+
+
+def test_a_diverged_replica_does_not_touch_the_others(tmp_path):
+    """A poisoned replica keeps its slot and its weights; its neighbour trains as if alone, to the bit of 1e-9."""
+    configs = tiny.runs(seeds=[0, 1])
+    built = tiny.pack(configs, torch.float64)
+    from sora.tracking import Tracker
+    from sora.training.loop import Loop
+
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with Tracker(folders, ["a", "b"], built.total_steps, interactive=False) as tracker:
+        loop = Loop(built, tracker, ["a", "b"], folders)
+        with torch.no_grad():
+            next(iter(built.method.layers.values())).lora_B[0, 0, 0] = float("inf")
+        before = built.optimizer.rows[0].clone()
+        loop.run()
+    assert loop.progress[0].diverged_at == 1
+    assert loop.progress[1].diverged_at is None
+    assert torch.equal(built.optimizer.rows[0], before)
+    alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
+    torch.testing.assert_close(built.optimizer.rows[1], rows_of(alone)[0], rtol=0, atol=1e-9)
+
+
+def test_full_fine_tuning_equals_a_plain_loop(tmp_path):
+    """No pack, no rows: the same model, torch's AdamW and the same batches, written out."""
+    from transformers import get_linear_schedule_with_warmup
+
+    from sora.training.batching import batches
+    from sora.training.pack import losses_of
+
+    configs = tiny.runs(method={"name": "full"}, trainer={"learning_rate": 1e-3})
+    loop = tiny.train(configs, tmp_path, torch.float64)
+    plain = tiny.pack(configs, torch.float64)
+    trained = {n: p.detach().clone().requires_grad_() for n, p in plain.model.named_parameters() if p.requires_grad}
+    fixed = {n: p for n, p in plain.model.named_parameters() if not p.requires_grad}
+    trainer = configs[0].trainer
+
+    def decays(name, tensor):
+        return tensor.ndim >= (3 if name.startswith("head.") else 2)  # the head is stacked
+
+    groups = [
+        {"params": [p for n, p in trained.items() if decays(n, p)], "weight_decay": trainer.weight_decay},
+        {"params": [p for n, p in trained.items() if not decays(n, p)], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    schedule = get_linear_schedule_with_warmup(optimizer, plain.warmup_steps, plain.total_steps)
+    split = plain.splits["train"]
+    for indices in batches(split.tokens.lengths, 4, [0], first_step=0, last_step=20, bucketing=True):
+        batch, labels = split.batch(indices.reshape(-1), torch.device("cpu"))
+        logits = torch.func.functional_call(plain.model, trained | fixed, (batch,))
+        losses_of(logits, labels, 1).sum().backward()
+        torch.nn.utils.clip_grad_norm_(list(trained.values()), trainer.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    for name, tensor in loop.pack.model.named_parameters():
+        if name in trained:
+            torch.testing.assert_close(tensor.detach(), trained[name].detach(), rtol=0, atol=1e-10)
+
+
+def test_vmap_over_the_adapters_is_the_oracle():
+    """torch.func.vmap over one replica's low-rank layer gives the stacked layer, gradients included."""
+    from sora.adapters.lowrank import LowRankLinear
+
+    torch.manual_seed(0)
+    base = torch.nn.Linear(8, 6).double()
+    stacked = LowRankLinear(base, replicas=3, r=2, scaling=0.5, gated=True).double()
+    stacked.reset([torch.Generator().manual_seed(s) for s in range(3)])
+    torch.nn.init.normal_(stacked.lora_B)
+    x = torch.randn(3, 4, 5, 8, dtype=torch.float64)
+
+    def one(a, b, g, x):
+        return base(x) + 0.5 * ((x @ a.T) * g) @ b
+
+    def loss(a, b, g):
+        return torch.func.vmap(one)(a, b, g, x).square().sum()
+
+    parameters = (stacked.lora_A, stacked.lora_B, stacked.gate)
+    expected = torch.func.grad(loss, argnums=(0, 1, 2))(*parameters)
+    got = torch.autograd.grad(stacked(x.reshape(12, 5, 8)).square().sum(), parameters)
+    for e, g in zip(expected, got, strict=True):
+        torch.testing.assert_close(e, g)
