@@ -114,12 +114,8 @@ def _check_recipe(cfg: DictConfig) -> None:
     default = f"{choices.backbone}/{choices.method}/{choices.task}"
     if wanted in (None, "none", cfg.recipe) or (wanted == default and not asked):
         return
-    names = [
-        path.relative_to(CONF / "recipe").with_suffix("").as_posix() for path in CONF.glob("recipe/**/*.yaml")
-    ]
-    raise UserError(
-        f"recipe={wanted}: no such file in conf/recipe; recipe=none does without{nearest(wanted, names)}"
-    )
+    names = [path.relative_to(CONF / "recipe").with_suffix("").as_posix() for path in CONF.glob("recipe/**/*.yaml")]
+    raise UserError(f"recipe={wanted}: no such file in conf/recipe; recipe=none does without{nearest(wanted, names)}")
 
 
 def _overrides() -> list[str]:

@@ -173,7 +173,7 @@ class AdaloraConfig(LoraConfig):
         """Itself. Raises UserError where there is nothing to allocate."""
         if self.r > self.init_r:
             raise UserError(
-                f"method.r: got {self.r}, must be at most method.init_r={self.init_r}, the rank that AdaLoRA starts from"
+                f"method.r: got {self.r}, must be at most method.init_r={self.init_r}, the rank AdaLoRA starts from"
             )
         if self.rslora:
             raise UserError("method.rslora: AdaLoRA scales by alpha / init_r; leave it false")

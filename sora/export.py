@@ -102,6 +102,19 @@ def write_model(folder: Path, backbone: Backbone, head: Head, replica: int) -> N
     write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 
+def write_tensors(
+    folder: Path, tensors: dict[str, Tensor], backbone: Backbone, head: Head, replica: int, equation: str
+) -> None:
+    """Write ``adapter.safetensors`` with its head, and a README with the ``equation`` they stand in.
+
+    For adapters that neither PEFT nor transformers has a class for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(tensors | head.export_state(replica), folder / "adapter.safetensors")
+    lines = ["# Adapter", "", f"Base: {backbone.source}.", "", equation, ""]
+    write_text(folder / "README.md", "\n".join(lines))
+
+
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     plain = {key: value.detach().to("cpu", torch.float32).contiguous().clone() for key, value in tensors.items()}
     partial = path.with_suffix(".tmp")
@@ -120,10 +133,12 @@ def _adapter_readme(
     ]
     if backbone.config.weights == "random":
         lines += [
-            f"The base has random weights (init_seed {backbone.config.init_seed}): the adapter is of use only with them.",
+            f"The base has random weights (init_seed {backbone.config.init_seed}): of use only with them.",
             "",
         ]
-    loader, extra = ("AutoModelForSequenceClassification", f", num_labels={head.outputs}") if classifies else ("AutoModel", "")
+    loader, extra = (
+        ("AutoModelForSequenceClassification", f", num_labels={head.outputs}") if classifies else ("AutoModel", "")
+    )
     lines += [
         "```python",
         "from peft import PeftModel",

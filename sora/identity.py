@@ -34,7 +34,16 @@ def run_id(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
 
-def _decisive(group: Any) -> dict[str, Any]:
+def recorded_config(run: RunConfig, weights: dict[str, Any]) -> dict[str, Any]:
+    """Every field that decides a run's numbers, at its value: what a record says about its configuration.
+
+    Nothing else is in it, no path above all, so that a repeated run gives the same record wherever it is repeated.
+    """
+    return {**_decisive(run, defaults=True), "weights": weights}
+
+
+def _decisive(group: Any, defaults: bool = False) -> dict[str, Any]:
+    """The deciding fields of a dataclass, those at their default only with ``defaults``."""
     unused = group.unused() if hasattr(group, "unused") else frozenset()
     result = {}
     for item in dataclasses.fields(group):
@@ -44,10 +53,10 @@ def _decisive(group: Any) -> dict[str, Any]:
         if isinstance(group, TaskConfig) and item.name not in TASK_FIELDS:
             continue
         if dataclasses.is_dataclass(value):
-            value, default = _decisive(value), {}
+            value, default = _decisive(value, defaults), {}
         else:
             default = _default(item)
-        if value != default:
+        if defaults or value != default:
             result[item.name] = value
     return result
 

@@ -158,7 +158,7 @@ class PackOptimizer:
         return norms
 
     def _uncorrected(self, eps: float) -> float:
-        """The eps that torch must be given so that m_hat / (sqrt(v_hat) + .) is the old m_hat sqrt(bc2) / (sqrt(v) + eps)."""
+        """The eps with which torch's m_hat / (sqrt(v_hat) + .) is the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps)."""
         return eps / math.sqrt(1.0 - self.betas[1] ** self.updates)
 
     def _proximal(self, group: ParameterGroup, lr: float, threshold: Sequence[float]) -> None:

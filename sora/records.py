@@ -301,9 +301,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it or run again"
-        ) from error
+        raise UserError(f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it or run again") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); restore it or run again") from error
     validate(record, str(path))

@@ -68,9 +68,7 @@ def build_runs(cfg: DictConfig | Mapping[str, Any]) -> list[RunConfig]:
     for later, run in enumerate(runs):
         if run in runs[:later]:
             source = "pack" if values.get("pack") is not None else "seed"
-            raise UserError(
-                f"{source}: entries {runs.index(run)} and {later} (from 0) are the same run; leave one out"
-            )
+            raise UserError(f"{source}: entries {runs.index(run)} and {later} (from 0) are the same run; leave one out")
     return runs
 
 
@@ -107,9 +105,7 @@ def _replicas(values: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"seed": each} for each in seed]
 
     if isinstance(seed, list):
-        raise UserError(
-            "seed: a list of seeds and pack were both given; put the seeds into pack, or leave pack out"
-        )
+        raise UserError("seed: a list of seeds and pack were both given; put the seeds into pack, or leave pack out")
     if not isinstance(pack, list) or not pack or not all(isinstance(each, dict) and each for each in pack):
         raise UserError("pack: must be a list such as [{seed: 0}, {seed: 1}], one entry per replica")
     if len(pack) > 1 and not packable:
@@ -118,9 +114,7 @@ def _replicas(values: dict[str, Any]) -> list[dict[str, Any]]:
         for key in entry:
             if key not in packable:
                 allowed = one_of(packable) if packable else "no key at all"
-                raise UserError(
-                    f"pack: got {key!r}, but method={name} can pack {allowed}{nearest(str(key), packable)}"
-                )
+                raise UserError(f"pack: got {key!r}, but method={name} can pack {allowed}{nearest(str(key), packable)}")
     return pack
 
 
@@ -185,9 +179,7 @@ def _resolved(run: RunConfig) -> RunConfig:
         method = dataclasses.replace(method, targets=sorted(set(targets)))  # type: ignore[call-arg]
     trainer = dataclasses.replace(
         run.trainer,
-        learning_rate=run.trainer.learning_rate
-        if run.trainer.learning_rate is not None
-        else method.learning_rate,
+        learning_rate=run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate,
         max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
     )
     seeds = SeedsConfig(
@@ -204,9 +196,7 @@ def _check_together(run: RunConfig) -> None:
     backbone, arch = run.backbone, run.backbone.arch
     hidden, rank = arch.get("hidden_size"), getattr(run.method, "r", None)
     if hidden and rank and rank > hidden:
-        raise UserError(
-            f"method.r: got {rank}, must be at most {hidden}, the hidden size of backbone={backbone.name}"
-        )
+        raise UserError(f"method.r: got {rank}, must be at most {hidden}, the hidden size of backbone={backbone.name}")
     positions = _positions(backbone)
     if positions and run.trainer.max_length and run.trainer.max_length > positions:
         raise UserError(
@@ -214,9 +204,7 @@ def _check_together(run: RunConfig) -> None:
             f"but backbone={backbone.name} reads at most {positions} tokens"
         )
     if run.schedule.kind == "none" and run.schedule.levels:
-        raise UserError(
-            "schedule.levels: given, but schedule.kind=none has no levels; choose another schedule"
-        )
+        raise UserError("schedule.levels: given, but schedule.kind=none has no levels; choose another schedule")
     if backbone.weights not in ("pretrained", "random") and not Path(backbone.weights).expanduser().is_dir():
         raise UserError(
             f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder"
@@ -261,9 +249,7 @@ def coerce(cls: type[T], values: Any, where: str) -> T:
         rule = item.metadata.get("rule", {})
         converted = _convert(value, hints[name])
         if converted is _WRONG or not _within(converted, rule):
-            raise UserError(
-                f"{key}: got {_show(value)}, must be {_describe(hints[name], rule)}{_hint(value, rule)}"
-            )
+            raise UserError(f"{key}: got {_show(value)}, must be {_describe(hints[name], rule)}{_hint(value, rule)}")
         result[name] = converted
     return cls(**result)
 

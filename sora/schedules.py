@@ -6,7 +6,7 @@ import math
 
 
 def total_steps(examples: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
-    """Optimiser steps of a run: ceil(epochs * batches per epoch), the last incomplete batch being one, or ``max_steps``."""
+    """Optimiser steps of a run: ceil(epochs * batches per epoch), an incomplete batch counted, or ``max_steps``."""
     if max_steps is not None:
         return max_steps
     return math.ceil(epochs * math.ceil(examples / batch_size))
@@ -18,7 +18,7 @@ def warmup_steps(total: int, ratio: float) -> int:
 
 
 def linear_decay(step: int, total: int, warmup: int) -> float:
-    """Multiplier of the peak learning rate at the 0-based ``step``: linear from 0 over ``warmup``, then linear to 0 at ``total``.
+    """Multiplier of the peak rate at the 0-based ``step``: from 0 over ``warmup`` steps, then down to 0 at ``total``.
 
     Equal to transformers' ``get_linear_schedule_with_warmup``; the first step of a warm-up has rate 0.
     """

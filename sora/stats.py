@@ -158,13 +158,9 @@ def paired_bootstrap(
     _check_confidence(confidence)
     x, y = _matrix(a, "a"), _matrix(b, "b")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"a has {x.shape[1]} items and b {y.shape[1]}: both need the same items in the same order"
-        )
+        raise ValueError(f"a has {x.shape[1]} items and b {y.shape[1]}: both need the same items in the same order")
     if paired_seeds and x.shape[0] != y.shape[0]:
-        raise ValueError(
-            f"a has {x.shape[0]} seeds and b {y.shape[0]}: they cannot be paired (paired_seeds=False)"
-        )
+        raise ValueError(f"a has {x.shape[0]} seeds and b {y.shape[0]}: they cannot be paired (paired_seeds=False)")
     if resamples < 1:
         raise ValueError(f"resamples={resamples}: at least 1")
     items = x.shape[1]

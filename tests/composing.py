@@ -20,9 +20,7 @@ def config_dir(folder: Path, *names: str) -> Path:
     """A folder for --config-dir that has the backbones ``tiny`` and ``names``; those of conf/ win."""
     (folder / "backbone").mkdir(parents=True, exist_ok=True)
     for name in ("tiny", *names):
-        (folder / "backbone" / f"{name}.yaml").write_text(
-            yaml.safe_dump(TINY | {"name": name}), encoding="utf-8"
-        )
+        (folder / "backbone" / f"{name}.yaml").write_text(yaml.safe_dump(TINY | {"name": name}), encoding="utf-8")
     return folder
 
 

@@ -192,9 +192,7 @@ def test_the_real_command_from_any_folder_without_torch(tmp_path: Path) -> None:
             *arguments,
         ]
         environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-        return subprocess.run(
-            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     helped = run("--help")
     assert (helped.returncode, helped.stderr) == (0, "")

@@ -64,9 +64,7 @@ def test_a_method_file_gives_each_option_its_default(name: str) -> None:
     assert run.method == default.method
 
 
-@pytest.mark.parametrize(
-    ("file", "cls"), [("trainer/default", TrainerConfig), ("schedule/none", ScheduleConfig)]
-)
+@pytest.mark.parametrize(("file", "cls"), [("trainer/default", TrainerConfig), ("schedule/none", ScheduleConfig)])
 def test_so_does_the_file_of_the_loop(file: str, cls: type) -> None:
     written = yaml.safe_load((CONF / f"{file}.yaml").read_text(encoding="utf-8"))
     assert set(written) == {f.name for f in dataclasses.fields(cls)}
@@ -82,9 +80,7 @@ def test_config_yaml_lists_every_key_of_a_run(tmp_path: Path) -> None:
         assert set(cfg[group]) == {f.name for f in dataclasses.fields(GROUPS[group])}
 
 
-def test_the_folder_of_the_data_comes_from_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_of_the_data_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SORA_DATA", raising=False)
     assert runs(tmp_path)[0].data.dir is None
     monkeypatch.setenv("SORA_DATA", "/somewhere")

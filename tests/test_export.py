@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from tests import tiny
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from sora.backbones import load_backbone
 from sora.training.evaluation import predict
+from tests import tiny
 
 
 def plain_model(config, classes=2):

@@ -153,7 +153,8 @@ def test_a_diverged_replica_keeps_its_last_finite_weights_and_the_others_go_on()
     (clean, expected), (poisoned, rows) = train(False), train(True)
     assert clean.alive.tolist() == [True] * 3
     assert poisoned.alive.tolist() == [True, False, True]
-    assert torch.equal(rows[-1][1], rows[3][1]) and torch.isfinite(rows[-1]).all()
+    assert torch.equal(rows[-1][1], rows[3][1])
+    assert torch.isfinite(rows[-1]).all()
     assert torch.equal(rows[-1][[0, 2]], expected[-1][[0, 2]])
 
 

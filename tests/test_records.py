@@ -106,9 +106,7 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
         ("schema", records.SCHEMA_VERSION + 1, "schema is 2, but 1 is the newest"),
     ],
 )
-def test_what_breaks_the_layout_is_refused_by_both_sides(
-    tmp_path: Path, key: str, value: object, said: str
-) -> None:
+def test_what_breaks_the_layout_is_refused_by_both_sides(tmp_path: Path, key: str, value: object, said: str) -> None:
     path = place(tmp_path)
     with pytest.raises(UserError) as refused:
         records.write(path, changed(key, value), arrays())

@@ -30,9 +30,7 @@ def test_t_interval_agrees_with_scipy(n, confidence):
 
 def test_t_interval_of_three_seeds_uses_the_printed_quantile():
     low, high = t_interval([0.1, 0.2, 0.3])
-    assert (high - low) / 2 == pytest.approx(
-        4.302653 * 0.1 / math.sqrt(3), rel=1e-6
-    )  # any table of t, 2 df, 97.5 %
+    assert (high - low) / 2 == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # any table of t, 2 df, 97.5 %
 
 
 def test_one_seed_has_no_interval():
@@ -41,9 +39,7 @@ def test_one_seed_has_no_interval():
 
 def test_t_interval_covers_at_its_nominal_rate():
     rng = np.random.default_rng(1)
-    hits = sum(
-        low <= 0.7 <= high for low, high in (t_interval(rng.normal(0.7, 0.02, 3)) for _ in range(4000))
-    )
+    hits = sum(low <= 0.7 <= high for low, high in (t_interval(rng.normal(0.7, 0.02, 3)) for _ in range(4000)))
     assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
 
 
@@ -87,9 +83,7 @@ def exact_variance(d):
 def test_bootstrap_has_the_exact_conditional_variance():
     a, b = crossed(np.random.default_rng(2), seeds=5, items=60)
     result = paired_bootstrap(a, b, resamples=40_000)
-    assert result.standard_error**2 == pytest.approx(
-        exact_variance(a - b), rel=0.03
-    )  # SD of the estimate: 0.7 %
+    assert result.standard_error**2 == pytest.approx(exact_variance(a - b), rel=0.03)  # SD of the estimate: 0.7 %
     assert result.interval.half_width == pytest.approx(1.96 * math.sqrt(exact_variance(a - b)), rel=0.03)
     assert result.mean == pytest.approx((a - b).mean())
     assert (result.seeds, result.items, result.resamples) == ((5, 5), 60, 40_000)
@@ -109,8 +103,7 @@ def test_expected_variance_is_the_docstrings():
     s, t, e, seeds, items = 0.04, 0.25, 0.25, 5, 40
     rng = np.random.default_rng(4)
     variances = [
-        exact_variance(np.subtract(*crossed(rng, seeds, items, 0, s**0.5, t**0.5, e**0.5)))
-        for _ in range(3000)
+        exact_variance(np.subtract(*crossed(rng, seeds, items, 0, s**0.5, t**0.5, e**0.5))) for _ in range(3000)
     ]
     formula = (
         s * (seeds - 1) / seeds**2

@@ -35,9 +35,7 @@ def train(folders, steps, *, resume=None, total=20, stop_at=None):
             for replica in range(len(folders)):
                 tracker.log(replica, step, loss=1.0 / (step + replica), lr=np.float32(0.1))
                 if step % 5 == 0:
-                    tracker.log(
-                        replica, step, "eval", select={"accuracy": 0.5 + replica / 10}, ranks=[8, step]
-                    )
+                    tracker.log(replica, step, "eval", select={"accuracy": 0.5 + replica / 10}, ranks=[8, step])
             tracker.progress(step, summary(loss=[1.0 / step]))
             if step == stop_at:
                 raise KeyboardInterrupt
@@ -149,9 +147,7 @@ def test_whatever_is_logged_is_read_back(tmp_path_factory, logged):
     with Tracker([folder], ["seed 0"], 5, interactive=False) as tracker:
         tracker.log(0, 3, **logged)
     (line,) = read_metrics(folder / "metrics.jsonl")
-    assert repr(line) == repr(
-        {"step": 3, "kind": "train", **logged}
-    )  # repr: NaN equals itself, -0.0 is not 0.0
+    assert repr(line) == repr({"step": 3, "kind": "train", **logged})  # repr: NaN equals itself, -0.0 is not 0.0
 
 
 def test_a_damaged_line_is_named(folders):

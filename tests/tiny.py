@@ -9,9 +9,9 @@ import torch
 
 from sora.resolve import build_runs
 from sora.tasks import Examples, TaskData
+from sora.tracking import Tracker
 from sora.training.loop import Loop
 from sora.training.pack import EncodedSplit, Pack, build_pack
-from sora.tracking import Tracker
 
 VOCABULARY, HIDDEN, LAYERS = 60, 32, 2
 SHARED = {

@@ -1,6 +1,6 @@
 """Bottleneck adapters of a whole pack (Houlsby et al., ICML 2019), around one frozen linear layer.
 
-    y = W0 x + b0,     out = y + U_r gelu(D_r y + c_r) + u_r,     r = 1..R
+y = W0 x + b0,     out = y + U_r gelu(D_r y + c_r) + u_r,     r = 1..R
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class _LowRankFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
         out = F.linear(x, weight, bias)
         inner = torch.bmm(a, x.transpose(1, 2))  # [R, r, n]
         out.baddbmm_(inner.transpose(1, 2), b)
@@ -34,7 +35,7 @@ class _LowRankFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, inner = ctx.saved_tensors
         grad_inner = torch.bmm(b, grad.transpose(1, 2))  # [R, r, n]
         grad_a = torch.bmm(grad_inner, x)

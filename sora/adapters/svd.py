@@ -23,9 +23,12 @@ class SvdLinear(LowRankLinear):
     """
 
     SCORED = ("lora_A", "lora_B", "gate")
+    kept: Tensor
     ADAPTIVE = (*(f"{kind}_{name}" for name in SCORED for kind in ("sensitivity", "uncertainty")), "kept")
 
-    def __init__(self, base: nn.Linear, *, replicas: int, r: int, scaling: float, dropout: nn.Module | None = None) -> None:
+    def __init__(
+        self, base: nn.Linear, *, replicas: int, r: int, scaling: float, dropout: nn.Module | None = None
+    ) -> None:
         super().__init__(base, replicas=replicas, r=r, scaling=scaling, gated=True, dropout=dropout)
         for name in self.SCORED:
             tensor = getattr(self, name)
@@ -57,7 +60,7 @@ class SvdLinear(LowRankLinear):
             spread.lerp_((now - mean).abs(), 1 - beta2)
 
     def importance(self) -> Tensor:
-        """Score of each triplet, [R, r]: s(lambda_i) + mean s(P_i) + mean s(Q_i) with s = sensitivity * uncertainty (Eq. 7)."""
+        """Score of each triplet, [R, r]: s(lambda) + mean s(P) + mean s(Q), s = sensitivity * uncertainty (Eq. 7)."""
         a, b, gate = (getattr(self, f"sensitivity_{n}") * getattr(self, f"uncertainty_{n}") for n in self.SCORED)
         return gate + a.mean(-1) + b.mean(-1)
 

@@ -35,7 +35,9 @@ def bucket_rows(length: int, buckets: int, max_position: int) -> Tensor:
 def _skewed(scores: Tensor) -> Tensor:
     """View [N, t, t] of contiguous [N, t, 2t-1] whose element (i, j) is column t-1-i+j of row i."""
     count, length, width = scores.shape
-    return scores.as_strided((count, length, length), (length * width, width - 1, 1), scores.storage_offset() + length - 1)
+    return scores.as_strided(
+        (count, length, length), (length * width, width - 1, 1), scores.storage_offset() + length - 1
+    )
 
 
 def _unskewed(grad: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class _RelativeBias(torch.autograd.Function):
         return _skewed(c2p) + _skewed(p2c).mT
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         return (
             _unskewed(grad) if ctx.kinds[0] and ctx.needs_input_grad[0] else None,
             _unskewed(grad.mT) if ctx.kinds[1] and ctx.needs_input_grad[1] else None,
@@ -69,6 +71,10 @@ class DisentangledAttention(nn.Module):
     A projection maps [B, t, in] -> [B, t, out] with replica-major B, and rows shared by all replicas
     [1, P, in] -> [1 or R, P, out].
     """
+
+    query_proj: nn.Module
+    key_proj: nn.Module
+    value_proj: nn.Module
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
@@ -100,7 +106,7 @@ class DisentangledAttention(nn.Module):
         reads them.
         """
         if query_states is not None:
-            raise NotImplementedError("a second query stream (enhanced mask decoder) is not part of an encoder")
+            raise ValueError("a second query stream (enhanced mask decoder) is not part of an encoder")
         batch, length, _ = hidden_states.shape
         dropout: CounterDropout = self.dropout  # type: ignore[assignment]
         c2p = p2c = None
@@ -124,9 +130,7 @@ class DisentangledAttention(nn.Module):
         if c2p is None and p2c is None:
             bias = padding.expand(groups, self.heads, -1, 1, length).reshape(-1, 1, length)
         else:
-            bias = _RelativeBias.apply(  # type: ignore[no-untyped-call]
-                self._against(query, c2p, flat), self._against(key, p2c, flat)
-            )
+            bias = _RelativeBias.apply(self._against(query, c2p, flat), self._against(key, p2c, flat))
             bias.view(*shape[:1], self.heads, -1, length, length).add_(padding)
         inverse = 1.0 / self.scale  # of all three terms; the padding's is as good as minus infinity still
         scores = torch.baddbmm(bias, query.view(flat), key.view(flat).mT, beta=inverse, alpha=inverse)

@@ -145,7 +145,9 @@ class DropoutContext:
             torch.ge(hashes.view(torch.int16), bound, out=kept[start : start + part.shape[0]])
         return kept[:, :lanes]
 
-    def counters(self, slots: int, heads: int, positions: int, device: torch.device, head_major: bool = False) -> Tensor:
+    def counters(
+        self, slots: int, heads: int, positions: int, device: torch.device, head_major: bool = False
+    ) -> Tensor:
         """Stream offsets int64 [n] of the rows (slot, head, position), or (head, slot, position) when head-major."""
 
         def build() -> Tensor:
@@ -178,7 +180,9 @@ class DropoutContext:
         if device not in self._device_keys:
             host = self._host_keys
             # pinned memory: the one transfer of a step does not wait for the work queued on the device
-            self._device_keys[device] = host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+            self._device_keys[device] = (
+                host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+            )
         return self._device_keys[device]
 
 
@@ -193,7 +197,7 @@ class _Drop(torch.autograd.Function):
         return torch.mul(x, keep).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return torch.mul(grad, keep).mul_(ctx.scale), None, None
 
@@ -253,7 +257,7 @@ class CounterDropout(nn.Module):
 
     def _drop(self, x: Tensor, counters: Tensor) -> Tensor:
         keep = self.context.keep(self.site, self.threshold, counters, x.shape[-1]).view(x.shape)
-        dropped: Tensor = _Drop.apply(x, keep, self.scale)  # type: ignore[no-untyped-call]
+        dropped: Tensor = _Drop.apply(x, keep, self.scale)
         return dropped
 
     def extra_repr(self) -> str:

@@ -53,17 +53,15 @@ def form_of(family: str, config: Any) -> Form:
 class Head(nn.Module):
     """Pooled vector -> logits for R replicas: W2 drop(act(W1 drop(x) + b1)) + b2.
 
-    Parameters, fp32: ``dense`` [R, d, d], ``dense_bias`` [R, d], ``out`` [R, C, d], ``out_bias`` [R, C]. ``policy`` says
-    which train: ``classifier+pooler`` all, ``classifier`` the output layer, ``frozen`` none (the authors' released
+    Parameters, fp32: ``dense`` [R, d, d], ``dense_bias`` [R, d], ``out`` [R, C, d], ``out_bias`` [R, C]. ``policy``
+    says which train: ``classifier+pooler`` all, ``classifier`` the output layer, ``frozen`` none (the authors' released
     code). The dense layer starts from the checkpoint's pooler where it has one; everything else from N(0, s), biases 0,
     s the architecture's initializer_range. One CPU generator per replica.
 
     ``backbone.pooling``: the first token's vector (cls), or the mean over the tokens that are no padding.
     """
 
-    def __init__(
-        self, backbone: Backbone, *, outputs: int, policy: str, generators: Sequence[torch.Generator]
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, outputs: int, policy: str, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         if policy not in POLICIES:
             raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")

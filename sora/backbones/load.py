@@ -20,7 +20,11 @@ from sora.backbones.tokenizer import Encoding, encode, load_tokenizer
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
-PREFIXES = {"bert": "bert", "roberta": "roberta", "deberta-v2": "deberta"}  # attribute of the encoder in *For... classes
+PREFIXES = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "deberta-v2": "deberta",
+}  # attribute of the encoder in *For... classes
 PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "classifier_dropout")
 SHARED_ENDS = ("attention.output.dense", "intermediate.dense", "output.dense")
 LAYER_TARGETS = {  # the six matrices of a layer (SoRA, Appendix A)
@@ -44,7 +48,7 @@ class Architecture:
 class Fp32LayerNorm(nn.LayerNorm):
     """LayerNorm in fp32 between bf16 neighbours."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)
+    def forward(self, input: Tensor) -> Tensor:
         """[..., d] of any dtype -> the same shape and dtype."""
         out = F.layer_norm(input.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return out.to(input.dtype)
@@ -61,12 +65,16 @@ class Backbone(nn.Module):
         dropout: the state of all dropout sites; a training step begins and ends it.
     """
 
-    def __init__(self, config: BackboneConfig, encoder: nn.Module, hf_config: Any, precision: str, replicas: int) -> None:
+    def __init__(
+        self, config: BackboneConfig, encoder: nn.Module, hf_config: Any, precision: str, replicas: int
+    ) -> None:
         super().__init__()
         self.config, self.encoder, self.hf_config = config, encoder, hf_config
         self.precision, self.replicas = precision, replicas
         self.prefix = PREFIXES[config.family]
-        self.source = config.hub or config.name if config.weights in ("pretrained", "random") else Path(config.weights).name
+        self.source = (
+            config.hub or config.name if config.weights in ("pretrained", "random") else Path(config.weights).name
+        )
         self.arch = Architecture(
             config.family,
             hf_config.hidden_size,
@@ -80,7 +88,7 @@ class Backbone(nn.Module):
         self._tokenizer: Any = None
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """``input_ids``, ``attention_mask`` (and ``token_type_ids``) [R*b, t], replica-major -> hidden [R*b, t, d], fp32."""
+        """``input_ids``, ``attention_mask``, ``token_type_ids`` [R*b, t], replica-major -> hidden [R*b, t, d] fp32."""
         device = batch["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
             hidden: Tensor = self.encoder(**batch).last_hidden_state
@@ -192,11 +200,13 @@ def _load_weights(encoder: nn.Module, config: BackboneConfig) -> dict[str, Tenso
     if missing or unlike:
         what = f"lacks {missing[0]}" if missing else f"has {unlike[0]} of shape {list(state[unlike[0]].shape)}"
         raise UserError(
-            f"{path}: not the architecture of backbone={config.name} ({what}; {len(missing) + len(unlike)} tensors do not "
-            f"fit); choose the backbone these weights belong to, or {WAYS_OUT}"
+            f"{path}: not the architecture of backbone={config.name} ({what}; "
+            f"{len(missing) + len(unlike)} tensors do not fit); choose the backbone they belong to, or {WAYS_OUT}"
         )
     encoder.load_state_dict({key: state[key] for key in wanted})
-    pooler = {key.removeprefix("pooler.dense."): value for key, value in state.items() if key.startswith("pooler.dense.")}
+    pooler = {
+        key.removeprefix("pooler.dense."): value for key, value in state.items() if key.startswith("pooler.dense.")
+    }
     return pooler if set(pooler) == {"weight", "bias"} else {}
 
 

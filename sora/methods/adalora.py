@@ -22,7 +22,7 @@ from sora.optim import ParameterGroup
 
 
 def cubic_budget(step: int, total: int, warmup: int, final: int, start: int, end: int) -> int:
-    """Triplets that may stay at the 0-based ``step`` (Eq. 12): ``start`` before ``warmup``, ``end`` in the last ``final`` steps."""
+    """Triplets that may stay at the 0-based ``step`` (Eq. 12): ``start`` until ``warmup``, at last ``end``."""
     if step <= warmup:
         return start
     if step >= total - final:
@@ -56,8 +56,8 @@ class Adalora(Lora):
         self.final = _steps(config.final, total)
         if self.warmup + self.final >= total:
             raise UserError(
-                f"method.warmup={config.warmup:g} and method.final={config.final:g} leave none of {total} steps to allocate "
-                "ranks in; lower them (below 1 they are fractions of all steps)"
+                f"method.warmup={config.warmup:g} and method.final={config.final:g} leave none of {total} steps "
+                "to allocate ranks in; lower them (below 1 they are fractions of all steps)"
             )
         super().attach(backbone, plan, generators)
         self.start, self.end = config.init_r * len(self.layers), config.r * len(self.layers)

@@ -1,7 +1,8 @@
 """Bottleneck adapters (Houlsby et al., ICML 2019, arXiv 1902.00751).
 
 The paper's 1.41M parameters on DeBERTaV3-base fit a bottleneck of 8 behind each of the six matrices of a layer
-(1,410,624), which is the default; ``method.targets=[output.dense]`` is Houlsby's own placement, behind attention and feed-forward block.
+(1,410,624), which is the default; ``method.targets=[output.dense]`` is Houlsby's own placement, behind the attention
+and the feed-forward block.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from sora.backbones import Backbone, Head
 from sora.config import AdapterConfig
 from sora.methods.base import Plan, Summary
 from sora.optim import ParameterGroup
+
+EQUATION = (
+    "Each named linear layer W becomes y = W x + b, y + gelu(y down^T + down_bias) up + up_bias, with the tensors "
+    "`<name>.down` [d, out], `<name>.down_bias` [d], `<name>.up` [d, out] and `<name>.up_bias` [out]."
+)
 
 
 class Adapter:
@@ -58,4 +64,4 @@ class Adapter:
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         tensors = {f"{name}.{key}": p[replica] for name, layer in self.layers.items() for key, p in layer.own().items()}
-        export.write_tensors(folder, tensors, self.backbone, head, replica)
+        export.write_tensors(folder, tensors, self.backbone, head, replica, EQUATION)

@@ -24,7 +24,9 @@ class Full:
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         if plan.replicas != 1:
-            raise UserError(f"method.name: full trains the backbone itself and cannot be packed, got {plan.replicas} runs")
+            raise UserError(
+                f"method.name: full trains the backbone itself and cannot be packed, got {plan.replicas} runs"
+            )
         self.plan, self.backbone = plan, backbone
         backbone.unfreeze()
 

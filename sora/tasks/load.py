@@ -55,9 +55,7 @@ def data_folder(task: TaskConfig, directory: str | None) -> Path:
     key = "data.dir" if directory else ENV
     given = directory or os.environ.get(ENV)
     if not given:
-        raise UserError(
-            f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE}"
-        )
+        raise UserError(f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE}")
     root = Path(given).expanduser()
     tried = [root / task.folder, root / task.benchmark / task.folder]
     for folder in tried:
@@ -71,9 +69,7 @@ def data_folder(task: TaskConfig, directory: str | None) -> Path:
     raise UserError(f"{key}={given}: no folder for task {task.name}; looked for {places}. {hint}")
 
 
-def _read(
-    task: TaskConfig, splits: Sequence[str], data: DataConfig
-) -> tuple[dict[str, Examples], dict[str, str]]:
+def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[dict[str, Examples], dict[str, str]]:
     """The named official splits and, for those that are not complete, a sentence about it."""
     official: dict[str, Examples] = {}
     partial: dict[str, str] = {}
@@ -83,15 +79,11 @@ def _read(
         official = generate(task)
         return {split: official[split] for split in splits}, partial
     if task.reader != "tsv":
-        raise UserError(
-            f"task.reader={task.reader!r} is not tsv or synthetic; correct conf/task/{task.name}.yaml"
-        )
+        raise UserError(f"task.reader={task.reader!r} is not tsv or synthetic; correct conf/task/{task.name}.yaml")
     folder = data_folder(task, data.dir)
     for split in splits:
         if split not in task.files:
-            raise UserError(
-                f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml"
-            )
+            raise UserError(f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml")
         path = folder / task.files[split]
         if not path.is_file():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE}")

@@ -73,8 +73,7 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
             splits = {"train": rest, "select": select, "report": validation}
         else:
             raise UserError(
-                f"task.paper_split={task.paper_split!r} is not halve or heldout; "
-                f"correct conf/task/{task.name}.yaml"
+                f"task.paper_split={task.paper_split!r} is not halve or heldout; correct conf/task/{task.name}.yaml"
             )
         if mismatched is not None:
             splits["report_mm"] = _halve(mismatched, "paper")[1]
@@ -128,9 +127,7 @@ def check_disjoint(splits: dict[str, Examples], allow: set[tuple[str, str]]) -> 
         if (a, b) not in allow and first.source == second.source:
             shared = np.intersect1d(first.ids, second.ids)
             if len(shared):
-                raise AssertionError(
-                    f"{a} and {b} share {len(shared)} rows of {first.source}, such as {shared[0]}"
-                )
+                raise AssertionError(f"{a} and {b} share {len(shared)} rows of {first.source}, such as {shared[0]}")
 
 
 def _halve(examples: Examples, protocol: str) -> tuple[Examples, Examples]:

@@ -90,8 +90,7 @@ def _sentence(text: str) -> str:
 # --- pair ---
 
 PEOPLE = _words(
-    "nurse,farmer,pilot,teacher,tailor,sailor,lawyer,baker,painter,clerk,soldier,singer,"
-    "miner,plumber,judge,waiter"
+    "nurse,farmer,pilot,teacher,tailor,sailor,lawyer,baker,painter,clerk,soldier,singer,miner,plumber,judge,waiter"
 )
 KINDS = {
     "fruits": _words("apples,pears,plums,cherries,melons"),

@@ -141,7 +141,5 @@ def _score(value: str, task: TaskConfig, path: Path, number: int) -> float:
     except ValueError:
         score = math.nan
     if not (math.isfinite(score) and low <= score <= high):
-        raise UserError(
-            f"{path}:{number}: score {value!r} is not a number from {low:g} to {high:g}; {REPAIR}"
-        )
+        raise UserError(f"{path}:{number}: score {value!r} is not a number from {low:g} to {high:g}; {REPAIR}")
     return score

@@ -14,7 +14,9 @@ import numpy as np
 MEGABATCH = 50  # batches that are sorted together; of the sizes tried it padded least while batches stay mixed
 
 
-def epoch_batches(lengths: np.ndarray, batch_size: int, data_seed: int, epoch: int, bucketing: bool) -> list[np.ndarray]:
+def epoch_batches(
+    lengths: np.ndarray, batch_size: int, data_seed: int, epoch: int, bucketing: bool
+) -> list[np.ndarray]:
     """Indices of every batch of one epoch, for one replica; each example occurs once.
 
     ``lengths`` [N] in tokens. There are ceil(N / batch_size) batches and the one incomplete batch, if any, is in

@@ -154,6 +154,7 @@ class Loop:
             self.tracker.log(
                 replica,
                 self.step,
+                "train",
                 lr=self._learning_rate(replica),
                 threshold=self._threshold(replica),
                 **values,
@@ -193,12 +194,12 @@ class Loop:
             summary = pack.method.summary(replica)
             entry = {
                 "step": self.step,
+                "select": metrics,
+                "live_ranks": sum(summary.ranks.values()) if summary.ranks else None,
+                "loss": means["loss"][replica],
                 "epoch": round(self.step / per_epoch, 4),
                 "lr": self._learning_rate(replica),
                 "threshold": self._threshold(replica),
-                "loss": means["loss"][replica],
-                "select": metrics,
-                "live_ranks": sum(summary.ranks.values()) if summary.ranks else None,
             }
             progress.history.append(entry)
             if progress.best_score is None or metrics[metric] > progress.best_score:

@@ -11,6 +11,7 @@ the pack train together (session.py) and leave, each in ``<paths.runs>/<run id>/
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -111,6 +112,7 @@ def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
 def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
     with contextlib.ExitStack() as stack:
         for job in jobs:
+            _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
             stack.enter_context(_claimed(job))
             records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
             job.set_status("running", command=command)
@@ -130,14 +132,8 @@ def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
 @contextlib.contextmanager
 def _claimed(job: Job) -> Iterator[None]:
     """Hold the run's lock: released by the system when the process ends, however it ends."""
-    try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        lock = (job.folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"{job.folder}: cannot be written ({error.strerror}); set paths.runs to a folder that can"
-        ) from error
-    with lock:
+    _make_writable(job.folder, "paths.runs")
+    with (job.folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -146,3 +142,13 @@ def _claimed(job: Job) -> Iterator[None]:
                 "wait for it, or leave this run out"
             ) from error
         yield
+
+
+def _make_writable(folder: Path, key: str) -> None:
+    """Make a folder. Raises UserError, naming ``key``, when it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set {key} to a folder that can") from error

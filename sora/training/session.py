@@ -10,7 +10,6 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import torch
 
 from sora import records
 from sora.errors import UserError
+from sora.identity import recorded_config
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Tracker
 from sora.training import checkpoint
@@ -126,6 +126,10 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = [{} for _ in pack.runs]
     for which in ("last", "selected"):
         if which == "selected":
+            if torch.equal(optimizer.rows, loop.best):
+                for result in results:
+                    result["selected"] = dict(result["last"])
+                break
             optimizer.rows.copy_(loop.best)
         for name in splits:
             logits = predict(pack, pack.splits[name])
@@ -166,7 +170,7 @@ def _finish(
                 "members_changed": progress.members_changed,
                 "diverged_at": progress.diverged_at,
             },
-            "config": asdict(job.run) | {"weights": job.weights},
+            "config": recorded_config(job.run, job.weights),
             "history": progress.history,
             "level_results": [],
             "pack": {"size": len(loop.run_ids), "members": loop.run_ids},
@@ -187,7 +191,7 @@ def _finish(
                 "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
             },
             "memory": {"peak_bytes": peak_bytes(pack.device)},
-            "provenance": provenance | {"resumed_at": progress.resumed_at},
+            "provenance": provenance | {"recipe": job.run.recipe, "resumed_at": progress.resumed_at},
         }
         records.write(job.record_path, record, arrays)
     job.set_status(status, record=str(job.record_path))

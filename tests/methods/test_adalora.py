@@ -3,12 +3,12 @@
 import pytest
 import torch
 from peft import AdaLoraConfig, get_peft_model
-from tests import tiny
 from torch import nn
 
 from sora.adapters.svd import SvdLinear
 from sora.errors import UserError
 from sora.methods.adalora import allocate, cubic_budget
+from tests import tiny
 
 METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 1}
 
@@ -150,7 +150,9 @@ def test_orthogonality_is_a_penalty_and_no_loss(tmp_path):
         torch.testing.assert_close(built.method.penalty()[replica].detach(), 0.3 * torch.stack(norms).mean())
     losses = []
     for weight in (0.0, 100.0):
-        configs = tiny.runs(method=METHOD | {"orthogonality": weight, "warmup": 0.2}, trainer={"eval_every": 1, "max_steps": 10})
+        configs = tiny.runs(
+            method=METHOD | {"orthogonality": weight, "warmup": 0.2}, trainer={"eval_every": 1, "max_steps": 10}
+        )
         losses.append(tiny.train(configs, tmp_path / str(weight)).progress[0].history[0]["loss"])
     assert losses[0] == losses[1]
 

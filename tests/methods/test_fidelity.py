@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests import tiny
 
 from sora.config import SoraConfig
 from sora.optim import ParameterGroup
+from tests import tiny
 
 FLIPS = {
     "gate_update": "gradient",

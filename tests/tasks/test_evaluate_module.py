@@ -35,9 +35,7 @@ def logits_and_labels(name: str) -> tuple[np.ndarray, np.ndarray]:
     task = load_task(name)
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(50, task.num_outputs))
-    return logits, logits[:, 0] + rng.normal(size=50) if task.regression else rng.integers(
-        0, task.num_outputs, 50
-    )
+    return logits, logits[:, 0] + rng.normal(size=50) if task.regression else rng.integers(0, task.num_outputs, 50)
 
 
 @pytest.mark.slow

@@ -29,9 +29,7 @@ def write(folder: Path, rows: dict[str, int]) -> None:
 def rte(tmp_path: Path) -> tuple[TaskConfig, DataConfig]:
     """A complete task of 40 training and 10 validation examples."""
     write(tmp_path / "RTE", {"train": 40, "dev": 10})
-    return replace(load_task("rte"), sizes={"train": 40, "validation": 10, "test": 5}), DataConfig(
-        str(tmp_path)
-    )
+    return replace(load_task("rte"), sizes={"train": 40, "validation": 10, "test": 5}), DataConfig(str(tmp_path))
 
 
 def test_a_complete_task(rte: tuple[TaskConfig, DataConfig]) -> None:

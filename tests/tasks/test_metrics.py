@@ -14,9 +14,7 @@ from sklearn.metrics import confusion_matrix
 from sora.tasks.metrics import METRICS, compute_metrics, predict, score
 from sora.tasks.spec import CONF, TaskConfig, load_task
 
-BINARY = TaskConfig(
-    "toy", labels=["0", "1"], metrics=["accuracy", "f1", "matthews"], select_metric="f1_macro"
-)
+BINARY = TaskConfig("toy", labels=["0", "1"], metrics=["accuracy", "f1", "matthews"], select_metric="f1_macro")
 REAL = TaskConfig("toy", labels=[], metrics=["pearson", "spearman"], select_metric="pearson")
 bits = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 

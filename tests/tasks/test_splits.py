@@ -173,9 +173,7 @@ def test_subset_does_not_depend_on_global_seeds() -> None:
         (replace(HALVE, paper_split="thirds"), "paper", official(50, 20), "not halve or heldout"),
     ],
 )
-def test_what_cannot_be_split_is_refused(
-    task: TaskConfig, protocol: str, data: dict[str, Examples], says: str
-) -> None:
+def test_what_cannot_be_split_is_refused(task: TaskConfig, protocol: str, data: dict[str, Examples], says: str) -> None:
     with pytest.raises(UserError, match=says):
         make_splits(task, protocol, data)
 

@@ -18,9 +18,7 @@ from sora.tasks.tsv import read_tsv
 RTE_HEADER = "index\tsentence1\tsentence2\tlabel\n"
 
 
-def read(
-    tmp_path: Path, name: str, content: str | bytes, split: str = "train", **changes: object
-) -> Examples:
+def read(tmp_path: Path, name: str, content: str | bytes, split: str = "train", **changes: object) -> Examples:
     path = tmp_path / f"{split}.tsv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     return read_tsv(path, replace(load_task(name), **changes), split, f"{name}/{path.name}")

@@ -26,7 +26,9 @@ def test_every_example_once_an_epoch(n, batch_size, seed, epoch, bucketing):
     assert len(order) == -(-n // batch_size)
 
 
-@given(n=st.integers(10, 900), batch_size=st.integers(1, 16), seeds=st.lists(st.integers(0, 99), min_size=2, max_size=4))
+@given(
+    n=st.integers(10, 900), batch_size=st.integers(1, 16), seeds=st.lists(st.integers(0, 99), min_size=2, max_size=4)
+)
 def test_batches_of_replicas_have_one_shape(n, batch_size, seeds):
     """The incomplete batch comes at the same step for every seed, or the replicas could not be stacked."""
     steps = -(-n // batch_size)

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tests import tiny
 
 from sora.training.evaluation import predict
+from tests import tiny
 
 
 def rows_of(loop):
@@ -62,7 +62,10 @@ def test_with_dropout_too(family, tmp_path):
 def test_packed_thresholds_are_their_solo_runs(tmp_path):
     """What a method declares packable beside the seed: one pack, two thresholds."""
     first, second = tiny.runs(seeds=0), tiny.runs(seeds=0, method={"threshold": 2e-2})
-    configs = [*first, dataclasses.replace(second[0], seed=1, seeds=dataclasses.replace(second[0].seeds, init=1, data=1))]
+    configs = [
+        *first,
+        dataclasses.replace(second[0], seed=1, seeds=dataclasses.replace(second[0].seeds, init=1, data=1)),
+    ]
     together = tiny.train(configs, tmp_path / "pack", torch.float64)
     alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
     torch.testing.assert_close(rows_of(together)[1], rows_of(alone)[0], rtol=0, atol=1e-9)

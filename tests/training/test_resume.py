@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from tests import tiny
 
 from sora.errors import UserError
 from sora.tracking import Tracker
 from sora.training import checkpoint
 from sora.training.loop import Loop
+from tests import tiny
 
 
 class Stopped(Exception):
@@ -25,7 +25,9 @@ def stop_at(step):
 
 
 def science(loop):
-    timeless = [{k: v for k, v in vars(p).items() if k not in ("train_s", "eval_s", "resumed_at")} for p in loop.progress]
+    timeless = [
+        {k: v for k, v in vars(p).items() if k not in ("train_s", "eval_s", "resumed_at")} for p in loop.progress
+    ]
     return loop.pack.optimizer.rows, loop.best, timeless
 
 
@@ -123,7 +125,7 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
         tiny.train(configs, tmp_path, after_checkpoint=stop_at(5))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(UserError, match="step-00000010.*No space left.*make room"):
+        with pytest.raises(UserError, match=r"step-00000010.*No space left.*make room"):
             tiny.train(configs, tmp_path)
     assert not list((tmp_path / "seed-0" / "checkpoint").glob("*.tmp"))
     assert tiny.train(configs, tmp_path).progress[0].resumed_at == [5]
