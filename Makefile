@@ -47,7 +47,7 @@ demo: setup  ## SoRA against LoRA on a bundled synthetic task, three seeds each 
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/demo.py
 
 test: setup  ## run the whole test suite
-	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q
+	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS)
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

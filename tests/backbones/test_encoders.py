@@ -1,0 +1,162 @@
+"""The encoders against transformers' own eager models: outputs and gradients, with padding, in fp32 and float64."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+from sora.backbones import DropoutKey, load_backbone
+from sora.config import BackboneConfig
+from tests import tiny
+
+# transformers takes the square root of DeBERTa's scale in float32, whatever the model's type
+EXACT = {"bert": 1e-11, "roberta": 1e-11, "deberta-v2": 1e-6}
+
+
+def config(family, **changes):
+    values = {
+        "name": "tiny",
+        "family": family,
+        "weights": "random",
+        "arch": tiny.SHARED | tiny.ARCHITECTURES[family],
+        "dropout": 0.0,
+    }
+    return BackboneConfig(**(values | changes))
+
+
+def reference(cfg, dtype):
+    """transformers' eager model with the same weights."""
+    arch = dict(cfg.arch)
+    hf = AutoConfig.for_model(arch.pop("model_type"), **arch)
+    extra = {} if cfg.family == "deberta-v2" else {"add_pooling_layer": False}
+    model = AutoModel.from_config(hf, attn_implementation="eager", dtype=torch.float32, **extra)
+    model.load_state_dict(load_backbone(cfg).encoder.state_dict())
+    return model.to(dtype).eval()
+
+
+def batch(family, lengths=(9, 4, 7, 12)):
+    pad = tiny.ARCHITECTURES[family].get("pad_token_id", 0)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.full((len(lengths), max(lengths)), pad)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(5, tiny.VOCABULARY, (length,), generator=generator)
+        mask[row, :length] = 1
+    found = {"input_ids": ids, "attention_mask": mask}
+    if family == "bert":
+        found["token_type_ids"] = (torch.arange(max(lengths)) > 3).long().expand_as(ids) * mask
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_outputs_and_gradients(family, dtype):
+    ours = load_backbone(config(family)).to(dtype)
+    theirs = reference(config(family), dtype)
+    ours.unfreeze()
+    ours.to(dtype)
+    inputs = batch(family)
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    tolerance = 1e-5 if dtype == torch.float32 else EXACT[family]
+    got, expected = ours(inputs), theirs(**inputs).last_hidden_state
+    # rows of padding differ by design and nothing reads them
+    torch.testing.assert_close(got * mask, expected * mask, rtol=0, atol=tolerance)
+    weight = torch.randn(expected.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)) * mask
+    (got * weight).sum().backward()
+    (expected * weight).sum().backward()
+    reached = 0
+    for (name, mine), other in zip(ours.encoder.named_parameters(), theirs.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=20 * tolerance, msg=name)
+            reached += 1
+    assert reached > 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"share_att_key": False}, {"pos_att_type": ["c2p"]}, {"pos_att_type": ["p2c"]}, {"position_buckets": -1}],
+    ids=str,
+)
+def test_other_disentangled_attentions(changes):
+    """DeBERTa-v2's variants: separate position projections, one term alone, no buckets."""
+    cfg = config("deberta-v2")
+    cfg.arch |= changes | ({"max_relative_positions": 16} if "position_buckets" in changes else {})
+    inputs = batch("deberta-v2")
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    got = load_backbone(cfg).double()(inputs)
+    expected = reference(cfg, torch.float64)(**inputs).last_hidden_state
+    torch.testing.assert_close(got * mask, expected * mask, rtol=0, atol=EXACT["deberta-v2"])
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_padding_changes_nothing(family):
+    backbone = load_backbone(config(family)).double()
+    short, long = batch(family, (6,)), batch(family, (6, 20))
+    torch.testing.assert_close(backbone(short)[0], backbone(long)[0, :6], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_bf16_stays_near_fp32_and_finite(family):
+    full, half = load_backbone(config(family)), load_backbone(config(family), precision="bf16")
+    inputs = batch(family)
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    got = half(inputs)
+    assert got.dtype == torch.float32
+    assert torch.isfinite(got).all()
+    error = ((got - full(inputs)) * mask).abs().max()
+    assert 0 < error < 0.15, "bf16 has 8 bits: neither equal nor far off"
+    for module in half.encoder.modules():
+        if isinstance(module, nn.LayerNorm):
+            assert module.weight.dtype == torch.float32
+        if isinstance(module, nn.Linear):
+            assert module.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_full_fine_tuning_in_bf16_keeps_fp32_weights(family):
+    backbone = load_backbone(config(family), precision="bf16")
+    backbone.unfreeze()
+    backbone(batch(family)).square().mean().backward()
+    for parameter in backbone.encoder.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+def test_random_weights_come_from_init_seed_and_leave_the_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again = load_backbone(config("bert")), load_backbone(config("bert"))
+    other = load_backbone(config("bert", init_seed=1))
+    assert torch.equal(before, torch.get_rng_state())
+    name = "encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(first.encoder.get_parameter(name), again.encoder.get_parameter(name))
+    assert not torch.equal(first.encoder.get_parameter(name), other.encoder.get_parameter(name))
+
+
+def test_everything_is_frozen_and_no_gradient_goes_below_the_first_adapter():
+    backbone = load_backbone(config("bert"))
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not backbone(batch("bert")).requires_grad
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_dropout_is_the_architectures_unless_given(family):
+    cfg = config(family, dropout=None)
+    backbone = load_backbone(cfg)
+    quiet = backbone(batch(family))
+    backbone.dropout.begin(DropoutKey((1,), 0))
+    assert not torch.allclose(backbone(batch(family)), quiet)
+    backbone.dropout.end()
+    assert torch.equal(backbone(batch(family)), quiet)
+    none = load_backbone(config(family, dropout=0.0))
+    none.dropout.begin(DropoutKey((1,), 0))
+    assert torch.equal(none(batch(family)), quiet)
+
+
+def test_a_convolution_is_refused():
+    from sora.errors import UserError
+
+    cfg = config("deberta-v2")
+    cfg.arch |= {"conv_kernel_size": 3, "conv_act": "gelu"}
+    with pytest.raises(UserError, match="convolution layer"):
+        load_backbone(cfg)
