@@ -74,8 +74,8 @@ def test_identity_is_the_content_and_not_the_place(tmp_path):
     assert backbone_identity(config("bert", init_seed=4)) == {"random": 4}
 
 
-def test_minilm_is_the_pinned_file_of_its_package():
-    (run,) = runs("backbone=minilm-l6")
+def test_minilm_is_the_pinned_file_of_its_package(tmp_path):
+    (run,) = runs(tmp_path, backbone="minilm-l6")
     pinned = run.backbone.sha256["model.safetensors"]
     assert backbone_identity(run.backbone) == {"sha256": pinned}
     backbone = load_backbone(run.backbone)
@@ -90,8 +90,8 @@ def test_minilm_is_the_pinned_file_of_its_package():
 
 
 @pytest.mark.slow
-def test_deberta_v3_base_has_its_published_size():
-    (run,) = runs("backbone=deberta-v3-base", "backbone.weights=random")
+def test_deberta_v3_base_has_its_published_size(tmp_path):
+    (run,) = runs(tmp_path, "backbone.weights=random", backbone="deberta-v3-base")
     backbone = load_backbone(run.backbone)
     assert sum(p.numel() for p in backbone.encoder.parameters()) == 183_831_552
     targets = backbone.linear_targets()

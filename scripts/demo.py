@@ -1,0 +1,128 @@
+"""The main job in small: SoRA against LoRA on a generated task, three seeds each, trained as one pack per method.
+
+    make demo        or        python scripts/demo.py
+
+Both trainings are the command anybody would type; what they leave is read back from their records. Everything lies
+under runs/demo, and a second call only shows what is there.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sora import records, stats
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path("runs/demo")
+TASK, SEEDS = "synthetic_pair", "[0,1,2]"
+MATRICES = {  # end of a module's name -> what it is called in the paper's Figure 3
+    "attention.self.query": "Q",
+    "attention.self.key": "K",
+    "attention.self.value": "V",
+    "attention.output.dense": "attention out",
+    "intermediate.dense": "FFN 1",
+    "output.dense": "FFN 2",
+}
+Record = dict[str, Any]
+
+
+def command(method: str) -> list[str]:
+    """What is typed to train three seeds of ``method``."""
+    places = [f"paths.results={FOLDER / 'results'}", f"paths.runs={FOLDER / 'runs'}"]
+    return ["run.py", f"method={method}", f"task={TASK}", f"seed={SEEDS}", "backbone=minilm-l6", *places]
+
+
+def train(method: str) -> list[Path]:
+    """Run the command and return the records it names; leaves with its status if it fails."""
+    print(f"\n$ python {shlex.join(command(method))}", flush=True)
+    done = subprocess.run([sys.executable, *command(method)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end="")
+    if done.returncode:
+        sys.exit(done.returncode)
+    return [Path(name) for name in re.findall(r"\S+\.json", done.stdout)]  # progress goes to standard error
+
+
+def rank_table(record: Record) -> np.ndarray:
+    """Live ranks [layers, matrices] of one run."""
+    layers: dict[int, dict[str, int]] = {}
+    for name, rank in record["ranks"].items():
+        found = re.search(r"layer\.(\d+)\.(.+)", name)
+        assert found is not None, name
+        layers.setdefault(int(found[1]), {})[found[2]] = rank
+    return np.array([[layers[layer][end] for end in MATRICES] for layer in sorted(layers)])
+
+
+def draw_ranks(found: list[Record], path: Path) -> None:
+    """Mean live ranks over the seeds as a map: a row for each layer, a column for each matrix."""
+    ranks = np.mean([rank_table(record) for record in found], axis=0)
+    full = found[0]["config"]["method"]["r"]
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    image = axes.imshow(ranks, cmap="cividis", vmin=0, vmax=full, aspect="auto")
+    for (row, column), value in np.ndenumerate(ranks):
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > full / 2 else "white")
+    axes.set_xticks(range(len(MATRICES)), list(MATRICES.values()))
+    axes.set_yticks(range(len(ranks)), [str(layer + 1) for layer in range(len(ranks))])
+    axes.set_ylabel("layer (1 is next to the embeddings)")
+    axes.set_title(f"SoRA: live ranks of {full}, mean over {len(found)} seeds ({TASK})")
+    figure.colorbar(image, label="live ranks")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def row(method: str, found: list[Record]) -> list[str]:
+    """One line of the table: score in percent, live parameters, seconds of the pack."""
+    scores = [100 * record["metrics"]["selected"]["report"]["accuracy"] for record in found]
+    interval = stats.t_interval(scores)
+    live = [record["params"]["live"] for record in found]
+    ranks = [sum(record["ranks"].values()) for record in found]
+    seconds = sum(found[0]["time"].values())
+    return [
+        method,
+        f"{stats.mean(scores):.1f}",
+        f"{interval.low:.1f} to {interval.high:.1f}" if interval else "-",
+        " ".join(f"{score:.1f}" for score in scores),
+        f"{stats.mean(live):,.0f}",
+        f"{stats.mean(ranks):.0f} of {len(found[0]['ranks']) * found[0]['config']['method']['r']}",
+        f"{seconds:.0f}",
+    ]
+
+
+def main() -> None:
+    """Train both methods, then show table, picture and paths."""
+    files = {method: train(method) for method in ("lora", "sora")}
+    found = {method: [records.read(ROOT / path) for path in paths] for method, paths in files.items()}
+    picture = FOLDER / "live_ranks.png"
+    draw_ranks(found["sora"], ROOT / picture)
+
+    reported = found["sora"][0]["data"]["sizes"]["report"]
+    table = Table(title=f"{TASK}, minilm-l6: accuracy (%) on {reported} report examples")
+    for name in ("method", "mean", "95 % t-interval", "seeds 0, 1, 2", "live parameters", "live ranks", "seconds"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for method, each in found.items():
+        table.add_row(*row(method, each))
+    console = Console() if sys.stdout.isatty() else Console(width=110)
+    console.print()
+    console.print(table)
+    print("A generated task and three seeds: enough to see ranks die, too little to rank the methods.\n")
+    for paths in files.values():
+        for path in paths:
+            adapter = FOLDER / "runs" / path.stem.rpartition("-")[2] / "adapter"
+            print(f"record {path}\n  adapter {adapter}")
+    print(f"\nlive ranks, layer by matrix: {picture}")
+
+
+if __name__ == "__main__":
+    main()
