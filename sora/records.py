@@ -141,7 +141,7 @@ def validate(record: Any, where: str) -> None:
         raise UserError(
             f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
         )
-    _check(record, LAYOUT, where, "")
+    check_layout(record, LAYOUT, where)
     if schema != SCHEMA_VERSION:
         _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
     if re.fullmatch("[0-9a-f]{12}", record["run_id"]) is None:
@@ -156,26 +156,27 @@ def validate(record: Any, where: str) -> None:
         _refuse(where, "pack.members", f"must be {pack['size']} run ids, among them {record['run_id']}")
 
 
-def _check(value: Any, shape: Any, where: str, key: str) -> None:
+def check_layout(value: Any, shape: Any, where: str, key: str = "") -> None:
+    """Raise UserError, naming the file ``where`` and the key, unless ``value`` has ``shape`` (see LAYOUT)."""
     if isinstance(shape, Null):
         if value is None:
             return
-        _check(value, shape.shape, where, key)
+        check_layout(value, shape.shape, where, key)
     elif isinstance(shape, type):
         if not _is(value, shape):
             _refuse(where, key, f"got {_show(value)}, must be {_NOUNS[shape]}")
     elif isinstance(shape, list):
-        _check(value, list, where, key)
+        check_layout(value, list, where, key)
         for index, item in enumerate(value):
-            _check(item, shape[0], where, f"{key}.{index}")
+            check_layout(item, shape[0], where, f"{key}.{index}")
     else:
-        _check(value, dict, where, key)
+        check_layout(value, dict, where, key)
         every = shape.get(str)
         for name, inner in ((each, every) for each in value) if every is not None else shape.items():
             path = f"{key}.{name}" if key else str(name)
             optional = isinstance(inner, Absent)
             if name in value:
-                _check(value[name], inner.shape if optional else inner, where, path)
+                check_layout(value[name], inner.shape if optional else inner, where, path)
             elif not optional:
                 _refuse(where, path, "is missing")
 
