@@ -19,19 +19,7 @@ import importlib
 
 from experiments.study import Definition
 
-NAMES = (
-    "main_table",
-    "rank_budget",
-    "modules",
-    "efficiency",
-    "threshold",
-    "penalty",
-    "rank_map",
-    "fidelity",
-    "learning_rate",
-    "seeds",
-    "sweep",
-)
+NAMES = ("sweep",)
 
 
 def find(name: str) -> Definition:

@@ -223,7 +223,7 @@ def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
     if plain["data"]["arrays_sha256"] != arrays_digest(arrays):
         _refuse(str(path), "data.arrays_sha256", "is not the hash of the arrays to be written")
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_bytes(path.with_suffix(".npz"), _npz(arrays))
+    write_bytes(path.with_suffix(".npz"), _npz(arrays))
     write_text(path, text)
 
 
@@ -232,10 +232,11 @@ def write_text(path: Path, text: str) -> None:
 
     Makes the folders above it. Raises UserError when the disk is full or read-only.
     """
-    _write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """As :func:`write_text`, for bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,13 +317,15 @@ def read_many(folder: Path) -> list[dict[str, Any]]:
     return [read(path) for path in sorted(Path(folder).rglob("*.json"))]
 
 
-def read_arrays(path: Path) -> Arrays:
+def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     """The arrays beside the record ``path``: ``{select,report[,report_mm]}_{ids,logits,labels}``.
+
+    ``record``: what ``path`` holds, where that has been read already.
 
     ids int64 [N] (0-based rows of the official file), logits float16 or float32 [N, C], labels int64 [N] or
     float32 [N]; all from the selected weights. Raises UserError when the file is damaged or not the record's.
     """
-    record, file = read(path), Path(path).with_suffix(".npz")
+    record, file = record or read(path), Path(path).with_suffix(".npz")
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -1,0 +1,75 @@
+"""How figures look and how they become files: the same bytes from the same data."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+from experiments import columns
+from experiments.artefacts import Figure
+
+# Okabe and Ito (2008), distinguishable with any colour vision; markers and line styles differ too, for print in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+METHODS = tuple(columns.METHODS)  # each keeps its colour and marker in every figure
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.facecolor": "white",
+    "savefig.dpi": 200,
+    "svg.fonttype": "path",
+}
+
+
+def look(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
+    """Colour and marker of ``key`` among ``others``; a method keeps its own in every figure."""
+    index = list(others).index(key) if key in others else len(others)
+    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
+    """:func:`look` and a line style."""
+    index = list(others).index(key) if key in others else len(others)
+    return look(key, others) | {"linestyle": LINES[index % len(LINES)]}
+
+
+def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool = False) -> list[Axes]:
+    """One small plot per title, in rows of at most ``columns``."""
+    wide = min(columns, len(titles)) or 1
+    rows = -(-len(titles) // wide)
+    axes = canvas.subplots(rows, wide, squeeze=False, sharey=sharey).ravel().tolist()
+    for title, axis in zip(titles, axes, strict=False):
+        axis.set_title(title)
+    for axis in axes[len(titles) :]:
+        axis.set_visible(False)
+    return list(axes[: len(titles)])
+
+
+def render(figure: Figure) -> tuple[bytes, bytes]:
+    """PNG and SVG. No date, no version of the renderer; ids inside the SVG are salted by the figure's name."""
+    with rc_context(STYLE | {"svg.hashsalt": figure.name}):
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        figure.draw(canvas)
+        png, svg = io.BytesIO(), io.BytesIO()
+        FigureCanvasAgg(canvas).print_png(png, metadata={"Software": None})
+        FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None, "Creator": None})
+    return png.getvalue(), svg.getvalue()

@@ -1,0 +1,134 @@
+"""Build every table, figure and the report from a results folder (torch-free, no network, the same bytes each time).
+
+    python scripts/tables.py [--results results] [--study main_table ...] [--strict]
+
+Reads ``studies/`` and ``records/`` below the results folder and the published numbers of this repository. Writes::
+
+    <results>/tables/<study>-<hash>/README.md, *.tex, *.csv, missing.sh
+    <results>/figures/<study>-<hash>/*.png, *.svg
+    <results>/report.html
+
+Files that cannot be used are told of, and the rest is built. Exit status: 0; 2 for a mistake in the command, and with
+--strict also when a file could not be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import experiments
+from experiments import figures, published, render, report
+from experiments.artefacts import Figure, Table
+from experiments.study import Study, commands, load
+from sora.errors import UserError
+from sora.records import write_bytes
+
+GENERATED = re.compile(r"[A-Za-z0-9_-]+-[0-9a-f]{12}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        problems = build(Path(options.results), options.study)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for problem in problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return 2 if problems and options.strict else 0
+
+
+def build(results: Path, only: Sequence[str] = ()) -> list[str]:
+    """Write all artefacts below ``results`` and say what was built; returns what could not be used.
+
+    ``only``: names of studies; empty = all, and then what an earlier build left of other studies is removed.
+
+    Raises:
+        UserError: no such folder, a name that no manifest has, or a file that cannot be written.
+    """
+    if not results.is_dir():
+        raise UserError(f"{results}: no such folder; --results names the one that paths.results named when training")
+    loaded = load(results, lambda name: experiments.find(name).accepts)
+    chosen = [study for study in loaded.studies if not only or study.name in only]
+    if unknown := [name for name in only if name not in {study.name for study in loaded.studies}]:
+        raise UserError(f"--study {unknown[0]}: no manifest of that name in {results / 'studies'}")
+    writer, sections = Writer(), []
+    for study in chosen:
+        sections.append(_study(results, study, writer))
+        done = sum(run.record is not None for run in study.runs)
+        print(f"{study.key}: {done}/{len(study.runs)} runs, {len(sections[-1].artefacts)} tables and figures")
+    problems = [*loaded.problems, *(problem for study in chosen for problem in study.problems)]
+    shown = [problem.replace(f"{results}/", "") for problem in problems]  # the report says nothing of the machine
+    writer.put(results / "report.html", report.page(sections, shown, published.SENTENCE).encode("utf-8"))
+    if not only:
+        writer.clean(results / "tables")
+        writer.clean(results / "figures")
+    if not chosen:
+        print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
+    print(results / "report.html")
+    return problems
+
+
+class Writer:
+    """Writes files, leaving those alone that already hold what they should, and knows which ones it wrote."""
+
+    def __init__(self) -> None:
+        self.written: set[Path] = set()
+
+    def put(self, path: Path, content: bytes) -> None:
+        """Write ``content``. Raises UserError where that is impossible."""
+        self.written.add(path)
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content)
+
+    def clean(self, folder: Path) -> None:
+        """Remove what earlier builds wrote into the folders of studies below ``folder`` and this one did not."""
+        for study in sorted(folder.iterdir() if folder.is_dir() else []):
+            if GENERATED.fullmatch(study.name) is None or not study.is_dir():
+                continue
+            for file in sorted(study.iterdir()):
+                if file not in self.written and file.is_file():
+                    file.unlink()
+            if not any(study.iterdir()):
+                study.rmdir()
+
+
+def _study(results: Path, study: Study, writer: Writer) -> report.Section:
+    definition = experiments.find(study.name)
+    artefacts = definition.build(study)
+    tables, pictures = results / "tables" / study.key, results / "figures" / study.key
+    pages, svgs = [f"# {definition.title}\n"], {}
+    for artefact in artefacts:
+        if isinstance(artefact, Table):
+            pages.append(render.markdown(artefact))
+            writer.put(tables / f"{artefact.name}.tex", render.latex(artefact).encode("utf-8"))
+            writer.put(tables / f"{artefact.name}.csv", render.comma_separated(artefact).encode("utf-8"))
+        elif isinstance(artefact, Figure):
+            png, svg = figures.render(artefact)
+            writer.put(pictures / f"{artefact.name}.png", png)
+            writer.put(pictures / f"{artefact.name}.svg", svg)
+            svgs[artefact.name] = svg
+            pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png"))
+    writer.put(tables / "README.md", "\n".join(pages).encode("utf-8"))
+    if missing := commands(study.runs):
+        writer.put(tables / "missing.sh", "\n".join([*missing, ""]).encode("utf-8"))
+    return report.Section(study, definition.title, artefacts, svgs)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/tables.py", description="Tables, figures and the report from records."
+    )
+    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
+    parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
+    parser.add_argument("--strict", action="store_true", help="exit status 2 when a file could not be used")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

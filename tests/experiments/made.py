@@ -1,0 +1,121 @@
+"""Results folders made up for tests: records, arrays and manifests as runs and sweeps leave them, without training."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora import records, studies
+from sora.tasks.metrics import compute_metrics
+from sora.tasks.spec import load_task
+from tests.composing import record as plain_record
+
+GAIN = {"full": 0.9, "lora": 1.0, "adalora": 1.1, "sora": 1.2, "adapter": 0.8, "bitfit": 0.5}
+MODULES = ("attention.self.query", "attention.self.key", "attention.self.value")
+MODULES += ("attention.output.dense", "intermediate.dense", "output.dense")
+
+
+def run_id(axes: Mapping[str, Any], salt: str = "") -> str:
+    return sha256(repr((sorted(axes.items()), salt)).encode()).hexdigest()[:12]
+
+
+def arrays(task_name: str, generator: np.random.Generator, items: int, gain: float) -> records.Arrays:
+    """Logits that know the label to a degree; the items (labels, difficulty) are the same for every run."""
+    task, found = load_task(task_name), {}
+    for split in ("select", "report", *(["report_mm"] if task_name == "mnli" else [])):
+        fixed = np.random.default_rng([len(split), items])
+        classes = max(2, task.num_outputs)
+        labels = fixed.integers(classes, size=items)
+        hard = fixed.normal(size=items)
+        if task.regression:
+            target = fixed.uniform(0, 5, items).astype(np.float32)
+            logits = (target + generator.normal(0, 2 / gain, items))[:, None].astype(np.float32)
+            found |= {f"{split}_labels": target, f"{split}_logits": logits}
+        else:
+            noise = generator.normal(size=(items, classes))
+            logits = noise + (gain + hard)[:, None] * (np.arange(classes) == labels[:, None])
+            found |= {f"{split}_labels": labels, f"{split}_logits": logits.astype(np.float16)}
+        found[f"{split}_ids"] = np.arange(items)
+    return found
+
+
+def record(axes: Mapping[str, Any], arrays: records.Arrays, salt: str = "", **flags: Any) -> dict[str, Any]:
+    """A record of a run at ``axes``, with the metrics of its arrays."""
+    method, task_name, seed = axes.get("method", "sora"), axes.get("task", "rte"), int(axes.get("seed", 0))
+    task, made = load_task(task_name), plain_record(run_id(axes, salt))
+    config = made["config"]
+    config |= {"seed": seed, "seeds": {"init": seed, "data": seed}, "head": "classifier+pooler", "precision": "fp32"}
+    config["backbone"] = {"name": axes.get("backbone", "minilm-l6")}
+    config["method"] = {"name": method, "r": 8, "threshold": 1e-4, "penalty": 0.1, "targets": None}
+    config["task"] = {"name": task_name, "metrics": task.metrics, "select_metric": task.select_metric}
+    config["trainer"] = {"learning_rate": 8e-4, "epochs": 20.0, "max_steps": 30, "batch_size": 8}
+    config["weights"] = {"sha256": "1" * 64}
+    for axis, value in axes.items():
+        group, _, name = axis.partition(".")
+        if name:
+            config.setdefault(group, {})[name] = value
+    evaluation = {
+        split: compute_metrics(task, arrays[f"{split}_logits"], arrays[f"{split}_labels"])
+        for split in ("select", "report", "report_mm")
+        if f"{split}_logits" in arrays
+    }
+    made["metrics"] = {"selected": {"step": 20} | evaluation, "last": {"step": 30} | deepcopy(evaluation)}
+    generator = np.random.default_rng(seed)
+    full = int(config["method"]["r"])
+    fixed = {f"encoder.layer.{i}.{m}": (i + j) % (full + 1) for i in range(6) for j, m in enumerate(MODULES)}
+    if method in ("sora", "adalora"):
+        made["ranks"] = {name: max(0, rank - int(generator.integers(2))) for name, rank in fixed.items()}
+    else:
+        made["ranks"] = dict.fromkeys(fixed, full) if method == "lora" else {}
+    live = {"full": 22_000_000, "bitfit": 50_000, "adapter": 350_000}.get(method, 768 * sum(made["ranks"].values()))
+    made["params"] = {"trainable": live + 148_610, "live": live, "authors_formula": live + 1000, "head": 148_610}
+    made["data"]["arrays_sha256"] = records.arrays_digest(arrays)
+    made["flags"] |= flags
+    if made["flags"]["diverged_at"] is not None:
+        made["status"] = "diverged"
+    return made
+
+
+def write_run(results: Path, axes: Mapping[str, Any], items: int = 60, salt: str = "", **flags: Any) -> Path:
+    """Write one record with its arrays; returns its path."""
+    method, task, seed = axes.get("method", "sora"), axes.get("task", "rte"), int(axes.get("seed", 0))
+    generator = np.random.default_rng(int(run_id(axes, salt), 16))
+    content = arrays(task, generator, items, GAIN[method])
+    path = results / "records" / "minilm-l6" / task / f"{method}-s{seed}-{run_id(axes, salt)}.json"
+    records.write(path, record(axes, content, salt, **flags), content)
+    return path
+
+
+def manifest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str] | None = None) -> studies.Manifest:
+    """The manifest of a whole grid."""
+    runs = []
+    for values in itertools.product(*axes.values()):
+        place = dict(zip(axes, values, strict=True))
+        method, task, seed = place.get("method", "sora"), place.get("task", "rte"), place.get("seed", 0)
+        name = run_id(place)
+        runs.append(
+            {
+                "run_id": name,
+                "axes": place,
+                "record": f"records/minilm-l6/{task}/{method}-s{seed}-{name}.json",
+                "command": "python run.py " + " ".join(f"{key}={value}" for key, value in place.items()),
+            }
+        )
+    return studies.make(study, axes, fixed or {"backbone": "minilm-l6", "trainer.max_steps": "30"}, runs)
+
+
+def study(
+    results: Path, name: str, axes: Mapping[str, Sequence[Any]], *, leave_out: int = 0, items: int = 60
+) -> studies.Manifest:
+    """A manifest and the records of all its runs but the last ``leave_out``."""
+    made = manifest(name, axes)
+    studies.write(results, made)
+    for run in made["runs"][: len(made["runs"]) - leave_out]:
+        write_run(results, run["axes"], items)
+    return made
