@@ -40,7 +40,7 @@ def write_peft(
             of transformers pools by mean, so there the adapter is one for feature extraction and the head lies
             beside it in ``head.safetensors``.
     """
-    classifies = backbone.config.pooling == "cls"
+    classifies = head.fits_class
     prefix = f"{backbone.prefix}." if classifies else ""
     alive = {name: pair for name, pair in factors.items() if pair[0].shape[0] > 0}
     if not alive:  # PEFT refuses an adapter without modules: one rank of zeros stands for nothing
@@ -84,7 +84,7 @@ def write_model(folder: Path, backbone: Backbone, head: Head, replica: int) -> N
 
     With mean pooling it is a plain encoder (``AutoModel``) and the head lies beside it.
     """
-    classifies = backbone.config.pooling == "cls"
+    classifies = head.fits_class
     prefix = f"{backbone.prefix}." if classifies else ""
     tensors = {f"{prefix}{name}": value for name, value in backbone.encoder.state_dict().items()}
     state = head.export_state(replica)

@@ -101,6 +101,7 @@ LAYOUT: dict[str, Any] = {
     "data": {
         "sizes": {str: int},
         "partial": {str: str},
+        "truncated": Absent({str: int}),
         "sha256": str,
         "sources": {str: str},
         "arrays_sha256": str,
@@ -323,7 +324,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     ``record``: what ``path`` holds, where that has been read already.
 
     ids int64 [N] (0-based rows of the official file), logits float16 or float32 [N, C], labels int64 [N] or
-    float32 [N]; all from the selected weights. Raises UserError when the file is damaged or not the record's.
+    float32 [N]; all from the selected weights. MultiRC and ReCoRD add groups int64 [N] (question), ReCoRD credit
+    float64 [N, 2]. Raises UserError when the file is damaged or not the record's.
     """
     record, file = record or read(path), Path(path).with_suffix(".npz")
     try:

@@ -54,7 +54,8 @@ class Tokens:
 
     def __init__(self, rows: list[list[int]], pad: int) -> None:
         self.rows, self.pad = rows, pad
-        self.lengths = np.array([len(row) for row in rows])
+        self.lengths = self.counts = np.array([len(row) for row in rows])
+        self.choices, self.truncated = 1, 0
 
     def collate(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
         chosen = [self.rows[i] for i in indices]

@@ -59,20 +59,32 @@ class Head(nn.Module):
     s the architecture's initializer_range. One CPU generator per replica.
 
     ``backbone.pooling``: the first token's vector (cls), or the mean over the tokens that are no padding.
+
+    With S ``spans`` the mean vector of the tokens of each marked span joins the features: ``out`` is
+    [R, C, (1 + S) d] and the logits are W2 drop([act(W1 drop(x) + b1), s_1, ..., s_S]) + b2.
     """
 
-    def __init__(self, backbone: Backbone, *, outputs: int, policy: str, generators: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        outputs: int,
+        policy: str,
+        generators: Sequence[torch.Generator],
+        spans: int = 0,
+    ) -> None:
         super().__init__()
         if policy not in POLICIES:
             raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")
         size, std = backbone.arch.hidden, backbone.arch.initializer_range
         self.outputs, self.policy, self.pooling = outputs, policy, backbone.config.pooling
+        self.spans = spans
         self.form = form_of(backbone.arch.family, backbone.hf_config)
         self.replicas = len(generators)
         dense, out = [], []
         for generator in generators:  # both are drawn whatever is used, so that no option moves the other's draw
             dense.append(torch.randn(size, size, generator=generator) * std)
-            out.append(torch.randn(outputs, size, generator=generator) * std)
+            out.append(torch.randn(outputs, size * (1 + spans), generator=generator) * std)
         bias = torch.zeros(self.replicas, size)
         if backbone.pooler:
             dense = [backbone.pooler["weight"]] * self.replicas
@@ -85,12 +97,16 @@ class Head(nn.Module):
         self.before = backbone.dropout_site(self.form.before, "head.pooled")
         self.after = backbone.dropout_site(self.form.after, "head.features")
 
-    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        """hidden [R*b, t, d] and mask [R*b, t], replica-major -> logits [R*b, C]."""
-        x = self.before(self._pooled(hidden.to(self.dense.dtype), attention_mask))
+    def forward(self, hidden: Tensor, attention_mask: Tensor, spans: Tensor | None = None) -> Tensor:
+        """hidden [R*b, t, d], mask [R*b, t] and spans [R*b, S, 2], replica-major -> logits [R*b, C]."""
+        hidden = hidden.to(self.dense.dtype)
+        x = self.before(self._pooled(hidden, attention_mask))
         x = torch.baddbmm(self.dense_bias.unsqueeze(1), self._split(x), self.dense.transpose(1, 2))
         x = torch.tanh(x) if self.form.activation == "tanh" else F.gelu(x)
-        x = self._split(self.after(x.flatten(0, 1)))
+        x = x.flatten(0, 1)
+        if spans is not None:
+            x = torch.cat([x, span_means(hidden, spans)], dim=1)
+        x = self._split(self.after(x))
         return torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out.transpose(1, 2)).flatten(0, 1)
 
     def _pooled(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -114,6 +130,11 @@ class Head(nn.Module):
             f"{self.form.output}.bias": self.out_bias[replica],
         }
 
+    @property
+    def fits_class(self) -> bool:
+        """Whether transformers' class computes what this head does: neither its means nor span vectors."""
+        return self.pooling == "cls" and not self.spans
+
     def module_names(self) -> list[str]:
         """PEFT's ``modules_to_save``."""
         return list(self.form.modules)
@@ -121,3 +142,10 @@ class Head(nn.Module):
     def classification_class(self) -> str:
         """transformers' class with this head."""
         return self.form.cls
+
+
+def span_means(hidden: Tensor, spans: Tensor) -> Tensor:
+    """Mean vector of each span's tokens: hidden [n, t, d] and spans [n, S, 2] (first token, end) -> [n, S * d]."""
+    place = torch.arange(hidden.shape[1], device=hidden.device)
+    inside = ((place >= spans[..., :1]) & (place < spans[..., 1:])).to(hidden.dtype)  # [n, S, t]
+    return torch.bmm(inside / inside.sum(-1, keepdim=True), hidden).flatten(1)

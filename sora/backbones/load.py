@@ -26,6 +26,7 @@ PREFIXES = {
     "deberta-v2": "deberta",
 }  # attribute of the encoder in *For... classes
 PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "classifier_dropout")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of every encoder
 SHARED_ENDS = ("attention.output.dense", "intermediate.dense", "output.dense")
 LAYER_TARGETS = {  # the six matrices of a layer (SoRA, Appendix A)
     "bert": (*(f"attention.self.{x}" for x in ("query", "key", "value")), *SHARED_ENDS),
@@ -88,18 +89,22 @@ class Backbone(nn.Module):
         self._tokenizer: Any = None
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """``input_ids``, ``attention_mask``, ``token_type_ids`` [R*b, t], replica-major -> hidden [R*b, t, d] fp32."""
+        """``input_ids``, ``attention_mask``, ``token_type_ids`` [R*b, t], replica-major -> hidden [R*b, t, d] fp32.
+
+        Other entries of ``batch`` are the head's.
+        """
         device = batch["input_ids"].device.type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
-            hidden: Tensor = self.encoder(**batch).last_hidden_state
+            inputs = {name: batch[name] for name in INPUTS if name in batch}
+            hidden: Tensor = self.encoder(**inputs).last_hidden_state
         return hidden.float() if hidden.dtype in attention.LOW_PRECISION else hidden
 
-    def encode(self, texts: tuple[list[str], ...], max_length: int) -> Encoding:
-        """Tokenise one or two columns of N texts. Raises UserError where no tokenizer can be had."""
+    def encode(self, texts: tuple[list[str], ...], max_length: int, **how: Any) -> Encoding:
+        """Tokenise columns of N texts as ``tokenizer.encode`` does. Raises UserError where no tokenizer can be had."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.config)
         segments = int(getattr(self.hf_config, "type_vocab_size", 0)) > 1
-        return encode(self._tokenizer, texts, max_length, segments)
+        return encode(self._tokenizer, texts, max_length, segments, **how)
 
     def dropout_site(self, p: float, name: str) -> CounterDropout:
         """A new dropout site with masks of its own. Raises ValueError for a name that is taken."""

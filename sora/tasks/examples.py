@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,27 @@ from sora.tasks.spec import TaskConfig
 class Examples:
     """N examples of one official file, in an order that matters (training shuffles from it).
 
-    ``ids`` are 0-based data rows of ``source``: a header line is not counted, a row that was skipped is. The
-    test split has no labels: its ``labels`` are -1 (classes) or NaN (regression).
+    ``ids`` are 0-based data rows of ``source``: a header line is not counted, a row that was skipped is. A row
+    may hold several examples (the answers to the questions on one passage). The test split has no labels: its
+    ``labels`` are -1 (classes) or NaN (regression).
+
+    ``groups``, ``credit`` and ``spans`` belong to tasks whose ``scoring`` or ``spans`` ask for them. ``idx`` and
+    ``answers`` are what a submission must repeat; they decide no number.
     """
 
     source: str  # "RTE/dev.tsv": the official file whose rows `ids` count
     ids: NDArray[np.int64]  # [N]
-    texts: tuple[list[str], ...]  # one or two columns of N strings
+    texts: tuple[list[str], ...]  # columns of N strings: a text, a pair, or a text and its K choices
     labels: NDArray[Any]  # int64 [N] class index, or float32 [N] target
+    groups: NDArray[np.int64] | None = None  # [N] number of the question that an example belongs to
+    credit: NDArray[np.float64] | None = None  # [N, 2] token F1 and exact match of answering with this candidate
+    spans: NDArray[np.int64] | None = None  # [N, S, 3] text column, first character, end of each marked span
+    idx: NDArray[np.int64] | None = None  # [N, k] the official numbers of row, question, answer
+    answers: list[str] | None = None  # N candidates as they stand in the text
 
     def __post_init__(self) -> None:
-        lengths = {len(self.ids), len(self.labels), *(len(column) for column in self.texts)}
+        optional = [each for each in (*self._arrays().values(), self.idx, self.answers) if each is not None]
+        lengths = {len(each) for each in (self.ids, self.labels, *self.texts, *optional)}
         if len(lengths) != 1:
             raise ValueError(f"{self.source}: columns of different lengths {sorted(lengths)}")
 
@@ -38,23 +48,52 @@ class Examples:
         """The examples at ``indices`` (positions, not ids), in that order."""
         index = np.asarray(indices, dtype=np.int64)
         texts = tuple([column[i] for i in index.tolist()] for column in self.texts)
-        return Examples(self.source, self.ids[index], texts, self.labels[index])
+        return replace(
+            self,
+            ids=self.ids[index],
+            texts=texts,
+            labels=self.labels[index],
+            groups=None if self.groups is None else self.groups[index],
+            credit=None if self.credit is None else self.credit[index],
+            spans=None if self.spans is None else self.spans[index],
+            idx=None if self.idx is None else self.idx[index],
+            answers=None if self.answers is None else [self.answers[i] for i in index.tolist()],
+        )
+
+    def where(self, position: int) -> str:
+        """How a person finds the example at ``position``."""
+        return f"{self.source}, row {self.ids[position]} (from 0)"
+
+    @property
+    def gold(self) -> dict[str, NDArray[Any]]:
+        """What predictions are scored against: ``labels`` and, where there are any, ``groups`` and ``credit``."""
+        return {"labels": self.labels} | {k: v for k, v in self._arrays().items() if k != "spans"}
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """The optional arrays that decide numbers, those there are."""
+        named = {"groups": self.groups, "credit": self.credit, "spans": self.spans}
+        return {name: array for name, array in named.items() if array is not None}
 
     def digest(self) -> str:
-        """sha256 (hex) of ids, texts and labels in their order; ``source`` is not part of it.
+        """sha256 (hex) of ids, texts, labels, groups, credit and spans in their order; ``source`` is not part of it.
 
         Canonical bytes: a JSON header with the shape, then ids (little-endian int64), labels (little-endian
-        int64 or float32), and for each text column the UTF-8 byte lengths (int64) followed by the bytes.
+        int64 or float32), for each text column the UTF-8 byte lengths (int64) followed by the bytes, and the
+        optional arrays there are (little-endian int64 or float64), which the header lists with their shapes.
         Lengths come first, so moving a character from one text to the next cannot give the same bytes.
         """
         kind = "float32" if self.labels.dtype.kind == "f" else "int64"
-        hasher = hashlib.sha256(json.dumps([len(self), len(self.texts), kind]).encode())
+        extra = [[name, list(array.shape)] for name, array in self._arrays().items()]
+        header = [len(self), len(self.texts), kind, *extra]
+        hasher = hashlib.sha256(json.dumps(header).encode())
         hasher.update(self.ids.astype("<i8").tobytes())
         hasher.update(self.labels.astype("<f4" if kind == "float32" else "<i8").tobytes())
         for column in self.texts:
             encoded = [text.encode("utf-8") for text in column]
             hasher.update(np.fromiter(map(len, encoded), dtype="<i8", count=len(encoded)).tobytes())
             hasher.update(b"".join(encoded))
+        for array in self._arrays().values():
+            hasher.update(np.ascontiguousarray(array, dtype="<f8" if array.dtype.kind == "f" else "<i8").tobytes())
         return hasher.hexdigest()
 
 

@@ -6,7 +6,9 @@ from scipy. Both are imported when a metric is first computed, since they cost a
 Degenerate predictions get a number instead of NaN, because a record is JSON and a mean over seeds must exist:
 
 * constant predictions or targets: matthews, pearson and spearman are 0 (no association was shown);
-* no positive prediction and no positive label: f1 is 0;
+* no positive prediction and no positive label: f1 and f1a are 0; so is the part of f1_macro of a class that
+  occurs nowhere;
+* equal scores: the first class, choice or candidate;
 * a logit that is not finite (a diverged replica) is read as minus infinity in a class score; one such value
   among real predictions makes pearson and spearman 0.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,11 +40,18 @@ def f1(predictions: Array, labels: Array) -> float:
     return float(f1_score(labels, predictions, average="binary", pos_label=1, zero_division=0))
 
 
-def f1_macro(predictions: Array, labels: Array) -> float:
-    """Unweighted mean of the F1 of each class that occurs among labels or predictions; both [N]."""
+def f1_macro(predictions: Array, labels: Array, classes: int) -> float:
+    """Unweighted mean of the F1 of each of the ``classes``, also of one that occurs nowhere; both [N]."""
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+    return float(f1_score(labels, predictions, average="macro", labels=range(classes), zero_division=0))
+
+
+def exact_match(predictions: Array, labels: Array, groups: Array) -> float:
+    """Share of the questions all of whose answers are judged right; all [N], ``groups`` the question of each answer."""
+    _, question = np.unique(groups, return_inverse=True)
+    wrong = np.bincount(question, weights=predictions != labels)
+    return float(np.mean(wrong == 0))
 
 
 def matthews(predictions: Array, labels: Array) -> float:
@@ -67,28 +77,83 @@ def spearman(predictions: Array, labels: Array) -> float:
     return _correlation(spearmanr, predictions, labels)
 
 
-METRICS: dict[str, Callable[[Array, Array], float]] = {
-    function.__name__: function for function in (accuracy, f1, f1_macro, matthews, pearson, spearman)
+@dataclass(frozen=True)
+class Scored:
+    """Predictions [N] beside what they are compared with (``Examples.gold``)."""
+
+    predictions: Array
+    labels: Array
+    classes: int
+    groups: Array | None = None
+    credit: Array | None = None
+
+    def need(self, name: str) -> Array:
+        """``groups`` or ``credit``. Raises ValueError when it was not given."""
+        value: Array | None = getattr(self, name)
+        if value is None:
+            raise ValueError(f"this metric needs {name} [N] beside the labels")
+        return value
+
+    def chosen(self, column: int) -> float:
+        """Mean credit of the predicted candidates, one per question."""
+        return float(np.mean(self.need("credit")[self.predictions == 1, column]))
+
+
+METRICS: dict[str, Callable[[Scored], float]] = {
+    "accuracy": lambda s: accuracy(s.predictions, s.labels),
+    "f1": lambda s: f1(s.predictions, s.labels),
+    "f1_macro": lambda s: f1_macro(s.predictions, s.labels, s.classes),
+    "f1a": lambda s: f1(s.predictions, s.labels),  # of all answers to all questions
+    "em": lambda s: exact_match(s.predictions, s.labels, s.need("groups")),
+    "matthews": lambda s: matthews(s.predictions, s.labels),
+    "pearson": lambda s: pearson(s.predictions, s.labels),
+    "spearman": lambda s: spearman(s.predictions, s.labels),
+}
+CANDIDATE_METRICS: dict[str, Callable[[Scored], float]] = {  # of the candidates chosen, credit as in Examples
+    "f1": lambda s: s.chosen(0),
+    "em": lambda s: s.chosen(1),
 }
 
 
-def predict(task: TaskConfig, logits: ArrayLike) -> Array:
+def predict(task: TaskConfig, logits: ArrayLike, groups: Array | None = None) -> Array:
     """[N, C] logits -> [N] class indices (ties to the lowest class), or float64 [N] scores for regression.
 
-    Raises ValueError when C is not the task's number of outputs.
+    With ``scoring: candidates`` the one candidate of each of ``groups`` [N] that is surest to be right (logit 1
+    minus logit 0; ties to the first) is 1, the others are 0.
+
+    Raises ValueError when C is not the task's number of outputs, or ``groups`` are missing.
     """
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != task.num_outputs:
         raise ValueError(f"{task.name}: logits of shape {values.shape}, [N, {task.num_outputs}] expected")
     if task.regression:
         return values[:, 0]
-    return np.argmax(np.where(np.isfinite(values), values, -np.inf), axis=1)
+    finite = np.where(np.isfinite(values), values, -np.inf)
+    if task.scoring != "candidates":
+        return np.argmax(finite, axis=1)
+    if groups is None:
+        raise ValueError(f"{task.name}: candidates are chosen among those of a question, so groups [N] are needed")
+    sure = np.where(np.isfinite(values).all(axis=1), values[:, 1] - values[:, 0], -np.inf)
+    _, question = np.unique(groups, return_inverse=True)
+    order = np.lexsort((np.arange(len(sure)), -sure, question))  # by question, then the surest, then the first
+    best = order[np.concatenate([[True], np.diff(question[order]) > 0])]
+    chosen = np.zeros(len(sure), dtype=np.int64)
+    chosen[best] = 1
+    return chosen
 
 
-def score(task: TaskConfig, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def score(
+    task: TaskConfig,
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    groups: Array | None = None,
+    credit: Array | None = None,
+) -> dict[str, float]:
     """Every metric of the task, and the one that selects the checkpoint: [N] predictions against [N] labels.
 
-    Raises ValueError for lengths that differ, no examples, or a metric that does not exist.
+    ``groups`` [N] and ``credit`` [N, 2] are those of ``Examples``, for the tasks that have them.
+
+    Raises ValueError for lengths that differ, no examples, a metric that does not exist or lacks its groups.
     """
     predicted, gold = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != gold.shape or predicted.ndim != 1 or not len(gold):
@@ -96,15 +161,23 @@ def score(task: TaskConfig, predictions: ArrayLike, labels: ArrayLike) -> dict[s
             f"{task.name}: predictions {predicted.shape} and labels {gold.shape}, both [N] expected, N > 0"
         )
     names = dict.fromkeys([*task.metrics, task.select_metric])
-    unknown = [name for name in names if name not in METRICS]
+    known = CANDIDATE_METRICS if task.scoring == "candidates" else METRICS
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"{task.name}: no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
-    return {name: METRICS[name](predicted, gold) for name in names}
+        raise ValueError(f"{task.name}: no metric {', '.join(unknown)}; there are {', '.join(known)}")
+    scored = Scored(predicted, gold, max(2, task.num_outputs), groups, credit)
+    return {name: known[name](scored) for name in names}
 
 
-def compute_metrics(task: TaskConfig, logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Metrics of [N, C] logits against [N] labels: ``{metric: value}``, as ``score`` gives them."""
-    return score(task, predict(task, logits), labels)
+def compute_metrics(
+    task: TaskConfig,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    groups: Array | None = None,
+    credit: Array | None = None,
+) -> dict[str, float]:
+    """Metrics of [N, C] logits: ``{metric: value}``, as ``score`` gives them; the rest is ``Examples.gold``."""
+    return score(task, predict(task, logits, groups), labels, groups, credit)
 
 
 def _constant(values: Array) -> bool:

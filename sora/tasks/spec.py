@@ -12,17 +12,28 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
 
 @dataclass
 class TaskConfig:
-    """One classification or regression task, as its YAML in conf/task gives it.
+    """One task, as its YAML in conf/task gives it.
 
     ``labels`` lists the label strings in the order of the classifier's outputs; an empty list means
     regression to a single real target. Splits are named ``train``, ``validation`` and ``test`` (and
     ``validation_mm``, ``test_mm`` for MNLI's mismatched genres).
+
+    ``scoring`` says what an example's logits are, and what the metrics count:
+
+    classes      one logit per label (one in all for a regression); an example counts by itself
+    choices      one head scores each choice, and the choices' scores are the logits (COPA)
+    answers      as classes, but examples belong to questions, and ``em`` counts questions (MultiRC)
+    candidates   of the examples of a question the one surest to be right is the answer (ReCoRD)
     """
 
     name: str
     version: int = 1  # raised whenever the same data would give other numbers
     benchmark: str = "glue"  # glue | superglue | synthetic
-    reader: str = "tsv"  # tsv | synthetic: the function that turns files into examples
+    reader: str = "tsv"  # tsv | jsonl | synthetic: the function that turns files into examples
+    layout: str = "flat"  # jsonl: what a line holds: flat | copa | multirc | record | wic | wsc
+    scoring: str = "classes"  # classes | choices | answers | candidates
+    spans: str = ""  # marked words: vectors (theirs join the pooled one) | marks (signs in the text)
+    truncate: str = ""  # what gives way to max_length: text_a alone; "" = the longer text first
     folder: str = ""  # folder inside the official download, such as "SST-2"
     generator: str = ""  # synthetic tasks: pair | single | graded
     files: dict[str, str] = field(default_factory=dict)  # split -> file name
@@ -49,6 +60,21 @@ class TaskConfig:
     def num_outputs(self) -> int:
         """Width C of the classifier's output: one per class, 1 for regression."""
         return len(self.labels) or 1
+
+    @property
+    def choices(self) -> int:
+        """Texts that are scored for one example: K choices, otherwise 1."""
+        return len(self.labels) if self.scoring == "choices" else 1
+
+    @property
+    def head_outputs(self) -> int:
+        """Width of the head: C, but one score where it reads every choice by itself."""
+        return 1 if self.scoring == "choices" else self.num_outputs
+
+    @property
+    def span_vectors(self) -> int:
+        """Marked spans whose vectors the head reads."""
+        return 2 if self.spans == "vectors" else 0
 
     @property
     def text_columns(self) -> list[str]:

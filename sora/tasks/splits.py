@@ -9,6 +9,10 @@
 ``dev``      select = report = the full validation set: what many papers do, optimistic.
 ``holdout``  select = min(1,000, 10 %) of the training set, stratified; report = the full validation set.
 
+SuperGLUE follows the same lists of src/processor.py: ReCoRD holds out training data, every other task halves its
+validation set. A row of a file is what goes to one side or the other: the authors would deal out the single
+answers to a question of MultiRC, or a passage's questions, of which exact match could then not be computed.
+
 ``train_subset`` (memorisation in the paper's Figure 2) is what the authors'
 `train.shuffle(seed=42).select(range(1000))` gives: the `datasets` library permutes with numpy's default
 generator.
@@ -67,9 +71,12 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
             first, rest = _halve(validation, "paper")
             splits = {"train": train, "select": first, "report": rest}
         elif task.paper_split == "heldout":
-            _need(train, HELDOUT + 1, "paper")
-            order = torch_randperm(len(train), SEED)
-            select, rest = train.take(order[:HELDOUT]), train.take(order[HELDOUT:])
+            heldout, found = HELDOUT, count_rows(train)
+            if found <= HELDOUT and found < task.sizes.get("train", 0):  # partial data, allowed by data.allow_partial
+                heldout = max(1, found // 10)
+            _need(train, heldout + 1, "paper")
+            order = torch_randperm(found, SEED)
+            select, rest = take_rows(train, order[:heldout]), take_rows(train, order[heldout:])
             splits = {"train": rest, "select": select, "report": validation}
         else:
             raise UserError(
@@ -81,17 +88,53 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
         splits = {"train": train, "select": validation, "report": validation}
     elif protocol == "holdout":
         _need(train, 2, "holdout")
-        chosen = stratified(train.labels, max(1, min(HELDOUT, len(train) // 10)))
-        kept = np.setdiff1d(np.arange(len(train)), chosen)
-        splits = {"train": train.take(kept), "select": train.take(chosen), "report": validation}
+        found = count_rows(train)
+        strata = train.labels if found == len(train) else np.zeros(found, dtype=np.int64)  # a row of many labels: none
+        chosen = stratified(strata, max(1, min(HELDOUT, found // 10)))
+        kept = np.setdiff1d(np.arange(found), chosen)
+        splits = {"train": take_rows(train, kept), "select": take_rows(train, chosen), "report": validation}
     else:
         near = get_close_matches(protocol, PROTOCOLS, 1, 0.0)[0]
         raise UserError(f"protocol={protocol} does not exist; did you mean {near}? ({' | '.join(PROTOCOLS)})")
     if mismatched is not None:
         splits.setdefault("report_mm", mismatched)
     check_disjoint(splits, allow={("select", "report")} if protocol == "dev" else set())
-    splits["train_subset"] = splits["train"].take(subset(len(splits["train"])))
+    splits["train_subset"] = _subset_of(splits["train"])
     return splits
+
+
+def count_rows(examples: Examples) -> int:
+    """Rows of the official file among ``examples``; a row may hold several of them."""
+    return len(np.unique(examples.ids))
+
+
+def take_rows(examples: Examples, rows: Indices) -> Examples:
+    """The examples of the file rows at ``rows``, counted in order of their first example; a row stays together."""
+    row = _row_of_each(examples)
+    ends = np.cumsum(np.bincount(row))
+    if len(ends) == len(examples):
+        return examples.take(rows)
+    order = np.argsort(row, kind="stable")
+    parts = np.split(order, ends[:-1])
+    return examples.take(np.concatenate([parts[each] for each in rows]))
+
+
+def _row_of_each(examples: Examples) -> Indices:
+    """For each example the place of its file row among the rows, in order of their first example: int64 [N]."""
+    _, first, row = np.unique(examples.ids, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[row]
+
+
+def _subset_of(train: Examples) -> Examples:
+    """The examples on which memorisation is measured: SUBSET of them, in whole rows (at least one)."""
+    found = count_rows(train)
+    if found == len(train):
+        return train.take(subset(found))
+    rows = np.random.default_rng(SEED).permutation(found)
+    examples = np.cumsum(np.bincount(_row_of_each(train))[rows])
+    return take_rows(train, rows[: max(1, int(np.searchsorted(examples, SUBSET, side="right")))])
 
 
 def subset(n: int) -> Indices:
@@ -132,14 +175,15 @@ def check_disjoint(splits: dict[str, Examples], allow: set[tuple[str, str]]) -> 
 
 def _halve(examples: Examples, protocol: str) -> tuple[Examples, Examples]:
     _need(examples, 2, protocol)
-    order = torch_randperm(len(examples), SEED)
-    half = len(examples) // 2
-    return examples.take(order[:half]), examples.take(order[half:])
+    found = count_rows(examples)
+    order = torch_randperm(found, SEED)
+    return take_rows(examples, order[: found // 2]), take_rows(examples, order[found // 2 :])
 
 
 def _need(examples: Examples, least: int, protocol: str) -> None:
-    if len(examples) < least:
+    found = count_rows(examples)
+    if found < least:
         raise UserError(
-            f"{examples.source} has {len(examples):,} examples, and protocol={protocol} needs at least "
+            f"{examples.source} has {found:,} examples, and protocol={protocol} needs at least "
             f"{least:,}; use the complete data or protocol=dev"
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sora.tasks import compute_metrics
+from sora.tasks import Examples, TaskConfig, compute_metrics
+from sora.tasks.metrics import predict as decide
 from sora.training.pack import EncodedSplit, Pack
 
 BATCH = 32  # examples per replica; the same for every pack size, so that a replica's padding is its solo run's
@@ -33,11 +34,11 @@ def predict(pack: Pack, split: EncodedSplit) -> np.ndarray:
 
 def score(pack: Pack, split: EncodedSplit, logits: np.ndarray) -> list[dict[str, float]]:
     """The task's metrics of each replica."""
-    return [compute_metrics(pack.runs[0].task, each, split.examples.labels) for each in logits]
+    return [compute_metrics(pack.runs[0].task, each, **split.examples.gold) for each in logits]
 
 
-def predicts_one_class(logits: np.ndarray) -> bool:
+def predicts_one_class(task: TaskConfig, logits: np.ndarray, examples: Examples) -> bool:
     """Whether every example of [N, C] gets the same answer; for a regression, the same value to 1e-4."""
-    if logits.shape[-1] == 1:
+    if task.regression:
         return bool(np.ptp(logits) < 1e-4)
-    return len(np.unique(logits.argmax(axis=-1))) == 1
+    return len(np.unique(decide(task, logits, examples.groups))) == 1

@@ -122,11 +122,11 @@ class Loop:
         self.diverged = torch.where(fresh, torch.full_like(self.diverged, self.step), self.diverged)
         for window in (self.window, self.stretch):
             window.add(losses.detach(), penalty, norms)
-        tokens = train.tokens.lengths[indices]
+        tokens, longest = train.tokens.counts[indices], int(train.tokens.lengths[indices].max())
         for replica, progress in enumerate(self.progress):
             progress.examples += indices.shape[1]
             progress.tokens += int(tokens[replica].sum())
-            progress.padded_tokens += int(tokens.max()) * indices.shape[1]
+            progress.padded_tokens += longest * train.tokens.choices * indices.shape[1]
 
     # -- what is told ------------------------------------------------------------------------------------------
 

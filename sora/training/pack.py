@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 
 class PackModel(nn.Module):
-    """Backbone with its adapters, and the stacked head: [R*b, t] tokens -> [R*b, C] logits in fp32."""
+    """Backbone with its adapters, and the stacked head: [R*b, t] tokens -> [R*b, C] logits in fp32.
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    With K ``choices`` a batch holds [R*b*K, t] tokens, and the K scores of an example are its logits.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head, choices: int = 1) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.choices = backbone, head, choices
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         hidden = self.backbone(batch)
-        return self.head(hidden, batch["attention_mask"])
+        logits: Tensor = self.head(hidden, batch["attention_mask"], batch.get("spans"))
+        return logits if self.choices == 1 else logits.view(-1, self.choices)
 
 
 @dataclass(frozen=True)
@@ -118,21 +122,34 @@ def build_pack(
     method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
     head = Head(
         backbone,
-        outputs=max(1, len(run.task.labels)),
+        outputs=run.task.head_outputs,
+        spans=run.task.span_vectors,
         policy=run.head,
         generators=[generator(int(r.seeds.init or 0), "head") for r in runs],
     )
-    model = PackModel(backbone, head).to(device=device)
+    model = PackModel(backbone, head, run.task.choices).to(device=device)
     if dtype == torch.float64:
         model.double()
     groups = [*method.parameter_groups(), *_head_groups(head, plan)]
     optimizer = PackOptimizer(groups, replicas=len(runs), clip=trainer.clip)
     splits = {}
     if encode:
-        length = int(trainer.max_length or run.task.max_length)
-        for name, examples in data.splits.items():
-            splits[name] = EncodedSplit(examples, backbone.encode(examples.texts, length))
+        splits = {name: encode_split(backbone, examples, run) for name, examples in data.splits.items()}
     return Pack(runs, model, method, optimizer, splits, steps, device)
+
+
+def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:
+    """The tokens of a split, as the run's task and length ask for them."""
+    task = run.task
+    tokens = backbone.encode(
+        examples.texts,
+        int(run.trainer.max_length or task.max_length),
+        choices=task.choices,
+        truncate=task.truncate,
+        spans=examples.spans,
+        where=examples.where,
+    )
+    return EncodedSplit(examples, tokens)
 
 
 def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:

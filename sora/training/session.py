@@ -163,7 +163,7 @@ def _finish(
             "run_id": job.run_id,
             "status": status,
             "flags": {
-                "one_class": predicts_one_class(final["logits"]["report"]),
+                "one_class": predicts_one_class(job.run.task, final["logits"]["report"], data.splits["report"]),
                 "partial": bool(data.partial),
                 "synthetic": job.run.task.benchmark == "synthetic",
                 "random_weights": job.run.backbone.weights == "random",
@@ -180,6 +180,7 @@ def _finish(
             "data": {
                 "sizes": data.sizes,
                 "partial": data.partial,
+                "truncated": {name: split.tokens.truncated for name, split in pack.splits.items()},
                 "sha256": data.sha256,
                 "sources": {name: examples.source for name, examples in data.splits.items()},
                 "arrays_sha256": records.arrays_digest(arrays),
@@ -206,7 +207,10 @@ def _finish(
 
 
 def arrays_of(data: TaskData, logits: Arrays) -> Arrays:
-    """``<split>_{ids,logits,labels}``; logits as float16 where they give the same metrics, else float32."""
+    """``<split>_{ids,logits,labels}`` and, where the task has them, ``<split>_{groups,credit}``.
+
+    Logits are float16 where these give the same metrics, else float32.
+    """
     arrays: Arrays = {}
     for name in STORED:
         if name not in logits:
@@ -214,10 +218,10 @@ def arrays_of(data: TaskData, logits: Arrays) -> Arrays:
         examples, exact = data.splits[name], logits[name].astype(np.float32)
         with np.errstate(over="ignore"):
             half = exact.astype(np.float16)
-        same = compute_metrics(data.task, half, examples.labels) == compute_metrics(data.task, exact, examples.labels)
+        same = compute_metrics(data.task, half, **examples.gold) == compute_metrics(data.task, exact, **examples.gold)
         arrays[f"{name}_ids"] = examples.ids
         arrays[f"{name}_logits"] = half if same else exact
-        arrays[f"{name}_labels"] = examples.labels
+        arrays |= {f"{name}_{key}": array for key, array in examples.gold.items()}
     return arrays
 
 
