@@ -258,6 +258,7 @@ class PathsConfig:
 
     results: str = opt("results", science=False)  # records
     runs: str = opt("runs", science=False)  # checkpoints, logs, adapters
+    cache: str | None = opt(None, science=False)  # tokens, converted weights; null = beside the hub's cache
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,18 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; SORA_TEST_SHARED names another folder")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokens and converted weights go into a temporary folder, also those of commands that a test starts."""
+    from huggingface_hub import constants
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("assets"))
+        patch.setenv("HF_ASSETS_CACHE", folder)
+        patch.setattr(constants, "HF_ASSETS_CACHE", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

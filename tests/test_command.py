@@ -37,7 +37,7 @@ def arguments(*overrides: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_", "HF_"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_", "HF_H"))}
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from sora.backbones import attention, deberta
 from sora.backbones.dropout import CounterDropout, DropoutContext, replace_dropouts
-from sora.backbones.source import PICKLED, WAYS_OUT, checked_hash, weights_file
+from sora.backbones.source import PICKLED, WAYS_OUT, checked_hash, tokenizer_folder, weights_file
+from sora.backbones.token_cache import cached, token_key
 from sora.backbones.tokenizer import Encoding, encode, load_tokenizer
 from sora.config import BackboneConfig
 from sora.errors import UserError
@@ -99,12 +100,22 @@ class Backbone(nn.Module):
             hidden: Tensor = self.encoder(**inputs).last_hidden_state
         return hidden.float() if hidden.dtype in attention.LOW_PRECISION else hidden
 
-    def encode(self, texts: tuple[list[str], ...], max_length: int, **how: Any) -> Encoding:
-        """Tokenise columns of N texts as ``tokenizer.encode`` does. Raises UserError where no tokenizer can be had."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.config)
+    def encode(self, texts: tuple[list[str], ...], max_length: int, cache: Path | None = None, **how: Any) -> Encoding:
+        """Tokenise columns of N texts as ``tokenizer.encode`` does, or take their tokens from the folder ``cache``.
+
+        ``cache`` None keeps none. Raises UserError where no tokenizer can be had, or tokens cannot be kept.
+        """
         segments = int(getattr(self.hf_config, "type_vocab_size", 0)) > 1
-        return encode(self._tokenizer, texts, max_length, segments, **how)
+
+        def tokenise() -> Encoding:
+            if self._tokenizer is None:
+                self._tokenizer = load_tokenizer(self.config)
+            return encode(self._tokenizer, texts, max_length, segments, **how)
+
+        if cache is None:
+            return tokenise()
+        key = token_key(self.config, tokenizer_folder(self.config), texts, max_length, segments, **how)
+        return cached(cache, key, tokenise)
 
     def dropout_site(self, p: float, name: str) -> CounterDropout:
         """A new dropout site with masks of its own. Raises ValueError for a name that is taken."""

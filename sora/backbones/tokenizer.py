@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sora.backbones.golden import check_fit
 from sora.backbones.source import tokenizer_folder
 from sora.config import BackboneConfig
 from sora.errors import UserError
@@ -24,24 +25,42 @@ def load_tokenizer(config: BackboneConfig, folder: Path | None = None) -> Any:
 
     transformers 5 builds DeBERTaV3's without the NFKC step of its sentencepiece model: a ligature or an ellipsis
     becomes [UNK]. ``backbone.tokenizer=spm`` (the default) puts the model's own normaliser back; ``hf`` leaves it.
+
+    Raises:
+        UserError: there is no tokenizer, it cannot be read, or it is not the backbone's.
     """
     from transformers import AutoTokenizer
 
     folder = tokenizer_folder(config) if folder is None else folder
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # each format has its own errors for a damaged file
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); fetch its files again") from error
     if config.family == "deberta-v2" and config.tokenizer == "spm":
         tokenizer.backend_tokenizer.normalizer = sentencepiece_normalizer(folder / SENTENCEPIECE)
+    check_fit(tokenizer, config, folder)
     return tokenizer
 
 
 def sentencepiece_normalizer(model: Path) -> Any:
-    """What a sentencepiece model does to a text before it splits it: strip, its character map, single spaces."""
+    """What a sentencepiece model does to a text before it splits it: strip, its character map, single spaces.
+
+    Raises UserError when the file is missing or no such model.
+    """
+    from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex
     from tokenizers.normalizers import Precompiled, Replace, Sequence, Strip
 
     proto = sentencepiece_model_pb2.ModelProto()
-    proto.ParseFromString(model.read_bytes())
+    try:
+        proto.ParseFromString(model.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise UserError(
+            f"{model}: no sentencepiece model ({error}); put the file of the pretrained model there, or take "
+            "backbone.tokenizer=hf"
+        ) from error
     charsmap = proto.normalizer_spec.precompiled_charsmap
     return Sequence([Strip(), Precompiled(charsmap), Replace(Regex(" {2,}"), " ")])
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from sora import methods, schedules
 from sora.backbones import Backbone, Encoding, Head, load_backbone
+from sora.cache import cache_folder
 from sora.config import RunConfig
 from sora.methods import Method, Plan
 from sora.optim import PackOptimizer, ParameterGroup
@@ -144,6 +145,7 @@ def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> Enco
     tokens = backbone.encode(
         examples.texts,
         int(run.trainer.max_length or task.max_length),
+        cache_folder("tokens", run.paths.cache),
         choices=task.choices,
         truncate=task.truncate,
         spans=examples.spans,

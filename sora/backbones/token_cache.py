@@ -1,0 +1,75 @@
+"""The tokens of a split, kept under a name made from everything that decides them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sora.backbones.source import TOKENIZER_FILES, file_hash
+from sora.backbones.tokenizer import Encoding
+from sora.cache import once
+from sora.config import BackboneConfig
+
+FORMAT = 1  # raised whenever the same key would stand for other tokens
+READ_BESIDE = ("tokenizer_config.json", "config.json", "added_tokens.json", "special_tokens_map.json", "merges.txt")
+LIBRARIES = ("transformers", "tokenizers")  # they turn the files into a tokenizer, not always in the same way
+
+
+def token_key(
+    config: BackboneConfig, folder: Path, texts: tuple[list[str], ...], max_length: int, segments: bool
+) -> str:
+    """sha256 (hex) of what decides the tokens: the tokenizer's files and reading, the texts, the length, the libraries."""
+    files = [folder / name for name in (*TOKENIZER_FILES, *READ_BESIDE)]
+    decisive = {
+        "format": FORMAT,
+        "files": {path.name: file_hash(path, path.stat().st_mtime_ns) for path in files if path.is_file()},
+        "family": config.family,
+        "tokenizer": config.tokenizer,
+        "max_length": max_length,
+        "segments": segments,
+        "choices": choices,
+        "truncate": truncate,
+        "texts": _digest(texts),
+        "spans": None if spans is None else [spans.shape, spans.astype("<i8").tobytes().hex()],
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def cached(folder: Path, key: str, tokenise: Callable[[], Encoding]) -> Encoding:
+    """The tokens named ``key`` in ``folder``; tokenised once however many processes ask. Raises UserError (once)."""
+    return once(folder / f"{key}.npz", _read, tokenise, _write)
+
+
+def _digest(texts: tuple[list[str], ...]) -> str:
+    """sha256 over each column's lengths and bytes, so that no text can run into the next."""
+    hasher = hashlib.sha256(str(len(texts)).encode())
+    for column in texts:
+        encoded = [text.encode("utf-8", "surrogatepass") for text in column]
+        hasher.update(np.array([len(encoded), *map(len, encoded)], dtype="<i8").tobytes())
+        hasher.update(b"".join(encoded))
+    return hasher.hexdigest()
+
+
+def _read(path: Path) -> Encoding:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}  # the archive's checksums are compared here
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    pad, choices, truncated = found["numbers"].tolist()
+    return Encoding(found["ids"], found.get("types"), found["starts"], pad, choices, found.get("spans"), truncated)
+
+
+def _write(path: Path, tokens: Encoding) -> None:
+    numbers = np.array([tokens.pad, tokens.choices, tokens.truncated])
+    arrays = {"ids": tokens.ids, "starts": tokens.starts, "numbers": numbers}
+    arrays |= {name: array for name, array in (("types", tokens.types), ("spans", tokens.spans)) if array is not None}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
