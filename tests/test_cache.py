@@ -30,7 +30,7 @@ def tokens(*rows: list[int]) -> Encoding:
 
 
 def same(a: Encoding, b: Encoding) -> bool:
-    types = a.types is None and b.types is None or np.array_equal(a.types, b.types)  # type: ignore[arg-type]
+    types = (a.types is None and b.types is None) or np.array_equal(a.types, b.types)  # type: ignore[arg-type]
     return bool(types) and np.array_equal(a.ids, b.ids) and np.array_equal(a.starts, b.starts) and a.pad == b.pad
 
 

@@ -57,7 +57,7 @@ def golden_of(config: BackboneConfig) -> dict[str, list[int]]:
 
 
 def differences(tokenizer: Any, config: BackboneConfig) -> list[str]:
-    """The golden texts that ``tokenizer`` reads otherwise; with ``backbone.tokenizer=hf`` only plain text is compared."""
+    """The golden texts that ``tokenizer`` reads otherwise; ``backbone.tokenizer=hf`` is held to plain text only."""
     golden = golden_of(config)
     if config.tokenizer == "hf" and config.family == "deberta-v2":
         golden = {text: ids for text, ids in golden.items() if text == PLAIN}

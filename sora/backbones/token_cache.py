@@ -24,7 +24,7 @@ LIBRARIES = ("transformers", "tokenizers")  # they turn the files into a tokeniz
 def token_key(
     config: BackboneConfig, folder: Path, texts: tuple[list[str], ...], max_length: int, segments: bool
 ) -> str:
-    """sha256 (hex) of what decides the tokens: the tokenizer's files and reading, the texts, the length, the libraries."""
+    """sha256 (hex) of what decides the tokens: the tokenizer's files and reading, texts, length, libraries."""
     files = [folder / name for name in (*TOKENIZER_FILES, *READ_BESIDE)]
     decisive = {
         "format": FORMAT,

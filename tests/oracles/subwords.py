@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -36,7 +37,7 @@ class ByteBpe:
         for word in WORDS.findall(text):
             parts = [self.letters[byte] for byte in word.encode()]
             while len(parts) > 1:
-                best = min(zip(parts, parts[1:], strict=False), key=lambda pair: self.rank.get(pair, len(self.rank)))
+                best = min(pairwise(parts), key=lambda pair: self.rank.get(pair, len(self.rank)))
                 if best not in self.rank:
                     break
                 merged, i = [], 0
