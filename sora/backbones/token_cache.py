@@ -22,9 +22,21 @@ LIBRARIES = ("transformers", "tokenizers")  # they turn the files into a tokeniz
 
 
 def token_key(
-    config: BackboneConfig, folder: Path, texts: tuple[list[str], ...], max_length: int, segments: bool
+    config: BackboneConfig,
+    folder: Path,
+    texts: tuple[list[str], ...],
+    max_length: int,
+    segments: bool,
+    *,
+    choices: int = 1,
+    truncate: str = "",
+    spans: np.ndarray | None = None,
+    where: object = None,
 ) -> str:
-    """sha256 (hex) of what decides the tokens: the tokenizer's files and reading, texts, length, libraries."""
+    """sha256 (hex) of what decides the tokens: the tokenizer's files and reading, the libraries, what is encoded how.
+
+    The arguments from ``texts`` on are those of ``tokenizer.encode``; ``where`` only words its messages.
+    """
     files = [folder / name for name in (*TOKENIZER_FILES, *READ_BESIDE)]
     decisive = {
         "format": FORMAT,
