@@ -8,57 +8,62 @@ whose ranks all died is left out.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sora.backbones import Backbone, Head
+from sora.backbones.head import form_of
 from sora.records import write_text
 
+if TYPE_CHECKING:
+    from sora.backbones import Backbone, Head
+
+Factors = dict[str, tuple[Tensor, Tensor]]
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+MODEL_WEIGHTS = "model.safetensors"
 HEAD_WEIGHTS = "head.safetensors"
+OWN_WEIGHTS = "adapter.safetensors"
 
 
-def write_peft(
+def write_lora(
     folder: Path,
-    factors: dict[str, tuple[Tensor, Tensor]],
+    factors: Factors,
     scaling: float,
-    backbone: Backbone,
-    head: Head,
-    replica: int,
+    *,
+    base: str,
+    task_type: str | None = None,
+    saved: dict[str, Tensor] | None = None,
+    modules_to_save: Sequence[str] | None = None,
 ) -> None:
-    """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a README into ``folder``.
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, which plain PEFT loads, into ``folder``.
 
     Args:
-        factors: A [r', in] and B [out, r'] of every adapted matrix by its name in the encoder; r' may be 0.
+        factors: A [r', in] and B [out, r'] of every adapted matrix by its full name in the model; r' may be 0.
         scaling: s of W0 + s B A.
-        head: with cls pooling its weights travel as PEFT's ``modules_to_save``; no sequence-classification class
-            of transformers pools by mean, so there the adapter is one for feature extraction and the head lies
-            beside it in ``head.safetensors``.
+        base: what ``from_pretrained`` takes to get the model that the adapter belongs to.
+        saved: whole weights that travel with the adapter, by their name in the model; all of ``modules_to_save``.
     """
-    classifies = head.fits_class
-    prefix = f"{backbone.prefix}." if classifies else ""
     alive = {name: pair for name, pair in factors.items() if pair[0].shape[0] > 0}
     if not alive:  # PEFT refuses an adapter without modules: one rank of zeros stands for nothing
         name, (a, b) = next(iter(factors.items()))
         alive = {name: (a.new_zeros(1, a.shape[1]), b.new_zeros(b.shape[0], 1))}
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in alive.items():
-        tensors[f"base_model.model.{prefix}{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{prefix}{name}.lora_B.weight"] = b
-    state = head.export_state(replica)
-    if classifies:
-        tensors |= {f"base_model.model.{key}": value for key, value in state.items()}
-    ranks = {f"{prefix}{name}": a.shape[0] for name, (a, _) in alive.items()}
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b
+    tensors |= {f"{PEFT_PREFIX}{name}": value for name, value in (saved or {}).items()}
+    ranks = {name: a.shape[0] for name, (a, _) in alive.items()}
     top = max(ranks.values())
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if classifies else "FEATURE_EXTRACTION",
-        "base_model_name_or_path": backbone.source,
+        "task_type": task_type,
+        "base_model_name_or_path": base,
         "inference_mode": True,
         "r": top,
         "lora_alpha": scaling * top,
@@ -69,87 +74,97 @@ def write_peft(
         "target_modules": sorted(ranks),
         "rank_pattern": {name: rank for name, rank in sorted(ranks.items()) if rank != top},
         "alpha_pattern": {name: scaling * rank for name, rank in sorted(ranks.items()) if rank != top},
-        "modules_to_save": head.module_names() if classifies else None,
+        "modules_to_save": list(modules_to_save) if modules_to_save else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
     _save(tensors, folder / PEFT_WEIGHTS)
-    if not classifies:
-        _save(state, folder / HEAD_WEIGHTS)
     write_text(folder / PEFT_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
-    write_text(folder / "README.md", _adapter_readme(backbone, head, ranks, factors, classifies))
+
+
+def write_peft(folder: Path, factors: Factors, scaling: float, backbone: Backbone, head: Head, replica: int) -> None:
+    """Write the adapter of one replica with its head; ``factors`` by names in the encoder.
+
+    A head that transformers' sequence-classification class has travels as PEFT's ``modules_to_save``. No such class
+    pools by mean or reads span vectors: there the adapter is one for feature extraction and the head lies beside it in
+    ``head.safetensors``.
+    """
+    state = head.export_state(replica)
+    if head.fits_class:
+        named = {f"{backbone.prefix}.{name}": pair for name, pair in factors.items()}
+        write_lora(
+            folder,
+            named,
+            scaling,
+            base=backbone.source,
+            task_type="SEQ_CLS",
+            saved=state,
+            modules_to_save=head.module_names(),
+        )
+    else:
+        write_lora(folder, factors, scaling, base=backbone.source, task_type="FEATURE_EXTRACTION")
+        _save(state, folder / HEAD_WEIGHTS)
 
 
 def write_model(folder: Path, backbone: Backbone, head: Head, replica: int) -> None:
     """Write a model that ``AutoModelForSequenceClassification.from_pretrained(folder)`` loads.
 
-    With mean pooling it is a plain encoder (``AutoModel``) and the head lies beside it.
+    With a head that this class lacks it is a plain encoder (``AutoModel``) and the head lies beside it.
     """
-    classifies = head.fits_class
-    prefix = f"{backbone.prefix}." if classifies else ""
-    tensors = {f"{prefix}{name}": value for name, value in backbone.encoder.state_dict().items()}
-    state = head.export_state(replica)
+    write_plain(folder, backbone, backbone.encoder.state_dict(), head.export_state(replica), head.fits_class)
+
+
+def write_plain(
+    folder: Path, backbone: Backbone, encoder: dict[str, Tensor], head: dict[str, Tensor], fits_class: bool
+) -> None:
+    """:func:`write_model` from the weights themselves: ``encoder`` by its own names, ``head`` by transformers'."""
     config = backbone.hf_config.to_dict()
-    if classifies:
-        tensors |= state
-        config["architectures"] = [head.classification_class()]
-        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(head.outputs)}
-        config["label2id"] = {f"LABEL_{i}": i for i in range(head.outputs)}
     folder.mkdir(parents=True, exist_ok=True)
-    _save(tensors, folder / "model.safetensors")
-    if not classifies:
-        _save(state, folder / HEAD_WEIGHTS)
+    if fits_class:
+        form = form_of(backbone.arch.family, backbone.hf_config)
+        outputs = head[f"{form.output}.weight"].shape[0]
+        config["architectures"] = [form.cls]
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in range(outputs)}
+        config["label2id"] = {f"LABEL_{i}": i for i in range(outputs)}
+        encoder = {f"{backbone.prefix}.{name}": value for name, value in encoder.items()} | head
+    else:
+        _save(head, folder / HEAD_WEIGHTS)
+    _save(encoder, folder / MODEL_WEIGHTS)
     config["dtype"] = "float32"
     write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+
+
+@torch.no_grad()
+def write_merged(folder: Path, adapter: Path, backbone: Backbone) -> None:
+    """:func:`write_plain` of what ``adapter``, a folder of :func:`write_peft`, and the frozen weights make together.
+
+    W0 + s B A is summed in float64 and rounded once.
+    """
+    config = json.loads((adapter / PEFT_CONFIG).read_text())
+    tensors = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(adapter / PEFT_WEIGHTS).items()}
+    fits_class = config["task_type"] == "SEQ_CLS"
+    prefix = f"{backbone.prefix}." if fits_class else ""
+    encoder = dict(backbone.encoder.state_dict())
+    for name in config["target_modules"]:
+        a, b = (tensors.pop(f"{name}.lora_{x}.weight").double() for x in "AB")
+        scaling = config["alpha_pattern"].get(name, config["lora_alpha"]) / a.shape[0]
+        key = f"{name.removeprefix(prefix)}.weight"
+        encoder[key] = (encoder[key].double() + scaling * (b @ a)).float()
+    write_plain(folder, backbone, encoder, tensors if fits_class else load_file(adapter / HEAD_WEIGHTS), fits_class)
 
 
 def write_tensors(
     folder: Path, tensors: dict[str, Tensor], backbone: Backbone, head: Head, replica: int, equation: str
 ) -> None:
-    """Write ``adapter.safetensors`` with its head, and a README with the ``equation`` they stand in.
+    """Write ``adapter.safetensors``: adapter and head, and in its metadata the ``equation`` they stand in.
 
     For adapters that neither PEFT nor transformers has a class for.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _save(tensors | head.export_state(replica), folder / "adapter.safetensors")
-    lines = ["# Adapter", "", f"Base: {backbone.source}.", "", equation, ""]
-    write_text(folder / "README.md", "\n".join(lines))
+    _save(tensors | head.export_state(replica), folder / OWN_WEIGHTS, base=backbone.source, equation=equation)
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def _save(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
     plain = {key: value.detach().to("cpu", torch.float32).contiguous().clone() for key, value in tensors.items()}
     partial = path.with_suffix(".tmp")
-    save_file(plain, partial, metadata={"format": "pt"})
+    save_file(plain, partial, metadata={"format": "pt"} | metadata)
     partial.replace(path)
-
-
-def _adapter_readme(
-    backbone: Backbone, head: Head, ranks: dict[str, int], factors: dict[str, Any], classifies: bool
-) -> str:
-    lines = [
-        "# Low-rank adapter",
-        "",
-        f"Base: {backbone.source}. {len(ranks)} of {len(factors)} matrices keep {sum(ranks.values())} ranks.",
-        "",
-    ]
-    if backbone.config.weights == "random":
-        lines += [
-            f"The base has random weights (init_seed {backbone.config.init_seed}): of use only with them.",
-            "",
-        ]
-    loader, extra = (
-        ("AutoModelForSequenceClassification", f", num_labels={head.outputs}") if classifies else ("AutoModel", "")
-    )
-    lines += [
-        "```python",
-        "from peft import PeftModel",
-        f"from transformers import {loader}",
-        "",
-        "import torch",
-        "",
-        f'base = {loader}.from_pretrained("{backbone.source}"{extra}, dtype=torch.float32)',
-        'model = PeftModel.from_pretrained(base, "path/of/this/folder").eval()',
-        "```",
-    ]
-    if not classifies:
-        lines += ["", f"The head, for the mean of the hidden states under the attention mask, is in {HEAD_WEIGHTS}."]
-    return "\n".join(lines) + "\n"

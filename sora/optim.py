@@ -180,6 +180,14 @@ class PackOptimizer:
                 state[f"adam.{index}.{key}"] = value.detach().cpu().clone()
         return state
 
+    def named(self, replica: int) -> dict[str, Tensor]:
+        """The weights of one replica by name, on the CPU."""
+        return {
+            name: (tensor.detach()[replica] if group.stacked else tensor.detach()).cpu().clone()
+            for group in self.groups
+            for name, tensor in group.tensors.items()
+        }
+
     @torch.no_grad()
     def load_state(self, replica: int, state: dict[str, Tensor]) -> None:
         """Inverse of ``state``. Raises KeyError or RuntimeError where the state is of another run."""

@@ -85,7 +85,7 @@ def test_a_pack_leaves_a_record_and_an_adapter_for_each_seed(pack):
         assert json.loads((run_folder / "status.json").read_text())["status"] == "ok"
         for name in ("config.yaml", "metrics.jsonl", "log.txt", "adapter/adapter_config.json"):
             assert (run_folder / name).is_file(), name
-        assert not list((run_folder / "checkpoint").glob("*.safetensors")), (
+        assert [path.name for path in (run_folder / "checkpoint").iterdir()] == ["selected.safetensors"], (
             "checkpoints of a finished run only fill disks"
         )
         assert record["status"] == "ok"

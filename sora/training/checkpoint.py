@@ -23,6 +23,7 @@ from sora.records import write_text
 
 FORMAT = 1
 KEEP = 2
+SELECTED = "selected.safetensors"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,21 @@ def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
         if len(complete) == len(run_dirs):
             return complete
     return {}
+
+
+def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the selected weights by name, dead ranks and gates included: what the exported adapter was cut from.
+
+    ``<run>/checkpoint/selected.safetensors`` stays when the run is finished. Raises UserError when the disk is full.
+    """
+    path = run_dir / "checkpoint" / SELECTED
+    partial = path.with_suffix(".tmp")
+    try:
+        save_file(tensors, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error}); make room, then repeat the command") from error
 
 
 def discard(run_dir: Path) -> None:

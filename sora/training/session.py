@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sora import records
+from sora import card, records
 from sora.errors import UserError
 from sora.identity import recorded_config
 from sora.tasks import TaskData, compute_metrics
@@ -156,6 +156,7 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
+    checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     if not job.record_path.exists():
         arrays = arrays_of(data, final["logits"])
         record = {
@@ -195,6 +196,7 @@ def _finish(
             "provenance": provenance | {"recipe": job.run.recipe, "resumed_at": progress.resumed_at},
         }
         records.write(job.record_path, record, arrays)
+    card.write(adapter, job.run, records.read(job.record_path))
     job.set_status(status, record=str(job.record_path))
     metric = job.run.task.select_metric
     reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())

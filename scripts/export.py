@@ -1,0 +1,36 @@
+"""Write a finished run's adapter, or the plain model it makes, into a new folder.
+
+    python scripts/export.py runs/4f1c2a9b7d3e my-adapter          a folder that plain peft loads
+    python scripts/export.py 4f1c2a9b7d3e my-model --merge         a plain transformers model
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sora.errors import UserError
+from sora.publish import find_run, publish
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write a finished run's adapter into a new folder.")
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a run id")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a folder that does not exist yet, or is empty")
+    parser.add_argument("--merge", action="store_true", help="write a plain transformers model instead")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (default: results)")
+    arguments = parser.parse_args()
+    try:
+        finished = find_run(arguments.run, arguments.runs, arguments.results)
+        publish(finished, arguments.out, merge=arguments.merge)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{arguments.out}: {'model' if arguments.merge else 'adapter'} of run {finished.record['run_id']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
