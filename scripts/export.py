@@ -1,7 +1,7 @@
 """Write a finished run's adapter, or the plain model it makes, into a new folder.
 
-    python scripts/export.py runs/4f1c2a9b7d3e my-adapter          a folder that plain peft loads
-    python scripts/export.py 4f1c2a9b7d3e my-model --merge         a plain transformers model
+python scripts/export.py runs/4f1c2a9b7d3e my-adapter          a folder that plain peft loads
+python scripts/export.py 4f1c2a9b7d3e my-model --merge         a plain transformers model
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder that does not exist yet, or is empty")
     parser.add_argument("--merge", action="store_true", help="write a plain transformers model instead")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (default: results)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of the records (default: results)"
+    )
     arguments = parser.parse_args()
     try:
         finished = find_run(arguments.run, arguments.runs, arguments.results)

@@ -138,7 +138,7 @@ def _warnings(run: RunConfig, record: Mapping[str, Any]) -> str:
     if run.precision == "bf16":
         lines.append("It was trained beside frozen weights in bf16; in fp32 the logits differ in the third digit.")
     if run.backbone.note:
-        lines.append(run.backbone.note)
+        lines.append(f"About the backbone. {run.backbone.note}")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -185,7 +185,7 @@ def _use(folder: Path, run: RunConfig) -> str:
     note = ""
     if run.backbone.family == "deberta-v2" and run.backbone.tokenizer == "spm" and not own_tokenizer:
         note = (
-            "\n\nTrained with the normaliser of the tokenizer's own sentencepiece model, which transformers 5 leaves out: "
+            "\n\nTrained with the normaliser of the tokenizer's sentencepiece model, which transformers 5 leaves out: "
             "texts with ligatures, fractions or ellipses are read otherwise by the tokenizer above."
         )
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```" + note
@@ -264,7 +264,7 @@ def _training(record: Mapping[str, Any]) -> str:
         yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False).rstrip(),
         "```",
         "",
-        f"Commit {provenance['git'] or 'unknown'}; {provenance['device']}, {provenance['threads']} threads; {versions}; "
-        f"finished {provenance['finished']}. Data: sha256 `{record['data']['sha256']}`.",
+        f"Commit {provenance['git'] or 'unknown'}; {provenance['device']}, {provenance['threads']} threads; "
+        f"{versions}. Finished {provenance['finished']}. Data: sha256 `{record['data']['sha256']}`.",
     ]
     return "\n".join(lines)

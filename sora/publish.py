@@ -51,13 +51,19 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
         )
     if not (folder / "adapter").is_dir():
         raise UserError(f"{folder}: adapter/ is missing; move its record away and repeat the run to get it again")
-    identifier = str(status.get("run_id", folder.name))
-    recorded = Path(str(status.get("record", "")))
-    path = recorded if recorded.is_file() else records.find(results, identifier)
+    (run,) = build_runs(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    return FinishedRun(folder, run, records.read(_record(folder, run, status, results)))
+
+
+def _record(folder: Path, run: RunConfig, status: dict[str, Any], results: Path) -> Path:
+    """The record of a run: where its status says, seen from here or from where it was started, or below ``results``."""
+    start = folder.resolve().parents[len(Path(run.paths.runs).parts)]
+    recorded = str(status.get("record", ""))
+    found = [path for path in (Path(recorded), start / recorded) if path.is_file()]
+    path = found[0] if found else records.find(results, str(status.get("run_id")))
     if path is None:
         raise UserError(f"{folder}: its record is not in {results}; --results names the folder that holds it")
-    (run,) = build_runs(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    return FinishedRun(folder, run, records.read(path))
+    return path
 
 
 def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
