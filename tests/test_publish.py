@@ -12,14 +12,16 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from peft import PeftModel
 from safetensors.torch import load_file
 
-from sora import records
+from sora import card, records
 from sora.config import AdapterConfig
 from sora.errors import UserError
 from sora.publish import FinishedRun, find_run, publish
 from sora.training.runner import run_pack
-from tests import composing
+from tests import composing, tiny
+from tests.test_export import plain_model
 
 ROOT = Path(__file__).resolve().parents[1]
 POOLINGS = ("cls", "mean")
@@ -204,3 +206,29 @@ def test_added_layers_cannot_be_merged(finished, tmp_path):
     with pytest.raises(UserError, match="method=adapter adds layers"):
         publish(FinishedRun(tmp_path / "run", bottleneck, finished.record), tmp_path / "out", merge=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_the_heads_code_reads_span_vectors(family, pooling, tmp_path, monkeypatch):
+    """Which no class of transformers does: adapter of the encoder, head beside it, code of the head in the card."""
+    (run,) = tiny.runs(family, backbone={"pooling": pooling}, task={"spans": "vectors"})
+    pack = tiny.pack([run])
+    with torch.no_grad():
+        for layer in pack.method.layers.values():
+            layer.lora_B.normal_(std=0.2)
+    batch = pack.splits["report"].tokens.collate(np.arange(5))
+    spans = torch.tensor([[[1, 2], [2, 4]]] * 4 + [[[0, 3], [1, 3]]])
+    pack.model.eval()
+    pack.method.export(0, tmp_path / "adapter", pack.model.head)
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["task_type"] == "FEATURE_EXTRACTION"
+    plain = plain_model(run)
+    encoder = PeftModel.from_pretrained(getattr(plain, pack.model.backbone.prefix), tmp_path / "adapter").eval()
+    monkeypatch.chdir(tmp_path)
+    record = composing.record()
+    record["data"]["sizes"] |= {"select": 3, "report": 3}
+    code = code_of(card.render(Path("adapter"), run, record))
+    scope = {"model": encoder, "torch": torch, "load_file": load_file}
+    exec(code[code.index("head = load_file") : code.index("batch = tokenizer")], scope)
+    with torch.no_grad():
+        torch.testing.assert_close(scope["logits"](batch, spans), pack.model(batch | {"spans": spans}))
