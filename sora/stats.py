@@ -1,4 +1,4 @@
-"""Intervals and comparisons over seeds and test items (numpy and scipy only).
+"""Means, intervals, tests and agreement over seeds (numpy and scipy only); over seeds and items: sora/bootstrap.py.
 
 Scores are on the 0-1 scale of the records. Two kinds of chance meet in a table cell: the seed
 (initialisation, data order) and the finite test set. A t interval over seeds covers the first only, a Wilson
@@ -9,7 +9,7 @@ shrink the second.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval | None:
     independent and normal. It says nothing about other test items: all seeds share the same ones. With n = 3
     the factor t is 4.30, so the interval is wide by right.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     x = _vector(values)
     if x.size < 2:
         return None
@@ -86,7 +86,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> Inter
     ValueError
         unless ``0 <= correct <= total`` and ``total >= 1``.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if not (total >= 1 and 0 <= correct <= total):
         raise ValueError(f"{correct} correct of {total}: needs 0 <= correct <= total and total >= 1")
     z = float(special.ndtri((1 + confidence) / 2))
@@ -99,113 +99,124 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> Inter
     return Interval(low, high)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean of a minus mean of b, with its bootstrap interval."""
+def detectable_gap(standard_error: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The true difference that a two-sided test of level ``alpha`` would find with probability ``power``.
 
-    mean: float
-    interval: Interval
-    standard_error: float  # SD of the resampled means
-    seeds: tuple[int, int]  # of a and of b
-    items: int
-    resamples: int
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.interval.low > 0 or self.interval.high < 0
-
-
-def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    paired_seeds: bool = True,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Difference:
-    """Interval for the difference of two mean scores, over seeds and test items at once.
-
-    Parameters
-    ----------
-    a, b
-        [S_a, N] and [S_b, N]: score of every seed on every item (for an accuracy: 1 right, 0 wrong). Column j
-        is the same item in both.
-    paired_seeds
-        row i of both shares its seed (initialisation of the head, data order), so rows are drawn together;
-        needs S_a = S_b. False: rows of a and b are drawn apart.
-    resamples
-        B, bootstrap samples.
-    seed
-        of the resampling itself: the same call gives the same interval.
-
-    Notes
-    -----
-    With d = a - b, each resample draws S rows and N columns with replacement, independently of one another,
-    and takes the mean of d over the drawn rows x columns: with counts u [S] and v [N], ``u^T d v / (S N)``.
-    The interval is made of the (1 - c) / 2 and (1 + c) / 2 quantiles of the B means. Because the same columns
-    are drawn for a and b, an item both get right, or both get wrong, adds no noise.
-
-    Sellam et al. (2022), "The MultiBERTs: BERT Reproductions for Robustness Analysis", ICLR (the
-    Multi-Bootstrap, with paired and unpaired seeds); Owen (2007), "The pigeonhole bootstrap", Annals of
-    Applied Statistics 1(2). If d is a mean plus independent effects of seed, item and their interaction with
-    variances s, t and e, the expected variance of the resampled means is ::
-
-        s (S - 1) / S^2  +  t (N - 1) / N^2  +  e (3 - 2/S - 2/N + 1/(S N)) / (S N)
-
-    against a true ``s / S + t / N + e / (S N)``: mildly too large where the interaction dominates, but too
-    small by (S - 1) / S in the seeds' part. Below about five seeds read the interval as a lower bound of the
-    uncertainty; a single seed has no seeds' part at all.
-
-    Raises
-    ------
-    ValueError
-        for shapes that do not fit, an empty array, a non-finite score, fewer than 1 resample.
+    ``(z_{1 - alpha/2} + z_{power}) * SE`` with the standard error SE of the difference: 2.80 SE by default, the usual
+    approximation that leaves out the far tail. A smaller gap may be real, but this comparison is too small to show it.
     """
-    _check_confidence(confidence)
-    x, y = _matrix(a, "a"), _matrix(b, "b")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"a has {x.shape[1]} items and b {y.shape[1]}: both need the same items in the same order")
-    if paired_seeds and x.shape[0] != y.shape[0]:
-        raise ValueError(f"a has {x.shape[0]} seeds and b {y.shape[0]}: they cannot be paired (paired_seeds=False)")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: at least 1")
-    items = x.shape[1]
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    chunk = max(1, 4_000_000 // items)  # counts of one chunk: at most about 32 MB
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        v = _counts(rng, items, size)
-        u = _counts(rng, x.shape[0], size)
-        if paired_seeds:
-            drawn = _weighted_mean(x - y, u, v)
-        else:
-            drawn = _weighted_mean(x, u, v) - _weighted_mean(y, _counts(rng, y.shape[0], size), v)
-        means[start : start + size] = drawn
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Difference(
-        mean=float(x.mean() - y.mean()),
-        interval=Interval(float(low), float(high)),
-        standard_error=float(means.std()),
-        seeds=(x.shape[0], y.shape[0]),
-        items=items,
-        resamples=resamples,
-    )
+    return float(special.ndtri(1 - alpha / 2) + special.ndtri(power)) * standard_error
 
 
-def _counts(rng: np.random.Generator, n: int, size: int) -> Floats:
-    """[size, n]: how often each of n things was drawn in n draws with replacement."""
-    draws = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-    return np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+def holm(p_values: ArrayLike) -> list[float]:
+    """Holm's adjusted p-values, in the order given: below alpha = rejected at family-wise error rate alpha.
+
+    With the m values sorted, ``p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))``. Holm (1979), "A Simple Sequentially
+    Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6(2). Needs no independence.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.size == 0:
+        return []
+    if not (np.isfinite(p).all() and (p >= 0).all() and (p <= 1).all()):
+        raise ValueError("p-values lie between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
+    result = np.empty_like(adjusted)
+    result[order] = adjusted
+    return [float(each) for each in result]
 
 
-def _weighted_mean(scores: Floats, u: Floats, v: Floats) -> Floats:
-    """[B] from scores [S, N], seed counts u [B, S], item counts v [B, N]: u^T scores v / (S N)."""
-    rows: Floats = v @ scores.T  # [B, S]
-    total: Floats = (rows * u).sum(axis=1)
-    return total / scores.size
+def smallest_sign_p(seeds: int) -> float:
+    """The smallest two-sided p that an exact sign-flip test on ``seeds`` paired differences can give: ``2^(1 - n)``.
+
+    0.25 for three seeds and 0.0625 for five: seeds alone cannot reach 0.05 before there are six of them.
+    """
+    return min(1.0, 2.0 ** (1 - seeds))
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
+    """``P(A > B) + P(A = B) / 2`` for one score of each drawn at random; 0.5 = no tendency.
+
+    The Mann-Whitney U divided by ``n_a n_b``. Agarwal et al. (2021), "Deep Reinforcement Learning at the Edge of the
+    Statistical Precipice", NeurIPS.
+    """
+    x, y = _vector(a)[:, None], _vector(b)[None, :]
+    return float(np.mean((x > y) + 0.5 * (x == y)))
+
+
+def expected_maximum(values: ArrayLike, trials: int) -> float:
+    """Expected best of ``trials`` scores drawn from ``values`` with replacement.
+
+    With the N values sorted, ``sum_i v_(i) [(i / N)^n - ((i - 1) / N)^n]``. Dodge et al. (2019), "Show Your Work",
+    EMNLP, eq. 7. As an estimate for new trials it is biased downwards, more so the nearer n comes to N (Tang et al.
+    (2020), "Showing Your Work Doesn't Always Work", ACL).
+    """
+    return float(np.sum(np.sort(_vector(values)) * best_of(len(_vector(values)), trials)))
+
+
+def best_of(count: int, trials: int) -> Floats:
+    """[N]: the probability that the i-th smallest of N values is the best of n draws with replacement."""
+    if trials < 1:
+        raise ValueError(f"trials={trials}: at least 1")
+    steps = (np.arange(count + 1) / count) ** trials
+    return np.diff(steps)
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation, mean ranks for ties; NaN where either side is constant."""
+    x, y = _ranked(_vector(a)), _ranked(_vector(b))
+    if x.size != y.size:
+        raise ValueError(f"{x.size} and {y.size} values: need as many of both")
+    x, y = x - x.mean(), y - y.mean()
+    scale = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / scale if scale else math.nan
+
+
+def jaccard(a: Iterable[object], b: Iterable[object]) -> float:
+    """Size of the intersection over that of the union; NaN for two empty sets."""
+    first, second = set(a), set(b)
+    union = len(first | second)
+    return len(first & second) / union if union else math.nan
+
+
+class Component(NamedTuple):
+    """What one factor of a two-way layout contributes."""
+
+    variance: float  # of the factor's effects; 0 where the estimate is negative
+    f: float  # its mean square over that of the rest
+    p: float  # of the F test; NaN where the rest is 0
+
+
+def two_way(scores: ArrayLike) -> tuple[Component, Component, float]:
+    """Variance of rows, of columns, and of the rest, in a layout with one score per place.
+
+    ``scores`` [I, J], I, J >= 2: score = mean + row effect + column effect + rest. With the mean squares of the
+    analysis of variance, ``var_rows = (MS_rows - MS_rest) / J`` and likewise for columns; interaction cannot be told
+    from noise here, and both are the rest. Returns rows, columns, variance of the rest.
+    """
+    x = matrix(scores, "scores")
+    rows, columns = x.shape
+    if min(rows, columns) < 2:
+        raise ValueError(f"scores {x.shape}: needs at least two rows and two columns")
+    by_row, by_column = x.mean(axis=1), x.mean(axis=0)
+    rest = x - by_row[:, None] - by_column[None, :] + x.mean()
+    freedom = (rows - 1) * (columns - 1)
+    ms_rest = float((rest**2).sum()) / freedom
+    found = []
+    for means, repeats, n in ((by_row, columns, rows), (by_column, rows, columns)):
+        ms = repeats * float(means.var(ddof=1))
+        f = ms / ms_rest if ms_rest > 0 else math.nan
+        p = float(special.fdtrc(n - 1, freedom, f)) if ms_rest > 0 else math.nan
+        found.append(Component(max(0.0, (ms - ms_rest) / repeats), f, p))
+    return found[0], found[1], ms_rest
+
+
+def _ranked(x: Floats) -> Floats:
+    """1-based ranks, the mean rank for ties."""
+    _, place, count = np.unique(x, return_inverse=True, return_counts=True)
+    last: Floats = np.cumsum(count).astype(np.float64)
+    ranks: Floats = (last - (count - 1) / 2)[place]
+    return ranks
 
 
 def _vector(values: ArrayLike) -> Floats:
@@ -215,7 +226,8 @@ def _vector(values: ArrayLike) -> Floats:
     return x
 
 
-def _matrix(values: ArrayLike, name: str) -> Floats:
+def matrix(values: ArrayLike, name: str) -> Floats:
+    """[rows, columns] of finite numbers, at least one. Raises ValueError that names it otherwise."""
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2 or x.size == 0:
         raise ValueError(f"{name} needs the shape [seeds, items], got {x.shape}")
@@ -224,6 +236,7 @@ def _matrix(values: ArrayLike, name: str) -> Floats:
     return x
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raises ValueError unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: between 0 and 1")

@@ -1,14 +1,36 @@
-"""Statistics against scipy, closed forms and simulation."""
+"""Statistics against scipy, statsmodels, scikit-learn, closed forms and enumeration."""
 
+import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+import statsmodels.formula.api as formula
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
+from sklearn.metrics import jaccard_score
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import normal_power
 
-from sora.stats import mean, paired_bootstrap, sample_sd, t_interval, wilson_interval
+from sora.stats import (
+    best_of,
+    detectable_gap,
+    expected_maximum,
+    holm,
+    jaccard,
+    mean,
+    population_sd,
+    probability_of_improvement,
+    sample_sd,
+    smallest_sign_p,
+    spearman,
+    t_interval,
+    two_way,
+    wilson_interval,
+)
 
 SCORES = [0.701, 0.722, 0.688, 0.731, 0.709]
 
@@ -16,6 +38,8 @@ SCORES = [0.701, 0.722, 0.688, 0.731, 0.709]
 def test_mean_and_sd_by_hand():
     assert mean([1.0, 2.0, 6.0]) == 3.0
     assert sample_sd([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
+    assert population_sd([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt((4 + 1 + 9) / 3))
+    assert population_sd([1.0]) == 0.0
     assert math.isnan(sample_sd([1.0]))
     with pytest.raises(ValueError, match="non-empty"):
         mean([])
@@ -66,111 +90,103 @@ def test_wilson_refuses_impossible_counts():
             wilson_interval(correct, total)
 
 
-def crossed(rng, seeds, items, gap=0.1, seed_sd=0.2, item_sd=0.5, noise=0.5):
-    """Two score arrays whose difference has mean ``gap`` and independent effects of seed, item and both."""
-    base = rng.normal(size=(seeds, items))
-    effects = rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, item_sd, (1, items))
-    return base + gap + effects + rng.normal(0, noise, (seeds, items)), base
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_agrees_with_statsmodels(seed):
+    rng = np.random.default_rng(seed)
+    p = np.round(rng.random(seed * 3 + 1) ** 3, 2)  # rounded, so that there are ties
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
 
 
-def exact_variance(d):
-    """Var of u^T d v / (S N) for multinomial counts u, v, from E[u u^T] = I + (1 - 1/S) 1 1^T."""
-    seeds, items = d.shape
-    second = [np.eye(n) + (1 - 1 / n) * np.ones((n, n)) for n in (seeds, items)]
-    return (((second[0] @ d @ second[1]) * d).sum() - d.sum() ** 2) / d.size**2
-
-
-def test_bootstrap_has_the_exact_conditional_variance():
-    a, b = crossed(np.random.default_rng(2), seeds=5, items=60)
-    result = paired_bootstrap(a, b, resamples=40_000)
-    assert result.standard_error**2 == pytest.approx(exact_variance(a - b), rel=0.03)  # SD of the estimate: 0.7 %
-    assert result.interval.half_width == pytest.approx(1.96 * math.sqrt(exact_variance(a - b)), rel=0.03)
-    assert result.mean == pytest.approx((a - b).mean())
-    assert (result.seeds, result.items, result.resamples) == ((5, 5), 60, 40_000)
-
-
-def test_unpaired_seeds_add_their_variances():
-    rng = np.random.default_rng(3)
-    a = rng.normal(0, 1, (6, 1)) + np.zeros((6, 40))  # only the seed matters: items add nothing
-    b = rng.normal(0, 1, (4, 1)) + np.zeros((4, 40))
-    result = paired_bootstrap(a, b, paired_seeds=False, resamples=40_000)
-    expected = a[:, 0].var() / 6 + b[:, 0].var() / 4
-    assert result.standard_error**2 == pytest.approx(expected, rel=0.03)
-    assert result.seeds == (6, 4)
-
-
-def test_expected_variance_is_the_docstrings():
-    s, t, e, seeds, items = 0.04, 0.25, 0.25, 5, 40
-    rng = np.random.default_rng(4)
-    variances = [
-        exact_variance(np.subtract(*crossed(rng, seeds, items, 0, s**0.5, t**0.5, e**0.5))) for _ in range(3000)
-    ]
-    formula = (
-        s * (seeds - 1) / seeds**2
-        + t * (items - 1) / items**2
-        + e * (3 - 2 / seeds - 2 / items + 1 / (seeds * items)) / (seeds * items)
-    )
-    assert np.mean(variances) == pytest.approx(formula, rel=0.03)
-
-
-def test_pairing_removes_what_both_share():
-    rng = np.random.default_rng(5)
-    hard = rng.random(300) < 0.3
-    a = np.tile(~hard, (5, 1)).astype(float)
-    b = a.copy()
-    b[:, :3] = 1 - b[:, :3]  # the two disagree on three items only
-    both = paired_bootstrap(a, b)
-    alone = wilson_interval(int(a[0].sum()), 300)
-    assert both.interval.half_width < alone.half_width / 3
-
-
-def test_same_scores_give_exactly_zero():
-    a = (np.random.default_rng(6).random((3, 50)) < 0.7).astype(float)
-    result = paired_bootstrap(a, a)
-    assert (result.mean, *result.interval) == (0.0, 0.0, 0.0)
-    assert not result.resolved
-
-
-def test_a_clear_gap_is_resolved_and_the_sign_is_a_minus_b():
-    a, b = np.ones((3, 50)), np.zeros((3, 50))
-    assert paired_bootstrap(a, b).interval == (1.0, 1.0)
-    assert paired_bootstrap(a, b).resolved
-    assert paired_bootstrap(b, a).mean == -1.0
-
-
-def test_bootstrap_is_seeded_and_not_fixed():
-    a, b = crossed(np.random.default_rng(7), 3, 50)
-    assert paired_bootstrap(a, b, seed=1) == paired_bootstrap(a, b, seed=1)
-    assert paired_bootstrap(a, b, seed=1).interval != paired_bootstrap(a, b, seed=2).interval
-    # The global generator must stay untouched.
-    state = np.random.get_state()[1].tolist()  # noqa: NPY002
-    paired_bootstrap(a, b)
-    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
-
-
-@pytest.mark.slow
-def test_bootstrap_covers_the_true_difference():
-    """Eight seeds and 150 items, true gap 0.1, Bernoulli scores: near 95 %, and neither 80 % nor always."""
-    rng = np.random.default_rng(8)
-    hits = 0
-    for _ in range(400):
-        p = np.clip(rng.normal(0.6, 0.2, (1, 150)) + rng.normal(0, 0.03, (8, 1)), 0, 0.9)
-        q = np.clip(rng.normal(0.0, 0.03, (8, 1)) + p - 0.0, 0, 0.9)
-        a, b = (rng.random((8, 150)) < p).astype(float), (rng.random((8, 150)) < q).astype(float)
-        low, high = paired_bootstrap(a, b, resamples=400).interval
-        hits += low <= 0.0 <= high
-    assert 0.91 <= hits / 400 <= 0.995
-
-
-def test_bootstrap_refuses_what_does_not_fit():
-    ok = np.zeros((3, 4))
-    for a, b, words in [
-        (ok, np.zeros((3, 5)), "same items"),
-        (ok, np.zeros((2, 4)), "cannot be paired"),
-        (ok, np.full((3, 4), np.nan), "not finite"),
-        (np.zeros(4), np.zeros(4), "seeds, items"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            paired_bootstrap(a, b)
+def test_holm_by_hand_and_at_the_ends():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
     with pytest.raises(ValueError, match="between 0 and 1"):
-        paired_bootstrap(ok, ok, confidence=95)
+        holm([0.5, float("nan")])
+
+
+def test_smallest_sign_p_is_that_of_the_exact_test():
+    for n in (3, 5, 6):
+        exact = reference.permutation_test(
+            (np.arange(1.0, n + 1), np.zeros(n)), lambda x, y: np.mean(x - y), permutation_type="samples"
+        )
+        assert smallest_sign_p(n) == pytest.approx(exact.pvalue)
+    assert smallest_sign_p(5) > 0.05 > smallest_sign_p(6)
+
+
+def test_probability_of_improvement_is_mann_whitneys_u():
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(0, 6, 7), rng.integers(0, 6, 5)  # with ties
+    u = reference.mannwhitneyu(a, b).statistic
+    assert probability_of_improvement(a, b) == pytest.approx(u / 35)
+    assert probability_of_improvement([2.0], [1.0]) == 1.0
+    assert probability_of_improvement([1.0], [1.0]) == 0.5
+
+
+def test_detectable_gap_has_the_power_it_names():
+    gap = detectable_gap(2.0)
+    assert gap == pytest.approx(2 * (1.959964 + 0.841621), rel=1e-6)  # any table of the normal distribution
+    assert normal_power(gap / 2.0, 1, 0.05) == pytest.approx(0.8, abs=1e-4)
+    # RTE's half: 139 items, two models that disagree on 6 % of them: 5.8 points
+    assert detectable_gap(100 * math.sqrt(0.06 / 139)) == pytest.approx(5.8, abs=0.05)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3, 5])
+def test_expected_maximum_is_the_mean_over_all_draws(trials):
+    values = [0.3, 0.7, 0.5, 0.7]
+    draws = itertools.product(values, repeat=trials)
+    assert expected_maximum(values, trials) == pytest.approx(np.mean([max(each) for each in draws]))
+
+
+def test_best_of_is_a_distribution():
+    assert best_of(7, 3).sum() == pytest.approx(1.0)
+    assert best_of(4, 1).tolist() == pytest.approx([0.25] * 4)
+    with pytest.raises(ValueError, match="at least 1"):
+        best_of(4, 0)
+
+
+def test_spearman_agrees_with_scipy():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        a, b = rng.integers(0, 8, 36), rng.integers(0, 8, 36)
+        assert spearman(a, b) == pytest.approx(reference.spearmanr(a, b).statistic)
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+    with pytest.raises(ValueError, match="as many"):
+        spearman([1, 2], [1, 2, 3])
+
+
+def test_jaccard_agrees_with_scikit_learn():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(40) < 0.4, rng.random(40) < 0.4
+    assert jaccard(np.flatnonzero(a), np.flatnonzero(b)) == pytest.approx(jaccard_score(a, b))
+    assert jaccard("ab", "cd") == 0.0
+    assert math.isnan(jaccard([], []))
+
+
+def test_two_way_agrees_with_the_analysis_of_variance_of_statsmodels():
+    rng = np.random.default_rng(4)
+    scores = rng.normal(70, 1, (4, 1)) + rng.normal(0, 0.5, (1, 5)) + rng.normal(0, 0.3, (4, 5))
+    rows, columns, rest = two_way(scores)
+    index = np.indices(scores.shape).reshape(2, -1)
+    frame = pd.DataFrame({"score": scores.ravel(), "i": index[0], "j": index[1]})
+    table = anova_lm(formula.ols("score ~ C(i) + C(j)", data=frame).fit())
+    mean_square = table["sum_sq"] / table["df"]
+    assert (rows.f, columns.f) == pytest.approx((table["F"]["C(i)"], table["F"]["C(j)"]))
+    assert (rows.p, columns.p) == pytest.approx((table["PR(>F)"]["C(i)"], table["PR(>F)"]["C(j)"]))
+    assert rest == pytest.approx(mean_square["Residual"])
+    assert rows.variance == pytest.approx((mean_square["C(i)"] - rest) / 5)
+    assert columns.variance == pytest.approx((mean_square["C(j)"] - rest) / 4)
+
+
+def test_two_way_recovers_the_variances_on_average():
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(2000):
+        scores = rng.normal(0, 2, (6, 1)) + rng.normal(0, 1.5, (1, 6)) + rng.normal(0, 1, (6, 6))
+        rows, columns, rest = two_way(scores)
+        found.append((rows.variance, columns.variance, rest))
+    assert np.mean(found, axis=0) == pytest.approx([4.0, 2.25, 1.0], rel=0.06)
+
+
+def test_two_way_needs_two_of_each():
+    with pytest.raises(ValueError, match="at least two rows"):
+        two_way([[1.0, 2.0, 3.0]])
