@@ -170,11 +170,15 @@ class AdaloraConfig(LoraConfig):
     orthogonality: float = opt(0.1, minimum=0.0)  # gamma of the orthogonality term in the loss
 
     def resolved(self) -> AdaloraConfig:
-        """Itself. Raises UserError where there is nothing to allocate."""
+        """Itself. Raises UserError where there is nothing to allocate, or no time to do it in."""
         if self.r > self.init_r:
             raise UserError(
                 f"method.r: got {self.r}, must be at most method.init_r={self.init_r}, the rank AdaLoRA starts from"
             )
+        for key in ("warmup", "final"):
+            value = getattr(self, key)
+            if value >= 1 and value != int(value):
+                raise UserError(f"method.{key}: got {value:g}, must be whole steps, or below 1 a fraction of all steps")
         if self.rslora:
             raise UserError("method.rslora: AdaLoRA scales by alpha / init_r; leave it false")
         return self

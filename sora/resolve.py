@@ -194,9 +194,13 @@ def _resolved(run: RunConfig) -> RunConfig:
 
 def _check_together(run: RunConfig) -> None:
     backbone, arch = run.backbone, run.backbone.arch
-    hidden, rank = arch.get("hidden_size"), getattr(run.method, "r", None)
-    if hidden and rank and rank > hidden:
-        raise UserError(f"method.r: got {rank}, must be at most {hidden}, the hidden size of backbone={backbone.name}")
+    hidden = arch.get("hidden_size")
+    for key in ("r", "init_r"):
+        rank = getattr(run.method, key, None)
+        if hidden and rank and rank > hidden:
+            raise UserError(
+                f"method.{key}: got {rank}, must be at most {hidden}, the hidden size of backbone={backbone.name}"
+            )
     positions = _positions(backbone)
     if positions and run.trainer.max_length and run.trainer.max_length > positions:
         raise UserError(

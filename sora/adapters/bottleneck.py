@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-INIT_STD = 0.01  # Houlsby et al., section 3.6: small, so that training starts near the identity
+INIT_STD = 0.01  # Houlsby et al., section 3.6: small, so that training starts near the identity; cut off at two of it
 
 
 class BottleneckLinear(nn.Module):
@@ -34,10 +34,12 @@ class BottleneckLinear(nn.Module):
 
     @torch.no_grad()
     def reset(self, generators: Sequence[torch.Generator]) -> None:
-        """Both matrices from N(0, 0.01), biases 0; one CPU generator per replica."""
+        """Both matrices from N(0, 0.01) truncated to two deviations, biases 0; one CPU generator per replica."""
         for replica, generator in enumerate(generators):
             for tensor in (self.down, self.up):
-                tensor[replica].copy_(torch.randn(tensor.shape[1:], generator=generator) * INIT_STD)
+                drawn = torch.empty(tensor.shape[1:])
+                nn.init.trunc_normal_(drawn, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD, generator=generator)
+                tensor[replica].copy_(drawn)
 
     def own(self) -> dict[str, nn.Parameter]:
         """The trainable tensors by name, without the frozen layer's."""

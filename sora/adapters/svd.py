@@ -19,11 +19,13 @@ INIT_STD = 0.02  # of P and Q, as in the AdaLoRA authors' code; lambda starts at
 class SvdLinear(LowRankLinear):
     """P = ``lora_B`` [R, r, out] (transposed), lambda = ``gate`` [R, r], Q = ``lora_A`` [R, r, in].
 
-    A triplet i is (P_i, lambda_i, Q_i); one with lambda_i = 0 is dead.
+    A triplet i is (P_i, lambda_i, Q_i); one with lambda_i = 0 is dead. Before training every lambda is 0 and none is
+    dead yet: the running scores tell the two apart.
     """
 
     SCORED = ("lora_A", "lora_B", "gate")
     kept: Tensor
+    sensitivity_gate: Tensor
     ADAPTIVE = (*(f"{kind}_{name}" for name in SCORED for kind in ("sensitivity", "uncertainty")), "kept")
 
     def __init__(
@@ -48,6 +50,11 @@ class SvdLinear(LowRankLinear):
     def _gate(self) -> nn.Parameter:
         assert self.gate is not None
         return self.gate
+
+    def live(self) -> Tensor:
+        """Bool [R, r]: triplets that are not dead; all of them while the layer has never been scored."""
+        unscored = (self.sensitivity_gate == 0).all(dim=1, keepdim=True)
+        return super().live() | unscored
 
     @torch.no_grad()
     def score(self, beta1: float, beta2: float) -> None:

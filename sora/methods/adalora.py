@@ -21,13 +21,17 @@ from sora.methods.lora import Lora
 from sora.optim import ParameterGroup
 
 
-def cubic_budget(step: int, total: int, warmup: int, final: int, start: int, end: int) -> int:
-    """Triplets that may stay at the 0-based ``step`` (Eq. 12): ``start`` until ``warmup``, at last ``end``."""
+def cubic_budget(step: int, warmup: int, last: int, start: int, end: int) -> int:
+    """Triplets that may stay at the 0-based ``step``: ``start`` up to ``warmup`` = t_i, ``end`` from ``last`` = T-t_f.
+
+    Between them (t - t_i) / (T - t_i - t_f) of the way is behind, as in the authors' code; Eq. 12 as printed takes a
+    second t_f from the numerator, by which the budget would jump at the end.
+    """
     if step <= warmup:
         return start
-    if step >= total - final:
+    if step >= last:
         return end
-    left = 1 - (step - warmup) / (total - final - warmup)
+    left = 1 - (step - warmup) / (last - warmup)
     return int(end + (start - end) * left**3)
 
 
@@ -51,10 +55,12 @@ class Adalora(Lora):
     layers: dict[str, SvdLinear]  # type: ignore[assignment]
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        """As LoRA. Raises UserError where the phases leave no step to allocate ranks in."""
         config, total = self.config, plan.total_steps
         self.warmup = _steps(config.warmup, total)
-        self.final = _steps(config.final, total)
-        if self.warmup + self.final >= total:
+        # The step of the last allocation; without a final phase it follows the last update.
+        self.last = min(total - _steps(config.final, total), total - 1)
+        if self.warmup >= self.last:
             raise UserError(
                 f"method.warmup={config.warmup:g} and method.final={config.final:g} leave none of {total} steps "
                 "to allocate ranks in; lower them (below 1 they are fractions of all steps)"
@@ -92,15 +98,15 @@ class Adalora(Lora):
     def after_step(self, step: int) -> None:
         """Score, and at every ``interval`` steps between the first and the last phase spend the budget anew."""
         config, layers = self.config, list(self.layers.values())
-        last = self.plan.total_steps - self.final
-        if step > last:  # the final phase trains what was chosen
+        if step > self.last:  # the final phase trains what was chosen
             for layer in layers:
                 layer.keep(layer.kept)
             return
-        for layer in layers:
-            layer.score(config.beta1, config.beta2)
-        if step == last or (step > self.warmup and step % config.interval == 0):
-            budget = cubic_budget(step, self.plan.total_steps, self.warmup, self.final, self.start, self.end)
+        if step < self.last:
+            for layer in layers:
+                layer.score(config.beta1, config.beta2)
+        if step == self.last or (step > self.warmup and step % config.interval == 0):
+            budget = cubic_budget(step, self.warmup, self.last, self.start, self.end)
             kept = allocate(torch.cat([layer.importance() for layer in layers], dim=1), budget)
             for layer, part in zip(layers, kept.split(config.init_r, dim=1), strict=True):
                 layer.keep(part)

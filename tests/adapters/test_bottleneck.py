@@ -47,7 +47,8 @@ def test_it_starts_near_the_identity_and_draws_alike_alone_and_packed():
     solo.reset([torch.Generator().manual_seed(5)])
     assert torch.equal(pack.down[1], solo.down[0])
     assert torch.equal(pack.up[1], solo.up[0])
-    assert pack.down.std().item() == pytest.approx(INIT_STD, rel=0.1)
+    assert pack.down.abs().max() <= 2 * INIT_STD
+    assert pack.down.std().item() == pytest.approx(0.88 * INIT_STD, rel=0.05)  # of a normal cut off at two deviations
     x = torch.randn(2, 3, 400)
     assert (pack(x) - base(x)).abs().max() < 0.05
 

@@ -6,8 +6,9 @@ from peft import AdaLoraConfig, get_peft_model
 from torch import nn
 
 from sora.adapters.svd import SvdLinear
+from sora.config import AdaloraConfig
 from sora.errors import UserError
-from sora.methods.adalora import allocate, cubic_budget
+from sora.methods.adalora import Adalora, allocate, cubic_budget
 from tests import tiny
 
 METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 1}
@@ -15,7 +16,7 @@ METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "
 
 def test_budget_by_hand():
     """T = 20, t_i = 4, t_f = 6: from 48 to 24 triplets by the cube of what is left of 10 steps."""
-    got = [cubic_budget(step, 20, 4, 6, 48, 24) for step in range(20)]
+    got = [cubic_budget(step, 4, 14, 48, 24) for step in range(20)]
     assert got[:5] == [48] * 5
     assert got[5] == int(24 + 24 * 0.9**3)
     assert got[9] == 27  # half way: 24 + 24 / 8
@@ -40,11 +41,10 @@ class Two(nn.Module):
         return self.two(torch.tanh(self.one(x)))
 
 
-def test_scores_and_masks_are_those_of_peft():
-    """The same weights and gradients, step after step: equal scores, equal survivors."""
-    total, warmup, final, rank, target = 20, 4, 6, 6, 2
+def peft_pair(rank, target, total, warmup, final):
+    """PEFT's AdaLoRA on a small model, and our layers with its weights."""
     config = AdaLoraConfig(
-        init_r=rank, target_r=target, tinit=warmup, tfinal=final, deltaT=1, total_step=total, beta1=0.85, beta2=0.85,
+        init_r=rank, target_r=target, tinit=warmup, tfinal=final, deltaT=2, total_step=total, beta1=0.85, beta2=0.85,
         orth_reg_weight=0.1, lora_alpha=rank, lora_dropout=0.0, target_modules=["one", "two"],
     )  # fmt: skip
     peft = get_peft_model(Two(), config)
@@ -57,45 +57,52 @@ def test_scores_and_masks_are_those_of_peft():
             mine.lora_A[0].copy_(layer.lora_A["default"])
             mine.lora_B[0].copy_(layer.lora_B["default"].T)
             mine.gate[0].copy_(layer.lora_E["default"].flatten())
+    return peft, theirs, ours
+
+
+def theirs_of(layer):
+    return {"lora_A": layer.lora_A["default"], "lora_B": layer.lora_B["default"], "gate": layer.lora_E["default"]}
+
+
+def in_our_shape(name, tensor):
+    return {"lora_A": tensor, "lora_B": tensor.T, "gate": tensor.flatten()}[name].unsqueeze(0)
+
+
+def test_scores_and_masks_are_those_of_peft():
+    """The same weights and gradients, step after step: equal running scores, equal survivors, equal weights."""
+    total, warmup, final, rank, target = 20, 4, 6, 6, 2
+    peft, theirs, ours = peft_pair(rank, target, total, warmup, final)
+    method = Adalora(AdaloraConfig("adalora", r=target, init_r=rank, interval=2))
+    method.layers, method.warmup, method.last, method.start, method.end = ours, warmup, total - final, 12, 4
     generator = torch.Generator().manual_seed(1)
-    allocated = 0
+    kept = []
     for step in range(total):
         for name, layer in theirs.items():
-            a, b, e = layer.lora_A["default"], layer.lora_B["default"], layer.lora_E["default"]
-            grads = [torch.randn(p.shape, generator=generator) for p in (a, b, e)]
-            a.grad, b.grad, e.grad = (g.clone() for g in grads)
-            mine = ours[name]
-            mine.lora_A.grad, mine.lora_B.grad = grads[0].unsqueeze(0), grads[1].T.unsqueeze(0).contiguous()
-            mine.gate.grad = grads[2].flatten().unsqueeze(0)
-            with torch.no_grad():  # a step of plain descent, so that dead triplets come back to be judged
-                for p, g in zip((a, b, e), grads, strict=True):
-                    p -= 0.05 * g
-                mine.lora_A[0] -= 0.05 * grads[0]
-                mine.lora_B[0] -= 0.05 * grads[1].T
-                mine.gate[0] -= 0.05 * grads[2].flatten()
+            for key, tensor in theirs_of(layer).items():
+                grad = torch.randn(tensor.shape, generator=generator)
+                mine = getattr(ours[name], key)
+                tensor.grad, mine.grad = grad, in_our_shape(key, grad).contiguous()
+                with torch.no_grad():  # a step of plain descent, so that dead triplets come back to be judged
+                    tensor -= 0.05 * grad
+                    mine -= 0.05 * mine.grad
+        allocator = peft.base_model.rankallocator
+        before = {name: dict(getattr(allocator, name)) for name in ("exp_avg_ipt", "exp_avg_unc")}
         peft.base_model.update_and_allocate(step)
-        last = total - final
-        if step <= last:
-            for mine in ours.values():
-                mine.score(0.85, 0.85)
-            if step > warmup:
-                budget = cubic_budget(step, total, warmup, final, 2 * rank, 2 * target)
-                kept = allocate(torch.cat([mine.importance() for mine in ours.values()], dim=1), budget)
-                for mine, part in zip(ours.values(), kept.split(rank, dim=1), strict=True):
-                    mine.keep(part)
-                allocated += 1
-        else:
-            for mine in ours.values():
-                mine.keep(mine.kept)
+        method.after_step(step)
+        scores = before if step == total - final else vars(allocator)  # PEFT forgets its scores at the last allocation
         for name, layer in theirs.items():
-            expected = layer.lora_E["default"].detach().flatten()
-            if step > last:  # PEFT prunes its tensors now and then: compare what is left
-                expected = expected[expected != 0]
-                torch.testing.assert_close(ours[name].gate[0][ours[name].gate[0] != 0], expected)
-            else:
-                torch.testing.assert_close(ours[name].gate[0].detach(), expected)
-    assert allocated == 10
-    assert sum(int((mine.gate != 0).sum()) for mine in ours.values()) == 2 * target
+            for key, tensor in theirs_of(layer).items():
+                torch.testing.assert_close(getattr(ours[name], key).detach(), in_our_shape(key, tensor.detach()))
+                their_key = f"{name}.{'lora_E' if key == 'gate' else key}.default"
+                if step <= total - final:
+                    for kind, field in (("sensitivity", "exp_avg_ipt"), ("uncertainty", "exp_avg_unc")):
+                        (score,) = (v for k, v in scores[field].items() if k.endswith(their_key))
+                        torch.testing.assert_close(getattr(ours[name], f"{kind}_{key}"), in_our_shape(key, score))
+        kept.append(sum(int((layer.gate != 0).sum()) for layer in ours.values()))
+    assert kept[:6] == [12] * 6  # warm-up, and a step that is no multiple of the interval
+    assert kept[7] == 12, "a dropped triplet did not come back between two allocations, so nothing was revived"
+    assert kept[6] < 12
+    assert kept[14:] == [4] * 6
 
 
 def test_ranks_move_by_themselves_and_end_at_the_target(tmp_path):
@@ -165,6 +172,49 @@ def test_phases_that_leave_no_step_are_refused():
 def test_a_target_above_the_initial_rank_is_refused():
     with pytest.raises(UserError, match=r"method.r.*method.init_r"):
         tiny.runs(method=METHOD | {"r": 5})
+
+
+@pytest.mark.parametrize("value", [1.5, 6.25])
+@pytest.mark.parametrize("phase", ["warmup", "final"])
+def test_a_phase_of_broken_steps_is_refused(phase, value):
+    with pytest.raises(UserError, match=rf"method\.{phase}: got {value:g}, must be whole steps, or below 1 a fraction"):
+        tiny.runs(method=METHOD | {phase: value})
+
+
+def test_an_initial_rank_above_the_hidden_size_is_refused():
+    with pytest.raises(UserError, match=r"method\.init_r: got 33, must be at most 32"):
+        tiny.runs(method=METHOD | {"init_r": 33})
+
+
+@pytest.mark.parametrize(("warmup", "final"), [(0.2, 0.3), (4, 6)])
+def test_phases_are_steps_or_fractions(warmup, final):
+    method = tiny.pack(tiny.runs(method=METHOD | {"warmup": warmup, "final": final})).method
+    assert (method.warmup, method.last) == (4, 14)
+
+
+@pytest.mark.parametrize("final", [0, 0.01, 1])
+def test_without_a_final_phase_the_budget_is_still_met(final, tmp_path):
+    loop = tiny.train(tiny.runs(method=METHOD | {"final": final, "interval": 7}), tmp_path)
+    assert sum(loop.pack.method.summary(0).ranks.values()) == 12 * 2
+
+
+def test_before_training_no_triplet_is_dead(tmp_path):
+    """Every lambda starts at 0: a dry run must not tell of an adapter without parameters."""
+    built = tiny.pack(tiny.runs(method=METHOD))
+    assert set(built.method.summary(0).ranks.values()) == {4}
+    loop = tiny.train(tiny.runs(method=METHOD), tmp_path)
+    ranks = loop.pack.method.summary(0).ranks
+    assert sum(ranks.values()) == 12 * 2
+    assert min(ranks.values()) < 2, "no matrix fell below the average, so nothing shows that zeros are counted"
+
+
+def test_the_budget_falls_in_between_and_stays_at_the_end(tmp_path):
+    """Seen from outside, evaluation after evaluation: all, then ever fewer, then the target."""
+    configs = tiny.runs(method=METHOD, trainer={"eval_every": 1})
+    live = [entry["live_ranks"] for entry in tiny.train(configs, tmp_path).progress[0].history]
+    assert live[1:5] == [48] * 4  # the first update has rate 0
+    assert live[5:14] == [cubic_budget(step, 4, 14, 48, 24) for step in range(5, 14)]
+    assert live[14:] == [24] * 6
 
 
 def test_equal_ranks_allocate_nothing_and_do_not_fail(tmp_path):
