@@ -199,6 +199,34 @@ class AdapterConfig(MethodConfig):
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
 
 
+PEFT_VARIANTS: dict[str, dict[str, Any]] = {  # known by a name of their own; in PEFT a setting of LORA
+    "DORA": {"use_dora": True},
+    "OLORA": {"init_lora_weights": "olora"},
+    "PISSA": {"init_lora_weights": "pissa"},
+    "RSLORA": {"use_rslora": True},
+}
+
+
+@method("peft")
+@dataclass
+class PeftConfig(MethodConfig):
+    """A tuner of PEFT, by its name and its own options; they are checked against PEFT when it is attached."""
+
+    packable: list[str] = opt([], science=False)
+    peft_type: str = opt("LORA")
+    options: dict[str, Any] = opt({})
+    targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
+
+    def resolved(self) -> PeftConfig:
+        """With one spelling for one tuner: upper case, and a variant of LORA by its own name."""
+        name = self.peft_type.upper()
+        for variant, preset in PEFT_VARIANTS.items() if name == "LORA" else ():
+            if preset.items() <= self.options.items():
+                rest = {key: value for key, value in self.options.items() if key not in preset}
+                return replace(self, peft_type=variant, options=rest)
+        return replace(self, peft_type=name)
+
+
 @dataclass
 class ProtocolConfig:
     """Which examples are trained on, selected on and reported on."""

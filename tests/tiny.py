@@ -125,8 +125,12 @@ def pack(configs: list[Any], dtype: torch.dtype = torch.float32, **sizes: int) -
 
 def train(configs: list[Any], folder: Any, dtype: torch.dtype = torch.float32, **loop_arguments: Any) -> Loop:
     """Train a pack of ``configs`` to its end in ``folder``; run ids are the seeds."""
-    built = pack(configs, dtype)
-    names = [f"seed-{run.seed}" for run in configs]
+    return finish(pack(configs, dtype), folder, **loop_arguments)
+
+
+def finish(built: Pack, folder: Any, **loop_arguments: Any) -> Loop:
+    """Train a pack that is built."""
+    names = [f"seed-{run.seed}" for run in built.runs]
     folders = [folder / name for name in names]
     with Tracker(folders, names, built.total_steps, interactive=False) as tracker:
         loop = Loop(built, tracker, names, folders, **loop_arguments)

@@ -16,6 +16,7 @@ HOMES = {  # method.name -> module and class
     "lora": ("lora", "Lora"),
     "adalora": ("adalora", "Adalora"),
     "sora": ("sora", "Sora"),
+    "peft": ("peft", "Peft"),
 }
 
 

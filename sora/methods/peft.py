@@ -1,0 +1,164 @@
+"""Any tuner of PEFT in the same loop, protocol and record: what this package did not write, to compare with.
+
+    python run.py method=peft method.peft_type=DORA 'method.options={r: 8, lora_alpha: 16}'
+
+PEFT builds its modules into the encoder and knows nothing of replicas, so a run trains alone. Its initial weights are
+drawn from the run's seed, and its dropout is the counted one of the backbone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sora import export
+from sora.backbones import Backbone, Head
+from sora.backbones.dropout import replace_dropouts
+from sora.config import PEFT_VARIANTS, PeftConfig
+from sora.errors import UserError
+from sora.methods.base import Plan, Summary
+from sora.optim import ParameterGroup
+from sora.resolve import nearest
+
+OWNED = {  # options of PEFT that have a key of their own here
+    "target_modules": "method.targets",
+    "modules_to_save": "head",
+    "peft_type": "method.peft_type",
+    "task_type": "task",
+    "base_model_name_or_path": "backbone",
+}
+UNSUITED = {  # tuners that take target_modules and still cannot train here
+    "ADALORA": "waits for its allocator to be called; use method=adalora",
+    "ADAPTION_PROMPT": "is for decoders",
+    "LN_TUNING": "is for LayerNorms, not for linear layers",
+    "POLY": "wants a task id with every example",
+    "SHADOW": "copies layers of the encoder",
+    "TRAINABLE_TOKENS": "is for embeddings, not for linear layers",
+}
+
+
+class Peft:
+    """One tuner of PEFT around the encoder."""
+
+    def __init__(self, config: PeftConfig) -> None:
+        self.config = config
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        """Insert PEFT's modules. Raises UserError for a tuner or an option that PEFT does not know or refuses."""
+        from peft import PeftModel
+
+        if plan.replicas != 1:
+            raise UserError(f"method.name: peft trains runs one by one and cannot be packed, got {plan.replicas} runs")
+        self.plan, self.backbone = plan, backbone
+        root = _Root(backbone)
+        names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
+        settings = self._settings(names)
+        with torch.random.fork_rng(), _refused_by("PEFT"):
+            torch.manual_seed(generators[0].initial_seed())
+            self.model = PeftModel(root.module, settings)
+        replace_dropouts(backbone.encoder, backbone.dropout)
+
+    def _settings(self, targets: list[str]) -> Any:
+        """PEFT's own configuration object."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        every = {kind.value: cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        kinds = {kind: cls for kind, cls in every.items() if "target_modules" in _fields(cls) and kind not in UNSUITED}
+        name = self.config.peft_type
+        if name not in (*kinds, *PEFT_VARIANTS):
+            names = sorted((*kinds, *PEFT_VARIANTS))
+            if name in every:
+                why = UNSUITED.get(name, "adapts no module of the encoder")
+                raise UserError(f"method.peft_type: {name} {why}; else choose one of {', '.join(names)}")
+            hint = nearest(name, names) or f"; choose one of {', '.join(names)}"
+            raise UserError(f"method.peft_type: the installed PEFT has no {name}{hint}")
+        cls, preset = kinds["LORA" if name in PEFT_VARIANTS else name], PEFT_VARIANTS.get(name, {})
+        known = [name for name in _fields(cls) if name not in OWNED]
+        for key in self.config.options:
+            if owner := OWNED.get(key) or ("method.peft_type" if key in preset else None):
+                raise UserError(f"method.options.{key}: set by {owner}; leave it out")
+            if key not in known:
+                hint = nearest(key, known) or f"; the options are {', '.join(sorted(known))}"
+                raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
+        classifies = self.backbone.config.pooling == "cls"
+        with _refused_by(f"PEFT's {cls.__name__}"):
+            return cls(
+                target_modules=targets,
+                task_type="SEQ_CLS" if classifies else "FEATURE_EXTRACTION",
+                base_model_name_or_path=self.backbone.source,
+                **preset,
+                **self.config.options,
+            )
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        trained = {name: p for name, p in self.backbone.encoder.named_parameters() if p.requires_grad}
+        lr, decay = self.plan.learning_rates(), self.plan.runs[0].trainer.weight_decay
+        matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
+        vectors = {name: p for name, p in trained.items() if p.ndim < 2}
+        return [
+            ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay, stacked=False),
+            ParameterGroup("adapter.vectors", vectors, lr=lr, stacked=False),
+        ]
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        """At the first step, make sure that the encoder passes through the tuner: some need PEFT's own forward."""
+        if step == 0 and not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
+            name = self.config.peft_type
+            raise UserError(f"method.peft_type: {name} gets no gradient from this encoder; choose another tuner")
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.backbone.encoder.parameters() if p.requires_grad]
+
+    def summary(self, replica: int) -> Summary:
+        count = sum(p.numel() for p in self._trained())
+        return Summary(live=count, authors_formula=count)
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        """What PEFT's ``save_pretrained`` writes, with the head in PEFT's place for it; beside it for mean pooling."""
+        classifies = self.backbone.config.pooling == "cls"
+        self.model.peft_config["default"].modules_to_save = head.module_names() if classifies else None
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in head.export_state(replica).items()}
+        if not classifies:
+            save_file(state, folder / export.HEAD_WEIGHTS, metadata={"format": "pt"})
+            return
+        path = folder / export.PEFT_WEIGHTS
+        tensors = load_file(path) | {f"base_model.model.{key}": value for key, value in state.items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+class _Root:
+    """What PEFT wraps, so that names are those of transformers' class: the encoder in a classifier, or alone."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.module: nn.Module = backbone.encoder
+        self.prefix = ""
+        if backbone.config.pooling == "cls":
+            self.module, self.prefix = nn.Module(), f"{backbone.prefix}."
+            self.module.add_module(backbone.prefix, backbone.encoder)
+            self.module.config = backbone.hf_config
+            self.module.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
+
+
+def _fields(cls: Any) -> list[str]:
+    """Options that a configuration class of PEFT takes."""
+    return [item.name for item in dataclasses.fields(cls) if item.init]
+
+
+@contextlib.contextmanager
+def _refused_by(who: str) -> Iterator[None]:
+    """Turn what PEFT says about an option into one sentence."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError, ImportError) as error:
+        raise UserError(f"method.options: refused by {who} ({' '.join(str(error).split())})") from error

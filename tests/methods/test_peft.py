@@ -1,0 +1,156 @@
+"""Tuners of PEFT in our loop: against our own LoRA, reloaded by plain PEFT, and refused in one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+from sora.config import PeftConfig
+from sora.errors import UserError
+from sora.training.evaluation import predict
+from tests import tiny
+from tests.test_export import logits_of, plain_model
+
+TUNERS = {
+    "LORA": {"r": 2},
+    "DORA": {"r": 2},
+    "PISSA": {"r": 2},
+    "OFT": {"oft_block_size": 8},
+    "IA3": {"feedforward_modules": []},
+    "VERA": {"r": 4},
+    "LOKR": {"r": 2},
+    "FOURIERFT": {"n_frequency": 20},
+}
+SHORT = {"max_steps": 6, "eval_every": 3}
+
+
+def configs(family="bert", seed=0, trainer=SHORT, **groups):
+    groups["method"] = {"name": "peft"} | groups.get("method", {})
+    return tiny.runs(family, seed, trainer=trainer, **groups)
+
+
+@pytest.mark.parametrize("kind", TUNERS)
+def test_it_trains_and_reloads_in_plain_peft(kind, tmp_path):
+    loop = tiny.train(configs(method={"peft_type": kind, "options": TUNERS[kind]}), tmp_path / "runs")
+    trained = [p for p in loop.pack.model.backbone.encoder.parameters() if p.requires_grad]
+    start = tiny.pack(configs(method={"peft_type": kind, "options": TUNERS[kind]}))
+    assert not torch.equal(loop.pack.optimizer.rows, start.optimizer.rows)
+    assert loop.pack.method.summary(0).live == sum(p.numel() for p in trained)
+    expected = predict(loop.pack, loop.pack.splits["report"])[0]
+    assert np.abs(expected - predict(start, start.splits["report"])[0]).max() > 1e-3
+    loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
+    model = PeftModel.from_pretrained(plain_model(loop.pack.runs[0]), tmp_path / "adapter").eval()
+    np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["roberta", "deberta-v2"])
+def test_every_architecture(family, tmp_path):
+    method = {"peft_type": "DORA", "options": {"r": 2}, "targets": ["value", "value_proj", "intermediate.dense"]}
+    method["targets"] = method["targets"][1:] if family == "deberta-v2" else [*method["targets"][::2]]
+    loop = tiny.train(configs(family, method=method, head="classifier"), tmp_path / "runs")
+    names = [name for name, p in loop.pack.model.named_parameters() if p.requires_grad]
+    assert {name.rpartition(".lora_")[0].rpartition("layer.")[2][2:] for name in names if "lora_" in name} == {
+        "attention.self." + method["targets"][0],
+        "intermediate.dense",
+    }
+    assert [name for name in names if name.startswith("head.")] == ["head.out", "head.out_bias"]
+    loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
+    model = PeftModel.from_pretrained(plain_model(loop.pack.runs[0]), tmp_path / "adapter").eval()
+    expected = predict(loop.pack, loop.pack.splits["report"])[0]
+    np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected, atol=2e-5)
+
+
+def test_its_lora_is_our_lora(tmp_path):
+    """Two implementations from the same initial weights, dropout included, update for update."""
+    dropping = {"backbone": {"dropout": None}, "trainer": {"max_steps": 10, "eval_every": 10}}
+    ours = tiny.pack(tiny.runs(method={"name": "lora", "r": 2, "alpha": 6.0}, **dropping), torch.float64)
+    options = {"r": 2, "lora_alpha": 6}
+    theirs = tiny.pack(configs(method={"options": options}, **dropping), torch.float64)
+    modules = dict(theirs.model.backbone.encoder.named_modules())
+    with torch.no_grad():
+        for name, layer in ours.method.layers.items():
+            modules[name].lora_A["default"].weight.copy_(layer.lora_A[0])
+    for built, name in ((ours, "ours"), (theirs, "theirs")):
+        tiny.finish(built, tmp_path / name)
+    for name, layer in ours.method.layers.items():
+        assert layer.lora_B.abs().max() > 1e-3
+        a, b = modules[name].lora_A["default"].weight, modules[name].lora_B["default"].weight
+        torch.testing.assert_close(layer.lora_A[0], a, rtol=0, atol=1e-10)
+        torch.testing.assert_close(layer.lora_B[0].T, b, rtol=0, atol=1e-10)
+
+
+def test_its_dropout_is_counted_and_a_stop_changes_nothing(tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(step):
+        if step == 5:
+            raise Stopped
+
+    made = configs(method={"options": {"r": 2, "lora_dropout": 0.3}}, trainer={"max_steps": 8, "eval_every": 8})
+    whole = tiny.train(made, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        tiny.train(made, tmp_path / "parts", after_checkpoint=stop)
+    again = tiny.train(made, tmp_path / "parts")
+    assert again.progress[0].resumed_at == [5]
+    assert torch.equal(whole.pack.optimizer.rows, again.pack.optimizer.rows)
+    without = tiny.train(configs(method={"options": {"r": 2}}, trainer={"max_steps": 8}), tmp_path / "without")
+    assert not torch.equal(whole.pack.optimizer.rows, without.pack.optimizer.rows)
+
+
+def test_the_seed_decides_its_initial_weights_and_no_global_state():
+    torch.manual_seed(5)
+    first = tiny.pack(configs(seed=1)).optimizer.rows.clone()
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn), "building the model used the global generator"
+    assert torch.equal(tiny.pack(configs(seed=1)).optimizer.rows, first)
+    assert not torch.equal(tiny.pack(configs(seed=2)).optimizer.rows, first)
+
+
+def test_mean_pooling_leaves_the_head_beside_it(tmp_path):
+    loop = tiny.train(configs(backbone={"pooling": "mean"}), tmp_path / "runs")
+    loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (settings["task_type"], settings["modules_to_save"]) == ("FEATURE_EXTRACTION", None)
+    assert all(name.startswith("encoder.layer.") for name in settings["target_modules"])
+    assert (tmp_path / "adapter" / "head.safetensors").is_file()
+
+
+def test_one_tuner_has_one_spelling():
+    def resolved(kind, **options):
+        return PeftConfig("peft", peft_type=kind, options=options).resolved()
+
+    assert resolved("dora", r=4) == resolved("LORA", use_dora=True, r=4) == resolved("DORA", r=4)
+    assert resolved("lora", use_dora=False).peft_type == "LORA"
+    assert resolved("oft").peft_type == "OFT"
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ({"peft_type": "DORRA"}, r"method\.peft_type: the installed PEFT has no DORRA; did you mean DORA\?"),
+        ({"peft_type": "XYZ"}, r"the installed PEFT has no XYZ; choose one of .*DORA.*OFT"),
+        ({"peft_type": "ADALORA"}, r"method\.peft_type: ADALORA waits .* use method=adalora"),
+        ({"peft_type": "PREFIX_TUNING"}, r"PREFIX_TUNING adapts no module of the encoder; else choose one of"),
+        ({"options": {"lora_alhpa": 2}}, r"method\.options\.lora_alhpa: no option of PEFT's LoraConfig; did you mean"),
+        ({"options": {"zzz": 2}}, r"method\.options\.zzz: no option of PEFT's LoraConfig; the options are .*lora_al"),
+        ({"options": {"target_modules": ["x"]}}, r"method\.options\.target_modules: set by method\.targets"),
+        ({"options": {"modules_to_save": ["x"]}}, r"method\.options\.modules_to_save: set by head"),
+        ({"peft_type": "DORA", "options": {"use_dora": False}}, r"use_dora: set by method\.peft_type"),
+        ({"options": {"r": 0}}, r"method\.options: refused by PEFT .*`r` should be a positive"),
+        ({"peft_type": "FOURIERFT", "options": {"n_frequency": 10**6}}, r"method\.options: refused by PEFT"),
+        ({"targets": ["embeddings"]}, r"method\.targets: 'embeddings' matches embeddings, which is no linear layer"),
+    ],
+)
+def test_a_mistake_is_one_sentence(method, said):
+    with pytest.raises(UserError, match=said) as refused:
+        tiny.pack(configs(method=method))
+    assert "\n" not in str(refused.value)
+
+
+def test_it_is_not_packed():
+    with pytest.raises(UserError, match="method=peft cannot be packed"):
+        configs(seed=[0, 1])
