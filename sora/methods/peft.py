@@ -141,7 +141,7 @@ class _Root:
     """What PEFT wraps, so that names are those of transformers' class: the encoder in a classifier, or alone."""
 
     def __init__(self, backbone: Backbone) -> None:
-        self.module: nn.Module = backbone.encoder
+        self.module: Any = backbone.encoder
         self.prefix = ""
         if backbone.config.pooling == "cls":
             self.module, self.prefix = nn.Module(), f"{backbone.prefix}."
