@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING
 
 from sora.errors import UserError
 from sora.tasks.examples import Examples, TaskData, splits_digest
+from sora.tasks.jsonl import read_jsonl
+from sora.tasks.layouts import LAYOUTS
 from sora.tasks.spec import TaskConfig
-from sora.tasks.splits import make_splits
+from sora.tasks.splits import count_rows, make_splits
 from sora.tasks.tsv import read_tsv
 
 if TYPE_CHECKING:  # sora.config imports TaskConfig from this package
     from sora.config import DataConfig, ProtocolConfig
 
 ENV = "SORA_DATA"
-WHERE = "GLUE is at https://gluebenchmark.com/tasks; unpack it as <data.dir>/RTE/train.tsv and so on"
+WHERE = {
+    "glue": "GLUE is at https://gluebenchmark.com/tasks; unpack it as <data.dir>/RTE/train.tsv and so on",
+    "superglue": "SuperGLUE is at https://super.gluebenchmark.com/tasks; unpack it as <data.dir>/CB/train.jsonl etc.",
+}
+READERS = {"tsv": read_tsv, "jsonl": read_jsonl}
 
 
 def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskData:
@@ -29,6 +35,11 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
     Raises UserError when the data is not found, malformed, or (unless data.allow_partial) not of the official
     size.
     """
+    if task.trained_on:
+        raise UserError(
+            f"task {task.name} is a diagnostic set without training data; train one of {', '.join(task.trained_on)} "
+            "with predict=true, which also predicts it"
+        )
     needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
     official, partial = _read(task, needed, data)
     splits = make_splits(task, protocol.name, official)
@@ -41,7 +52,7 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
 
     Labels are -1 (classes) or NaN (regression). Raises UserError as ``load`` does.
     """
-    splits = [split for split in ("test", "test_mm") if split in task.sizes]
+    splits = [split for split in ("test", "test_mm", "diagnostic") if split in task.sizes]
     if not splits:
         raise UserError(f"task {task.name} has no test split; leave predict out or choose another task")
     return _read(task, splits, data)[0]
@@ -55,7 +66,9 @@ def data_folder(task: TaskConfig, directory: str | None) -> Path:
     key = "data.dir" if directory else ENV
     given = directory or os.environ.get(ENV)
     if not given:
-        raise UserError(f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE}")
+        raise UserError(
+            f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE[task.benchmark]}"
+        )
     root = Path(given).expanduser()
     tried = [root / task.folder, root / task.benchmark / task.folder]
     for folder in tried:
@@ -65,7 +78,7 @@ def data_folder(task: TaskConfig, directory: str | None) -> Path:
     present = [p.name for base in (root, root / task.benchmark) if base.is_dir() for p in base.iterdir()]
     lowered = {name.lower().replace("-", ""): name for name in present}
     near = get_close_matches(task.folder.lower().replace("-", ""), lowered, 1, 0.8)
-    hint = f"There is {lowered[near[0]]}: rename it to {task.folder}." if near else WHERE
+    hint = f"There is {lowered[near[0]]}: rename it to {task.folder}." if near else WHERE[task.benchmark]
     raise UserError(f"{key}={given}: no folder for task {task.name}; looked for {places}. {hint}")
 
 
@@ -78,17 +91,16 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
 
         official = generate(task)
         return {split: official[split] for split in splits}, partial
-    if task.reader != "tsv":
-        raise UserError(f"task.reader={task.reader!r} is not tsv or synthetic; correct conf/task/{task.name}.yaml")
+    _check(task)
     folder = data_folder(task, data.dir)
     for split in splits:
         if split not in task.files:
             raise UserError(f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml")
         path = folder / task.files[split]
         if not path.is_file():
-            raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE}")
-        official[split] = read_tsv(path, task, split, f"{task.folder}/{path.name}")
-        expected, found = task.sizes[split], len(official[split])
+            raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
+        official[split] = READERS[task.reader](path, task, split, f"{task.folder}/{path.name}")
+        expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:
             partial[split] = f"{expected:,} expected, {found:,} found"
             if not data.allow_partial:
@@ -99,3 +111,21 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
             if not found:
                 raise UserError(f"{path}: no examples at all; get the official file")
     return official, partial
+
+
+def _check(task: TaskConfig) -> None:
+    """Refuse words in a task's YAML (or on the command line) that name nothing."""
+    choices = {
+        "reader": (*READERS, "synthetic"),
+        "layout": tuple(LAYOUTS),
+        "scoring": ("classes", "choices", "answers", "candidates"),
+        "spans": ("vectors", "marks", "") if task.layout in ("wic", "wsc") else ("",),
+        "truncate": ("text_a", ""),
+    }
+    for key, allowed in choices.items():
+        value = getattr(task, key)
+        if value not in allowed:
+            known = " or ".join(repr(each) for each in allowed)
+            raise UserError(
+                f"task.{key}={value!r} is not {known} in task {task.name}; correct conf/task/{task.name}.yaml"
+            )

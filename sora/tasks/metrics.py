@@ -77,6 +77,13 @@ def spearman(predictions: Array, labels: Array) -> float:
     return _correlation(spearmanr, predictions, labels)
 
 
+def parity(predictions: Array, groups: Array) -> float:
+    """Share of the groups whose predictions all agree; both [N]."""
+    _, group = np.unique(groups, return_inverse=True)
+    first = predictions[np.unique(group, return_index=True)[1]]
+    return 1.0 - float(np.mean(np.bincount(group, weights=predictions != first[group]) > 0))
+
+
 @dataclass(frozen=True)
 class Scored:
     """Predictions [N] beside what they are compared with (``Examples.gold``)."""
@@ -105,6 +112,7 @@ METRICS: dict[str, Callable[[Scored], float]] = {
     "f1_macro": lambda s: f1_macro(s.predictions, s.labels, s.classes),
     "f1a": lambda s: f1(s.predictions, s.labels),  # of all answers to all questions
     "em": lambda s: exact_match(s.predictions, s.labels, s.need("groups")),
+    "parity": lambda s: parity(s.predictions, s.need("groups")),
     "matthews": lambda s: matthews(s.predictions, s.labels),
     "pearson": lambda s: pearson(s.predictions, s.labels),
     "spearman": lambda s: spearman(s.predictions, s.labels),

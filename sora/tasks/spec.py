@@ -16,7 +16,8 @@ class TaskConfig:
 
     ``labels`` lists the label strings in the order of the classifier's outputs; an empty list means
     regression to a single real target. Splits are named ``train``, ``validation`` and ``test`` (and
-    ``validation_mm``, ``test_mm`` for MNLI's mismatched genres).
+    ``validation_mm``, ``test_mm`` for MNLI's mismatched genres); a labelled set without
+    training data is ``diagnostic``.
 
     ``scoring`` says what an example's logits are, and what the metrics count:
 
@@ -39,6 +40,10 @@ class TaskConfig:
     files: dict[str, str] = field(default_factory=dict)  # split -> file name
     columns: dict[str, str] = field(default_factory=dict)  # text_a, text_b, label -> header or 0-based index
     test_columns: dict[str, str] = field(default_factory=dict)  # what the test file names differently
+    ignored_keys: list[str] = field(default_factory=list)  # jsonl: what a row has that nothing here is made of
+    mismatched: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # jsonl: split -> rows whose spans are officially wrong
     headerless: list[str] = field(default_factory=list)  # splits whose file has no header line
     short_rows: str = "refuse"  # refuse | skip: a row with fewer columns than the header
     empty_text: str = "refuse"  # refuse | keep: a row without text in a text column
@@ -47,6 +52,10 @@ class TaskConfig:
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])  # reported, first one leads
     select_metric: str = "accuracy"  # the checkpoint is chosen by it
     sizes: dict[str, int] = field(default_factory=dict)  # official number of rows of each split
+    items: dict[str, int] = field(default_factory=dict)  # predictions asked for, where a row asks for several
+    trained_on: list[str] = field(default_factory=list)  # a diagnostic set: the tasks whose model it examines
+    submission: dict[str, str] = field(default_factory=dict)  # split -> name of the leaderboard's file
+    submission_labels: list[str] = field(default_factory=list)  # its words, where they are not those of labels
     paper_split: str = "halve"  # protocol=paper: halve (validation) | heldout (1,000 of train)
     max_length: int = 128  # tokens; what trainer.max_length=null stands for
     source: str = ""  # where the data comes from, for people

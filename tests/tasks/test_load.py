@@ -111,7 +111,7 @@ def test_no_examples_are_refused_even_then(rte: tuple[TaskConfig, DataConfig]) -
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"reader": "csv"}, "task.reader='csv' is not tsv or synthetic"),
+        ({"reader": "csv"}, "task.reader='csv' is not 'tsv' or 'jsonl' or 'synthetic'"),
         ({"files": {"train": "train.tsv"}}, "task.sizes names validation, task.files does not"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_wrong_description_is_refused(
 
 
 def test_an_unknown_task_or_field_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="choose one of cola, mnli"):
+    with pytest.raises(UserError, match="choose one of ax, axb, axg, boolq"):
         load_task("rt")
     (tmp_path / "odd.yaml").write_text("name: odd\ncolour: red\n")
     with pytest.raises(UserError, match="unknown fields colour"):

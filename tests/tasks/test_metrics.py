@@ -125,6 +125,6 @@ def test_every_task_can_be_scored_and_its_record_written(name: str) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, task.num_outputs)).astype(np.float32)
     labels = rng.normal(size=20) if task.regression else rng.integers(0, task.num_outputs, 20)
-    found = compute_metrics(task, logits, labels)
+    found = compute_metrics(task, logits, labels, groups=np.arange(20) // 3, credit=rng.random((20, 2)))
     assert set(task.metrics) | {task.select_metric} == set(found) <= set(METRICS)
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -217,3 +217,54 @@ def test_digest_of_splits_knows_their_names() -> None:
 def test_columns_of_different_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="columns of different lengths"):
         two(labels=np.array([0]))
+
+
+def several(source: str, per_row: list[int]) -> Examples:
+    """Rows of one, two, ... examples, as many as ``per_row`` says."""
+    ids = np.repeat(np.arange(len(per_row)), per_row)
+    return Examples(source, ids, ([f"{i}" for i in ids],), np.arange(len(ids)) % 2, groups=np.arange(len(ids)) // 2)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "holdout"])
+def test_a_row_of_several_examples_stays_together(protocol: str) -> None:
+    per_row = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
+    given_data = {"train": several("train", per_row), "validation": several("dev", per_row[:9])}
+    splits = make_splits(HALVE, protocol, given_data)
+    for name, whole in (("train", given_data["train"]), ("report", given_data["validation"])):
+        for each in set(splits[name].ids.tolist()):
+            assert (splits[name].ids == each).sum() == (whole.ids == each).sum()
+    if protocol == "paper":
+        order = permuted(9)
+        assert list(dict.fromkeys(splits["select"].ids.tolist())) == order[:4]
+        assert list(dict.fromkeys(splits["report"].ids.tolist())) == order[4:]
+    assert splits["train"].groups is not None
+    assert splits["train"].groups.shape == splits["train"].ids.shape
+
+
+def test_the_training_subset_is_whole_rows() -> None:
+    train = several("train", [300, 200, 600, 50, 900, 10] * 2)
+    chosen = make_splits(HALVE, "dev", {"train": train, "validation": several("dev", [2, 2])})["train_subset"]
+    assert 0 < len(chosen) <= 1000
+    assert all((chosen.ids == each).sum() == (train.ids == each).sum() for each in set(chosen.ids.tolist()))
+    huge = several("train", [2000, 2000])
+    splits = make_splits(HALVE, "dev", {"train": huge, "validation": several("dev", [2, 2])})
+    assert len(splits["train_subset"]) == 2000
+
+
+def test_a_partial_training_set_gives_a_tenth() -> None:
+    task = replace(HELDOUT, sizes={"train": 5000})
+    splits = make_splits(task, "paper", official(200, 30))
+    assert (len(splits["train"]), len(splits["select"]), len(splits["report"])) == (180, 20, 30)
+
+
+def test_new_arrays_enter_the_digest_and_leave_the_others_alone() -> None:
+    plain = examples("a", 6)
+    digests = {
+        plain.digest(),
+        replace(plain, groups=np.arange(6)).digest(),
+        replace(plain, groups=np.arange(6) // 2).digest(),
+        replace(plain, spans=np.zeros((6, 1, 3), dtype=np.int64)).digest(),
+        replace(plain, credit=np.zeros((6, 2))).digest(),
+    }
+    assert len(digests) == 5
+    assert replace(plain, idx=np.zeros((6, 1), dtype=np.int64), answers=["x"] * 6).digest() == plain.digest()
