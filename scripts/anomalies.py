@@ -1,0 +1,13 @@
+"""Write results/published/anomalies.md: published cells that their test sets cannot produce.
+
+python scripts/anomalies.py
+"""
+
+from __future__ import annotations
+
+from experiments.anomalies import note
+from experiments.published import FOLDER
+from sora.records import write_text
+
+if __name__ == "__main__":
+    write_text(FOLDER / "anomalies.md", note())
