@@ -6,12 +6,12 @@ that ends in a mistake does not stop the others. Only the runner imports torch: 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
 import sys
-from pathlib import Path
+import traceback
+from dataclasses import fields
 from typing import Any
 
 import hydra
@@ -21,39 +21,56 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sora.commands import published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
+from sora.recipes import CONF, check_recipe
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs, nearest, one_of
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 
 
 def main() -> None:
     """Run ``sys.argv``; leaves through SystemExit with the exit status unless that is 0."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors; else it prints them and exits with 1
+    OmegaConf.register_new_resolver("join", lambda values: ",".join(map(str, values)), replace=True)
     typed = command(sys.argv[1:])  # not in the job: a launcher may run that in a process with other arguments
+    sys.argv[1:] = ["hydra.sweeper.dry_run=true" if each == DRY_RUN else each for each in sys.argv[1:]]
     mistakes, in_job = 0, False
 
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> UserError | None:
         nonlocal mistakes, in_job
         in_job = True
-        number = HydraConfig.get().job.num if HydraConfig.get().mode == RunMode.MULTIRUN else None
+        config = HydraConfig.get()
+        number = config.job.num if config.mode == RunMode.MULTIRUN else None
         overrides = shlex.join(_overrides())
         if number is not None:
             print(f"job {number}: {overrides}", file=sys.stderr, flush=True)
         try:
-            _check_recipe(cfg)
+            if number is None and config.sweeper.get("dry_run"):
+                raise UserError(f"{DRY_RUN} lists the jobs of a sweep; add -m, or set dry_run=true for one run's sizes")
+            check_recipe(cfg.recipe, config.runtime.choices, _overrides())
             runs = build_runs(cfg)
             from sora.training.runner import run_pack
 
             run_pack(runs, typed)
         except UserError as error:
-            mistakes += 1
             _complain(str(error) if number is None else f"job {number} ({overrides}): {error}")
-        in_job = False
+            mistakes += number is None
+            return error  # the sweeper counts it, from whichever process
+        except Exception:
+            if number is not None:  # Hydra keeps it until all jobs are done
+                traceback.print_exc()
+            raise
+        finally:
+            in_job = sys.exc_info()[0] is not None
+        return None
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except UserError as error:
+        mistakes += 1
+        _complain(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         mistakes += 1
         _complain(explain(error))
@@ -72,8 +89,7 @@ def main() -> None:
 
 def command(arguments: list[str]) -> str:
     """The command as it was typed, quoted for a shell, without absolute paths: records are published."""
-    shown = [re.sub(r"(^|=)(/|~/).*", r"\1PATH", argument) for argument in arguments]
-    return shlex.join(["python", "run.py", *shown])
+    return published(["python", "run.py", *arguments])
 
 
 def explain(error: Exception) -> str:
@@ -91,6 +107,8 @@ def explain(error: Exception) -> str:
         return f"{group}={choice}: no such choice, must be {one_of(error.options)}{hint}"
     if unknown := re.match(r"Could not (?:override|append|delete).*? '([^']*)'", text):
         key = unknown[1]
+        if owners := [name for name, cls in METHODS.items() if key in {f"method.{f.name}" for f in fields(cls)}]:
+            return f"{key}: no key of this method, only of method={', '.join(owners)}; leave it out, or the method"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = several[1].partition("=")
@@ -100,22 +118,11 @@ def explain(error: Exception) -> str:
 
 def known_keys() -> list[str]:
     """Every key there is, ``group`` and ``group.field``, of all methods."""
-    fields = {name: {f.name for f in dataclasses.fields(cls)} for name, cls in GROUPS.items()}
-    fields["method"] = {f.name for cls in METHODS.values() for f in dataclasses.fields(cls)}
-    top = [f.name for f in dataclasses.fields(RunConfig)]
-    return [*top, *NOT_OF_A_RUN, *(f"{group}.{name}" for group in fields for name in sorted(fields[group]))]
-
-
-def _check_recipe(cfg: DictConfig) -> None:
-    """Refuse a recipe that was asked for and has no file: Hydra passes over it, as the group is optional."""
-    choices: Any = HydraConfig.get().runtime.choices
-    wanted = choices.get("recipe")
-    asked = any(each.startswith("recipe=") for each in _overrides())
-    default = f"{choices.backbone}/{choices.method}/{choices.task}"
-    if wanted in (None, "none", cfg.recipe) or (wanted == default and not asked):
-        return
-    names = [path.relative_to(CONF / "recipe").with_suffix("").as_posix() for path in CONF.glob("recipe/**/*.yaml")]
-    raise UserError(f"recipe={wanted}: no such file in conf/recipe; recipe=none does without{nearest(wanted, names)}")
+    groups = {name: {f.name for f in fields(cls)} for name, cls in GROUPS.items()}
+    groups["method"] = {f.name for cls in METHODS.values() for f in fields(cls)}
+    top = [f.name for f in fields(RunConfig)]
+    sweeper = [f"hydra.sweeper.{name}" for name in ("max_pack", "dry_run")]
+    return [*top, *NOT_OF_A_RUN, *sweeper, *(f"{group}.{name}" for group in groups for name in sorted(groups[group]))]
 
 
 def _overrides() -> list[str]:

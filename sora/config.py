@@ -65,7 +65,8 @@ class MethodConfig:
 
     name: str
     version: int = opt(1, minimum=1)
-    packable: list[str] = opt(["seed"], science=False)  # keys in which the runs of one pack may differ
+    # keys in which the runs of one pack may differ
+    packable: list[str] = opt(["seed", "trainer.learning_rate"], science=False)
     learning_rate: float = opt(8e-4, above=0.0, science=False)  # peak, when trainer.learning_rate is null
 
     def resolved(self) -> MethodConfig:
@@ -120,7 +121,9 @@ class SoraConfig(LoraConfig):
     ``fidelity`` itself decides nothing else.
     """
 
-    packable: list[str] = opt(["seed", "method.threshold"], science=False)
+    packable: list[str] = opt(
+        ["seed", "method.threshold", "method.penalty", "trainer.learning_rate"], science=False
+    )
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
     threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
     threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))

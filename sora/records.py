@@ -211,6 +211,12 @@ def find(results: Path, run_id: str) -> Path | None:
     return min((Path(results) / "records").glob(f"**/*-{run_id}.json"), default=None)
 
 
+def finished(results: Path) -> dict[str, Path]:
+    """Every record below ``results`` by run id, from the names alone: one look for many runs."""
+    paths = sorted((Path(results) / "records").glob("**/*.json"), reverse=True)
+    return {path.stem[-12:]: path for path in paths}
+
+
 # -- writing -------------------------------------------------------------------------------------------------
 
 

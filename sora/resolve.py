@@ -57,14 +57,14 @@ def build_runs(cfg: DictConfig | Mapping[str, Any]) -> list[RunConfig]:
     Every value is coerced to its type and checked against its range; every null that stands for another value
     is resolved, so that equal science gives equal runs. Raises UserError that names the key.
     """
-    values = _container(cfg)
+    values = plain_values(cfg)
     known = {f.name for f in dataclasses.fields(RunConfig)}
     _refuse_unknown(values, [*known, *NOT_OF_A_RUN], "")
     for group in REQUIRED:
         if values.get(group) is None:
             raise UserError(f"{group}: missing; choose one with {group}=<name>")
     overrides = _replicas(values)
-    runs = [_build(_with_overrides(values, each)) for each in overrides]
+    runs = [_build(with_overrides(values, each)) for each in overrides]
     for later, run in enumerate(runs):
         if run in runs[:later]:
             source = "pack" if values.get("pack") is not None else "seed"
@@ -91,7 +91,7 @@ def _replicas(values: dict[str, Any]) -> list[dict[str, Any]]:
     """One dictionary of overrides (dotted key -> value) per replica."""
     seed, pack = values.get("seed", 0), values.get("pack")
     name = str(values["method"].get("name", "")) if isinstance(values["method"], dict) else ""
-    packable = _packable(values["method"])
+    packable = packable_keys(values["method"])
     if pack is None:
         if not isinstance(seed, list):
             return [{"seed": seed}]
@@ -118,7 +118,8 @@ def _replicas(values: dict[str, Any]) -> list[dict[str, Any]]:
     return pack
 
 
-def _packable(values: Any) -> list[str]:
+def packable_keys(values: Any) -> list[str]:
+    """The keys in which runs of one pack may differ, from the composed ``method`` group."""
     if not isinstance(values, dict):
         return []
     declared = values.get("packable")
@@ -128,7 +129,8 @@ def _packable(values: Any) -> list[str]:
     return [str(key) for key in declared]
 
 
-def _with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``values`` with the dotted keys of ``overrides`` set."""
     result = deepcopy(values)
     for dotted, value in overrides.items():
         *parents, leaf = dotted.split(".")
@@ -165,7 +167,13 @@ def _method(values: Any) -> MethodConfig:
         raise UserError(f"method.name: got {name!r}, must be {one_of(METHODS)}{nearest(name, METHODS)}")
     if isinstance(values.get("targets"), str):
         values = {**values, "targets": [values["targets"]]}
-    return coerce(METHODS[name], values, "method")
+    method = coerce(METHODS[name], values, "method")
+    possible = METHODS[name](name).packable
+    for key in method.packable:
+        if key not in possible:  # the replicas would silently share the first one's value
+            can = one_of(possible) if possible else "no key at all"
+            raise UserError(f"method.packable: got {key!r}, but method={name} can pack {can}{nearest(key, possible)}")
+    return method
 
 
 def _resolved(run: RunConfig) -> RunConfig:
@@ -369,7 +377,8 @@ def _refuse_unknown(values: Mapping[str, Any], known: Iterable[str], where: str)
             raise UserError(f"{full}: no such key{of}{hint}")
 
 
-def _container(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def plain_values(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as dictionaries, lists and numbers. Raises UserError where a ${...} has no value."""
     if not isinstance(cfg, DictConfig):
         return deepcopy(dict(cfg))
     try:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.typed import typed  # noqa: F401  (a fixture of several files)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -2,11 +2,7 @@
 
 import subprocess
 import sys
-import types
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,52 +10,9 @@ from sora import cli
 from sora.config import RunConfig
 from sora.errors import UserError
 from tests.composing import config_dir
+from tests.typed import TOY, Command
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass
-class Outcome:
-    """What a command did."""
-
-    status: int
-    out: str
-    err: str
-    packs: list[list[RunConfig]] = field(default_factory=list)
-    commands: list[str] = field(default_factory=list)
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """``typed(*arguments, then=...)``: the command in this process, with a runner that only takes notes."""
-    folder = config_dir(tmp_path / "conf")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-
-    def run(*arguments: str, then: Callable[[list[RunConfig]], None] = lambda runs: None) -> Outcome:
-        outcome = Outcome(0, "", "")
-
-        def run_pack(runs: list[RunConfig], command: str) -> list[dict[str, Any]]:
-            outcome.packs.append(runs)
-            outcome.commands.append(command)
-            then(runs)
-            return []
-
-        runner = types.ModuleType("sora.training.runner")
-        runner.run_pack = run_pack  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "sora.training.runner", runner)
-        monkeypatch.setattr(sys, "argv", ["run.py", "--config-dir", str(folder), *arguments, "backbone=tiny"])
-        try:
-            cli.main()
-        except SystemExit as left:
-            outcome.status = left.code if isinstance(left.code, int) else 1
-        outcome.out, outcome.err = capfd.readouterr()
-        return outcome
-
-    return run
 
 
 def test_one_run_reaches_the_runner(typed: Command, tmp_path: Path) -> None:
@@ -120,34 +73,58 @@ def test_a_mistake_that_the_runner_finds_is_told_alike(typed: Command) -> None:
     assert (done.status, done.err) == (2, "error: data.dir: not given\n")
 
 
-def test_a_sweep_goes_on_after_a_mistake(typed: Command) -> None:
-    done = typed("-m", "method=lora,sora", "seed=0,nine,1")
+def test_a_sweep_goes_on_after_a_mistake(typed: Command, tmp_path: Path) -> None:
+    def refuse(runs: list[RunConfig]) -> None:
+        if runs[0].method.name == "lora":
+            raise UserError("no room")
+
+    done = typed("-m", "method=lora,sora", "seed=0,nine,1", *TOY, then=refuse)
     assert done.status == 2
-    assert [(run.method.name, run.seed) for (run,) in done.packs] == [
-        ("lora", 0),
-        ("lora", 1),
-        ("sora", 0),
-        ("sora", 1),
+    assert [(pack[0].method.name, [run.seed for run in pack]) for pack in done.packs] == [
+        ("lora", [0, 1]),
+        ("sora", [0, 1]),
     ]
-    complaints = [line for line in done.err.splitlines() if line.startswith("error: ")]
-    assert [line.partition(": seed")[0] for line in complaints] == [
-        "error: job 1 (method=lora seed=nine backbone=tiny)",
-        "error: job 4 (method=sora seed=nine backbone=tiny)",
+    rest = " ".join([*TOY, "backbone=tiny"])
+    quoted = rest + " 'pack=[{seed: 0}, {seed: 1}]'"
+    (manifest,) = (tmp_path / "results" / "studies").iterdir()
+    assert done.err.splitlines() == [
+        f"error: method=lora seed=nine {rest}: seed: got 'nine', must be an integer >= 0",
+        f"error: method=sora seed=nine {rest}: seed: got 'nine', must be an integer >= 0",
+        f"study sweep: 4 runs, none finished; 2 jobs to do; manifest results/studies/{manifest.name}",
+        f"job 0: method=lora {quoted}",
+        f"error: job 0 (method=lora {quoted}): no room",
+        f"job 1: method=sora {quoted}",
+        "error: 1 of 2 jobs did not finish and 2 could not be planned, for the reasons above; "
+        "the same command trains what is missing",
     ]
+
+
+def test_a_bug_in_one_job_of_a_sweep_is_shown_at_once_and_the_others_run(typed: Command) -> None:
+    def fail(runs: list[RunConfig]) -> None:
+        if runs[0].method.name == "lora":
+            raise ZeroDivisionError("a bug")
+
+    done = typed("-m", "method=lora,sora", *TOY, then=fail)
+    assert (done.status, len(done.packs)) == (2, 2)
+    assert done.err.index("ZeroDivisionError: a bug") < done.err.index("job 1: method=sora")
+    assert done.err.splitlines()[-1].startswith("error: 1 of 2 jobs did not finish")
 
 
 def test_a_sweep_without_mistakes_leaves_with_zero(typed: Command) -> None:
-    done = typed("-m", "task=rte,cola")
+    done = typed("-m", "task=synthetic_pair,synthetic_single", "++backbone.weights=random")
     assert (done.status, len(done.packs)) == (0, 2)
-    assert done.err == "job 0: task=rte backbone=tiny\njob 1: task=cola backbone=tiny\n"
+    assert [line.partition(" ++")[0] for line in done.err.splitlines()[1:]] == [
+        "job 0: task=synthetic_pair",
+        "job 1: task=synthetic_single",
+    ]
 
 
 def test_a_recipe_follows_each_job_of_a_sweep(typed: Command) -> None:
-    done = typed("-m", "recipe=none,deberta-v3-base/sora/rte")
+    done = typed("-m", "recipe=none,deberta-v3-base/sora/rte", *TOY)
     assert [run.recipe for (run,) in done.packs] == ["", "deberta-v3-base/sora/rte"]
 
 
-@pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1")])
+@pytest.mark.parametrize("arguments", [(), ("-m", "task=synthetic_pair,synthetic_single", "++backbone.weights=random")])
 def test_an_interrupt_ends_at_once(typed: Command, arguments: tuple[str, ...]) -> None:
     def interrupt(runs: list[RunConfig]) -> None:
         raise KeyboardInterrupt

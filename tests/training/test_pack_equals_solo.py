@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from sora.config import METHODS
 from sora.training.evaluation import predict
 from tests import tiny
+from tests.composing import CONF
 
 
 def rows_of(loop):
@@ -57,6 +60,43 @@ def test_with_dropout_too(family, tmp_path):
     torch.testing.assert_close(packed[1], alone[0], rtol=0, atol=1e-9)
     without = tiny.runs(family, 4, method=method | {"dropout": 0.0})
     assert not torch.allclose(alone, rows_of(tiny.train(without, tmp_path / "none", torch.float64)), atol=1e-6)
+
+
+SCALARS = [  # every key beside the seed that a method declares packable, with values that matter
+    ("sora", "method.threshold", [1e-3, 2e-2]),
+    ("sora", "method.penalty", [0.0, 5.0]),
+    ("sora", "trainer.learning_rate", [1e-3, 5e-3]),
+    ("lora", "trainer.learning_rate", [1e-3, 5e-3]),
+    ("adalora", "trainer.learning_rate", [1e-3, 5e-3]),
+    ("bitfit", "trainer.learning_rate", [1e-3, 5e-3]),
+    ("adapter", "trainer.learning_rate", [1e-3, 5e-3]),
+]
+
+
+def test_every_packable_scalar_has_a_proof():
+    declared = {(name, key) for name, cls in METHODS.items() for key in cls(name).packable if key != "seed"}
+    assert declared == {(name, key) for name, key, _ in SCALARS}
+    for name, cls in METHODS.items():
+        config = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
+        assert config["packable"] == cls(name).packable
+
+
+@pytest.mark.parametrize(("method", "key", "values"), SCALARS, ids=[f"{m}-{k}" for m, k, _ in SCALARS])
+def test_packed_scalars_are_their_solo_runs(method, key, values, tmp_path):
+    entries = [{"seed": seed, key: value} for seed, value in enumerate(values)]
+    together = tiny.train(tiny.runs(method={"name": method}, pack=entries), tmp_path / "pack", torch.float64)
+    group, _, name = key.partition(".")
+    for replica, value in enumerate(values):
+        given = {"method": {"name": method}} | {group: {name: value} | ({"name": method} if group == "method" else {})}
+        alone = tiny.train(tiny.runs(seeds=replica, **given), tmp_path / f"solo-{replica}", torch.float64)
+        torch.testing.assert_close(rows_of(together)[replica], rows_of(alone)[0], rtol=0, atol=1e-9)
+    same = tiny.runs(method={"name": method}, seeds=[0, 1])  # the second with the value of the first
+    same[1] = dataclasses.replace(
+        same[1],
+        **{group: dataclasses.replace(getattr(same[1], group), **{name: values[0]})},
+    )
+    other = rows_of(tiny.train(same, tmp_path / "same", torch.float64))[1]
+    assert not torch.allclose(rows_of(together)[1], other, rtol=0, atol=1e-6), f"{key} changed nothing"
 
 
 def test_packed_thresholds_are_their_solo_runs(tmp_path):

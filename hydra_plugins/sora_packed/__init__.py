@@ -1,0 +1,1 @@
+"""The packed sweeper, a plugin of Hydra."""

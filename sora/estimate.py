@@ -1,0 +1,147 @@
+"""What a job will cost, before it starts: floating-point operations and memory (torch-free).
+
+Estimates from shapes, for choosing how many runs to pack and what to ask a scheduler for. docs/speed.md says how they
+compare with what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sora import schedules
+from sora.config import BackboneConfig, RunConfig
+from sora.tasks import TaskData
+
+CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side
+EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of the final evaluation
+FLOAT = 4  # bytes
+ROW_COPIES = 5  # of what trains: values, gradients, two moments, the best so far
+WORKING_COPIES = 2.0  # largest activations that live at once beside those kept for the backward pass
+PROCESS_BYTES = 700 << 20  # interpreter and libraries on a CPU
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of a task's data without a tokenizer. Lengths in characters, of both texts together."""
+
+    sha256: str
+    sizes: dict[str, int]
+    mean: float
+    longest: int
+
+    def tokens(self, run: RunConfig) -> tuple[float, int]:
+        """Mean and longest input of a run in tokens, special ones included."""
+        limit = int(run.trainer.max_length or run.task.max_length)
+        longest = min(limit, math.ceil(self.longest / CHARACTERS_PER_TOKEN) + 3)
+        return min(longest, self.mean / CHARACTERS_PER_TOKEN + 3), longest
+
+
+def facts_of(data: TaskData) -> DataFacts:
+    """The facts of loaded data."""
+    texts = data.splits["train"].texts
+    lengths = [sum(map(len, row)) for row in zip(*texts, strict=True)]
+    return DataFacts(data.sha256, data.sizes, sum(lengths) / max(1, len(lengths)), max(lengths, default=0))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The encoder's size, from its architecture."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    vocabulary: int
+    positions: int
+
+    @classmethod
+    def of(cls, backbone: BackboneConfig) -> Shape:
+        """Read from ``backbone.arch``."""
+        arch: dict[str, Any] = backbone.arch
+        hidden = int(arch["hidden_size"])
+        return cls(
+            int(arch.get("num_hidden_layers", 12)),
+            hidden,
+            int(arch.get("intermediate_size", 4 * hidden)),
+            int(arch.get("num_attention_heads", 12)),
+            int(arch.get("vocab_size", 30522)),
+            int(arch.get("max_position_embeddings", 512)),
+        )
+
+    @property
+    def matrices(self) -> int:
+        """Weights of the six matrices of every layer."""
+        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
+
+    @property
+    def parameters(self) -> int:
+        """All weights, but for vectors."""
+        return self.matrices + (self.vocabulary + self.positions) * self.hidden
+
+
+def steps(run: RunConfig, facts: DataFacts) -> int:
+    """Optimiser steps of a run."""
+    trainer = run.trainer
+    return schedules.total_steps(facts.sizes["train"], trainer.batch_size, trainer.epochs, trainer.max_steps)
+
+
+def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
+    """Floating-point operations of a pack: forward and backward passes, and evaluations.
+
+    A frozen weight costs 2 operations a token forward and 2 backward, a trained one 2 more; the adapters' own products
+    and the padding are within the error of the rest.
+    """
+    run = runs[0]
+    shape, (mean, _) = Shape.of(run.backbone), facts.tokens(run)
+    forward = 2.0 * shape.matrices + 4.0 * shape.layers * shape.hidden * mean
+    attention = 4.0 * shape.layers * shape.hidden * mean  # both its inputs need a gradient
+    backward = forward + attention + (2.0 * shape.matrices if run.method.name == "full" else 0.0)
+    total = steps(run, facts)
+    evaluations = math.ceil(total / run.trainer.eval_every)
+    evaluated = evaluations * facts.sizes["select"] + 2 * sum(facts.sizes.get(name, 0) for name in EVALUATED)
+    trained = total * run.trainer.batch_size
+    return len(runs) * mean * (trained * (forward + backward) + evaluated * forward)
+
+
+def trainable(run: RunConfig) -> int:
+    """Weights one replica trains, at most: low-rank factors on all six matrices, or the backbone, and the head."""
+    shape, method = Shape.of(run.backbone), run.method
+    head = shape.hidden * (shape.hidden + max(1, len(run.task.labels)))
+    if method.name == "full":
+        return shape.parameters + head
+    rank = next((getattr(method, name) for name in ("init_r", "r", "bottleneck") if hasattr(method, name)), 1)
+    return head + shape.layers * rank * (8 * shape.hidden + 2 * (shape.hidden + shape.inner))
+
+
+def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True) -> int:
+    """Most memory a pack needs while it trains, on its longest batch. With ``cpu``, that of the process."""
+    run = runs[0]
+    shape, (_, length) = Shape.of(run.backbone), facts.tokens(run)
+    size = 2 if run.precision == "bf16" else FLOAT
+    examples = len(runs) * run.trainer.batch_size
+    tokens = examples * length
+    # Kept of a layer: input, q, k, v, context, both LayerNorms' inputs, the second block's input; twice the inner size.
+    kept = tokens * (8 * shape.hidden + 2 * shape.inner) * size + tokens * 2 * shape.hidden  # and dropout's masks
+    squares = examples * shape.heads * length**2
+    kept += squares * (FLOAT + size + 1)  # softmax, what dropout left of it, and the mask
+    working = WORKING_COPIES * max(tokens * shape.inner * FLOAT, squares * FLOAT)
+    weights = shape.parameters * (FLOAT if run.method.name == "full" else size)
+    rows = len(runs) * trainable(run) * ROW_COPIES * FLOAT
+    return int(weights + rows + shape.layers * kept + working) + (PROCESS_BYTES if cpu else 0)
+
+
+def describe(runs: Sequence[RunConfig], facts: DataFacts) -> str:
+    """``15 runs x 20 steps, about 1.2e+13 FLOP, 3.1 GiB``."""
+    run = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return (
+        f"{run} x {steps(runs[0], facts)} steps, about {operations(runs, facts):.1e} FLOP, "
+        f"{gibibytes(peak_bytes(runs, facts))}"
+    )
+
+
+def gibibytes(size: float) -> str:
+    """``3.1 GiB``."""
+    return f"{size / (1 << 30):.1f} GiB"

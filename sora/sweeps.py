@@ -1,0 +1,327 @@
+"""From the axes of a multirun to jobs: which runs train together, which are finished, what each costs (torch-free).
+
+The runs of a sweep are the product of its axes. Those that differ only in keys their method declares packable become
+one job, ``pack=[{seed: 0, method.threshold: 1e-05}, ...]``; every run is checked and named before the first one starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, open_dict
+
+from sora import estimate, records, studies
+from sora.backbones.source import backbone_identity
+from sora.commands import published, without_paths
+from sora.config import RunConfig
+from sora.errors import UserError
+from sora.identity import run_id
+from sora.recipes import check_recipe
+from sora.resolve import build_runs, packable_keys, plain_values, with_overrides
+from sora.tasks import load
+
+T = TypeVar("T")
+
+# Keys that decide no number: where things lie, who watches, how a sweep is run.
+NO_SCIENCE = (
+    "paths",
+    "data",
+    "study",
+    "tracker",
+    "cluster",
+    "resume",
+    "predict",
+    "dry_run",
+    "deterministic",
+    "pack",
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of an axis: in Hydra's grammar, and as JSON."""
+
+    text: str
+    json: Any
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A key and the values it is swept over. ``typed_key`` may have a + before it; ``group``: it chooses a file."""
+
+    key: str
+    typed_key: str
+    values: tuple[Value, ...]
+    group: bool
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What all runs are given: a key, its value, and both as they were typed."""
+
+    key: str
+    text: str
+    typed: str
+
+
+Slots = Sequence[Axis | Fixed]
+Chosen = Mapping[str, Value]
+Compose = Callable[[Sequence[str]], DictConfig]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the sweep: its value on every axis, the overrides that compute it alone, and the run."""
+
+    axes: dict[str, Any]
+    overrides: list[str]
+    run: RunConfig
+    run_id: str
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """What one process trains together."""
+
+    overrides: list[str]
+    cells: list[Cell]
+    facts: estimate.DataFacts
+
+    def estimate(self) -> str:
+        """Runs, steps, cost and memory in a few words."""
+        return estimate.describe([cell.run for cell in self.cells], self.facts)
+
+
+@dataclass
+class Plan:
+    """Every place of a sweep, the jobs that fill them, and what was wrong with the others."""
+
+    slots: Slots
+    cells: list[Cell] = field(default_factory=list)
+    jobs: list[PlannedJob] = field(default_factory=list)
+    mistakes: list[tuple[str, UserError]] = field(default_factory=list)  # what was asked for, why it cannot be
+    lists: dict[str, list[Any]] = field(default_factory=dict)  # axes that were given as a list: seed=[0,1], pack=[...]
+
+    def finished(self) -> set[str]:
+        """Ids of the runs that have a record."""
+        folders = {cell.run.paths.results for cell in self.cells}
+        found = set[str]().union(*(records.finished(Path(folder)) for folder in folders))
+        return found & {cell.run_id for cell in self.cells}
+
+    def unfinished(self) -> list[PlannedJob]:
+        """The jobs in which a record is missing. The members of a pack stay together, whichever are finished."""
+        done = self.finished()
+        return [job for job in self.jobs if any(cell.run_id not in done for cell in job.cells)]
+
+    def counts(self) -> str:
+        """``30 runs, 10 of them finished``."""
+        runs, done = len({cell.run_id for cell in self.cells}), len(self.finished())
+        return f"{runs} run{'' if runs == 1 else 's'}, " + (f"{done} of them finished" if done else "none finished")
+
+    def write_manifest(self, study: str, command: Callable[[Sequence[str]], list[str]]) -> str:
+        """Write the study's manifest; returns ``; manifest <path>``, or nothing where no run could be named.
+
+        ``command``: the words of a plain command from overrides.
+        """
+        if not self.cells or all(cell.run.dry_run for cell in self.cells):
+            return ""
+        axes = {slot.key: [each.json for each in slot.values] for slot in self.slots if isinstance(slot, Axis)}
+        for key, values in self.lists.items():
+            known = axes.setdefault(key, [])
+            known += [value for value in values if value not in known]
+        fixed = {
+            slot.key: without_paths(slot.text)
+            for slot in self.slots
+            if isinstance(slot, Fixed) and slot.key.partition(".")[0] not in NO_SCIENCE and slot.key not in axes
+        }
+        runs = [
+            {
+                "run_id": cell.run_id,
+                "axes": {key: cell.axes.get(key) for key in axes},
+                "record": records.record_path(Path(), cell.run, cell.run_id).as_posix(),
+                "command": published(command(cell.overrides)),
+            }
+            for cell in self.cells
+        ]
+        path = studies.write(Path(self.cells[0].run.paths.results), studies.make(study, axes, fixed, runs))
+        return f"; manifest {path}"
+
+
+class Sources:
+    """Data and weights that decide run ids, each looked at once; the data itself is not kept."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, estimate.DataFacts | UserError] = {}
+        self._weights: dict[str, dict[str, Any] | UserError] = {}
+
+    def data(self, run: RunConfig) -> estimate.DataFacts:
+        """Facts of the run's data. Raises UserError where it cannot be had."""
+        return _once(
+            self._data,
+            repr((run.task, run.protocol, run.data)),
+            lambda: estimate.facts_of(load(run.task, run.protocol, run.data)),
+        )
+
+    def run_id(self, run: RunConfig) -> str:
+        """The run's id. Raises UserError where data or weights cannot be had."""
+        weights = _once(self._weights, repr(run.backbone), lambda: backbone_identity(run.backbone))
+        return run_id(run, self.data(run).sha256, weights)
+
+
+def _once(known: dict[str, T | UserError], key: str, find: Callable[[], T]) -> T:
+    """``find()``, or what it gave or raised before."""
+    if key not in known:
+        try:
+            known[key] = find()
+        except UserError as error:
+            known[key] = error
+    value = known[key]
+    if isinstance(value, UserError):
+        raise value
+    return value
+
+
+class Planner:
+    """Forms the jobs of one sweep.
+
+    Args:
+        slots: the overrides in their order.
+        compose: the configuration of one job from its overrides.
+        max_pack: most runs of one job, None for no bound.
+    """
+
+    def __init__(self, slots: Slots, compose: Compose, max_pack: int | None) -> None:
+        self.slots = [_flat(slot) if isinstance(slot, Axis) else slot for slot in slots]
+        self.compose, self.max_pack = compose, max_pack
+        self.sources = Sources()
+        self.planned: set[str] = set()  # ids of the runs that have their job
+
+    def plan(self) -> Plan:
+        """Every combination of the axes.
+
+        Raises:
+            UserError: an axis names one value twice.
+            HydraException: an override that cannot be composed.
+        """
+        self.result = Plan(self.slots)
+        axes = [slot for slot in self.slots if isinstance(slot, Axis)]
+        for axis in axes:
+            for value in axis.values:
+                if axis.values.count(value) > 1:
+                    raise UserError(f"{axis.key}: {value.text} is given twice; leave one out")
+        others = [axis for axis in axes if not axis.group]
+        for groups in _product([axis for axis in axes if axis.group]):
+            values = self._values(groups)
+            if values is None:
+                continue
+            packable = [] if self._is_fixed("pack") else packable_keys(values["method"])
+            together = [axis for axis in others if axis.key in packable]
+            for picked in _product([axis for axis in others if axis not in together]):
+                full = self._values(groups | picked) if picked else values
+                if full is not None:
+                    self._add_jobs(groups | picked, full, together)
+        return self.result
+
+    def _add_jobs(self, chosen: dict[str, Value], values: dict[str, Any], together: Sequence[Axis]) -> None:
+        """Add what ``chosen`` on the other axes asks for: one job, or several where the pack would be too long."""
+        cells: list[tuple[Cell, dict[str, Value]]] = []
+        for entry in _entries(values, together):
+            try:
+                cell = self._cell(chosen, values, entry)
+            except UserError as error:
+                self.result.mistakes.append((" ".join(self._words(chosen | entry, values)), error))
+                continue
+            self.result.cells.append(cell)
+            if cell.run_id not in self.planned:
+                self.planned.add(cell.run_id)
+                cells.append((cell, entry))
+        size = self.max_pack or max(1, len(cells)) if packable_keys(values["method"]) else 1
+        for start in range(0, len(cells), size):
+            part = cells[start : start + size]
+            overrides = part[0][0].overrides
+            if len(part) > 1:
+                entries = ["{" + ", ".join(f"{k}: {v.text}" for k, v in entry.items()) + "}" for _, entry in part]
+                overrides = [*self._words(chosen, values), f"pack=[{', '.join(entries)}]"]
+            members = [cell for cell, _ in part]
+            self.result.jobs.append(PlannedJob(overrides, members, self.sources.data(members[0].run)))
+
+    def _cell(self, chosen: dict[str, Value], values: dict[str, Any], entry: dict[str, Value]) -> Cell:
+        """One run, checked and named. Raises UserError where it cannot be."""
+        plain = {key: value.json for key, value in entry.items()}
+        own = {**values, "pack": [plain]} if values["pack"] is not None and plain else with_overrides(values, plain)
+        (run,) = build_runs(own)
+        name = self.sources.run_id(run)
+        for key, value in plain.items():
+            known = self.result.lists.setdefault(key, [])
+            known += [value] if value not in known else []
+        axes = {key: value.json for key, value in chosen.items()} | plain
+        return Cell(axes, self._words(chosen | entry, values), run, name)
+
+    def _values(self, chosen: Chosen) -> dict[str, Any] | None:
+        """The composed configuration as plain values; None after a mistake, which is noted."""
+        overrides = self._words(chosen)
+        config = self.compose(overrides)
+        choices: Any = config.hydra.runtime.choices
+        with open_dict(config):
+            config.pop("hydra")
+        try:
+            check_recipe(str(config.recipe), choices, overrides)
+            return plain_values(config)
+        except UserError as error:
+            self.result.mistakes.append((" ".join(overrides), error))
+            return None
+
+    def _words(self, chosen: Chosen, values: Mapping[str, Any] | None = None) -> list[str]:
+        """The overrides of a job in their order, without those axes that ``chosen`` leaves open.
+
+        With the composed ``values``, lists of replicas (seed=[0,1], pack=[...]) make way for what is chosen instead.
+        """
+        lists = [key for key in ("seed", "pack") if values is not None and isinstance(values[key], list)]
+        words = []
+        for slot in self.slots:
+            if slot.key in chosen:
+                typed = slot.typed_key if isinstance(slot, Axis) else slot.key
+                words.append(f"{typed}={chosen[slot.key].text}")
+            elif isinstance(slot, Fixed) and slot.key not in lists:
+                words.append(slot.typed)
+        placed = {slot.key for slot in self.slots}
+        words += [f"{key}={value.text}" for key, value in chosen.items() if key not in placed]
+        for key, nothing in (("seed", "0"), ("pack", "null")):
+            if key in lists and key not in chosen and not self._is_fixed(key):  # a study's file has the list
+                words.append(f"{key}={nothing}")
+        return words
+
+    def _is_fixed(self, key: str) -> bool:
+        return any(isinstance(slot, Fixed) and slot.key == key for slot in self.slots)
+
+
+def _flat(axis: Axis) -> Axis:
+    """seed=[0,1],[2] is seed=0,1,2: how the seeds of a job are packed is not the user's to say twice."""
+    if axis.key != "seed":
+        return axis
+    values = [[_value(each) for each in v.json] if isinstance(v.json, list) else [v] for v in axis.values]
+    return replace(axis, values=tuple(itertools.chain.from_iterable(values)))
+
+
+def _product(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:
+    for values in itertools.product(*(axis.values for axis in axes)):
+        yield {axis.key: value for axis, value in zip(axes, values, strict=True)}
+
+
+def _entries(values: Mapping[str, Any], together: Sequence[Axis]) -> list[dict[str, Value]]:
+    """What the runs of one job differ in: the lists the configuration has itself, times the packable axes."""
+    own: list[dict[str, Value]] = [{}]
+    if isinstance(values["pack"], list) and all(isinstance(each, dict) for each in values["pack"]):
+        own = [{str(key): _value(value) for key, value in each.items()} for each in values["pack"]]
+    elif isinstance(values["seed"], list) and "seed" not in {axis.key for axis in together}:
+        own = [{"seed": _value(seed)} for seed in values["seed"]]
+    return [mine | more for more in _product(together) for mine in own]
+
+
+def _value(plain: Any) -> Value:
+    """A number as Hydra's grammar has it; other values in quotes, to be refused where they are checked."""
+    return Value(str(plain) if isinstance(plain, int | float) else repr(str(plain)), plain)
