@@ -35,7 +35,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["methd=sora"], "methd: no such key; did you mean method?"),
         (
             ["method=sorra"],
-            "method=sorra: no such choice, must be one of ... lora, sora ... did you mean sora?",
+            "method=sorra: no such choice, must be one of ... lora, ... sora ... did you mean sora?",
         ),
         (["trainer.batchsize=4"], "trainer.batchsize: no such key; did you mean trainer.batch_size?"),
         (["method.treshold=1"], "method.treshold: no such key; did you mean method.threshold?"),
