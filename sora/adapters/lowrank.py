@@ -111,10 +111,9 @@ class LowRankLinear(nn.Module):
         if x.shape[0] % self.replicas:
             raise ValueError(f"a batch of {x.shape[0]} rows does not split over {self.replicas} replicas")
         stacked = x.reshape(self.replicas, -1, self.in_features)
-        if dropping:
-            assert self.dropout is not None
+        if dropping or torch.is_autocast_enabled(x.device.type):  # autocast knows torch's own operations only
             out = F.linear(stacked, self.base.weight, self.base.bias)
-            dropped = self.dropout(x).reshape_as(stacked)
+            dropped = self.dropout(x).reshape_as(stacked) if self.dropout is not None else stacked
             out = torch.baddbmm(out, torch.bmm(dropped, a.transpose(1, 2)), b)
         else:
             out = _LowRankFunction.apply(stacked, self.base.weight, self.base.bias, a, b)

@@ -138,9 +138,9 @@ class Backbone(nn.Module):
             return {name: linear[name] for name in names}
         chosen: set[str] = set()
         for pattern in patterns:
-            found = {name for name in linear if _matches(name, pattern)}
+            found = {name for name in linear if matches(name, pattern)}
             if not found:
-                other = [name for name in every if name and _matches(name, pattern)]
+                other = [name for name in every if name and matches(name, pattern)]
                 what = f"matches {other[0]}, which is no linear layer" if other else "matches no module"
                 candidates = ", ".join(dict.fromkeys(name.split(".", 3)[-1] for name in linear if ".layer." in name))
                 raise UserError(
@@ -155,7 +155,8 @@ class Backbone(nn.Module):
         self.autocast = self.precision == "bf16"
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether ``pattern`` is a shell pattern of a module's full name, or the end of that name."""
     return fnmatch.fnmatchcase(name, pattern) or name.endswith(f".{pattern}")
 
 

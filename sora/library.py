@@ -1,0 +1,198 @@
+"""SoRA on any linear layer of any transformers model, for people with a training script of their own.
+
+    adapters = inject(model, ["query", "value"], r=8, threshold=1e-3, train=["classifier"])
+    trainer = Trainer(model, arguments, ..., optimizers=(adapters.optimizer(lr=1e-3), None),
+                      callbacks=[adapters.callback()])
+    trainer.train()
+    adapters.save("my-adapter")          # a folder that plain peft loads
+
+It is the harness' own adapter with one replica, and the same update: gates take their step (AdamW, or plain gradient
+descent), then the proximal map of SoRA (Eq. 10-11) shrinks them by ``threshold`` and sets the small ones to zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from sora import export, schedules
+from sora.adapters.lowrank import LowRankLinear, replace_module
+from sora.backbones.load import matches
+from sora.config import SoraConfig
+from sora.errors import UserError
+from sora.methods.sora import GATE_EPS
+from sora.optim import PROX
+from sora.resolve import coerce, nearest
+
+
+def inject(
+    model: nn.Module, targets: Sequence[str], *, train: Sequence[str] = (), seed: int = 0, **options: Any
+) -> SoraAdapters:
+    """Freeze ``model``, put a gated adapter on each target, and leave it otherwise as it is.
+
+    Args:
+        targets: linear layers, as ends of their names (``query``, ``mlp.down_proj``) or shell patterns of full names.
+        train: modules that train whole and are saved with the adapter, named in the same way, such as the classifier.
+        seed: of the adapters' initial values.
+        options: fields of :class:`sora.config.SoraConfig`: ``r``, ``alpha``, ``threshold``, ``dropout``, ``fidelity``
+            and the switches it stands for.
+
+    Raises:
+        UserError: a name that matches nothing, a target that is no linear layer, an option out of its range.
+    """
+    config = coerce(SoraConfig, {"name": "sora", "targets": list(targets), **options}, "inject").resolved()
+    chosen = _find(model, targets, "targets")
+    for name, module in chosen.items():
+        if not isinstance(module, nn.Linear):
+            raise UserError(
+                f"inject.targets: {name} is a {type(module).__name__}, not a linear layer; name linear ones"
+            )
+    whole = _find(model, train, "train")
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    layers: dict[str, LowRankLinear] = {}
+    for name, base in chosen.items():
+        assert isinstance(base, nn.Linear)
+        dropout = nn.Dropout(config.dropout) if config.dropout else None
+        scaling = config.alpha / (math.sqrt(config.r) if config.rslora else config.r)
+        layer = LowRankLinear(base, replicas=1, r=config.r, scaling=scaling, gated=True, dropout=dropout)
+        layer.reset([generator])
+        replace_module(model, name, layer)
+        layers[name] = layer
+    for module in whole.values():
+        module.requires_grad_(True)
+    return SoraAdapters(model, config, layers, list(whole))
+
+
+def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.Module]:
+    """Modules that a pattern matches, in the order of the model."""
+    every = {name: module for name, module in model.named_modules() if name}
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in every):
+            ends = dict.fromkeys(name.rpartition(".")[2] for name in every)
+            raise UserError(f"inject.{key}: {pattern!r} matches no module of the model{nearest(pattern, ends)}")
+    return {name: module for name, module in every.items() if any(matches(name, each) for each in patterns)}
+
+
+class SoraAdapters:
+    """The adapters of one model: what trains them, what they come to, what is saved.
+
+    Attributes:
+        layers: every adapted layer by its full name. trained: full names of the modules that train whole.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: SoraConfig, layers: dict[str, LowRankLinear], trained: list[str]
+    ) -> None:
+        self.model, self.config, self.layers, self.trained = model, config, layers, trained
+
+    def optimizer(self, *, lr: float, weight_decay: float = 0.1) -> ProximalAdamW:
+        """An optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.
+
+        ``weight_decay`` is on matrices: not on gates, biases and norms.
+        """
+        config = self.config
+        gates = [layer.gate for layer in self.layers.values() if layer.gate is not None]
+        factors = [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+        whole = [p for name in self.trained for p in self.model.get_submodule(name).parameters()]
+        matrices, vectors = [p for p in whole if p.ndim >= 2], [p for p in whole if p.ndim < 2]
+        weight = {"off": 0.0, "sum": config.penalty, "mean": config.penalty / sum(gate.numel() for gate in gates)}
+        proximal = {
+            "params": gates,
+            "weight_decay": 0.0,
+            "threshold": config.threshold,
+            "threshold_rule": config.threshold_rule,
+            "prox": config.prox,
+            "update": config.gate_update,
+            "l1": weight[str(config.penalty_rule)],
+        }
+        groups = [
+            {"params": factors + matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+            proximal,
+        ]
+        return ProximalAdamW([group for group in groups if group["params"]], lr=lr)
+
+    def live_ranks(self) -> dict[str, int]:
+        """Ranks whose gate is not zero, by layer."""
+        return {name: int(layer.live().sum()) for name, layer in self.layers.items()}
+
+    def callback(self) -> LiveRanks:
+        """A callback of the Trainer that adds the sum of live ranks to what is logged."""
+        return LiveRanks(self)
+
+    def save(self, folder: str | Path, base: str | None = None) -> None:
+        """Cut the dead ranks out and write what is left, with the modules that trained whole, as a PEFT folder.
+
+        The model itself stays as it is. ``base``: what ``from_pretrained`` takes to get the frozen model elsewhere
+        (default: what it was loaded from).
+        """
+        factors = {name: layer.pruned(0) for name, layer in self.layers.items()}
+        scaling = next(iter(self.layers.values())).scaling
+        saved = {
+            f"{name}.{key}": value
+            for name in self.trained
+            for key, value in self.model.get_submodule(name).state_dict().items()
+        }
+        base = base if base is not None else str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
+        export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
+
+
+class LiveRanks(TrainerCallback):
+    """Adds ``live_ranks`` to every line that the Trainer logs."""
+
+    def __init__(self, adapters: SoraAdapters) -> None:
+        self.adapters = adapters
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        total = sum(self.adapters.live_ranks().values())
+        if logs is not None:
+            logs["live_ranks"] = total
+        if state.log_history:
+            state.log_history[-1]["live_ranks"] = total
+
+
+class ProximalAdamW(torch.optim.AdamW):
+    """AdamW, and for groups with a ``threshold`` SoRA's update of the gates.
+
+    Such a group holds ``threshold`` (xi at the peak rate), ``threshold_rule`` (constant | lr_scaled), ``prox`` (soft |
+    authors), ``update`` (adam | gradient: the step before the proximal map) and ``l1`` (weight of sum |g| in the loss,
+    whose gradient is added here). The peak rate is what a learning-rate scheduler notes as ``initial_lr``.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update. ``closure``, where given, computes the loss anew, as in any optimiser of torch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gates = [(group, p) for group in self.param_groups if "threshold" in group for p in group["params"]]
+        gates = [(group, gate) for group, gate in gates if gate.grad is not None]
+        plain: list[tuple[Tensor, Tensor]] = []
+        for group, gate in gates:
+            gate.grad.add_(gate.sign(), alpha=group["l1"])
+            group["eps"] = self._eps(group, gate)
+            if group["update"] == "gradient":  # AdamW passes over a parameter without gradient
+                gate.add_(gate.grad, alpha=-group["lr"])
+                plain.append((gate, gate.grad))
+                gate.grad = None
+        super().step()
+        for gate, gradient in plain:
+            gate.grad = gradient
+        for group, gate in gates:
+            multiplier = group["lr"] / group.get("initial_lr", group["lr"]) if group["lr"] else 0.0
+            xi = group["threshold"] * schedules.threshold_factor(group["threshold_rule"], multiplier)
+            gate.copy_(PROX[group["prox"]](gate, xi))
+        return loss
+
+    def _eps(self, group: dict[str, Any], gate: Tensor) -> float:
+        """The authors' gate optimiser adds eps before the bias correction: see :data:`GATE_EPS`."""
+        steps = int(self.state.get(gate, {}).get("step", 0))
+        return GATE_EPS / math.sqrt(1.0 - group["betas"][1] ** (steps + 1))
