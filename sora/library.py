@@ -47,6 +47,8 @@ def inject(
         UserError: a name that matches nothing, a target that is no linear layer, an option out of its range.
     """
     config = coerce(SoraConfig, {"name": "sora", "targets": list(targets), **options}, "inject").resolved()
+    if not targets:
+        raise UserError("inject.targets: got an empty list; name the linear layers to adapt")
     chosen = _find(model, targets, "targets")
     for name, module in chosen.items():
         if not isinstance(module, nn.Linear):

@@ -1,0 +1,233 @@
+"""SoRA outside the harness: the README's script as written, the optimiser against the pack's, models of any kind."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from sora import schedules
+from sora.errors import UserError
+from sora.library import inject
+from sora.optim import PackOptimizer, ParameterGroup
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+CHECK = """
+import json
+import torch
+from peft import PeftModel
+
+plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+loaded = PeftModel.from_pretrained(plain, "my-adapter").eval()
+batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits, expected = loaded(**batch).logits, model.eval()(**batch).logits
+print(json.dumps({
+    "difference": (logits - expected).abs().max().item(),
+    "correct": (logits.argmax(1) == torch.tensor(list(texts.values()))).all().item(),
+    "logged": [entry["live_ranks"] for entry in trainer.state.log_history],
+    "live": sum(sora.live_ranks().values()),
+    "ranks": sum(p.shape[0] for n, p in loaded.named_parameters() if ".lora_A." in n),
+    "all": 8 * len(sora.layers),
+}))
+"""
+
+
+def test_the_readmes_script_runs_as_written(tmp_path):
+    section = README.read_text(encoding="utf-8").partition("## In a training script of your own")[2]
+    (block,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    (tmp_path / "script.py").write_text(block + CHECK)
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["difference"] < 1e-5
+    assert result["correct"]
+    assert len(result["logged"]) == 6, "five lines while training, one at the end"
+    assert result["logged"] == sorted(result["logged"], reverse=True)
+    assert result["logged"][-1] == result["live"] == result["ranks"] < result["all"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fidelity": "authors"},
+        {"fidelity": "paper"},
+        {"fidelity": "authors", "penalty_rule": "sum", "threshold_rule": "lr_scaled"},
+        {"fidelity": "paper", "prox": "authors", "gate_update": "adam"},
+    ],
+    ids=str,
+)
+def test_the_optimiser_is_the_packs(options):
+    """Gates, factors and a bias over 40 steps of warm-up and decay, the gradients given."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    adapters = inject(model, ["0"], train=["1"], r=4, threshold=0.02, penalty=0.3, **options)
+    layer, whole = adapters.layers["0"], model[1]
+    config = adapters.config
+    own = adapters.optimizer(lr=0.05, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(own, lambda step: schedules.linear_decay(step, 40, 4))
+
+    twin = {
+        "a": layer.lora_A,
+        "b": layer.lora_B,
+        "gate": layer.gate,
+        "weight": whole.weight[None],
+        "bias": whole.bias[None],
+    }
+    twin = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in twin.items()}
+    groups = [
+        ParameterGroup("adapter", {k: twin[k] for k in ("a", "b", "weight")}, lr=[0.05], weight_decay=0.1),
+        ParameterGroup("bias", {"bias": twin["bias"]}, lr=[0.05]),
+        ParameterGroup(
+            "gate",
+            {"gate": twin["gate"]},
+            lr=[0.05],
+            eps=1e-6,
+            eps_corrected=False,
+            rule="proximal",
+            threshold=[config.threshold],
+            threshold_rule=config.threshold_rule,
+            prox=config.prox,
+            update=config.gate_update,
+        ),
+    ]
+    pack = PackOptimizer(groups, replicas=1, clip=0.0)
+    tensors = {"a": layer.lora_A, "b": layer.lora_B, "gate": layer.gate, "weight": whole.weight, "bias": whole.bias}
+    generator = torch.Generator().manual_seed(3)
+    dead = set()
+    for step in range(40):
+        gradients = {name: torch.randn(twin[name].shape, generator=generator) for name in twin}
+        for name, tensor in tensors.items():
+            tensor.grad = gradients[name].reshape_as(tensor).clone()
+        own.step()
+        scheduler.step()
+        pack.zero_grad()
+        size = twin["gate"].abs()
+        penalty = {"off": 0.0 * size.sum(), "mean": size.mean(), "sum": size.sum()}[config.penalty_rule]
+        (sum((twin[name] * gradients[name]).sum() for name in twin) + config.penalty * penalty).backward()
+        multiplier = schedules.linear_decay(step, 40, 4)
+        xi = config.threshold * schedules.threshold_factor(config.threshold_rule, multiplier)
+        pack.step(torch.zeros(1), multiplier, [[0.0], [0.0], [xi]])
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor.detach(), twin[name].detach().reshape_as(tensor), rtol=1e-5, atol=1e-6)
+        dead |= set((layer.gate == 0).nonzero()[:, 1].tolist())
+    assert dead, "no gate was ever zero, so the proximal map was not put to the test"
+
+
+def bert():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return BertForSequenceClassification(BertConfig(vocab_size=60, max_position_embeddings=32, **sizes))
+
+
+def llama():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=60, max_position_embeddings=32, **sizes))
+
+
+MODELS = {
+    "bert": (bert, ["query", "output.dense"], ["classifier"]),
+    "llama": (llama, ["q_proj", "model.layers.*.mlp.*_proj"], []),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_any_model_trains_prunes_and_reloads(kind, tmp_path):
+    torch.manual_seed(0)
+    build, targets, whole = MODELS[kind]
+    model = build().eval()
+    plain = copy.deepcopy(model)
+    tokens = torch.randint(0, 60, (4, 9))
+    labels = torch.tensor([0, 1, 1, 0]) if kind == "bert" else tokens
+    adapters = inject(model, targets, train=whole, r=4, threshold=0.05)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, plain(tokens).logits, msg="B = 0 changes nothing")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all(re.search(r"lora_[AB]$|\.gate$|^classifier\.", name) for name in trained)
+    assert len(trained) == 3 * len(adapters.layers) + 2 * len(whole)
+    optimizer = adapters.optimizer(lr=1e-2)
+    for _ in range(15):
+        optimizer.zero_grad()
+        model(tokens, labels=labels).loss.backward()
+        optimizer.step()
+    assert 0 < sum(adapters.live_ranks().values()) < 4 * len(adapters.layers)
+    with torch.no_grad():
+        next(iter(adapters.layers.values())).gate.zero_()
+    adapters.save(tmp_path, base="somewhere")
+    loaded = PeftModel.from_pretrained(plain, tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+    kept = {n.removeprefix("base_model.model.").partition(".lora_A")[0] for n, _ in loaded.named_parameters()}
+    alive = {name for name, rank in adapters.live_ranks().items() if rank}
+    assert kept & set(adapters.layers) == alive < set(adapters.layers)
+
+
+def test_the_step_survives_autocast_and_a_single_example():
+    torch.manual_seed(0)
+    model = bert().eval()
+    adapters = inject(model, ["query"], r=4)
+    with torch.no_grad():
+        for layer in adapters.layers.values():
+            layer.lora_B.normal_()
+    for tokens in (torch.randint(0, 60, (4, 9)), torch.randint(0, 60, (1, 9))):
+        grads = []
+        for enabled in (False, True):
+            model.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                model(tokens, labels=torch.zeros(len(tokens), dtype=torch.long)).loss.backward()
+            grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert torch.linalg.vector_norm(grads[1] - grads[0]) < 0.05 * torch.linalg.vector_norm(grads[0])
+
+
+def test_a_resumed_optimiser_goes_on_as_it_would_have():
+    def gates(interrupted):
+        model = nn.Sequential(nn.Linear(6, 5))
+        adapters = inject(model, ["0"], r=4, threshold=0.02)
+        optimizer = adapters.optimizer(lr=0.05)
+        generator = torch.Generator().manual_seed(3)
+        for step in range(8):
+            if interrupted and step == 4:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = adapters.optimizer(lr=0.05)
+                optimizer.load_state_dict(state)
+            for tensor in model.parameters():
+                if tensor.requires_grad:
+                    tensor.grad = torch.randn(tensor.shape, generator=generator)
+            optimizer.step()
+        return adapters.layers["0"].gate.detach()
+
+    assert torch.equal(gates(True), gates(False))
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "expected"),
+    [
+        (["querry"], {}, "targets: 'querry' matches no module of the model; did you mean query"),
+        (["LayerNorm"], {}, "LayerNorm is a LayerNorm, not a linear layer"),
+        (["query"], {"train": ["score"]}, "train: 'score' matches no module"),
+        (["query"], {"r": 0}, r"inject\.r: got 0"),
+        (["query"], {"threshold": -1.0}, r"inject\.threshold"),
+        (["query"], {"rank": 8}, "rank"),
+        ([], {}, r"inject\.targets: .*empty"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_the_model(targets, options, expected):
+    model = bert()
+    with pytest.raises(UserError, match=expected):
+        inject(model, targets, **options)
+    assert all(p.requires_grad for p in model.parameters())
