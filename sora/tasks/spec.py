@@ -38,6 +38,11 @@ class TaskConfig:
     folder: str = ""  # folder inside the official download, such as "SST-2"
     generator: str = ""  # synthetic tasks: pair | single | graded
     files: dict[str, str] = field(default_factory=dict)  # split -> file name
+    hub: str = ""  # data set on the Hugging Face hub with the same examples as parquet
+    revision: str = ""  # pinned commit of that data set
+    hub_config: str = ""  # its folder there
+    hub_splits: dict[str, str] = field(default_factory=dict)  # split -> name there, where that differs
+    hub_columns: dict[str, str] = field(default_factory=dict)  # text_a, text_b, label, id -> column there
     columns: dict[str, str] = field(default_factory=dict)  # text_a, text_b, label -> header or 0-based index
     test_columns: dict[str, str] = field(default_factory=dict)  # what the test file names differently
     ignored_keys: list[str] = field(default_factory=list)  # jsonl: what a row has that nothing here is made of

@@ -65,8 +65,8 @@ def refused(task: TaskConfig, data: DataConfig, protocol: ProtocolConfig = PAPER
     return str(caught.value)
 
 
-def test_no_folder_given() -> None:
-    message = refused(load_task("rte"), DataConfig())
+def test_no_folder_given_for_a_task_that_the_hub_does_not_have() -> None:
+    message = refused(replace(load_task("rte"), hub=""), DataConfig())
     assert "neither data.dir nor the variable SORA_DATA is set" in message
     assert "https://gluebenchmark.com/tasks" in message
 

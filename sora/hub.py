@@ -1,0 +1,77 @@
+"""Files of the Hugging Face hub at one revision, from its cache or the network (torch-free)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sora.errors import UserError
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository of the hub at a revision."""
+
+    name: str  # such as microsoft/deberta-v3-base
+    revision: str  # a commit; "" = the newest, which the hub is asked for
+    kind: str = "model"  # model | dataset
+    key: str = "backbone.revision"  # what a user sets to have another revision
+
+    @property
+    def cached(self) -> Path:
+        """Where the cache keeps it."""
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type=self.kind)
+
+
+class NotThere(UserError):
+    """The file cannot be had; the message is the reason, without the file."""
+
+
+def fetch(repository: Repository, name: str) -> Path:
+    """The file ``name`` in the hub's cache, downloaded if need be. Raises NotThere with the reason."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    try:
+        revision = repository.revision or None
+        return Path(hf_hub_download(repository.name, name, revision=revision, repo_type=repository.kind))
+    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
+        offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
+        raise NotThere(f"{offline}, and {_cache_of(repository)}") from error
+    except errors.EntryNotFoundError as error:
+        raise NotThere("the repository has no such file") from error
+    except errors.RevisionNotFoundError as error:
+        raise NotThere(f"the repository has no revision {repository.revision}; correct {repository.key}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise NotThere("there is no such repository, or it needs a login (hf auth login)") from error
+    except OSError as error:
+        if error.errno is None:  # the network's errors are OSErrors without a number
+            raise NotThere(f"the hub answered {type(error).__name__}") from error
+        reason = error.strerror or type(error).__name__
+        raise NotThere(f"the cache {repository.cached} cannot be written ({reason}); set HF_HOME") from error
+    except Exception as error:  # what the network and the hub answer comes in many types
+        raise NotThere(f"the hub answered {type(error).__name__}") from error
+
+
+def _cache_of(repository: Repository) -> str:
+    """What the cache holds of a repository, as the end of a sentence."""
+    snapshots = repository.cached / "snapshots"
+    there = sorted(path.name[:12] for path in snapshots.iterdir()) if snapshots.is_dir() else []
+    if not there:
+        return "its cache lacks the repository"
+    wanted = repository.revision[:12] or "main"
+    if wanted != "main" and wanted not in there:
+        return f"its cache has revision {', '.join(there)}, not {wanted} ({repository.key})"
+    if any((repository.cached / "blobs").glob("*.incomplete")):
+        return "its cache holds a download that was broken off"
+    return "its cache lacks the file"
+
+
+def blob_hash(path: Path) -> str | None:
+    """The sha256 that the hub gives for a large file in its cache (its blob is named by it), else None."""
+    name = path.resolve().name
+    return name if len(name) == 64 and set(name) <= set("0123456789abcdef") else None
