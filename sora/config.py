@@ -11,10 +11,12 @@ A field that equals its default is left out of the run id. Never change a defaul
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from sora.errors import UserError
+from sora.schedules import spaced
 from sora.tasks.spec import TaskConfig
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -68,6 +70,8 @@ class MethodConfig:
     # keys in which the runs of one pack may differ
     packable: list[str] = opt(["seed", "trainer.learning_rate"], science=False)
     learning_rate: float = opt(8e-4, above=0.0, science=False)  # peak, when trainer.learning_rate is null
+
+    GATED: ClassVar[bool] = False  # has gates that a threshold drives to zero: what a sparsity schedule works on
 
     def resolved(self) -> MethodConfig:
         """A copy in which no switch is left to a default that another field decides."""
@@ -132,6 +136,7 @@ class SoraConfig(LoraConfig):
     penalty: float = opt(0.1, minimum=0.0)  # lambda of the L1 term in the loss
     penalty_rule: str | None = opt(None, choices=("off", "mean", "sum"))
 
+    GATED: ClassVar[bool] = True
     SWITCHES: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {
             "gate_update": "adam",
@@ -258,17 +263,45 @@ class TrainerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """Sparsity levels."""
+    """What follows the ordinary training: levels of sparsity, each measured (sora/schedules.py).
 
-    kind: str = opt("none", choices=("none",))
+    ``levels`` are thresholds xi (``sparsify``) or the shares of all gates that are zeroed (``one_shot``). An empty list
+    means those that ``spacing`` lays from ``start`` to ``stop``; they are filled in before the run is named.
+    """
+
+    kind: str = opt("none", choices=("none", "sparsify", "one_shot"))
     version: int = opt(1, minimum=1)
-    levels: list[float] = opt([], minimum=0.0)  # thresholds, one per level
+    levels: list[float] = opt([], minimum=0.0)
+    spacing: str = opt("exp_linear", choices=("linear", "log_linear", "exp_linear"))
+    start: float = opt(1e-4, minimum=0.0)  # first level
+    stop: float = opt(1e-2, above=0.0)  # last level
+    count: int = opt(10, minimum=2)  # of levels
     epochs: float = opt(5.0, above=0.0)  # per level
+    steps: int | None = opt(None, minimum=1)  # per level; null = what the epochs are
     lr: str = opt("rewarm", choices=("rewarm", "constant", "authors_zero"))
+
+    def resolved(self) -> ScheduleConfig:
+        """With its levels filled in. Raises UserError for levels that cannot be."""
+        if self.kind == "none":
+            if self.levels:
+                raise UserError("schedule.levels: given, but schedule.kind=none has no levels; choose another schedule")
+            return self
+        levels = self.levels or spaced(self.spacing, self.start, self.stop, self.count)
+        if any(later <= earlier for earlier, later in pairwise(levels)):
+            raise UserError(f"schedule.levels: got {levels}, must rise from level to level")
+        if self.kind == "one_shot" and levels[-1] > 1:
+            raise UserError(
+                f"schedule.levels: got {levels[-1]:g}, must be at most 1: with schedule.kind=one_shot they are "
+                "the shares of the gates that are zeroed"
+            )
+        return replace(self, levels=levels)
 
     def unused(self) -> frozenset[str]:
         """Fields that do nothing as the others are set, and so are no part of the run's name."""
-        return frozenset({"levels", "epochs", "lr"}) if self.kind == "none" else frozenset()
+        if self.kind == "none":
+            return frozenset(f.name for f in fields(self)) - {"kind", "version"}
+        training = {"epochs", "steps", "lr"} if self.kind == "one_shot" else {"epochs"} if self.steps else set()
+        return frozenset({"spacing", "start", "stop", "count"} | training)
 
 
 @dataclass

@@ -60,6 +60,14 @@ EVALUATION = {
     "report_mm": Absent(SCORES),
     "train_subset": Absent(SCORES),
 }
+LEVEL = EVALUATION | {
+    "level": int,
+    "threshold": MEASURED,
+    "sparsity": Absent(float),
+    "live": int,
+    "authors_formula": int,
+    "ranks": {str: int},
+}
 LAYOUT: dict[str, Any] = {
     "schema": int,
     "run_id": str,
@@ -93,7 +101,7 @@ LAYOUT: dict[str, Any] = {
             "live_ranks": Null(int),
         }
     ],
-    "level_results": list,
+    "level_results": [LEVEL],
     "pack": {"size": int, "members": [str]},
     "metrics": {"selected": EVALUATION, "last": EVALUATION},
     "params": {"trainable": int, "live": int, "authors_formula": int, "head": int},
@@ -331,7 +339,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
 
     ids int64 [N] (0-based rows of the official file), logits float16 or float32 [N, C], labels int64 [N] or
     float32 [N]; all from the selected weights. MultiRC and ReCoRD add groups int64 [N] (question), ReCoRD credit
-    float64 [N, 2]. Raises UserError when the file is damaged or not the record's.
+    float64 [N, 2]. A sparsity schedule adds ``level<k>_<split>_logits`` of its levels, and what else there is of
+    train_subset. Raises UserError when the file is damaged or not the record's.
     """
     record, file = record or read(path), Path(path).with_suffix(".npz")
     try:

@@ -195,7 +195,8 @@ def _resolved(run: RunConfig) -> RunConfig:
         data=run.seeds.data if run.seeds.data is not None else run.seed,
     )
     data = dataclasses.replace(run.data, dir=run.data.dir or None)
-    run = dataclasses.replace(run, method=method, trainer=trainer, seeds=seeds, data=data)
+    schedule = run.schedule.resolved()
+    run = dataclasses.replace(run, method=method, trainer=trainer, schedule=schedule, seeds=seeds, data=data)
     _check_together(run)
     return run
 
@@ -215,12 +216,33 @@ def _check_together(run: RunConfig) -> None:
             f"trainer.max_length: got {run.trainer.max_length}, "
             f"but backbone={backbone.name} reads at most {positions} tokens"
         )
-    if run.schedule.kind == "none" and run.schedule.levels:
-        raise UserError("schedule.levels: given, but schedule.kind=none has no levels; choose another schedule")
+    _check_schedule(run)
     if backbone.weights not in ("pretrained", "random") and not Path(backbone.weights).expanduser().is_dir():
         raise UserError(
             f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder"
             + nearest(backbone.weights, ("pretrained", "random"))
+        )
+
+
+def _check_schedule(run: RunConfig) -> None:
+    schedule, method = run.schedule, run.method
+    if schedule.kind == "none":
+        return
+    if not method.GATED:
+        gated = one_of(f"method={name}" for name, cls in METHODS.items() if cls.GATED)
+        raise UserError(f"schedule.kind={schedule.kind}: method={method.name} has no gates to zero; choose {gated}")
+    if schedule.kind == "one_shot":
+        return
+    threshold = getattr(method, "threshold", 0.0)
+    if schedule.levels[0] < threshold:
+        raise UserError(
+            f"schedule.levels: got {schedule.levels[0]:g} first, must be at least method.threshold={threshold:g}, "
+            "at which the training before the levels is done"
+        )
+    if schedule.lr == "authors_zero" and getattr(method, "threshold_rule", None) == "lr_scaled":
+        raise UserError(
+            "schedule.lr=authors_zero: with method.threshold_rule=lr_scaled the thresholds would be 0 too and nothing "
+            "would change; set method.threshold_rule=constant or another schedule.lr"
         )
 
 

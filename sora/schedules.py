@@ -1,8 +1,18 @@
-"""Learning-rate and threshold schedules: pure functions of the step, so that resuming needs no state."""
+"""Learning-rate and sparsity schedules: pure functions of the step, so that resuming needs no state (torch-free).
+
+A run trains through *stages*. Stage 0 is the ordinary training at xi0 = ``method.threshold``; without a schedule it is
+all there is. ``sparsify`` (Algorithm 1 of the paper) adds a stage for each level of xi, which goes on from the weights
+that the stage before ended with; the first one goes on from the selected weights of stage 0. The optimiser's moments
+are kept. ``one_shot`` adds no step: its levels prune the trained gates by magnitude.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sora.errors import UserError
 
 
 def total_steps(examples: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
@@ -33,3 +43,81 @@ def threshold_factor(rule: str, multiplier: float) -> float:
     ``constant`` is the authors' code; ``lr_scaled`` is Eq. 10, xi_t = eta_t * lambda with xi = eta_peak * lambda.
     """
     return multiplier if rule == "lr_scaled" else 1.0
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What holds at each step of a run: its stage, its learning rate, its threshold. Steps count from 0.
+
+    Args:
+        dense: steps of stage 0.
+        level_steps: steps of each later stage.
+        levels: xi of each later stage.
+        lr: of the later stages. ``rewarm``: warm-up and decay anew in each; ``constant``: the peak rate;
+            ``authors_zero``: 0, as in the authors' code, whose exhausted scheduler is used again (only the threshold
+            then moves anything, and only the gates).
+        warmup_ratio: share of a stage's steps in which its rate rises.
+    """
+
+    dense: int
+    warmup_ratio: float
+    level_steps: int = 0
+    levels: tuple[float, ...] = ()
+    lr: str = "rewarm"
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.dense + self.level_steps * len(self.levels)
+
+    def stage(self, step: int) -> int:
+        """0, or the level (from 1) that ``step`` trains."""
+        return 0 if step < self.dense else 1 + (step - self.dense) // self.level_steps
+
+    def ends_stage(self, done: int) -> bool:
+        """Whether a stage is over when ``done`` steps have been made."""
+        return done == self.total or (done >= self.dense and (done - self.dense) % self.level_steps == 0)
+
+    def multiplier(self, step: int) -> float:
+        """Learning rate at ``step`` in units of its peak."""
+        if step < self.dense:
+            return linear_decay(step, self.dense, warmup_steps(self.dense, self.warmup_ratio))
+        if self.lr == "rewarm":
+            warmup = warmup_steps(self.level_steps, self.warmup_ratio)
+            return linear_decay((step - self.dense) % self.level_steps, self.level_steps, warmup)
+        return 1.0 if self.lr == "constant" else 0.0
+
+    def threshold(self, step: int, xi0: float) -> float:
+        """xi at peak learning rate in the stage of ``step``."""
+        stage = self.stage(step)
+        return xi0 if stage == 0 else self.levels[stage - 1]
+
+
+SPACINGS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {  # where steps are equal, and back
+    "linear": (float, float),
+    "log_linear": (math.exp, math.log),
+    "exp_linear": (math.log, math.exp),
+}
+
+
+def spaced(spacing: str, start: float, stop: float, count: int) -> list[float]:
+    """``count`` levels from ``start`` to ``stop``, both included, spaced as the authors' script names it.
+
+    ``linear``: equal differences. ``exp_linear``: exp of equally spaced logarithms, so equal factors. ``log_linear``:
+    log of equally spaced exponentials, which far below 1 is all but linear. Rounded to six significant digits, so
+    that the name of a run does not depend on a machine's exp and log.
+
+    Raises:
+        UserError: ``exp_linear`` from 0, or a ``stop`` that is not above ``start``.
+    """
+    if stop <= start:
+        raise UserError(f"schedule.stop: got {stop:g}, must be above schedule.start={start:g}")
+    if spacing == "exp_linear" and start <= 0:
+        raise UserError(
+            "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear, "
+            "whose levels are equal factors apart"
+        )
+    there, back = SPACINGS[spacing]
+    low, high = there(start), there(stop)
+    inner = [back(low + (high - low) * i / (count - 1)) for i in range(1, count - 1)]
+    return [float(f"{level:.6g}") for level in (start, *inner, stop)]

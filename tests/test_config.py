@@ -216,6 +216,25 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
         assert part in refusal(**changes)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "method", "said"),
+    [
+        ({"start": 0}, {}, "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear"),
+        ({"stop": 1e-5}, {}, "schedule.stop: got 1e-05, must be above schedule.start=0.0001"),
+        ({"count": 1}, {}, "schedule.count: got 1, must be an integer >= 2"),
+        ({"levels": [2e-4, 1e-4]}, {}, "schedule.levels: got [0.0002, 0.0001], must rise from level to level"),
+        ({"levels": [1e-4, -1]}, {}, "schedule.levels: got [0.0001, -1], must be a list of numbers >= 0"),
+        ({"levels": [1e-5]}, {}, "schedule.levels: got 1e-05 first, must be at least method.threshold=0.0001"),
+        ({"kind": "one_shot", "levels": [0.5, 1.5]}, {}, "schedule.levels: got 1.5, must be at most 1"),
+        ({}, {"name": "lora"}, "schedule.kind=sparsify: method=lora has no gates to zero; choose method=sora"),
+        ({"kind": "one_shot"}, {"name": "full"}, "schedule.kind=one_shot: method=full has no gates to zero"),
+        ({"lr": "authors_zero"}, {"threshold_rule": "lr_scaled"}, "set method.threshold_rule=constant or another"),
+    ],
+)
+def test_schedules_that_cannot_be(schedule: dict[str, Any], method: dict[str, Any], said: str) -> None:
+    assert said in refusal(schedule={"kind": "sparsify"} | schedule, method={"name": "sora"} | method)
+
+
 def test_positions_bound_the_length_only_where_they_are_absolute() -> None:
     roberta = TINY | {"family": "roberta", "arch": {"max_position_embeddings": 514}}
     assert build_runs(plain(backbone=roberta, trainer__max_length=512))

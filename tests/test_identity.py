@@ -193,3 +193,18 @@ def test_an_option_added_later_renames_nothing(run: RunConfig) -> None:
 def test_every_method_names_itself(tmp_path: Path, method: str) -> None:
     (run,) = runs(tmp_path, f"method={method}", "recipe=none")
     assert science_config(run, DATA, WEIGHTS)["method"]["name"] == method
+
+
+def test_levels_name_a_run_by_what_they_are_not_by_how_they_were_written(tmp_path: Path) -> None:
+    def named(*overrides: str) -> str:
+        (run,) = runs(tmp_path, "recipe=none", *overrides)
+        return identity(run)
+
+    spaced = named("schedule=sparsify", "schedule.spacing=linear", "schedule.stop=3e-4", "schedule.count=3")
+    assert named("schedule=sparsify", "schedule.levels=[1e-4,2e-4,3e-4]") == spaced
+    assert named("schedule=sparsify", "schedule.levels=[1e-4,2e-4,3e-4]", "schedule.count=7") == spaced
+    assert named("schedule=sparsify_authors", "schedule.levels=[1e-4,2e-4,3e-4]") != spaced
+    assert named("schedule=one_shot", "schedule.lr=constant") == named("schedule=one_shot")
+    by_steps = named("schedule=sparsify", "schedule.steps=7")
+    assert named("schedule=sparsify", "schedule.steps=7", "schedule.epochs=2") == by_steps
+    assert len({named(), spaced, by_steps, named("schedule=sparsify"), named("schedule=one_shot")}) == 5

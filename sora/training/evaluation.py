@@ -9,6 +9,7 @@ from sora.tasks import Examples, TaskConfig, compute_metrics
 from sora.tasks.metrics import predict as decide
 from sora.training.pack import EncodedSplit, Pack
 
+EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of a full evaluation, where they exist
 BATCH = 32  # examples per replica; the same for every pack size, so that a replica's padding is its solo run's
 
 
@@ -42,3 +43,15 @@ def predicts_one_class(task: TaskConfig, logits: np.ndarray, examples: Examples)
     if task.regression:
         return bool(np.ptp(logits) < 1e-4)
     return len(np.unique(decide(task, logits, examples.groups))) == 1
+
+
+def evaluate(pack: Pack) -> tuple[list[dict[str, dict[str, float]]], dict[str, np.ndarray]]:
+    """A full evaluation of the present weights: each replica's metrics by split, and the logits [R, N, C] by split."""
+    metrics: list[dict[str, dict[str, float]]] = [{} for _ in pack.runs]
+    logits = {}
+    for name in EVALUATED:
+        if name in pack.splits:
+            logits[name] = predict(pack, pack.splits[name])
+            for mine, scores in zip(metrics, score(pack, pack.splits[name], logits[name]), strict=True):
+                mine[name] = scores
+    return metrics, logits

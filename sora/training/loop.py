@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora import schedules, tracking
+from sora import tracking
 from sora.backbones import DropoutKey
 from sora.errors import UserError
 from sora.tracking import Tracker
 from sora.training import checkpoint
 from sora.training.batching import batches
 from sora.training.evaluation import predict, score
+from sora.training.levels import Levels
 from sora.training.pack import Pack, losses_of
 
 
@@ -31,6 +32,7 @@ class Progress:
     """What a run has behind it beside its weights; JSON, and part of every checkpoint."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
+    levels: list[dict[str, Any]] = field(default_factory=list)
     best_step: int | None = None
     best_score: float | None = None
     diverged_at: int | None = None
@@ -65,7 +67,8 @@ class Loop:
         self.trainer = pack.runs[0].trainer
         self.progress = [Progress() for _ in pack.runs]
         rows = pack.optimizer.rows
-        self.best = rows.clone()  # weights of each replica's best evaluation so far
+        self.best = rows.clone()  # weights of each replica's best evaluation so far, none later than stage 0
+        self.levels = Levels(pack)
         self.window = Window(pack.replicas, rows.device)  # since the last log line
         self.stretch = Window(pack.replicas, rows.device)  # since the last evaluation
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
@@ -88,18 +91,21 @@ class Loop:
         started = time.perf_counter()
         for indices in order:
             self._update(indices)
-            last = self.step == pack.total_steps
+            last, stage_over = self.step == pack.total_steps, pack.timeline.ends_stage(self.step)
             if self.step % trainer.log_every == 0 or last:
                 self._log()
-            if self.step % trainer.eval_every == 0 or last:
+            if self.step % trainer.eval_every == 0 or stage_over:
                 started = self._clock("train_s", started)
                 self._evaluate()
+                if stage_over:
+                    self._measure_levels()
                 started = self._clock("eval_s", started)
             if self.step % trainer.checkpoint_every == 0 and not last:
                 started = self._clock("train_s", started)
                 self.save()
             self.tracker.progress(self.step)
-            if last or (self.step % trainer.eval_every == 0 and not bool(pack.optimizer.alive.any())):
+            evaluated = self.step % trainer.eval_every == 0 or stage_over
+            if last or (evaluated and not bool(pack.optimizer.alive.any())):
                 break
         self.save()
 
@@ -114,8 +120,7 @@ class Loop:
         objective = losses if penalty is None else losses + penalty
         optimizer.zero_grad()
         objective.sum().backward()
-        multiplier = schedules.linear_decay(self.step, pack.total_steps, pack.warmup_steps)
-        norms = optimizer.step(objective, multiplier, pack.thresholds(multiplier))
+        norms = optimizer.step(objective, pack.timeline.multiplier(self.step), pack.thresholds(self.step))
         pack.method.after_step(self.step)
         self.step += 1
         fresh = ~optimizer.alive & (self.diverged < 0)
@@ -130,21 +135,17 @@ class Loop:
 
     # -- what is told ------------------------------------------------------------------------------------------
 
-    def _rates(self) -> tuple[float, list[list[float]]]:
-        """Learning-rate multiplier and thresholds of the update that was made last."""
-        multiplier = schedules.linear_decay(self.step - 1, self.pack.total_steps, self.pack.warmup_steps)
-        return multiplier, self.pack.thresholds(multiplier)
-
     def _threshold(self, replica: int) -> float | None:
         """xi of the last update, None for a method without a proximal step."""
-        _, thresholds = self._rates()
+        thresholds = self.pack.thresholds(self.step - 1)
         for group, values in zip(self.pack.optimizer.groups, thresholds, strict=True):
             if group.rule == "proximal":
                 return values[replica]
         return None
 
     def _learning_rate(self, replica: int) -> float:
-        return self._rates()[0] * self.pack.optimizer.groups[0].lr[replica]
+        """Of the last update."""
+        return self.pack.timeline.multiplier(self.step - 1) * self.pack.optimizer.groups[0].lr[replica]
 
     def _log(self) -> None:
         means = self.window.take()
@@ -181,7 +182,7 @@ class Loop:
     # -- evaluation --------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        """Score the select split; keep the weights of the best evaluation, ties going to the earliest."""
+        """Score the select split; keep the weights of the best evaluation of stage 0, ties going to the earliest."""
         pack, metric = self.pack, self.pack.runs[0].task.select_metric
         split = pack.splits["select"]
         scores = score(pack, split, predict(pack, split))
@@ -202,11 +203,23 @@ class Loop:
                 "threshold": self._threshold(replica),
             }
             progress.history.append(entry)
-            if progress.best_score is None or metrics[metric] > progress.best_score:
+            dense = self.step <= pack.timeline.dense
+            if dense and (progress.best_score is None or metrics[metric] > progress.best_score):
                 progress.best_step, progress.best_score = self.step, metrics[metric]
                 self.best[replica] = pack.optimizer.rows[replica]
             values = {key: value for key, value in entry.items() if key != "step"}
             self.tracker.log(replica, self.step, "eval", **values, ranks=summary.ranks)
+
+    def _measure_levels(self) -> None:
+        """Measure the levels of the schedule that the stage which has just ended brings."""
+        metric = self.pack.runs[0].task.select_metric
+        for entries in self.levels.after_stage(self.pack.timeline.stage(self.step - 1), self.best):
+            told = []
+            for progress, entry in zip(self.progress, entries, strict=True):
+                if progress.diverged_at is None:
+                    progress.levels.append(entry | {"step": self.step})
+                    told.append(f"{entry['live']} live, {metric} {entry['select'][metric]:.4f}")
+            self.tracker.say(f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}: " + "; ".join(told))
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
@@ -221,6 +234,7 @@ class Loop:
             tensors |= {f"adaptive.{k}": v[replica].cpu().clone() for k, v in self.pack.adaptive_state().items()}
             tensors |= {f"window.{k}": v for k, v in self.window.state(replica).items()}
             tensors |= {f"stretch.{k}": v for k, v in self.stretch.state(replica).items()}
+            tensors |= {f"level.{k}": v for k, v in self.levels.state(replica).items()}
             meta = {
                 "members": self.run_ids,
                 "threads": torch.get_num_threads(),
@@ -257,6 +271,7 @@ class Loop:
             progress.resumed_at.append(point.step)
             progress.members_changed |= point.meta["members"] != self.run_ids
             self.step = point.step
+        self.levels.load_states([_prefixed(found[run_id].tensors, "level.") for run_id in self.run_ids])
         threads = found[self.run_ids[0]].meta["threads"]
         if threads != torch.get_num_threads():
             self.tracker.say(f"using {threads} threads, as before the interruption")

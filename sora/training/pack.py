@@ -67,7 +67,7 @@ class Pack:
     method: Method
     optimizer: PackOptimizer
     splits: dict[str, EncodedSplit]
-    total_steps: int
+    timeline: schedules.Timeline
     device: torch.device
 
     @property
@@ -75,8 +75,8 @@ class Pack:
         return len(self.runs)
 
     @property
-    def warmup_steps(self) -> int:
-        return schedules.warmup_steps(self.total_steps, self.runs[0].trainer.warmup_ratio)
+    def total_steps(self) -> int:
+        return self.timeline.total
 
     @property
     def dropout_seeds(self) -> tuple[int, ...]:
@@ -90,10 +90,14 @@ class Pack:
             for name in getattr(module, "ADAPTIVE", ())
         }
 
-    def thresholds(self, multiplier: float) -> list[list[float]]:
-        """xi of this step, [groups][R]; 0 for groups without a proximal step."""
+    def thresholds(self, step: int) -> list[list[float]]:
+        """xi at the 0-based ``step``, [groups][R]; nothing for groups without a proximal step."""
+        multiplier = self.timeline.multiplier(step)
         return [
-            [xi * schedules.threshold_factor(group.threshold_rule, multiplier) for xi in group.threshold]
+            [
+                self.timeline.threshold(step, xi0) * schedules.threshold_factor(group.threshold_rule, multiplier)
+                for xi0 in group.threshold
+            ]
             for group in self.optimizer.groups
         ]
 
@@ -117,9 +121,9 @@ def build_pack(
     backbone.to(device=device)
     if dtype == torch.float64:
         backbone.double()
-    steps = schedules.total_steps(len(data.splits["train"]), trainer.batch_size, trainer.epochs, trainer.max_steps)
+    timeline = timeline_of(run, len(data.splits["train"]))
     method = methods.build(run.method)
-    plan = Plan(runs, steps)
+    plan = Plan(runs, timeline.total)
     method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
     head = Head(
         backbone,
@@ -136,7 +140,17 @@ def build_pack(
     splits = {}
     if encode:
         splits = {name: encode_split(backbone, examples, run) for name, examples in data.splits.items()}
-    return Pack(runs, model, method, optimizer, splits, steps, device)
+    return Pack(runs, model, method, optimizer, splits, timeline, device)
+
+
+def timeline_of(run: RunConfig, examples: int) -> schedules.Timeline:
+    """The stages of a run that trains on ``examples`` examples."""
+    trainer, schedule = run.trainer, run.schedule
+    dense = schedules.total_steps(examples, trainer.batch_size, trainer.epochs, trainer.max_steps)
+    if schedule.kind != "sparsify":
+        return schedules.Timeline(dense, trainer.warmup_ratio)
+    steps = schedules.total_steps(examples, trainer.batch_size, schedule.epochs, schedule.steps)
+    return schedules.Timeline(dense, trainer.warmup_ratio, steps, tuple(schedule.levels), schedule.lr)
 
 
 def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:

@@ -22,15 +22,14 @@ from sora.identity import recorded_config
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Tracker
 from sora.training import checkpoint
-from sora.training.evaluation import predict, predicts_one_class, score
+from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
 
 if TYPE_CHECKING:
     from sora.training.runner import Job
 
-EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of the final evaluation
-STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz
+STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "scipy", "hydra-core", "datasets")
 Arrays = dict[str, np.ndarray]
 
@@ -122,7 +121,6 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
     Afterwards the model holds the selected weights.
     """
     pack, optimizer = loop.pack, loop.pack.optimizer
-    splits = [name for name in EVALUATED if name in pack.splits]
     results: list[dict[str, Any]] = [{} for _ in pack.runs]
     for which in ("last", "selected"):
         if which == "selected":
@@ -131,11 +129,10 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
                     result["selected"] = dict(result["last"])
                 break
             optimizer.rows.copy_(loop.best)
-        for name in splits:
-            logits = predict(pack, pack.splits[name])
-            for replica, metrics in enumerate(score(pack, pack.splits[name], logits)):
-                results[replica].setdefault(which, {})[name] = metrics
-                results[replica].setdefault("logits", {})[name] = logits[replica]
+        metrics, logits = evaluate(pack)
+        for replica, result in enumerate(results):
+            result[which] = metrics[replica]
+            result["logits"] = {name: values[replica] for name, values in logits.items()}
     for result, progress in zip(results, loop.progress, strict=True):
         result["last"]["step"] = loop.step
         result["selected"]["step"] = progress.best_step
@@ -158,7 +155,8 @@ def _finish(
     pack.method.export(replica, adapter, pack.model.head)
     checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     if not job.record_path.exists():
-        arrays = arrays_of(data, final["logits"])
+        stored = {name: values for name, values in final["logits"].items() if name in STORED}
+        arrays = arrays_of(data, stored) | level_arrays(loop, replica, data)
         record = {
             "schema": records.SCHEMA_VERSION,
             "run_id": job.run_id,
@@ -173,7 +171,7 @@ def _finish(
             },
             "config": recorded_config(job.run, job.weights),
             "history": progress.history,
-            "level_results": [],
+            "level_results": progress.levels,
             "pack": {"size": len(loop.run_ids), "members": loop.run_ids},
             "metrics": {which: final[which] for which in ("selected", "last")},
             "params": parameter_counts(pack, replica),
@@ -209,22 +207,35 @@ def _finish(
 
 
 def arrays_of(data: TaskData, logits: Arrays) -> Arrays:
-    """``<split>_{ids,logits,labels}`` and, where the task has them, ``<split>_{groups,credit}``.
-
-    Logits are float16 where these give the same metrics, else float32.
-    """
+    """``<split>_{ids,logits,labels}`` and, where the task has them, ``<split>_{groups,credit}``."""
     arrays: Arrays = {}
-    for name in STORED:
-        if name not in logits:
-            continue
-        examples, exact = data.splits[name], logits[name].astype(np.float32)
-        with np.errstate(over="ignore"):
-            half = exact.astype(np.float16)
-        same = compute_metrics(data.task, half, **examples.gold) == compute_metrics(data.task, exact, **examples.gold)
-        arrays[f"{name}_ids"] = examples.ids
-        arrays[f"{name}_logits"] = half if same else exact
-        arrays |= {f"{name}_{key}": array for key, array in examples.gold.items()}
+    for name, values in logits.items():
+        arrays |= _examples(data, name) | {f"{name}_logits": _compact(data, name, values)}
     return arrays
+
+
+def level_arrays(loop: Loop, replica: int, data: TaskData) -> Arrays:
+    """``level<k>_<split>_logits`` of every level of a schedule, beside what ``arrays_of`` has but logits."""
+    arrays: Arrays = {}
+    for entry in loop.progress[replica].levels:
+        for name, values in loop.levels.logits[entry["level"]].items():
+            arrays |= _examples(data, name)
+            arrays[f"level{entry['level']}_{name}_logits"] = _compact(data, name, values[replica])
+    return arrays
+
+
+def _examples(data: TaskData, split: str) -> Arrays:
+    examples = data.splits[split]
+    return {f"{split}_ids": examples.ids} | {f"{split}_{key}": array for key, array in examples.gold.items()}
+
+
+def _compact(data: TaskData, split: str, logits: np.ndarray) -> np.ndarray:
+    """Logits as float16 where they give the same metrics, else as float32."""
+    gold, exact = data.splits[split].gold, logits.astype(np.float32)
+    with np.errstate(over="ignore"):
+        half = exact.astype(np.float16)
+    same = compute_metrics(data.task, half, **gold) == compute_metrics(data.task, exact, **gold)
+    return half if same else exact
 
 
 # -- the surroundings ------------------------------------------------------------------------------------------

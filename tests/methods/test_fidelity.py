@@ -68,9 +68,10 @@ def test_gates_train_as_the_authors_optimiser_is_set(tmp_path):
     assert isinstance(gate, ParameterGroup)
     assert (gate.weight_decay, gate.eps, gate.eps_corrected) == (0.0, 1e-6, False)
     assert gate.columns.stop - gate.columns.start == 12 * 4
-    assert built.thresholds(0.5)[built.optimizer.groups.index(gate)] == [0.25]
+    half = 11  # of 20 steps, 2 of them warm-up: (20 - 11) / 18 of the peak rate
+    assert built.thresholds(half)[built.optimizer.groups.index(gate)] == [0.25]
     scaled = tiny.pack(tiny.runs(method={"threshold": 0.25, "threshold_rule": "lr_scaled"}))
-    assert [0.125] in scaled.thresholds(0.5)
+    assert [0.125] in scaled.thresholds(half)
 
 
 def test_a_threshold_of_zero_without_penalty_kills_nothing(tmp_path):

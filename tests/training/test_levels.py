@@ -1,0 +1,240 @@
+"""Sparsity schedules: what moves at each level, what is measured; stopping, packing, diverging change nothing."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sora import records
+from sora.tracking import Tracker
+from sora.training.evaluation import evaluate
+from sora.training.levels import prune_smallest
+from sora.training.loop import Loop
+from sora.training.runner import run_pack
+from tests import tiny
+from tests.composing import runs
+from tests.oracles.authors_rule import authors_shrink
+from tests.training.test_resume import science, train_with_stops
+
+LEVELS = [2e-3, 1e-2, 4e-2]
+SPARSIFY = {"kind": "sparsify", "levels": LEVELS, "steps": 6}
+ONE_SHOT = {"kind": "one_shot", "levels": [0.25, 0.6, 1.0]}
+KINDS = {
+    "rewarm": SPARSIFY,
+    "constant": SPARSIFY | {"lr": "constant"},
+    "authors_zero": SPARSIFY | {"lr": "authors_zero"},
+    "one_shot": ONE_SHOT,
+}
+
+
+def gate_columns(loop):
+    (group,) = (group for group in loop.pack.optimizer.groups if group.name == "gate")
+    return group.columns
+
+
+def gates(loop, rows=None):
+    """[R, G], of the weights the loop has now or of ``rows``."""
+    return (loop.pack.optimizer.rows if rows is None else rows)[:, gate_columns(loop)].clone()
+
+
+def levels(loop, replica=0):
+    return loop.progress[replica].levels
+
+
+# -- what a level is -------------------------------------------------------------------------------------------
+
+
+def test_pruning_takes_the_smallest_of_each_row_the_dead_first():
+    rows = torch.tensor([[0.5, -0.1, 0.0, 0.3, -0.9], [2.0, 2.0, -2.0, 1.0, 3.0]])
+    pruned, cut = prune_smallest(rows, 0.6)
+    assert pruned.tolist() == [[0.5, 0.0, 0.0, 0.0, pytest.approx(-0.9)], [0.0, 0.0, -2.0, 0.0, 3.0]]
+    assert cut.tolist() == [pytest.approx(0.3), 2.0]
+    same, none = prune_smallest(rows, 0.0)
+    assert torch.equal(same, rows)
+    assert none.tolist() == [0.0, 0.0]
+    assert not prune_smallest(rows, 1.0)[0].any()
+
+
+@pytest.mark.parametrize("schedule", KINDS.values(), ids=KINDS)
+def test_a_schedule_leaves_the_ordinary_run_as_it_was(schedule, tmp_path):
+    """The selected weights are those of the same run without a schedule; level 0 is measured with them."""
+    plain = tiny.train(tiny.runs(seeds=[0, 1]), tmp_path / "plain")
+    loop = tiny.train(tiny.runs(seeds=[0, 1], schedule=schedule), tmp_path / "levels")
+    assert torch.equal(loop.best, plain.best)
+    for replica in (0, 1):
+        assert loop.progress[replica].history[: len(plain.progress[replica].history)] == plain.progress[replica].history
+        assert loop.progress[replica].best_step == plain.progress[replica].best_step
+        assert [entry["level"] for entry in levels(loop, replica)] == [0, 1, 2, 3]
+        steps = [20, 20, 20, 20] if schedule is ONE_SHOT else [20, 26, 32, 38]
+        assert [entry["step"] for entry in levels(loop, replica)] == steps
+    plain.pack.optimizer.rows.copy_(plain.best)
+    metrics, logits = evaluate(plain.pack)
+    for replica in (0, 1):
+        dense = levels(loop, replica)[0]
+        assert {name: dense[name] for name in metrics[replica]} == metrics[replica]
+        assert set(metrics[replica]) == {"select", "report", "train_subset"}
+        assert dense["ranks"] == plain.pack.method.summary(replica).ranks
+    for name, values in logits.items():
+        np.testing.assert_array_equal(loop.levels.logits[0][name], values)
+
+
+def test_the_authors_levels_move_nothing_but_the_gates(tmp_path):
+    """At a learning rate of 0 a gate's course is arithmetic: the authors' shrink, once a step, whatever the data."""
+    loop = tiny.train(tiny.runs(schedule=KINDS["authors_zero"]), tmp_path, torch.float64)
+    columns, rows = gate_columns(loop), loop.pack.optimizer.rows
+    others = [index for index in range(rows.shape[1]) if not columns.start <= index < columns.stop]
+    assert torch.equal(rows[0, others], loop.best[0, others])
+    values, shares = gates(loop, loop.best)[0].tolist(), []
+    for xi in LEVELS:
+        for _ in range(6):
+            values = [authors_shrink(value, xi) for value in values]
+        shares.append(sum(value != 0 for value in values))
+    np.testing.assert_allclose(gates(loop)[0], values, rtol=0, atol=1e-12)
+    assert [sum(entry["ranks"].values()) for entry in levels(loop)[1:]] == shares
+    assert shares[0] > shares[1] > shares[2] > 0
+
+
+@pytest.mark.parametrize("reading", ["rewarm", "constant"])
+def test_the_other_readings_train_on(reading, tmp_path):
+    loop = tiny.train(tiny.runs(schedule=KINDS[reading]), tmp_path)
+    moved = (loop.pack.optimizer.rows - loop.best).abs()
+    assert (moved > 0).float().mean() > 0.95
+    live = [entry["live"] for entry in levels(loop)]
+    assert live[0] > live[2] > live[3]
+    thresholds = [entry["threshold"] for entry in levels(loop)]
+    assert thresholds == [1e-3, *LEVELS]
+    by_step = {entry["step"]: entry for entry in loop.progress[0].history}
+    assert sorted(by_step) == [10, 20, 26, 30, 32, 38]  # every 10th step, and the end of every stage
+    assert [by_step[step]["threshold"] for step in (20, 26, 30, 38)] == [1e-3, 2e-3, 1e-2, 4e-2]
+    assert by_step[26]["lr"] == (5e-3 if reading == "constant" else pytest.approx(5e-3 / 5))  # one of 5 steps left
+    for step in (26, 32, 38):
+        (entry,) = (each for each in levels(loop) if each["step"] == step)
+        assert by_step[step]["select"] == entry["select"]
+
+
+def test_one_shot_levels_are_quantiles_of_the_dense_gates(tmp_path):
+    """Against numpy's sort of the dense gates; what is measured is the model with those gates, pruned by hand."""
+    loop = tiny.train(tiny.runs(seeds=[3, 4], schedule=ONE_SHOT), tmp_path)
+    dense = gates(loop, loop.best).numpy()
+    total = dense.shape[1]
+    by_hand = tiny.pack(tiny.runs(seeds=[3, 4]))
+    for index, share in enumerate(ONE_SHOT["levels"], start=1):
+        by_hand.optimizer.rows.copy_(loop.best)
+        for replica in (0, 1):
+            smallest = np.sort(np.abs(dense[replica]))[: round(share * total)]
+            entry = levels(loop, replica)[index]
+            assert entry["sparsity"] == share
+            assert entry["threshold"] == smallest[-1]
+            assert sum(entry["ranks"].values()) == min(np.count_nonzero(dense[replica]), total - len(smallest))
+            row = by_hand.optimizer.rows[replica, gate_columns(loop)]
+            row[row.abs() <= smallest[-1]] = 0.0
+        metrics, logits = evaluate(by_hand)
+        for replica in (0, 1):
+            assert levels(loop, replica)[index]["report"] == metrics[replica]["report"]
+        np.testing.assert_allclose(loop.levels.logits[index]["report"], logits["report"], atol=1e-6)
+    assert levels(loop)[-1]["live"] == 0
+
+
+# -- stopped, packed, diverged ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", KINDS.values(), ids=KINDS)
+def test_stopped_inside_a_level_and_continued_bit_exact(schedule, tmp_path):
+    """Twice inside levels, once where stage 0 ends (20), with dropout; logits of the levels come back too."""
+    configs = tiny.runs(
+        seeds=[0, 1], backbone={"dropout": None}, schedule=schedule, trainer={"eval_every": 7, "checkpoint_every": 5}
+    )
+    whole = tiny.train(configs, tmp_path / "whole")
+    stops = [15] if schedule is ONE_SHOT else [20, 25, 35]
+    again = train_with_stops(configs, tmp_path / "parts", stops)
+    assert again.progress[0].resumed_at == stops
+    for a, b in zip(science(whole), science(again), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert len(whole.levels.logits) == len(again.levels.logits) == 4
+    for mine, theirs in zip(whole.levels.logits, again.levels.logits, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+    for name in ("seed-0", "seed-1"):
+        lines = [(tmp_path / part / name / "metrics.jsonl").read_text() for part in ("whole", "parts")]
+        assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("schedule", KINDS.values(), ids=KINDS)
+def test_a_replica_is_its_solo_run_level_by_level(schedule, tmp_path):
+    """Two seeds with two thresholds of stage 0, in float64 to 1e-9."""
+    first, second = tiny.runs(seeds=[0, 1], schedule=schedule)
+    second = dataclasses.replace(second, method=dataclasses.replace(second.method, threshold=2e-3))
+    together = tiny.train([first, second], tmp_path / "pack", torch.float64)
+    for replica, run in enumerate((first, second)):
+        alone = tiny.train([run], tmp_path / f"solo-{replica}", torch.float64)
+        torch.testing.assert_close(
+            together.pack.optimizer.rows[replica], alone.pack.optimizer.rows[0], rtol=0, atol=1e-9
+        )
+        for mine, theirs in zip(levels(together, replica), levels(alone), strict=True):
+            assert mine.pop("threshold") == pytest.approx(theirs.pop("threshold"), abs=1e-9)
+            assert mine == theirs
+    assert levels(together, 0)[1]["ranks"] != levels(together, 1)[1]["ranks"]
+
+
+def test_a_diverged_run_has_no_levels_and_its_neighbour_all(tmp_path):
+    configs = tiny.runs(seeds=[0, 1], schedule=SPARSIFY)
+    built = tiny.pack(configs, torch.float64)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with Tracker(folders, ["a", "b"], built.total_steps, interactive=False) as tracker:
+        loop = Loop(built, tracker, ["a", "b"], folders)
+        with torch.no_grad():
+            next(iter(built.method.layers.values())).lora_B[0, 0, 0] = float("inf")
+        before = built.optimizer.rows[0].clone()
+        loop.run()
+    assert torch.equal(built.optimizer.rows[0], before)
+    assert levels(loop, 0) == []
+    alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
+    torch.testing.assert_close(built.optimizer.rows[1], alone.pack.optimizer.rows[0], rtol=0, atol=1e-9)
+    assert [entry["live"] for entry in levels(loop, 1)] == [entry["live"] for entry in levels(alone)]
+
+
+def test_what_is_told_of_a_level(tmp_path, capsys):
+    tiny.train(tiny.runs(schedule=SPARSIFY), tmp_path)
+    text = (Path(tmp_path) / "seed-0" / "log.txt").read_text()
+    assert "level 0 of 3: " in text
+    assert "level 3 of 3: " in text
+
+
+def test_records_of_a_run_stopped_inside_a_level(tmp_path, monkeypatch):
+    """Repeated, the science is the uninterrupted run's; the arrays of every level give its metrics."""
+    overrides = (
+        *("recipe=none", "task=synthetic_pair", "trainer.max_length=24", "task.sizes={train: 24, validation: 20}"),
+        *("trainer.max_steps=6", "trainer.batch_size=4", "trainer.eval_every=6", "trainer.checkpoint_every=4"),
+        *("schedule=sparsify_constant", "schedule.levels=[2e-3,1e-1]", "schedule.steps=6"),
+    )
+
+    def finish(folder):
+        paths = (f"paths.results={folder}/results", f"paths.runs={folder}/runs")
+        return run_pack(runs(tmp_path, *overrides, *paths, backbone="minilm-l6"), "python run.py")
+
+    whole = finish(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        update = Loop._update
+        patch.setattr(Loop, "_update", lambda loop, indices: 1 / 0 if loop.step == 10 else update(loop, indices))
+        with pytest.raises(ZeroDivisionError):
+            finish(tmp_path / "parts")
+    parts = finish(tmp_path / "parts")
+    assert parts[0]["provenance"]["resumed_at"] == [8]
+    for one, other in zip(whole, parts, strict=True):
+        assert records.science(one) == records.science(other)
+        assert [(entry["level"], entry["step"]) for entry in one["level_results"]] == [(0, 6), (1, 12), (2, 18)]
+        dense, last = one["level_results"][0], one["level_results"][-1]
+        assert dense["ranks"] == one["ranks"]
+        assert last["live"] < dense["live"] == one["params"]["live"]
+        assert (one["metrics"]["selected"]["step"], one["metrics"]["last"]["step"]) == (6, 18)
+        arrays = records.read_arrays(records.find(tmp_path / "parts" / "results", one["run_id"]))
+        for split in ("select", "report", "train_subset"):
+            assert dense[split] == one["metrics"]["selected"][split]
+            assert last[split] == one["metrics"]["last"][split]
+            assert len(arrays[f"{split}_ids"]) == one["data"]["sizes"][split]
+            for entry in one["level_results"]:
+                predicted = arrays[f"level{entry['level']}_{split}_logits"].astype(np.float64).argmax(1)
+                assert float(np.mean(predicted == arrays[f"{split}_labels"])) == entry[split]["accuracy"]
