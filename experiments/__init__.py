@@ -19,7 +19,7 @@ import importlib
 
 from experiments.study import Definition
 
-NAMES = ("sweep",)
+NAMES = ("main_table", "sweep")
 
 
 def find(name: str) -> Definition:

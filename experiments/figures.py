@@ -64,6 +64,17 @@ def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool
     return list(axes[: len(titles)])
 
 
+def legend_below(canvas: Canvas, columns: int = 6) -> None:
+    """One legend for all panels, each name once."""
+    handles: dict[str, Any] = {}
+    for axis in canvas.axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    if handles:
+        wide = min(columns, len(handles))
+        canvas.legend(handles=list(handles.values()), labels=list(handles), loc="outside lower center", ncols=wide)
+
+
 def render(figure: Figure) -> tuple[bytes, bytes]:
     """PNG and SVG. No date, no version of the renderer; ids inside the SVG are salted by the figure's name."""
     with rc_context(STYLE | {"svg.hashsalt": figure.name}):

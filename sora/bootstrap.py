@@ -174,10 +174,6 @@ def difference(
     observed: scores [S_a] and [S_b] on the real items. resampled: [B, S_a] and [B, S_b] from one call of ``resample``.
     paired_seeds: entry i of both shares its seed (head, data order), so seeds are drawn together; needs S_a = S_b.
 
-    The p-value is twice the smaller share of resampled differences on either side of 0, with one added to both counts:
-    ``min(1, 2 (1 + min(#(d <= 0), #(d >= 0))) / (B + 1))``; at 1 where no resample differs from 0. It inherits the
-    interval's weakness: with few seeds and a large seeds' part it is too small.
-
     Raises:
         ValueError: seeds that cannot be paired.
     """
@@ -186,14 +182,24 @@ def difference(
         raise ValueError(f"a has {a.size} seeds and b {b.size}: they cannot be paired (paired_seeds=False)")
     first, second = resampled
     draws = mean_over_seeds(first, seed) - mean_over_seeds(second, seed, 0 if paired_seeds else 1)
+    return summary(float(a.mean() - b.mean()), draws, (a.size, b.size), confidence)
+
+
+def summary(mean: float, draws: Floats, seeds: tuple[int, int], confidence: float = 0.95) -> Difference:
+    """What B resampled differences ``draws`` say about the observed one.
+
+    The p-value is twice the smaller share of resampled differences on either side of 0, with one added to both counts:
+    ``min(1, 2 (1 + min(#(d <= 0), #(d >= 0))) / (B + 1))``; 1 where no resample differs from 0. It inherits the
+    interval's weakness: with few seeds and a large seeds' part it is too small.
+    """
     draws = np.where(np.abs(draws) < 1e-12, 0.0, draws)  # equal scores in another order of summation are equal
     side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return Difference(
-        mean=float(a.mean() - b.mean()),
+        mean=mean,
         interval=percentile(draws, confidence),
         p=min(1.0, 2.0 * (1 + side) / (len(draws) + 1)),
         standard_error=float(draws.std()),
-        seeds=(a.size, b.size),
+        seeds=seeds,
         resamples=len(draws),
     )
 

@@ -1,0 +1,162 @@
+"""Is a method better than a baseline, on these seeds and items, and could the comparison have told?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.artefacts import EMPTY, Cell, Table, number, text
+from experiments.captions import caption
+from experiments.columns import Column, columns, method_label
+from experiments.groups import Group, score
+from experiments.items import ItemScores, paired
+from experiments.lines import Line, every_group, interval_cell, tasks
+from experiments.study import Run, Study
+from sora import bootstrap, stats
+from sora.stats import Floats
+
+BASELINES = ("lora", "full")
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method minus a baseline on one column, in points; ``column`` None = the average over the study's tasks."""
+
+    column: Column | None
+    method: str
+    found: bootstrap.Difference
+    over_seeds: stats.Interval | None
+    improvement: float
+    draws: Floats
+    p_holm: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """In words, after Holm's correction; the average is no part of the family and is judged by its own p."""
+        p = self.found.p if self.column is None else self.p_holm
+        if p >= ALPHA:
+            return "not resolved"
+        return "better" if self.found.mean > 0 else "worse"
+
+
+def comparison_table(study: Study, rows: Sequence[Line], items: dict[Column, ItemScores]) -> Table | None:
+    """Every method against LoRA and against fine-tuning, on the first column of each task; None without a pair."""
+    cells: list[list[Cell]] = []
+    counts = []
+    for baseline in BASELINES:
+        against = next((row for row in rows if row.method == baseline), None)
+        if against is None:
+            continue
+        found = [c for row in rows if row.method != baseline for c in _compared(study, row, against, items)]
+        for each in _corrected(found):
+            cells.append([text(method_label(baseline)), *_cells(each)])
+            counts.append(each.found.seeds[0])
+    if not cells:
+        return None
+    seeds = max(counts)
+    return Table(
+        name="comparisons",
+        title="Comparisons",
+        caption=caption(
+            study,
+            "Method minus baseline in points, over the seeds both have and the same test items, on the first metric of "
+            "each task. p: two-sided, from a bootstrap over seeds and items; Holm: corrected for all tasks and methods "
+            "against one baseline; the average over tasks is no part of that family. Improvement: probability that a "
+            "run of the method beats one of the baseline. Smallest gap: what this comparison would find in 80 % of "
+            "cases.",
+            groups=every_group(rows),
+        ),
+        columns=[
+            "baseline",
+            "method",
+            "metric",
+            "seeds",
+            "difference",
+            "bootstrap interval",
+            "t interval",
+            "p",
+            "p (Holm)",
+            "improvement",
+            "smallest gap",
+            "verdict",
+        ],
+        rows=cells,
+        notes=[
+            f"At most {seeds} seeds are compared here. An exact test on {seeds} paired seeds alone could not give a p "
+            f"below {stats.smallest_sign_p(seeds):.4g}; where seeds vary more than items, the bootstrap's p is too "
+            "small (docs/statistics.md), and the t interval is the one to look at.",
+            "Not resolved does not mean equal: a difference below the smallest gap was out of reach.",
+        ],
+    )
+
+
+def _compared(study: Study, row: Line, against: Line, items: dict[Column, ItemScores]) -> list[Comparison]:
+    found: list[Comparison] = []
+    for index, task in enumerate(tasks(study)):
+        column = columns(study, task)[0]
+        a, b = row.groups.get(task), against.groups.get(task)
+        if a is None or b is None or column not in items:
+            continue
+        if (one := _one(row.method, column, a, b, items[column], index)) is not None:
+            found.append(one)
+    if len(found) == len(tasks(study)) > 1:
+        found.append(_average(row.method, found))
+    return found
+
+
+def _one(method: str, column: Column, a: Group, b: Group, items: ItemScores, stream: int) -> Comparison | None:
+    first, second = paired(a, b)
+    resampled, other = items.of(first), items.of(second)
+    if resampled is None or other is None:
+        return None
+    x, y = _scores(first, column), _scores(second, column)
+    if np.isnan(x).any() or np.isnan(y).any():
+        return None
+    # Each task draws its seeds apart: seed 0 of one task has nothing in common with seed 0 of another.
+    draws = bootstrap.mean_over_seeds(resampled - other, stream=stream)
+    summary = bootstrap.summary(float(x.mean() - y.mean()), draws, (len(x), len(y)))
+    return Comparison(column, method, summary, stats.t_interval(x - y), stats.probability_of_improvement(x, y), draws)
+
+
+def _average(method: str, found: Sequence[Comparison]) -> Comparison:
+    least = min(len(each.draws) for each in found)
+    draws = np.mean([each.draws[:least] for each in found], axis=0)
+    mean = stats.mean([each.found.mean for each in found])
+    seeds = min(each.found.seeds[0] for each in found)
+    improvement = stats.mean([each.improvement for each in found])
+    return Comparison(None, method, bootstrap.summary(mean, draws, (seeds, seeds)), None, improvement, draws)
+
+
+def _scores(runs: Sequence[Run], column: Column) -> Floats:
+    values = [score(run.record, column) for run in runs if run.record is not None]
+    return np.array([math.nan if value is None else value for value in values])
+
+
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    family = [each for each in found if each.column is not None]
+    adjusted = dict(zip(map(id, family), stats.holm([each.found.p for each in family]), strict=True))
+    return [
+        Comparison(c.column, c.method, c.found, c.over_seeds, c.improvement, c.draws, adjusted.get(id(c), math.nan))
+        for c in found
+    ]
+
+
+def _cells(each: Comparison) -> list[Cell]:
+    gap = stats.detectable_gap(each.found.standard_error)
+    return [
+        text(method_label(each.method)),
+        text("average" if each.column is None else each.column.label),
+        Cell(str(each.found.seeds[0]), each.found.seeds[0]),
+        number(each.found.mean, sign=True),
+        interval_cell(each.found.interval, sign=True),
+        interval_cell(each.over_seeds, sign=True),
+        number(each.found.p, 4),
+        number(each.p_holm, 4),
+        number(each.improvement),
+        number(gap) if gap > 0 else Cell(EMPTY),
+        text(each.verdict),
+    ]
