@@ -125,9 +125,7 @@ class SoraConfig(LoraConfig):
     ``fidelity`` itself decides nothing else.
     """
 
-    packable: list[str] = opt(
-        ["seed", "method.threshold", "method.penalty", "trainer.learning_rate"], science=False
-    )
+    packable: list[str] = opt(["seed", "method.threshold", "method.penalty", "trainer.learning_rate"], science=False)
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
     threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
     threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))

@@ -1,0 +1,182 @@
+"""The main table: numbers recomputed by hand from the records, and what is said of missing and marked runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments import find, published
+from experiments.artefacts import EMPTY, Figure, Table
+from experiments.columns import Column
+from experiments.study import load
+from sora import bootstrap
+from sora.records import read, read_arrays
+from tests.experiments import made
+
+AXES = {"method": ["full", "lora", "sora"], "task": ["rte", "qqp"], "seed": [0, 1, 2]}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    made.study(folder, "main_table", AXES, leave_out=2, items=50)
+    return folder
+
+
+def artefacts(folder: Path, name: str = "main_table") -> dict[str, Any]:
+    definition = find(name)
+    loaded = load(folder, lambda _: definition.accepts)
+    assert loaded.problems == []
+    (study,) = loaded.studies
+    found = {artefact.name: artefact for artefact in definition.build(study)}
+    assert study.problems == []
+    return found
+
+
+def row(table: Table, *start: str) -> dict[str, Any]:
+    (found,) = [each for each in table.rows if [cell.text for cell in each[: len(start)]] == list(start)]
+    return dict(zip(table.columns, found, strict=True))
+
+
+def of(folder: Path, method: str, task: str) -> list[Path]:
+    return sorted((folder / "records" / "minilm-l6" / task).glob(f"{method}-*.json"))
+
+
+def test_a_cell_is_mean_and_population_sd_of_its_records(results: Path) -> None:
+    values = [100 * read(path)["metrics"]["selected"]["report"]["accuracy"] for path in of(results, "lora", "rte")]
+    cell = row(artefacts(results)["main_table"], "LoRA")["RTE acc."]
+    assert cell.text == f"{np.mean(values):.2f} ± {np.std(values):.2f}"
+    assert cell.extra == {"sd": pytest.approx(np.std(values), abs=1e-6), "n": 3, "of": 3, "diverged": 0, "one_class": 0}
+    assert cell.commands == ()
+
+
+def test_missing_runs_are_counted_and_their_commands_given(results: Path) -> None:
+    cell = row(artefacts(results)["main_table"], "SoRA")["QQP F1"]
+    assert "(1/3)" in cell.text
+    assert cell.commands == tuple(f"python run.py method=sora task=qqp seed={seed}" for seed in (1, 2))
+
+
+def test_the_average_takes_both_numbers_of_a_task_as_one(results: Path) -> None:
+    found = row(artefacts(results)["main_table"], "LoRA")
+    rte, qqp = found["RTE acc."].value, (found["QQP acc."].value + found["QQP F1"].value) / 2
+    assert found["average"].value == pytest.approx((rte + qqp) / 2)
+    assert row(artefacts(results)["main_table"], "SoRA")["average"].text.endswith("(4/6)")
+
+
+def test_the_caption_says_under_which_conditions(results: Path) -> None:
+    caption = artefacts(results)["main_table"].caption
+    for words in (
+        "Backbone minilm-l6",
+        "SNLI",
+        "Protocol paper",
+        "classifier and pooler train",
+        "Seeds 0, 1, 2",
+        "One trial per method and task",
+        "30 steps",
+        "Peak learning rate: Fine-tuning 0.0008; LoRA 0.0008; SoRA 0.0008.",
+    ):
+        assert words in caption
+
+
+def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None:
+    """Against the bootstrap called on the right answers themselves."""
+    cell = row(artefacts(results)["comparisons"], "LoRA", "SoRA", "RTE acc.")
+    right = []
+    for method in ("sora", "lora"):
+        loaded = [read_arrays(path) for path in of(results, method, "rte")]
+        right.append([a["report_logits"].argmax(1) == a["report_labels"] for a in loaded])
+    found = bootstrap.paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
+    assert cell["difference"].value == pytest.approx(100 * found.mean)
+    assert cell["bootstrap interval"].value == pytest.approx(100 * found.interval.low, abs=0.8)
+    assert cell["p"].value == pytest.approx(found.p, abs=0.03)
+    assert cell["smallest gap"].value == pytest.approx(280.16 * found.standard_error, rel=0.03)
+    assert cell["seeds"].value == 3
+
+
+def test_comparisons_pair_the_seeds_both_have_and_correct_the_whole_family(results: Path) -> None:
+    table = artefacts(results)["comparisons"]
+    assert row(table, "LoRA", "SoRA", "QQP acc.")["seeds"].value == 1
+    family = [each for each in table.rows if each[0].text == "LoRA" and each[2].text != "average"]
+    raw, corrected = ([each[table.columns.index(name)].value for each in family] for name in ("p", "p (Holm)"))
+    assert min(corrected) == pytest.approx(min(1.0, len(family) * min(raw)))
+    assert any("0.25" in note for note in table.notes)  # what three seeds alone cannot show
+
+
+def test_published_numbers_stand_beside_ours(results: Path) -> None:
+    table = artefacts(results)["published"]
+    found = [each for each in table.rows if each[0].text == "SoRA" and each[1].text == "RTE acc."]
+    ours = row(artefacts(results)["main_table"], "SoRA")["RTE acc."].value
+    (cells,) = [dict(zip(table.columns, each, strict=True)) for each in found]
+    assert cells["published"].text == "87.77 ± 1.56"
+    assert cells["difference"].value == pytest.approx(ours - 87.77)
+    assert cells["source"].text == "SoRA paper, Table 1"
+    assert "minilm-l6" in table.caption
+    assert "Not like for like" in table.caption
+
+
+def test_optimism_is_select_minus_report(results: Path) -> None:
+    cells = row(artefacts(results)["details"], "SoRA", "RTE acc.")
+    records = [read(path)["metrics"]["selected"] for path in of(results, "sora", "rte")]
+    expected = np.mean([100 * (each["select"]["accuracy"] - each["report"]["accuracy"]) for each in records])
+    assert cells["optimism"].value == pytest.approx(expected)
+
+
+def test_diverged_and_one_class_runs_are_marked(tmp_path: Path) -> None:
+    manifest = made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1, 2]})
+    first, second, _ = (run["axes"] for run in manifest["runs"])
+    made.write_run(tmp_path, first, diverged_at=7)
+    made.write_run(tmp_path, second, one_class=True)
+    cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
+    assert cell.text.endswith("[1 diverged, 1 one-class]")
+    assert (cell.extra["n"], cell.extra["diverged"], cell.extra["one_class"]) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("random_weights", "random weights"), ("synthetic", "a synthetic task"), ("partial", "partial data")],
+)
+def test_runs_that_are_about_something_else_are_refused(tmp_path: Path, flag: str, words: str) -> None:
+    manifest = made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]})
+    made.write_run(tmp_path, manifest["runs"][0]["axes"], **{flag: True})
+    cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
+    assert cell.text.endswith(f"(1/2) [1 refused, as it is about {words}]")
+    assert cell.commands == ()  # running it again would not help
+
+
+def test_the_best_of_several_settings_is_chosen_on_the_select_split_and_the_trials_are_told(tmp_path: Path) -> None:
+    axes = {"method": ["lora"], "task": ["rte"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1]}
+    manifest = made.study(tmp_path, "main_table", axes)
+    means = {}
+    for rate in axes["trainer.learning_rate"]:
+        runs = [run for run in manifest["runs"] if run["axes"]["trainer.learning_rate"] == rate]
+        metrics = [json.loads((tmp_path / run["record"]).read_text())["metrics"]["selected"] for run in runs]
+        means[np.mean([m["select"]["accuracy"] for m in metrics])] = np.mean([m["report"]["accuracy"] for m in metrics])
+    found = artefacts(tmp_path)
+    assert row(found["main_table"], "LoRA")["RTE acc."].value == pytest.approx(100 * means[max(means)])
+    assert "Trials per cell: 2" in found["main_table"].caption
+    assert row(found["details"], "LoRA", "RTE acc.")["trials"].value == 2
+
+
+def test_nothing_run_yet_is_a_table_of_zeros_and_no_figure(tmp_path: Path) -> None:
+    manifest = made.manifest("main_table", AXES)
+    made.studies.write(tmp_path, manifest)
+    loaded = load(tmp_path, lambda _: frozenset())
+    assert "none of its 18 runs has a record" in loaded.problems[0]
+    found = find("main_table").build(loaded.studies[0])
+    assert not any(isinstance(artefact, Figure) for artefact in found)
+    assert row(found[0], "LoRA")["RTE acc."].text == "0/3"
+    assert row(found[0], "LoRA")["average"].text == EMPTY
+
+
+def test_every_published_column_is_one_of_ours() -> None:
+    columns = {each.column for each in published.scores()}
+    assert Column("qqp", "f1") in columns
+    assert Column("mnli", "accuracy", "report_mm") in columns
+    assert len([e for e in published.scores() if (e.source, e.table) == ("sora", "1")]) == 60
+    # Every average the SoRA paper prints follows from its cells (QQP and MNLI as pairs); see its Table 1.
+    sora = {e.column: e.mean for e in published.scores() if (e.source, e.table, e.method) == ("sora", "1", "sora")}
+    qqp = (sora.pop(Column("qqp", "accuracy")) + sora.pop(Column("qqp", "f1"))) / 2
+    mnli = (sora.pop(Column("mnli", "accuracy")) + sora.pop(Column("mnli", "accuracy", "report_mm"))) / 2
+    assert round(float(np.mean([*sora.values(), qqp, mnli])), 2) == 89.36
