@@ -16,7 +16,6 @@ from sora.config import BackboneConfig, RunConfig
 from sora.tasks import TaskData
 
 CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side
-EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of the final evaluation
 FLOAT = 4  # bytes
 ROW_COPIES = 5  # of what trains: values, gradients, two moments, the best so far
 WORKING_COPIES = 2.0  # largest activations that live at once beside those kept for the backward pass
@@ -101,7 +100,7 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
     backward = forward + attention + (2.0 * shape.matrices if run.method.name == "full" else 0.0)
     total = steps(run, facts)
     evaluations = math.ceil(total / run.trainer.eval_every)
-    evaluated = evaluations * facts.sizes["select"] + 2 * sum(facts.sizes.get(name, 0) for name in EVALUATED)
+    evaluated = evaluations * facts.sizes["select"] + 2 * (sum(facts.sizes.values()) - facts.sizes["train"])
     trained = total * run.trainer.batch_size
     return len(runs) * mean * (trained * (forward + backward) + evaluated * forward)
 

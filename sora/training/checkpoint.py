@@ -98,6 +98,16 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
     return Checkpoint(step, load_file(weights), meta)
 
 
+def company(run_dir: Path) -> list[str]:
+    """Ids of the runs whose pack wrote the newest checkpoint of a run; [] where there is none, or it is damaged."""
+    newest = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
+    try:
+        members = json.loads(newest.read_text())["members"] if newest is not None else []
+    except (OSError, ValueError, KeyError):
+        return []
+    return [str(name) for name in members]
+
+
 def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
     """The newest checkpoints that all members of a pack have at the same step, by run id; {} where there is none."""
     shared = set.intersection(*(set(steps(folder)) for folder in run_dirs.values()))

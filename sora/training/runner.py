@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ import yaml
 from sora import records
 from sora.backbones.source import backbone_identity
 from sora.config import RunConfig
-from sora.errors import UserError
+from sora.errors import OutOfMemory, UserError
+from sora.estimate import facts_of
 from sora.identity import run_id
 from sora.tasks import TaskData, load
 
@@ -38,6 +40,7 @@ class Job:
     run: RunConfig
     run_id: str
     weights: dict[str, Any]  # identity of the backbone's weights
+    differs: str = ""  # what sets it apart in its pack, beside the seed
 
     @property
     def folder(self) -> Path:
@@ -51,7 +54,7 @@ class Job:
     @property
     def label(self) -> str:
         """How a person tells the replicas of a pack apart."""
-        return f"seed {self.run.seed}"
+        return f"seed {self.run.seed}{self.differs}"
 
     @property
     def in_progress(self) -> bool:
@@ -82,7 +85,13 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     first = runs[0]
     data = load(first.task, first.protocol, first.data)
     weights = backbone_identity(first.backbone)
-    jobs = [Job(run, run_id(run, data.sha256, weights), weights) for run in runs]
+    jobs = [
+        Job(run, run_id(run, data.sha256, weights), weights, differs)
+        for run, differs in zip(runs, _differences(runs), strict=True)
+    ]
+    if len({job.run_id for job in jobs}) < len(jobs):
+        labels = "; ".join(f"{job.label} is {job.run_id}" for job in jobs)
+        raise UserError(f"pack: entries whose difference has no effect are one run, leave one out ({labels})")
     if first.dry_run:
         return _dry_run(jobs, data)
 
@@ -98,6 +107,17 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
         _train(members, data, command)
     written = (records.find(Path(job.run.paths.results), job.run_id) for job in jobs)
     return [records.read(path) for path in written if path is not None]
+
+
+def _differences(runs: Sequence[RunConfig]) -> list[str]:
+    """Of each run the packable values, beside the seed, in which the runs differ: ``, method.threshold 1e-05``."""
+    texts = [""] * len(runs)
+    for key in runs[0].method.packable:
+        group, _, name = key.partition(".")
+        values = [getattr(getattr(run, group), name) for run in runs] if name else []
+        if len(set(values)) > 1:
+            texts = [f"{text}, {key} {value:g}" for text, value in zip(texts, values, strict=True)]
+    return texts
 
 
 def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
@@ -116,17 +136,51 @@ def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
             stack.enter_context(_claimed(job))
             records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
             job.set_status("running", command=command)
+        waiting = _companies(jobs)
         try:
-            from sora.training.session import train
-
-            train(jobs, data, command)
+            _train_packs(waiting, data, command)
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            for job in jobs:
+            for job in itertools.chain.from_iterable(waiting):
                 # The error itself must reach the user, also when the disk is too full for this file.
                 with contextlib.suppress(UserError, OSError):
                     job.set_status(status, command=command, reason=f"{type(error).__name__}: {error}")
             raise
+
+
+def _train_packs(waiting: list[list[Job]], data: TaskData, command: str) -> None:
+    """Train the packs ``waiting``, split where memory asks for it; what is done leaves the list."""
+    from sora.training import memory
+    from sora.training.session import choose_device, train
+
+    device = choose_device(waiting[0][0].run.deterministic)
+    facts = facts_of(data)
+    waiting[:] = [pack for company in waiting for pack in memory.fitting(company, facts, device)]
+    while waiting:
+        pack, halves = waiting[0], []
+        try:
+            train(pack, data, command)
+        except OutOfMemory as error:
+            if len(pack) == 1:
+                raise
+            halves = memory.parts(pack, 2)
+            memory.say_split(str(error).partition(";")[0], halves)
+        waiting[:1] = halves  # each goes on from the checkpoints its members share
+        memory.release(device)
+
+
+def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Runs whose newest checkpoints were written together stay together, so that they resume to the bit; the others
+    form one more pack."""
+    from sora.training import checkpoint
+
+    by_id = {job.run_id: job for job in jobs if job.run.resume == "auto"}
+    written = {name: tuple(checkpoint.company(job.folder)) for name, job in by_id.items()}
+    whole = {names for names in written.values() if names and all(written.get(name) == names for name in names)}
+    together = [[by_id[name] for name in names] for names in sorted(whole)]
+    taken = set(itertools.chain.from_iterable(whole))
+    others = [job for job in jobs if job.run_id not in taken]
+    return [*together, others] if others else together
 
 
 @contextlib.contextmanager

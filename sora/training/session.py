@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from sora import card, records
-from sora.errors import UserError
+from sora.errors import OutOfMemory
 from sora.identity import recorded_config
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Tracker
@@ -291,9 +291,8 @@ def _memory_errors(replicas: int, batch_size: int) -> Iterator[None]:
         raise
 
 
-def _too_large(replicas: int, batch_size: int) -> UserError:
-    fewer = f"give fewer seeds at once than {replicas}, or " if replicas > 1 else ""
-    return UserError(
-        f"out of memory with {replicas} x {batch_size} examples a step; {fewer}"
+def _too_large(replicas: int, batch_size: int) -> OutOfMemory:
+    return OutOfMemory(
+        f"out of memory with {replicas} x {batch_size} examples a step; "
         "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
     )

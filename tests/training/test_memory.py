@@ -1,0 +1,172 @@
+"""Packs that do not fit are split: by estimate before they start, and when memory runs out all the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora import estimate, records
+from sora.config import RunConfig
+from sora.errors import OutOfMemory, UserError
+from sora.tasks import load
+from sora.training import memory
+from sora.training.loop import Loop
+from sora.training.runner import run_pack
+from tests import composing, tiny
+
+SMALL = (
+    "backbone=minilm-l6",
+    "backbone.weights=random",
+    "backbone.arch.num_hidden_layers=1",
+    "backbone.arch.hidden_size=24",
+    "backbone.arch.intermediate_size=32",
+    "task=synthetic_pair",
+    "recipe=none",
+    "task.sizes={train: 60, validation: 40}",
+    "method.r=2",
+    "trainer.max_steps=8",
+    "trainer.batch_size=2",
+    "trainer.eval_every=4",
+    "trainer.checkpoint_every=4",
+)
+
+
+def runs(folder: Path, seeds: list[int], *more: str) -> list[RunConfig]:
+    paths = [f"paths.{name}={folder}/{name}" for name in ("results", "runs")]
+    return composing.runs(folder / "conf", f"seed={seeds}", *SMALL, *paths, *more, backbone="minilm-l6")
+
+
+def numbers(record: dict) -> tuple:
+    """What the company of a run must not change."""
+    return record["run_id"], record["metrics"]["last"]["step"], record["ranks"], record["metrics"]["selected"]["report"]
+
+
+def out_of_memory(monkeypatch: pytest.MonkeyPatch, step: int, most: int) -> None:
+    """Packs of more than ``most`` runs fail at ``step``, as a GPU does."""
+    update = Loop._update
+
+    def fail(loop: Loop, indices: object) -> None:
+        if loop.step == step and loop.pack.replicas > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        update(loop, indices)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Loop, "_update", fail)
+
+
+def test_a_pack_that_would_not_fit_is_split_before_it_starts(tmp_path, monkeypatch, capfd):
+    whole = run_pack(runs(tmp_path / "whole", [0, 1, 2, 3, 4]), "python run.py")
+    some = runs(tmp_path, [0, 1, 2, 3, 4])
+    facts = estimate.facts_of(load(some[0].task, some[0].protocol, some[0].data))
+    room = estimate.peak_bytes(some[:2], facts)
+    monkeypatch.setattr(memory, "capacity", lambda device: room)
+    split = run_pack(some, "python run.py")
+    assert [record["pack"]["size"] for record in split] == [1, 2, 2, 2, 2]
+    assert list(map(numbers, split)) == list(map(numbers, whole))
+    needed = estimate.gibibytes(estimate.peak_bytes(some, facts))
+    said = capfd.readouterr().err
+    assert f"5 runs together would need about {needed}, and {estimate.gibibytes(room)} can be used" in said
+    assert "split into packs of 1 + 2 + 2 runs" in said
+
+
+def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(tmp_path, monkeypatch, capfd):
+    whole = run_pack(runs(tmp_path / "whole", [0, 1, 2]), "python run.py")
+    out_of_memory(monkeypatch, step=5, most=1)
+    split = run_pack(runs(tmp_path, [0, 1, 2]), "python run.py")
+    assert list(map(numbers, split)) == list(map(numbers, whole))
+    assert [record["pack"]["size"] for record in split] == [1, 1, 1]
+    assert [record["provenance"]["resumed_at"] for record in split] == [[4], [4], [4]]
+    assert all(record["flags"]["members_changed"] for record in split)
+    assert not any(record["flags"]["members_changed"] for record in whole)
+    said = capfd.readouterr().err
+    assert "out of memory with 3 x 2 examples a step: split into packs of 1 + 2 runs" in said
+    assert "out of memory with 2 x 2 examples a step: split into packs of 1 + 1 runs" in said
+
+
+def test_one_run_that_does_not_fit_is_a_sentence(tmp_path, monkeypatch):
+    out_of_memory(monkeypatch, step=5, most=0)
+    (run,) = runs(tmp_path, [0])
+    with pytest.raises(OutOfMemory, match=r"out of memory with 1 x 2 examples a step; lower trainer.batch_size"):
+        run_pack([run], "python run.py")
+    (status,) = tmp_path.glob("runs/*/status.json")
+    assert json.loads(status.read_text())["status"] == "failed"
+
+
+def test_those_that_finished_before_another_pack_failed_stay_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "fitting", lambda jobs, facts, device: memory.parts(jobs, 2))
+    update = Loop._update
+
+    def fail(loop: Loop, indices: object) -> None:
+        if loop.pack.runs[0].seed == 1:
+            raise UserError("the disk is full")
+        update(loop, indices)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Loop, "_update", fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        run_pack(runs(tmp_path, [0, 1]), "python run.py")
+    states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/*/status.json")]
+    assert sorted(states) == ["failed", "ok"]
+    assert len(records.read_many(tmp_path / "results" / "records")) == 1
+
+
+def test_runs_resume_in_the_company_they_had(tmp_path, monkeypatch):
+    whole = run_pack(runs(tmp_path / "whole", [1, 0]), "python run.py")
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_evaluate", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_pack(runs(tmp_path, [1, 0], "trainer.checkpoint_every=2"), "python run.py")
+    later = run_pack(runs(tmp_path, [0, 1, 2], "trainer.checkpoint_every=2"), "python run.py")
+    assert [record["pack"]["size"] for record in later] == [2, 2, 1]
+    assert [record["provenance"]["resumed_at"] for record in later] == [[2], [2], []]
+    for record, expected in zip(later, whole[::-1], strict=False):
+        assert records.science(record) == records.science(expected)
+
+
+def test_entries_that_are_one_run_are_refused(tmp_path):
+    pack = "pack=[{seed: 0, method.penalty: 0.1}, {seed: 0, method.penalty: 0.2}]"
+    twice = composing.runs(tmp_path / "conf", pack, "method.penalty_rule=off", *SMALL, backbone="minilm-l6")
+    with pytest.raises(UserError, match=r"difference has no effect .*seed 0, method.penalty 0.1 is ([0-9a-f]{12});"):
+        run_pack(twice, "python run.py")
+
+
+def test_parts_are_almost_equal_and_in_order():
+    assert memory.parts(range(7), 3) == [[0, 1], [2, 3], [4, 5, 6]]
+    for count in range(1, 12):
+        split = memory.parts(range(11), count)
+        assert [each for part in split for each in part] == list(range(11))
+        assert max(map(len, split)) - min(map(len, split)) <= 1
+
+
+def test_the_machines_memory_is_a_bound():
+    total = int(next(line for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line).split()[1])
+    assert 0 < memory.capacity(torch.device("cpu")) <= total * 1024
+
+
+@pytest.mark.parametrize("method", ["lora", "sora", "adalora", "adapter", "full"])
+def test_the_estimate_counts_the_weights_there_are(method):
+    """Against the modules themselves, vectors and gates aside."""
+    configs = tiny.runs("bert", method={"name": method})
+    pack = tiny.pack(configs)
+    shape = estimate.Shape.of(configs[0].backbone)
+    matrices = sum(p.numel() for p in pack.model.backbone.encoder.parameters() if p.ndim == 2)
+    if method == "full":
+        assert shape.parameters == pytest.approx(matrices, rel=0.02)  # segments' embeddings are not counted
+    assert estimate.trainable(configs[0]) == pytest.approx(pack.optimizer.rows.shape[1], rel=0.1)
+
+
+def test_operations_are_those_that_torch_counts():
+    """Forward and backward of one step over frozen weights, by torch's own counter on the same model."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from sora.training.pack import losses_of
+
+    configs = tiny.runs("bert", method={"name": "lora", "r": 1}, trainer={"max_steps": 1, "batch_size": 8})
+    pack = tiny.pack(configs)
+    batch, labels = pack.splits["train"].batch(torch.arange(8).numpy(), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        losses_of(pack.model(batch), labels, 1).sum().backward()
+    length = batch["input_ids"].shape[1]
+    characters = (length - 3) * estimate.CHARACTERS_PER_TOKEN
+    facts = estimate.DataFacts("", {"train": 8, "select": 0}, mean=characters, longest=10_000)
+    assert facts.tokens(configs[0])[0] == length
+    assert estimate.operations(configs, facts) == pytest.approx(counter.get_total_flops(), rel=0.25)
