@@ -19,6 +19,7 @@ from sora.errors import UserError
 from sora.schedules import spaced
 from sora.tasks.spec import TaskConfig
 
+PACKABLE = ["seed", "seeds.init", "seeds.data", "trainer.learning_rate"]  # whatever the method
 PRECISIONS = ("fp32", "tf32", "bf16")
 HEADS = ("classifier+pooler", "classifier", "frozen")
 MAX_SEED = 2**63 - 1  # what a torch generator takes
@@ -68,7 +69,7 @@ class MethodConfig:
     name: str
     version: int = opt(1, minimum=1)
     # keys in which the runs of one pack may differ
-    packable: list[str] = opt(["seed", "trainer.learning_rate"], science=False)
+    packable: list[str] = opt(PACKABLE, science=False)
     learning_rate: float = opt(8e-4, above=0.0, science=False)  # peak, when trainer.learning_rate is null
 
     GATED: ClassVar[bool] = False  # has gates that a threshold drives to zero: what a sparsity schedule works on
@@ -125,7 +126,10 @@ class SoraConfig(LoraConfig):
     ``fidelity`` itself decides nothing else.
     """
 
-    packable: list[str] = opt(["seed", "method.threshold", "method.penalty", "trainer.learning_rate"], science=False)
+    packable: list[str] = opt(
+        ["seed", "seeds.init", "seeds.data", "method.threshold", "method.penalty", "trainer.learning_rate"],
+        science=False,
+    )
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
     threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
     threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))

@@ -83,8 +83,7 @@ class Shape:
 
 def steps(run: RunConfig, facts: DataFacts) -> int:
     """Optimiser steps of a run."""
-    trainer = run.trainer
-    return schedules.total_steps(facts.sizes["train"], trainer.batch_size, trainer.epochs, trainer.max_steps)
+    return schedules.timeline(run, facts.sizes["train"]).total
 
 
 def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
@@ -100,7 +99,8 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
     backward = forward + attention + (2.0 * shape.matrices if run.method.name == "full" else 0.0)
     total = steps(run, facts)
     evaluations = math.ceil(total / run.trainer.eval_every)
-    evaluated = evaluations * facts.sizes["select"] + 2 * (sum(facts.sizes.values()) - facts.sizes["train"])
+    full = 2 + (1 + len(run.schedule.levels) if run.schedule.levels else 0)  # last, selected, and each level
+    evaluated = evaluations * facts.sizes["select"] + full * (sum(facts.sizes.values()) - facts.sizes["train"])
     trained = total * run.trainer.batch_size
     return len(runs) * mean * (trained * (forward + backward) + evaluated * forward)
 

@@ -11,8 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sora.errors import UserError
+
+if TYPE_CHECKING:
+    from sora.config import RunConfig
 
 
 def total_steps(examples: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
@@ -91,6 +95,16 @@ class Timeline:
         """xi at peak learning rate in the stage of ``step``."""
         stage = self.stage(step)
         return xi0 if stage == 0 else self.levels[stage - 1]
+
+
+def timeline(run: RunConfig, examples: int) -> Timeline:
+    """The stages of a run that trains on ``examples`` examples."""
+    trainer, schedule = run.trainer, run.schedule
+    dense = total_steps(examples, trainer.batch_size, trainer.epochs, trainer.max_steps)
+    if schedule.kind != "sparsify":
+        return Timeline(dense, trainer.warmup_ratio)
+    steps = total_steps(examples, trainer.batch_size, schedule.epochs, schedule.steps)
+    return Timeline(dense, trainer.warmup_ratio, steps, tuple(schedule.levels), schedule.lr)
 
 
 SPACINGS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {  # where steps are equal, and back

@@ -128,9 +128,9 @@ def train(configs: list[Any], folder: Any, dtype: torch.dtype = torch.float32, *
     return finish(pack(configs, dtype), folder, **loop_arguments)
 
 
-def finish(built: Pack, folder: Any, **loop_arguments: Any) -> Loop:
+def finish(built: Pack, folder: Any, names: list[str] | None = None, **loop_arguments: Any) -> Loop:
     """Train a pack that is built."""
-    names = [f"seed-{run.seed}" for run in built.runs]
+    names = names or [f"seed-{run.seed}" for run in built.runs]
     folders = [folder / name for name in names]
     with Tracker(folders, names, built.total_steps, interactive=False) as tracker:
         loop = Loop(built, tracker, names, folders, **loop_arguments)

@@ -121,7 +121,7 @@ def build_pack(
     backbone.to(device=device)
     if dtype == torch.float64:
         backbone.double()
-    timeline = timeline_of(run, len(data.splits["train"]))
+    timeline = schedules.timeline(run, len(data.splits["train"]))
     method = methods.build(run.method)
     plan = Plan(runs, timeline.total)
     method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
@@ -141,16 +141,6 @@ def build_pack(
     if encode:
         splits = {name: encode_split(backbone, examples, run) for name, examples in data.splits.items()}
     return Pack(runs, model, method, optimizer, splits, timeline, device)
-
-
-def timeline_of(run: RunConfig, examples: int) -> schedules.Timeline:
-    """The stages of a run that trains on ``examples`` examples."""
-    trainer, schedule = run.trainer, run.schedule
-    dense = schedules.total_steps(examples, trainer.batch_size, trainer.epochs, trainer.max_steps)
-    if schedule.kind != "sparsify":
-        return schedules.Timeline(dense, trainer.warmup_ratio)
-    steps = schedules.total_steps(examples, trainer.batch_size, schedule.epochs, schedule.steps)
-    return schedules.Timeline(dense, trainer.warmup_ratio, steps, tuple(schedule.levels), schedule.lr)
 
 
 def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:
