@@ -249,7 +249,7 @@ def _ranks(record: Mapping[str, Any]) -> str:
 def _training(record: Mapping[str, Any]) -> str:
     """The command, the recipe, the resolved configuration and the circumstances."""
     provenance, config = record["provenance"], record["config"]
-    recipe = provenance.get("recipe") or "none"
+    recipe = provenance["recipe"]["name"] or "none"
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     shown = {key: config[key] for key in ("method", "trainer", "schedule") if key in config}
     shown |= {key: value for key, value in config.items() if not isinstance(value, dict | list)}

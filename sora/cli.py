@@ -49,7 +49,7 @@ def main() -> None:
         try:
             if number is None and config.sweeper.get("dry_run"):
                 raise UserError(f"{DRY_RUN} lists the jobs of a sweep; add -m, or set dry_run=true for one run's sizes")
-            check_recipe(cfg.recipe, config.runtime.choices, _overrides())
+            check_recipe(cfg, config.runtime.choices, _overrides())
             runs = build_runs(cfg)
             from sora.training.runner import run_pack
 

@@ -349,7 +349,9 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     tracker: str = opt("none", science=False)
-    recipe: str = opt("", science=False)
+    recipe: str = opt("", science=False)  # file of conf/recipe whose values are in use
+    budget: str = opt("", science=False)  # file of conf/budget, likewise
+    unpublished: list[str] = opt([], science=False)  # keys of the recipe whose values are nobody's publication; * = all
     resume: str = opt("auto", choices=("auto", "never"), science=False)
     predict: bool = opt(False, science=False)
     dry_run: bool = opt(False, science=False)

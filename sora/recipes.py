@@ -1,29 +1,116 @@
-"""Recipes: published values for one backbone, method and task, in conf/recipe (torch-free)."""
+"""Recipes and budgets (conf/recipe, conf/budget): which are in use, and what in a run nobody published (torch-free)."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from sora.config import METHODS, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
-from sora.resolve import nearest
+from sora.resolve import coerce, nearest, resolved
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+ALL = "*"
+COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
+SINGLE = {"backbone": ("dropout", "pooling", "tokenizer"), "": ("head", "precision")}
 
 
-def check_recipe(used: str, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse a recipe that was asked for and has no file: Hydra passes over it, as the group is optional.
+def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
+
+    Likewise a recipe from elsewhere under a budget that would cut its epochs short.
 
     Args:
-        used: ``recipe`` in the composed configuration, set by the recipe's file.
+        cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
         choices: Hydra's choice for every group.
         overrides: what the run was given.
     """
-    wanted = choices.get("recipe")
-    asked = any(each.startswith("recipe=") for each in overrides)
-    default = f"{choices['backbone']}/{choices['method']}/{choices['task']}"
-    if wanted in (None, "none", used) or (wanted == default and not asked):
-        return
-    names = [path.relative_to(CONF / "recipe").with_suffix("").as_posix() for path in CONF.glob("recipe/**/*.yaml")]
-    raise UserError(f"recipe={wanted}: no such file in conf/recipe; recipe=none does without{nearest(wanted, names)}")
+    own = {
+        "budget": f"{choices['backbone']}/{choices['task']}",
+        "recipe": f"{choices['backbone']}/{choices['method']}/{choices['task']}",
+    }
+    for group, default in own.items():
+        wanted = choices.get(group)
+        asked = any(each.startswith(f"{group}=") for each in overrides)
+        if wanted in (None, "none", cfg[group]) or (wanted == default and not asked):
+            continue
+        files = (path.relative_to(CONF / group) for path in CONF.glob(f"{group}/**/*.yaml"))
+        hint = nearest(wanted, [path.with_suffix("").as_posix() for path in files])
+        raise UserError(f"{group}={wanted}: no such file in conf/{group}; {group}=none does without{hint}")
+    bounded = "max_steps" in values_of("budget", str(cfg["budget"])).get("trainer", {})
+    if bounded and cfg["recipe"] and cfg["recipe"] != own["recipe"]:
+        raise UserError(
+            f"recipe={cfg['recipe']}: its epochs would be cut short by budget={cfg['budget']}; add budget=none"
+        )
+
+
+def origin(run: RunConfig) -> dict[str, Any]:
+    """``name`` and ``budget`` of the files in use, the keys they leave ``unpublished``, and those ``changed`` since.
+
+    A key is changed when it decides the run's numbers and differs from the two files and, where they are silent, from
+    its default. Without a recipe nothing is published for this method on this task: ``unpublished`` is ``["*"]``.
+    """
+    unpublished = run.unpublished if run.recipe else [ALL]
+    return {
+        "name": run.recipe,
+        "budget": run.budget,
+        "unpublished": sorted(unpublished),
+        "changed": sorted(_changed(run, _as_written(run))),
+    }
+
+
+def values_of(group: str, name: str) -> dict[str, Any]:
+    """The content of ``conf/<group>/<name>.yaml``; {} where there is none, as for a file from elsewhere."""
+    path = CONF / group / f"{name}.yaml"
+    if not name or not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return dict(content or {})
+
+
+def _as_written(run: RunConfig) -> RunConfig:
+    """The run with nothing but what its files and the defaults say."""
+    files = (values_of("budget", run.budget), values_of("recipe", run.recipe))
+    said: dict[str, dict[str, Any]] = {group: {} for group in ("backbone", *COMPARED)}
+    for content in files:
+        for group, values in said.items():
+            values.update(content.get(group, {}))
+    method = METHODS[run.method.name]
+    backbone = type(run.backbone)
+    return resolved(
+        dataclasses.replace(
+            run,
+            method=coerce(method, {"name": run.method.name} | said["method"], "method"),
+            trainer=coerce(TrainerConfig, said["trainer"], "trainer"),
+            schedule=coerce(ScheduleConfig, said["schedule"], "schedule"),
+            backbone=dataclasses.replace(
+                run.backbone,
+                **{key: said["backbone"].get(key, _default(backbone, key)) for key in SINGLE["backbone"]},
+            ),
+            **{key: _default(RunConfig, key) for key in SINGLE[""]},
+        )
+    )
+
+
+def _changed(run: RunConfig, written: RunConfig) -> list[str]:
+    keys = [f"{group}.{name}" if group else name for group, names in SINGLE.items() for name in names]
+    for group in COMPARED:
+        part = getattr(run, group)
+        fields = [item.name for item in dataclasses.fields(part) if item.metadata.get("science", True)]
+        unused = part.unused() if hasattr(part, "unused") else frozenset()
+        keys += [f"{group}.{name}" for name in fields if name not in unused]
+    return [key for key in keys if _at(run, key) != _at(written, key)]
+
+
+def _at(run: Any, key: str) -> Any:
+    for name in key.split("."):
+        run = getattr(run, name)
+    return run
+
+
+def _default(cls: Any, name: str) -> Any:
+    return next(item.default for item in dataclasses.fields(cls) if item.name == name)

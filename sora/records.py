@@ -126,6 +126,7 @@ LAYOUT: dict[str, Any] = {
         "started": str,
         "finished": str,
         "resumed_at": [int],
+        "recipe": Absent({"name": str, "budget": str, "unpublished": [str], "changed": [str]}),
     },
 }
 _NOUNS = {

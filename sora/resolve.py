@@ -151,12 +151,13 @@ def _build(values: dict[str, Any]) -> RunConfig:
     parts["method"] = _method(values["method"])
     if isinstance(values.get("tracker"), dict):
         parts["tracker"] = values["tracker"].get("name", "none")
-    if values.get("recipe") is None:
-        parts["recipe"] = ""
+    for name in ("recipe", "budget"):
+        if values.get(name) is None:
+            parts[name] = ""
     if isinstance(values.get("seed"), bool) or not isinstance(values.get("seed", 0), int | str | float):
         raise UserError(f"seed: got {_show(values['seed'])}, must be an integer >= 0 or a list of them")
     plain = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN}
-    return _resolved(coerce(RunConfig, {**plain, **parts}, ""))
+    return resolved(coerce(RunConfig, {**plain, **parts}, ""))
 
 
 def _method(values: Any) -> MethodConfig:
@@ -176,7 +177,7 @@ def _method(values: Any) -> MethodConfig:
     return method
 
 
-def _resolved(run: RunConfig) -> RunConfig:
+def resolved(run: RunConfig) -> RunConfig:
     """Fill every null that stands for another value, then check what only shows when the parts meet."""
     method = run.method.resolved()
     targets = getattr(method, "targets", None)

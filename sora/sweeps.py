@@ -269,7 +269,7 @@ class Planner:
         with open_dict(config):
             config.pop("hydra")
         try:
-            check_recipe(str(config.recipe), choices, overrides)
+            check_recipe(config, choices, overrides)
             return plain_values(config)
         except UserError as error:
             self.result.mistakes.append((" ".join(overrides), error))

@@ -50,6 +50,11 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["hydra/launcher=clusterr"], "hydra/launcher=clusterr: no such choice, must be basic"),
         (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
         (["recipe=tiny/sora/rte"], "recipe=tiny/sora/rte: no such file in conf/recipe"),
+        (["budget=minilm-l6/rtee"], "no such file in conf/budget ... did you mean minilm-l6/rte?"),
+        (
+            ["budget=minilm-l6/rte", "recipe=deberta-v3-base/sora/rte"],
+            "its epochs would be cut short by budget=minilm-l6/rte; add budget=none",
+        ),
         (["experiment=nothing"], "experiment=nothing: no such choice"),
         (["-m", "method=lora,sorra"], "method=sorra: no such choice"),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),

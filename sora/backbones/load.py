@@ -26,7 +26,10 @@ PREFIXES = {
     "roberta": "roberta",
     "deberta-v2": "deberta",
 }  # attribute of the encoder in *For... classes
-PROBABILITIES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "classifier_dropout")
+PROBABILITIES = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "classifier_dropout"),
+    "cls_dropout",  # DeBERTa's name of the last
+)
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of every encoder
 SHARED_ENDS = ("attention.output.dense", "intermediate.dense", "output.dense")
 LAYER_TARGETS = {  # the six matrices of a layer (SoRA, Appendix A)

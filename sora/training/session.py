@@ -19,6 +19,7 @@ import torch
 from sora import card, records
 from sora.errors import OutOfMemory
 from sora.identity import recorded_config
+from sora.recipes import origin
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Tracker
 from sora.training import checkpoint
@@ -191,7 +192,7 @@ def _finish(
                 "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
             },
             "memory": {"peak_bytes": peak_bytes(pack.device)},
-            "provenance": provenance | {"recipe": job.run.recipe, "resumed_at": progress.resumed_at},
+            "provenance": provenance | {"recipe": origin(job.run), "resumed_at": progress.resumed_at},
         }
         records.write(job.record_path, record, arrays)
     card.write(adapter, job.run, records.read(job.record_path))

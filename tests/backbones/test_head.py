@@ -93,3 +93,16 @@ def test_dropout_only_in_a_training_step(family):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="classifier\\+pooler"):
         Head(load_backbone(config("bert")), outputs=2, policy="all", generators=generators(0))
+
+
+def test_debertas_own_dropout_before_the_classifier():
+    """AdaLoRA's recipes set ``cls_dropout``; ``backbone.dropout`` rules over it too."""
+
+    def sites(**changes):
+        cfg = config("deberta-v2", **changes)
+        cfg.arch |= {"cls_dropout": 0.25}
+        head = Head(load_backbone(cfg), outputs=2, policy="classifier", generators=generators(0))
+        return head.before.p, head.after.p
+
+    assert sites(dropout=None) == (0.0, 0.25)
+    assert sites(dropout=0.0) == (0.0, 0.0)
