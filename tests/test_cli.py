@@ -47,7 +47,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["seed=abc"], "seed: got 'abc', must be an integer >= 0"),
         (["trainer.epochs=0"], "trainer.epochs: got 0, must be a number > 0"),
         (["data.dir=${nowhere}"], "data.dir: cannot be resolved"),
-        (["hydra/launcher=clusterr"], "hydra/launcher=clusterr: no such choice, must be basic"),
+        (["hydra/launcher=clusterr"], "hydra/launcher=clusterr: no such choice, must be ... basic"),
         (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
         (["recipe=tiny/sora/rte"], "recipe=tiny/sora/rte: no such file in conf/recipe"),
         (["budget=minilm-l6/rtee"], "no such file in conf/budget ... did you mean minilm-l6/rte?"),
