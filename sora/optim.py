@@ -189,6 +189,13 @@ class PackOptimizer:
         }
 
     @torch.no_grad()
+    def load_named(self, replica: int, weights: dict[str, Tensor]) -> None:
+        """Inverse of ``named``. Raises KeyError or RuntimeError where the weights are of another run."""
+        for group in self.groups:
+            for name, tensor in group.tensors.items():
+                (tensor.detach()[replica] if group.stacked else tensor.detach()).copy_(weights[name])
+
+    @torch.no_grad()
     def load_state(self, replica: int, state: dict[str, Tensor]) -> None:
         """Inverse of ``state``. Raises KeyError or RuntimeError where the state is of another run."""
         self.rows[replica].copy_(state["row"])

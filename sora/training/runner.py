@@ -105,6 +105,8 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     if any(path is None for path in finished.values()):
         members = [job for job in jobs if finished[job.run_id] is None or job.in_progress]
         _train(members, data, command)
+    if first.predict:
+        _predict(jobs, data)
     written = (records.find(Path(job.run.paths.results), job.run_id) for job in jobs)
     return [records.read(path) for path in written if path is not None]
 
@@ -127,6 +129,13 @@ def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     for line in lines:
         print(json.dumps(line), flush=True)
     return lines
+
+
+def _predict(jobs: Sequence[Job], data: TaskData) -> None:
+    from sora.training import predictions
+    from sora.training.session import choose_device
+
+    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic))
 
 
 def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:

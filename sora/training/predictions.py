@@ -1,0 +1,101 @@
+"""``predict=true``: a finished run's selected weights on the test sets, as the files that leaderboards take.
+
+    <paths.runs>/<run id>/predictions/RTE.jsonl      one file a test set, named as the leaderboard wants it
+    <paths.runs>/<run id>/predictions/scores.json    metrics of the diagnostic sets whose labels are public
+
+A model of RTE also answers the diagnostic sets AX-b and AX-g, one of MNLI the diagnostic set of GLUE, where their files
+are there. Weights come from ``checkpoint/selected.safetensors``, so that a run can be asked long after its training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from sora import submissions
+from sora.errors import UserError
+from sora.records import write_text
+from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
+from sora.tasks.load import data_folder
+from sora.training import checkpoint
+from sora.training.evaluation import predict
+from sora.training.pack import Pack, build_pack, encode_split
+
+if TYPE_CHECKING:
+    from sora.training.runner import Job
+
+Asked = tuple[TaskConfig, str, Examples]  # task, split, its examples
+
+
+def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
+    """Predict the test sets with every run of ``jobs`` that has not yet, and write its files.
+
+    Raises:
+        UserError: the task has no test set, its files are not as described, or a run's weights are gone.
+    """
+    waiting = [job for job in jobs if not _done(job)]
+    if not waiting:
+        return
+    asked = _test_sets(waiting[0])
+    runs = [job.run for job in waiting]
+    pack = build_pack(runs, data, device, encode=False)
+    for replica, job in enumerate(waiting):
+        _load_selected(pack, replica, job.folder)
+    scores: list[dict[str, dict[str, float]]] = [{} for _ in waiting]
+    for task, split, examples in asked:
+        logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]))
+        for replica, job in enumerate(waiting):
+            text = submissions.content(task, examples, logits[replica])
+            write_text(job.folder / "predictions" / task.submission[split], text)
+            if not split.startswith("test"):
+                scores[replica][task.name] = compute_metrics(task, logits[replica].astype(np.float64), **examples.gold)
+    for job, found in zip(waiting, scores, strict=True):
+        # Written last, and also when it is empty: it says that the files beside it are complete.
+        write_text(job.folder / "predictions" / "scores.json", json.dumps(found, indent=1) + "\n")
+        print(f"{job.run_id} ({job.label}): predictions in {job.folder / 'predictions'}", flush=True)
+        for name, metrics in found.items():
+            print(f"  {name:8} " + " ".join(f"{key} {value:.4f}" for key, value in metrics.items()), flush=True)
+
+
+def _done(job: Job) -> bool:
+    folder = job.folder / "predictions"
+    done = (folder / "scores.json").is_file()
+    if done:
+        print(f"{job.run_id} ({job.label}): predictions are in {folder}", flush=True)
+    return done
+
+
+def _test_sets(job: Job) -> list[Asked]:
+    """Every test set of the run's task and every diagnostic set that is there."""
+    run = job.run
+    asked = [(run.task, split, examples) for split, examples in load_test(run.task, run.data).items()]
+    for task in submissions.diagnostics_of(run.task):
+        try:
+            data_folder(task, run.data.dir)
+        except UserError:
+            print(f"{task.name}: no folder {task.folder} in data.dir, so it is left out", flush=True)
+            continue
+        asked += [(task, split, examples) for split, examples in load_test(task, run.data).items()]
+    return asked
+
+
+def _load_selected(pack: Pack, replica: int, folder: Path) -> None:
+    path = folder / "checkpoint" / checkpoint.SELECTED
+    if not path.is_file():
+        raise UserError(
+            f"{path}: is missing, so the run cannot predict; give its folder back, or move its record away and "
+            "train it again"
+        )
+    try:
+        pack.optimizer.load_named(replica, load_file(path))
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: does not fit this model ({error}); move the run's record away and train it again"
+        ) from error
