@@ -26,7 +26,7 @@ export SORA_DATA := $(abspath $(DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint fidelity clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test: setup  ## run the whole test suite
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fidelity: setup  ## the two readings of SoRA and each difference alone, on SST-2 (DATA=..., minutes on two cores)
+	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/fidelity.py
 
 clean:  ## remove caches and build leftovers; .venv, runs/ and results/ stay
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ import importlib
 
 from experiments.study import Definition
 
-NAMES = ("main_table", "sweep")
+NAMES = ("main_table", "fidelity", "sweep")
 
 
 def find(name: str) -> Definition:

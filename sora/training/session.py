@@ -154,7 +154,8 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
-    checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
+    if pack.method.summary(replica).ranks:  # the others' adapter is all there is
+        checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     if not job.record_path.exists():
         stored = {name: values for name, values in final["logits"].items() if name in STORED}
         arrays = arrays_of(data, stored) | level_arrays(loop, replica, data)
