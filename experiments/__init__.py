@@ -19,7 +19,19 @@ import importlib
 
 from experiments.study import Definition
 
-NAMES = ("main_table", "fidelity", "sweep")
+NAMES = (
+    "main_table",
+    "rank_budget",
+    "modules",
+    "efficiency",
+    "threshold",
+    "penalty",
+    "rank_map",
+    "fidelity",
+    "learning_rate",
+    "seeds",
+    "sweep",
+)
 
 
 def find(name: str) -> Definition:

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.artefacts import EMPTY, Cell, Table, number, text
 from experiments.captions import caption
-from experiments.columns import Column, columns, method_label
+from experiments.columns import Column, columns
 from experiments.groups import Group, score
 from experiments.items import ItemScores, paired
 from experiments.lines import Line, every_group, interval_cell, tasks
@@ -24,7 +24,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method minus a baseline on one column, in points; ``column`` None = the average over the study's tasks."""
+    """A row minus its baseline on one column, in points; ``column`` None = the average over the study's tasks."""
 
     column: Column | None
     method: str
@@ -43,17 +43,25 @@ class Comparison:
         return "better" if self.found.mean > 0 else "worse"
 
 
-def comparison_table(study: Study, rows: Sequence[Line], items: dict[Column, ItemScores]) -> Table | None:
-    """Every method against LoRA and against fine-tuning, on the first column of each task; None without a pair."""
+def against_baselines(rows: Sequence[Line]) -> list[tuple[Line, list[Line]]]:
+    """LoRA with all other rows, fine-tuning with all other rows: the families of :func:`comparison_table`."""
+    baselines = [row for method in BASELINES for row in rows if row.method == method]
+    return [(baseline, [row for row in rows if row is not baseline]) for baseline in baselines]
+
+
+def comparison_table(
+    study: Study, families: Sequence[tuple[Line, Sequence[Line]]], items: dict[Column, ItemScores]
+) -> Table | None:
+    """Rows against a baseline, on the first column of each task; None where nothing can be compared.
+
+    ``families``: a baseline and its rows; Holm's correction is over one family.
+    """
     cells: list[list[Cell]] = []
     counts = []
-    for baseline in BASELINES:
-        against = next((row for row in rows if row.method == baseline), None)
-        if against is None:
-            continue
-        found = [c for row in rows if row.method != baseline for c in _compared(study, row, against, items)]
+    for baseline, rows in families:
+        found = [comparison for row in rows for comparison in _compared(study, row, baseline, items)]
         for each in _corrected(found):
-            cells.append([text(method_label(baseline)), *_cells(each)])
+            cells.append([text(baseline.name), *_cells(each)])
             counts.append(each.found.seeds[0])
     if not cells:
         return None
@@ -68,7 +76,7 @@ def comparison_table(study: Study, rows: Sequence[Line], items: dict[Column, Ite
             "against one baseline; the average over tasks is no part of that family. Improvement: probability that a "
             "run of the method beats one of the baseline. Smallest gap: what this comparison would find in 80 % of "
             "cases.",
-            groups=every_group(rows),
+            groups=every_group([row for baseline, rows in families for row in (baseline, *rows)]),
         ),
         columns=[
             "baseline",
@@ -101,10 +109,10 @@ def _compared(study: Study, row: Line, against: Line, items: dict[Column, ItemSc
         a, b = row.groups.get(task), against.groups.get(task)
         if a is None or b is None or column not in items:
             continue
-        if (one := _one(row.method, column, a, b, items[column], index)) is not None:
+        if (one := _one(row.name, column, a, b, items[column], index)) is not None:
             found.append(one)
     if len(found) == len(tasks(study)) > 1:
-        found.append(_average(row.method, found))
+        found.append(_average(row.name, found))
     return found
 
 
@@ -148,7 +156,7 @@ def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
 def _cells(each: Comparison) -> list[Cell]:
     gap = stats.detectable_gap(each.found.standard_error)
     return [
-        text(method_label(each.method)),
+        text(each.method),
         text("average" if each.column is None else each.column.label),
         Cell(str(each.found.seeds[0]), each.found.seeds[0]),
         number(each.found.mean, sign=True),

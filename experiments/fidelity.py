@@ -1,6 +1,7 @@
 """The two readings of SoRA and each difference between them alone, on one task: what changes, on how many seeds.
 
 ``scripts/fidelity.py`` (``make fidelity``) trains the runs and writes the study's manifest: its settings are no grid.
+``python run.py experiment=fidelity`` is the grid of readings by heads on more tasks: experiments/readings.py.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments import readings
 from experiments.artefacts import EMPTY, Artefact, Cell, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, task_label
@@ -104,6 +106,8 @@ def axes(task: str, seeds: Sequence[int]) -> dict[str, list[Any]]:
 
 def build(study: Study) -> list[Artefact]:
     """What the switches are, and what each changes against the released code's reading."""
+    if "method.fidelity" in study.axes:
+        return [_switches(), *readings.build(study)]
     keys = list(settings()["authors"])
     groups = {key: Group(tuple(runs)) for key, runs in study.groups(*keys).items()}
     named = {tuple(values[key] for key in keys): name for name, values in settings().items()}

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import Artefact, Figure, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
-from experiments.comparisons import comparison_table
+from experiments.comparisons import against_baselines, comparison_table
 from experiments.figures import legend_below, look, panels
 from experiments.items import ItemScores, item_scores
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
@@ -29,7 +29,7 @@ def build(study: Study) -> list[Artefact]:
     items = resampled(study, rows)
     found = [
         score_table(study, "main_table", "Scores", ["method"], rows),
-        comparison_table(study, rows, items),
+        comparison_table(study, against_baselines(rows), items),
         score_figure(study, rows, items),
         published_table(study, "published", ["method"], rows, SOURCES),
         detail_table(study, "details", ["method"], rows, items),

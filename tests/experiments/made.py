@@ -60,6 +60,8 @@ def record(axes: Mapping[str, Any], arrays: records.Arrays, salt: str = "", **fl
         group, _, name = axis.partition(".")
         if name:
             config.setdefault(group, {})[name] = value
+        elif not isinstance(config[group], dict):
+            config[group] = value
     evaluation = {
         split: compute_metrics(task, arrays[f"{split}_logits"], arrays[f"{split}_labels"])
         for split in ("select", "report", "report_mm")

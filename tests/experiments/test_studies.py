@@ -1,0 +1,265 @@
+"""Every study but the main table: its own numbers against the records, scipy, or a hand computation."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from scipy.stats import spearmanr
+
+import experiments
+from experiments import learning_rate, published, rank_map
+from experiments.artefacts import EMPTY, Figure, Table
+from experiments.columns import Column
+from experiments.figures import render
+from experiments.rank_budget import at_live
+from experiments.study import load
+from sora import stats
+from tests.composing import CONF
+from tests.experiments import made
+from tests.experiments.test_main_table import artefacts, of, row
+
+SEEDS = [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.NAMES if name != "sweep"])
+def test_every_study_has_a_sweep_that_takes_backbone_tasks_and_seeds(name: str) -> None:
+    overrides = [f"experiment={name}", "backbone=minilm-l6", "study.tasks=[rte,wnli]", "study.seeds=[3,4]"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):  # the resolver is that of sora/cli.py
+        OmegaConf.register_new_resolver("join", lambda values: ",".join(map(str, values)), replace=True)
+        config = compose("config", overrides, return_hydra_config=True)
+        params = {key: str(config.hydra.sweeper.params[key]) for key in config.hydra.sweeper.params}
+    assert config.study.name == name == experiments.find(name).name
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert params["task"] == "rte,wnli"
+    assert "3,4" in (params.get("seed"), params.get("seeds.init"))
+    text = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"python run.py experiment={name}\n" in text or f"python run.py experiment={name} " in text
+    assert len(yaml.safe_load(text)["study"]["tasks"]) >= 2  # the paper's, or of its scale
+
+
+def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> None:
+    made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": SEEDS}, leave_out=1)
+    (made_row,) = artefacts(tmp_path, "mine")["scores"].rows
+    assert [cell.text for cell in made_row[:3]] == ["LoRA", "RTE", "RTE acc."]
+    assert made_row[3].text.endswith("(2/3)")
+
+
+# -- rank_budget -----------------------------------------------------------------------------------------------
+
+
+def test_iso_parameter_interpolates_in_the_logarithm() -> None:
+    curve = [(100.0, 60.0), (10_000.0, 80.0)]
+    assert at_live(1000.0, curve) == pytest.approx(70.0)
+    assert at_live(100.0, curve) == pytest.approx(60.0)
+    assert all(math.isnan(at_live(x, curve)) for x in (99.0, 10_001.0, 0.0, math.nan))
+
+
+def test_rank_budget_compares_at_equal_parameters(tmp_path: Path) -> None:
+    axes = {"method": ["lora", "sora"], "method.r": [1, 2, 8], "task": ["rte"], "seed": SEEDS}
+    made.study(tmp_path, "rank_budget", axes)
+    found = artefacts(tmp_path, "rank_budget")
+    table = found["iso_parameter"]
+    cells = row(table, "SoRA", "8")
+    lora = [row(found["details"], "LoRA", str(r)) for r in (1, 2, 8)]
+    curve = [(each["live"].value, each["selected"].value) for each in lora]
+    assert cells["LoRA there"].value == pytest.approx(at_live(cells["live parameters"].value, curve), abs=0.01)
+    assert cells["difference"].value == pytest.approx(cells["score"].value - cells["LoRA there"].value)
+    assert row(found["published"], "SoRA", "1")["published"].text == "83.02 ± 2.47"
+    assert isinstance(found["score_by_live_parameters"], Figure)
+
+
+# -- one setting -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "values", "label", "printed"),
+    [
+        ("threshold", "method.threshold", [3e-4, 1e-5], "0.0003", "92.22 ± 0.24"),
+        ("penalty", "method.penalty", [10, 0.1], "10", "91.75 ± 0.41"),
+        ("modules", "method.targets", [["*.query*", "*.key*"], None], "Q, K", "72.30 ± 2.61"),
+        ("modules", "method.targets", [["*.query*", "*.key*"], None], "all six", "92.22 ± 0.24"),
+    ],
+)
+def test_a_setting_has_a_row_and_its_published_number(
+    tmp_path: Path, name: str, axis: str, values: list[Any], label: str, printed: str
+) -> None:
+    made.study(tmp_path, name, {"method": ["sora"], axis: values, "task": ["stsb"], "seed": SEEDS})
+    found = artefacts(tmp_path, name)
+    assert len(found[name].rows) == len(values)
+    beside = row(found["published"], label)
+    assert beside["published"].text == printed
+    assert beside["ours"].text == row(found[name], label)["STS-B Pearson"].text
+    assert (f"score_by_{name}" in found) == (name != "modules")  # words have no curve
+
+
+# -- efficiency ------------------------------------------------------------------------------------------------
+
+
+def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> None:
+    manifest = made.study(
+        tmp_path, "efficiency", {"method": ["adalora", "sora"], "task": ["cola"], "seed": SEEDS}, leave_out=1
+    )
+    for index, run in enumerate(manifest["runs"][:5]):
+        path = tmp_path / run["record"]
+        content = json.loads(path.read_text())
+        content["time"]["train_s"] = 10.0 + index
+        content["history"][-1]["epoch"] = 2.0
+        if index == 0:
+            content["pack"] = {"size": 2, "members": [content["run_id"], "0" * 12]}
+        path.write_text(json.dumps(content))
+    table = artefacts(tmp_path, "efficiency")["efficiency"]
+    cells = row(table, "CoLA")
+    assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
+    assert cells["SoRA"].text == "6.8 ± 0.2 (2/3)"
+    assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (6.75 / 5.75 - 1))
+    assert cells["SoRA paper, SoRA to AdaLoRA"].text == "-64.3 %"  # as its Table 4 prints
+    assert "1 runs were trained in a pack" in table.notes[0]
+
+
+# -- rank_map --------------------------------------------------------------------------------------------------
+
+
+def test_rank_totals_and_agreement(tmp_path: Path) -> None:
+    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["qqp"], "seed": SEEDS})
+    found = artefacts(tmp_path, "rank_map")
+    ranks = [json.loads(path.read_text())["ranks"] for path in of(tmp_path, "sora", "qqp")]
+    cells = row(found["rank_map"], "SoRA", "QQP")
+    assert cells["ranks"].value == pytest.approx(np.mean([sum(each.values()) for each in ranks]))
+    assert cells["kept"].value == pytest.approx(100 * cells["ranks"].value / (8 * 36))
+    pairs = [spearmanr(list(a.values()), list(b.values())).statistic for a, b in itertools.combinations(ranks, 2)]
+    assert cells["rank agreement"].value == pytest.approx(np.mean(pairs))
+    assert cells["SoRA paper, Figure 3"].text == "548 ranks, 95.1 %"
+    modules, grid = rank_map.grid(ranks)
+    assert grid.shape == (6, 6)
+    place = modules.index("attention.self.value")
+    assert grid[3, place] == pytest.approx(np.mean([each["encoder.layer.3.attention.self.value"] for each in ranks]))
+
+
+def test_agreement_on_dead_modules_leaves_out_pairs_without_any() -> None:
+    runs = [{"a": 0, "b": 0, "c": 3}, {"a": 0, "b": 1, "c": 2}, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 1, "c": 1}]
+    # {a, b} with {a}: 1/2; either of them with the empty set: 0, four times; two empty sets: left out
+    assert rank_map.dead_agreement(runs) == pytest.approx(0.5 / 5)
+    assert math.isnan(rank_map.dead_agreement(runs[2:]))
+    assert math.isnan(rank_map.agreement(runs[:1]))
+
+
+def test_published_rank_maps_have_the_papers_totals() -> None:
+    totals = {task: sum(map(sum, grid.values())) for task, grid in published.ranks().items()}
+    assert totals == {"qqp": 548, "mnli": 480, "mrpc": 237, "qnli": 77}
+    assert sum(rank == 0 for layers in published.ranks()["qnli"].values() for rank in layers) == 23
+
+
+# -- fidelity --------------------------------------------------------------------------------------------------
+
+
+def test_the_readings_are_compared_with_the_same_head(tmp_path: Path) -> None:
+    axes = {
+        "method": ["sora"],
+        "method.fidelity": ["authors", "paper"],
+        "head": ["classifier+pooler", "frozen"],
+        "task": ["rte"],
+        "seed": SEEDS,
+    }
+    made.study(tmp_path, "fidelity", axes)
+    found = artefacts(tmp_path, "fidelity")
+    pairs = [(each[0].text, each[1].text) for each in found["comparisons"].rows]
+    assert pairs == [(f"authors {head}", f"paper {head}") for head in axes["head"]]
+    scores = {(each[0].text, each[1].text): each[3].value for each in found["fidelity"].rows}
+    difference = row(found["comparisons"], "authors frozen")["difference"].value
+    assert difference == pytest.approx(scores["paper", "frozen"] - scores["authors", "frozen"], abs=1e-4)
+    assert "switches" in found
+
+
+# -- learning_rate ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) -> None:
+    rates = [1e-4, 4e-4, 1.6e-3]
+    axes = {"method": ["lora", "sora"], "trainer.learning_rate": rates, "task": ["rte"], "seed": SEEDS}
+    manifest = made.study(tmp_path, "learning_rate", axes, leave_out=3)
+    found = artefacts(tmp_path, "learning_rate")
+    means = {}
+    for rate in rates:
+        runs = [r for r in manifest["runs"] if r["axes"]["method"] == "lora"]
+        paths = [tmp_path / r["record"] for r in runs if r["axes"]["trainer.learning_rate"] == rate]
+        metrics = [json.loads(path.read_text())["metrics"]["selected"] for path in paths]
+        means[rate] = [100 * np.mean([m[split]["accuracy"] for m in metrics]) for split in ("select", "report")]
+    best = max(means, key=lambda rate: means[rate][0])
+    cells = row(found["learning_rate"], "LoRA")
+    assert (cells["best"].value, cells["select"].value) == (best, pytest.approx(means[best][0]))
+    assert cells["report"].value == pytest.approx(means[best][1])
+    assert bool(cells["remark"].text) == (best != 4e-4)
+    assert row(found["learning_rate"], "SoRA")["learning rates"].text == "2/3"
+    assert "All methods have the same grid" in found["learning_rate"].caption
+
+
+def test_expected_maximum_and_the_report_score_that_comes_with_it() -> None:
+    """Against the mean over all draws of two and of three trials."""
+    found = [(60.0, 55.0), (62.0, 59.0), (66.0, 54.0), (70.0, 61.0)]
+    for count in (1, 2, 3):
+        draws = [max(draw) for draw in itertools.product(found, repeat=count)]
+        assert learning_rate.expected(found, count) == pytest.approx(np.mean(draws, axis=0))
+
+
+def test_a_trial_is_one_run(tmp_path: Path) -> None:
+    axes = {"method": ["lora"], "trainer.learning_rate": [1e-4, 4e-4], "task": ["rte"], "seed": SEEDS}
+    made.study(tmp_path, "learning_rate", axes)
+    study = load(tmp_path, lambda _: frozenset()).studies[0]
+    found = learning_rate.trials(study, "lora", Column("rte", "accuracy"))
+    assert len(found) == 6
+    table = artefacts(tmp_path, "learning_rate")["expected_maximum"]
+    assert [each[2].value for each in table.rows] == [1, 2, 4, 6]
+    assert table.rows[-1][3].value == pytest.approx(stats.expected_maximum([select for select, _ in found], 6))
+
+
+# -- seeds -----------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_the_variance_are_those_of_the_grid(tmp_path: Path) -> None:
+    axes = {"method": ["sora"], "task": ["rte"], "seeds.init": SEEDS, "seeds.data": [5, 6]}
+    manifest = made.study(tmp_path, "seeds", axes)
+    scores = np.zeros((3, 2))
+    for run in manifest["runs"]:
+        value = json.loads((tmp_path / run["record"]).read_text())["metrics"]["selected"]["report"]["accuracy"]
+        scores[SEEDS.index(run["axes"]["seeds.init"]), [5, 6].index(run["axes"]["seeds.data"])] = 100 * value
+    init, data, rest = stats.two_way(scores)
+    cells = row(artefacts(tmp_path, "seeds")["seeds"], "SoRA")
+    assert cells["SD init"].value == pytest.approx(math.sqrt(init.variance))
+    assert cells["p data"].value == pytest.approx(data.p)
+    assert cells["SD rest"].value == pytest.approx(math.sqrt(rest))
+
+
+def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
+    axes = {"method": ["sora"], "task": ["rte"], "seeds.init": SEEDS, "seeds.data": [5, 6]}
+    made.study(tmp_path, "seeds", axes, leave_out=1)
+    found = artefacts(tmp_path, "seeds")
+    cells = row(found["seeds"], "SoRA")
+    assert (cells["runs"].text, cells["SD init"].text) == ("5/6", EMPTY)
+    png, svg = render(found["score_by_init_and_data"])
+    assert png.startswith(b"\x89PNG")
+    assert b"<svg" in svg
+
+
+@pytest.mark.parametrize("name", [name for name in experiments.NAMES if name != "sweep"])
+def test_names_are_unique_and_figures_draw(tmp_path: Path, name: str) -> None:
+    axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}
+    axes |= {"learning_rate": {"trainer.learning_rate": [1e-4, 4e-4]}, "rank_budget": {"method.r": [2, 4]}}.get(
+        name, {}
+    )
+    axes |= {"threshold": {"method.threshold": [1e-4, 4e-4]}, "penalty": {"method.penalty": [0.1, 1]}}.get(name, {})
+    made.study(tmp_path, name, axes)
+    study = load(tmp_path, lambda _: frozenset()).studies[0]
+    built = experiments.find(name).build(study)
+    assert len({artefact.name for artefact in built}) == len(built)
+    for artefact in built:
+        if isinstance(artefact, Table):
+            assert artefact.caption.count("Backbone minilm-l6") == (artefact.name != "switches")
+        else:
+            assert all(render(artefact))
