@@ -1,4 +1,4 @@
-"""SoRA's two readings, each with a head that trains and with a frozen one: the grid of conf/experiment/fidelity.yaml."""
+"""SoRA's two readings, each with a head that trains and a frozen one: the grid of conf/experiment/fidelity.yaml."""
 
 from __future__ import annotations
 
