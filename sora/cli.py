@@ -1,7 +1,8 @@
 """The command line: Hydra composes, ``build_runs`` checks, the runner trains; a mistake ends in one sentence.
 
-Exit status: 0 done, 1 a bug (with its traceback), 2 a mistake of the user, 130 interrupted. In a sweep a job
-that ends in a mistake does not stop the others. Only the runner imports torch: help and mistakes are quick.
+Exit status: 0 done, 1 a bug (with its traceback), 2 a mistake of the user, 75 stopped by TERM, USR1 or USR2 with a
+checkpoint written, 130 interrupted. In a sweep a job that ends in a mistake does not stop the others. Only the runner
+imports torch: help and mistakes are quick.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sora.errors import UserError
 from sora.recipes import CONF, check_recipe
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs, nearest, one_of
 
+LAUNCHER_EXTRAS = {"submitit_slurm": "slurm"}  # where the extra of pyproject.toml has another name
 DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 
 
@@ -101,6 +103,9 @@ def explain(error: Exception) -> str:
         return f"{error.override}: cannot be read ({why}); write key=value, quoted where it has [ or {{"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        if group == "hydra/launcher":
+            package, extra = (f"hydra-{choice.partition('_')[0]}-launcher", LAUNCHER_EXTRAS.get(choice, choice))
+            return f"{group}={choice}: the package {package} is not installed; pip install -e '.[{extra}]'"
         if not error.options:
             return f"{group}={choice}: no such choice, conf/{group} is empty"
         hint = nearest(choice, error.options)

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,17 @@ import numpy as np
 
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.untrusted import is_name, parse_json
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "diverged")
 NOT_SCIENCE = ("time", "throughput", "memory", "provenance")  # may differ when the same run is repeated
 Arrays = dict[str, np.ndarray]
+# What numpy, zipfile and zlib raise at a file that is no .npz, or a damaged one.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, SyntaxError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 # -- the layout ----------------------------------------------------------------------------------------------
 
@@ -156,6 +163,10 @@ def validate(record: Any, where: str) -> None:
         _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
     if re.fullmatch("[0-9a-f]{12}", record["run_id"]) is None:
         _refuse(where, "run_id", f"got {_show(record['run_id'])}, must be 12 hexadecimal digits")
+    for group in ("backbone", "method", "task", "protocol"):  # they name folders and files
+        if not is_name(record["config"][group]["name"]):
+            shown = _show(record["config"][group]["name"])
+            _refuse(where, f"config.{group}.name", f"got {shown}, must be letters, digits and . _ + -")
     if record["status"] not in STATUSES:
         _refuse(where, "status", f"got {_show(record['status'])}, must be one of {', '.join(STATUSES)}")
     if (record["status"] == "diverged") != (record["flags"]["diverged_at"] is not None):
@@ -315,13 +326,15 @@ def arrays_digest(arrays: Arrays) -> str:
 def read(path: Path) -> dict[str, Any]:
     """The record in the file ``path``, checked. Raises UserError that names the file and the key."""
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it or run again") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); restore it or run again") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged JSON ({error}); restore it or run again") from error
     validate(record, str(path))
     return record
 
@@ -347,7 +360,7 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read ({error}); restore the file or run again") from error
     if arrays_digest(arrays) != record["data"]["arrays_sha256"]:
         raise UserError(f"{file}: is not the file {path} was written with; restore both or run again")

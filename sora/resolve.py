@@ -29,6 +29,7 @@ from sora.config import (
 )
 from sora.errors import UserError
 from sora.tasks.spec import TaskConfig
+from sora.untrusted import is_inside, is_name
 
 T = TypeVar("T")
 
@@ -203,6 +204,7 @@ def resolved(run: RunConfig) -> RunConfig:
 
 
 def _check_together(run: RunConfig) -> None:
+    _check_places(run)
     backbone, arch = run.backbone, run.backbone.arch
     hidden = arch.get("hidden_size")
     for key in ("r", "init_r"):
@@ -223,6 +225,18 @@ def _check_together(run: RunConfig) -> None:
             f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder"
             + nearest(backbone.weights, ("pretrained", "random"))
         )
+
+
+def _check_places(run: RunConfig) -> None:
+    """Names become parts of paths, and files are looked for in folders: none may lead out of them."""
+    for group, name in (("backbone", run.backbone.name), ("task", run.task.name)):
+        if not is_name(name):
+            raise UserError(f"{group}.name: got {_show(name)}, must be letters, digits and . _ + -: it names a folder")
+    below = {"task.folder": run.task.folder, "backbone.package_folder": run.backbone.package_folder}
+    below |= {f"task.files.{split}": file for split, file in run.task.files.items()}
+    for key, place in below.items():
+        if not is_inside(place):
+            raise UserError(f"{key}: got {_show(place)}, must be a relative path without ..")
 
 
 def _check_schedule(run: RunConfig) -> None:

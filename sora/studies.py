@@ -18,6 +18,7 @@ from typing import Any
 
 from sora import records
 from sora.errors import UserError
+from sora.untrusted import parse_json
 
 SCHEMA_VERSION = 1
 FOLDER = "studies"
@@ -87,7 +88,7 @@ def write(results: Path, manifest: Manifest) -> Path:
 def read(file: Path) -> Manifest:
     """The manifest in ``file``, checked. Raises UserError that names the file and the key."""
     try:
-        manifest = json.loads(Path(file).read_text(encoding="utf-8"))
+        manifest = parse_json(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check paths.results") from error
     except ValueError as error:  # damaged JSON, or no UTF-8

@@ -67,12 +67,18 @@ class JsonlSink:
         self._files: list[IO[str]] | None = None
         self._mode = "w"
 
-    def resume_at(self, step: int) -> None:
-        """Truncate each file to its lines with ``step <= step``, atomically; a torn last line goes too."""
+    def resume_at(self, step: int, evaluated: bool = True) -> None:
+        """Truncate each file to its lines with ``step <= step``, atomically; a torn last line goes too.
+
+        Not ``evaluated``: the evaluation of that very step is to come again, so its line goes as well.
+        """
+
+        def stays(values: Mapping[str, Any]) -> bool:
+            return values["step"] < step or (values["step"] == step and (evaluated or values["kind"] != "eval"))
+
         for path in self._paths:
             if path.exists():
-                lines = [line for line, values in _parsed(path) if values["step"] <= step]
-                _replace(path, "".join(lines))
+                _replace(path, "".join(line for line, values in _parsed(path) if stays(values)))
         self._mode = "a"
 
     def log(self, replica: int, line: dict[str, Any]) -> None:
@@ -157,14 +163,16 @@ class Tracker:
     ) -> None:
         self.close(stopped_by="" if kind is None else kind.__name__)
 
-    def resume_at(self, step: int) -> None:
+    def resume_at(self, step: int, *, evaluated: bool = True) -> None:
         """Go on from the checkpoint of ``step``: lines of later steps are removed, as they will come again.
+
+        So is the evaluation of ``step`` unless it was ``evaluated``.
 
         To be called before anything is logged; a training from scratch does not call it.
         """
         if self._started is not None:
             raise RuntimeError("resume_at() comes before the first log() and progress()")
-        self._truth.resume_at(step)
+        self._truth.resume_at(step, evaluated)
         self._to_mirrors("resume_at", step)
         self._step = step
 

@@ -16,6 +16,7 @@ from sora.tasks.examples import Examples
 from sora.tasks.layouts import LAYOUTS
 from sora.tasks.rows import REPAIR, Example, Row, show
 from sora.tasks.spec import TaskConfig
+from sora.untrusted import parse_json
 
 
 def read_jsonl(path: Path, task: TaskConfig, split: str, source: str) -> Examples:
@@ -85,13 +86,15 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if blank:
             raise UserError(f"{path}:{blank}: blank line between rows; {REPAIR}")
         try:
-            values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), object_pairs_hook=_unique)
+            values = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), _unique)
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number}: not valid UTF-8; {REPAIR}") from error
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno}); {REPAIR}") from error
         except KeyError as error:
             raise UserError(f"{path}:{number}: the key {error} occurs twice; {REPAIR}") from error
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error}); {REPAIR}") from error
         if not isinstance(values, dict):
             raise UserError(f"{path}:{number}: {show(values)}, an object expected; {REPAIR}")
         yield number, values

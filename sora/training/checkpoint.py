@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sora.errors import UserError
 from sora.records import write_text
+from sora.untrusted import parse_json
 
 FORMAT = 1
 KEEP = 2
@@ -66,7 +68,8 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
 
 def steps(run_dir: Path) -> list[int]:
     """Steps of the checkpoints there are, ascending; their content is not looked at."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in (run_dir / "checkpoint").glob("step-*.json"))
+    names = (path.stem.removeprefix("step-") for path in (run_dir / "checkpoint").glob("step-*.json"))
+    return sorted(int(name) for name in names if re.fullmatch("[0-9]{8,}", name))
 
 
 def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
@@ -78,10 +81,12 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
     path = run_dir / "checkpoint" / f"step-{step:08d}.json"
     weights = path.with_suffix(".safetensors")
     try:
-        meta = json.loads(path.read_text())
+        meta = parse_json(path.read_text(encoding="utf-8"))
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):
+        return None
+    if not isinstance(meta, dict) or meta.get("step") != step:
         return None
     if meta.get("run_id") != run_id:
         raise UserError(
@@ -93,19 +98,22 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
             f"{path}: checkpoint format {meta.get('format')}, this version reads {FORMAT}; "
             "set resume=never to start the run afresh"
         )
-    if meta["sha256"] != digest:
+    if meta.get("sha256") != digest:
         return None
-    return Checkpoint(step, load_file(weights), meta)
+    try:
+        return Checkpoint(step, load_file(weights), meta)
+    except SafetensorError:
+        return None
 
 
 def company(run_dir: Path) -> list[str]:
     """Ids of the runs whose pack wrote the newest checkpoint of a run; [] where there is none, or it is damaged."""
     newest = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
     try:
-        members = json.loads(newest.read_text())["members"] if newest is not None else []
-    except (OSError, ValueError, KeyError):
+        members = parse_json(newest.read_text(encoding="utf-8"))["members"] if newest is not None else []
+        return [str(name) for name in members]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [str(name) for name in members]
 
 
 def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:

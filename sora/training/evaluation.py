@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -14,14 +16,18 @@ BATCH = 32  # examples per replica; the same for every pack size, so that a repl
 
 
 @torch.no_grad()
-def predict(pack: Pack, split: EncodedSplit) -> np.ndarray:
-    """Logits [R, N, C] in the order of the split. The model is left in training mode."""
+def predict(pack: Pack, split: EncodedSplit, check: Callable[[], None] = lambda: None) -> np.ndarray:
+    """Logits [R, N, C] in the order of the split. The model is left in training mode.
+
+    ``check`` is called before every batch, and may raise.
+    """
     model, replicas = pack.model, pack.replicas
     model.eval()
     pack.model.backbone.dropout.end()
     order = np.argsort(split.tokens.lengths, kind="stable")
     logits: np.ndarray | None = None
     for start in range(0, len(order), BATCH):
+        check()
         rows = order[start : start + BATCH]
         batch, _ = split.batch(np.tile(rows, replicas), pack.device)
         out = model(batch).view(replicas, len(rows), -1).cpu().numpy()
@@ -45,13 +51,18 @@ def predicts_one_class(task: TaskConfig, logits: np.ndarray, examples: Examples)
     return len(np.unique(decide(task, logits, examples.groups))) == 1
 
 
-def evaluate(pack: Pack) -> tuple[list[dict[str, dict[str, float]]], dict[str, np.ndarray]]:
-    """A full evaluation of the present weights: each replica's metrics by split, and the logits [R, N, C] by split."""
+def evaluate(
+    pack: Pack, check: Callable[[], None] = lambda: None
+) -> tuple[list[dict[str, dict[str, float]]], dict[str, np.ndarray]]:
+    """A full evaluation of the present weights: each replica's metrics by split, and the logits [R, N, C] by split.
+
+    ``check`` is called before every batch, and may raise.
+    """
     metrics: list[dict[str, dict[str, float]]] = [{} for _ in pack.runs]
     logits = {}
     for name in EVALUATED:
         if name in pack.splits:
-            logits[name] = predict(pack, pack.splits[name])
+            logits[name] = predict(pack, pack.splits[name], check)
             for mine, scores in zip(metrics, score(pack, pack.splits[name], logits[name]), strict=True):
                 mine[name] = scores
     return metrics, logits

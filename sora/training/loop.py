@@ -25,6 +25,7 @@ from sora.training.batching import batches
 from sora.training.evaluation import predict, score
 from sora.training.levels import Levels
 from sora.training.pack import Pack, losses_of
+from sora.training.preemption import Preempted
 
 
 @dataclass
@@ -51,6 +52,9 @@ class Loop:
     Args:
         run_ids, run_dirs: of each replica, in the order of the pack.
         after_checkpoint: called with the step once a checkpoint lies on disk (tests stop the process there).
+        check: called after every step and every batch of an evaluation; raises Preempted when the machine is wanted
+            back, which then passes through ``run`` once a checkpoint is written.
+        before_save: called before a checkpoint is written; raises UserError when the runs are another process's now.
     """
 
     def __init__(
@@ -60,10 +64,12 @@ class Loop:
         run_ids: list[str],
         run_dirs: list[Path],
         after_checkpoint: Callable[[int], None] = lambda step: None,
+        check: Callable[[], None] = lambda: None,
+        before_save: Callable[[], None] = lambda: None,
     ) -> None:
         self.pack, self.tracker = pack, tracker
         self.run_ids, self.run_dirs = run_ids, run_dirs
-        self.after_checkpoint = after_checkpoint
+        self.after_checkpoint, self.check, self.before_save = after_checkpoint, check, before_save
         self.trainer = pack.runs[0].trainer
         self.progress = [Progress() for _ in pack.runs]
         rows = pack.optimizer.rows
@@ -73,11 +79,25 @@ class Loop:
         self.stretch = Window(pack.replicas, rows.device)  # since the last evaluation
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
         self.step = 0
+        self.evaluation_due = False  # stopped by a signal in the middle of the evaluation of ``step``
 
     # -- training ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the end, from wherever ``resume`` left off."""
+        """Train to the end, from wherever ``resume`` left off.
+
+        Raises:
+            Preempted: with everything up to here in a checkpoint.
+        """
+        try:
+            self._train()
+        except Preempted as stop:
+            if self.step:
+                self.save(again=self.evaluation_due)
+                self.tracker.say(f"{stop}; step {self.step} is in a checkpoint, the same command goes on from there")
+            raise
+
+    def _train(self) -> None:
         pack, trainer = self.pack, self.trainer
         order = batches(
             pack.splits["train"].tokens.lengths,
@@ -89,25 +109,37 @@ class Loop:
         )
         pack.model.train()
         started = time.perf_counter()
-        for indices in order:
+        if self.evaluation_due:
+            self._evaluate()
+            started = self._clock("eval_s", started)
+            self.save(again=True)
+        for indices in () if self._over() else order:
             self._update(indices)
-            last, stage_over = self.step == pack.total_steps, pack.timeline.ends_stage(self.step)
+            last = self.step == pack.total_steps
             if self.step % trainer.log_every == 0 or last:
                 self._log()
-            if self.step % trainer.eval_every == 0 or stage_over:
+            if self._evaluates():
                 started = self._clock("train_s", started)
                 self._evaluate()
-                if stage_over:
-                    self._measure_levels()
                 started = self._clock("eval_s", started)
             if self.step % trainer.checkpoint_every == 0 and not last:
                 started = self._clock("train_s", started)
                 self.save()
             self.tracker.progress(self.step)
-            evaluated = self.step % trainer.eval_every == 0 or stage_over
-            if last or (evaluated and not bool(pack.optimizer.alive.any())):
+            self.check()
+            if self._over():
                 break
         self.save()
+
+    def _over(self) -> bool:
+        """Whether nothing is left to train: after the last step, or an evaluation that found every replica diverged."""
+        if self.step == self.pack.total_steps:
+            return True
+        return self._evaluates() and not bool(self.pack.optimizer.alive.any())
+
+    def _evaluates(self) -> bool:
+        """Whether an evaluation follows on the step that was made last."""
+        return self.step > 0 and (self.step % self.trainer.eval_every == 0 or self.pack.timeline.ends_stage(self.step))
 
     def _update(self, indices: np.ndarray) -> None:
         """One optimiser step on examples [R, b]."""
@@ -185,7 +217,9 @@ class Loop:
         """Score the select split; keep the weights of the best evaluation of stage 0, ties going to the earliest."""
         pack, metric = self.pack, self.pack.runs[0].task.select_metric
         split = pack.splits["select"]
-        scores = score(pack, split, predict(pack, split))
+        self.evaluation_due = True
+        scores = score(pack, split, predict(pack, split, self.check))
+        self.evaluation_due = False
         means = self.stretch.take()
         self._note_divergence()
         per_epoch = -(-len(pack.splits["train"].examples) // self.trainer.batch_size)
@@ -209,6 +243,8 @@ class Loop:
                 self.best[replica] = pack.optimizer.rows[replica]
             values = {key: value for key, value in entry.items() if key != "step"}
             self.tracker.log(replica, self.step, "eval", **values, ranks=summary.ranks)
+        if pack.timeline.ends_stage(self.step):
+            self._measure_levels()
 
     def _measure_levels(self) -> None:
         """Measure the levels of the schedule that the stage which has just ended brings."""
@@ -223,10 +259,11 @@ class Loop:
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write a checkpoint of every run of the pack."""
-        if self.step in checkpoint.steps(self.run_dirs[0]):
+    def save(self, again: bool = False) -> None:
+        """Write a checkpoint of every run of the pack; ``again``: also where there is one of this step."""
+        if self.step in checkpoint.steps(self.run_dirs[0]) and not again:
             return
+        self.before_save()
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
             tensors = self.pack.optimizer.state(replica)
             tensors["best"] = self.best[replica].detach().cpu().clone()
@@ -237,6 +274,7 @@ class Loop:
             tensors |= {f"level.{k}": v for k, v in self.levels.state(replica).items()}
             meta = {
                 "members": self.run_ids,
+                "evaluation_due": self.evaluation_due,
                 "threads": torch.get_num_threads(),
                 "columns": [[g.name, g.columns.start, g.columns.stop] for g in self.pack.optimizer.groups],
                 "progress": asdict(self.progress[replica]),
@@ -259,24 +297,24 @@ class Loop:
                 self.best[replica] = point.tensors["best"]
                 for name, state in self.pack.adaptive_state().items():
                     state[replica] = point.tensors[f"adaptive.{name}"]
-            except (KeyError, RuntimeError) as error:
+                self.diverged[replica] = int(point.tensors["diverged"])
+                self.window.load_state(replica, _prefixed(point.tensors, "window."))
+                self.stretch.load_state(replica, _prefixed(point.tensors, "stretch."))
+                self.progress[replica] = progress = Progress(**point.meta["progress"])
+                progress.resumed_at.append(point.step)
+                progress.members_changed |= point.meta["members"] != self.run_ids
+                self.step, self.evaluation_due = point.step, point.meta["evaluation_due"]
+            except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(
                     f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "
                     "set resume=never to start the run afresh"
                 ) from error
-            self.diverged[replica] = int(point.tensors["diverged"])
-            self.window.load_state(replica, _prefixed(point.tensors, "window."))
-            self.stretch.load_state(replica, _prefixed(point.tensors, "stretch."))
-            self.progress[replica] = progress = Progress(**point.meta["progress"])
-            progress.resumed_at.append(point.step)
-            progress.members_changed |= point.meta["members"] != self.run_ids
-            self.step = point.step
         self.levels.load_states([_prefixed(found[run_id].tensors, "level.") for run_id in self.run_ids])
         threads = found[self.run_ids[0]].meta["threads"]
         if threads != torch.get_num_threads():
             self.tracker.say(f"using {threads} threads, as before the interruption")
             torch.set_num_threads(threads)
-        self.tracker.resume_at(self.step)
+        self.tracker.resume_at(self.step, evaluated=not self.evaluation_due)
         return self.step
 
     def _clock(self, what: str, since: float) -> float:

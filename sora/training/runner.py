@@ -4,19 +4,19 @@ A run whose record lies in ``paths.results`` is not computed again: its record i
 the pack train together (session.py) and leave, each in ``<paths.runs>/<run id>/``::
 
     config.yaml    the resolved configuration
-    status.json    running | ok | diverged | failed | interrupted, and since when
+    status.json    running | ok | diverged | failed | interrupted | preempted, since when, and how to go on
     metrics.jsonl, log.txt, checkpoint/, adapter/
+    claim/         which process holds the run (claims.py)
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,8 @@ from sora.errors import OutOfMemory, UserError
 from sora.estimate import facts_of
 from sora.identity import run_id
 from sora.tasks import TaskData, load
+from sora.training.claims import Claims, claimed
+from sora.training.preemption import Preempted, Preemption
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     Raises:
         UserError: data or weights cannot be had, another process trains one of the runs, the device's memory or the
             disk does not suffice, a checkpoint does not fit.
+        Preempted: TERM, USR1 or USR2 came; a checkpoint is written.
     """
     first = runs[0]
     data = load(first.task, first.protocol, first.data)
@@ -100,11 +103,8 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
         path = finished[job.run_id]
         if path is not None:
             print(f"{job.run_id} ({job.label}) is finished: {path}", flush=True)
-    # A finished run that still has checkpoints was stopped before its pack had written every record. It joins its pack
-    # again, so that the others are evaluated in the company they were trained in, and keeps its record.
     if any(path is None for path in finished.values()):
-        members = [job for job in jobs if finished[job.run_id] is None or job.in_progress]
-        _train(members, data, command)
+        _train(jobs, data, command)
     if first.predict:
         _predict(jobs, data)
     written = (records.find(Path(job.run.paths.results), job.run_id) for job in jobs)
@@ -138,18 +138,22 @@ def _predict(jobs: Sequence[Job], data: TaskData) -> None:
     predictions.write(jobs, data, choose_device(jobs[0].run.deterministic))
 
 
-def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
-    with contextlib.ExitStack() as stack:
+def _train(pack: Sequence[Job], data: TaskData, command: str) -> None:
+    for job in pack:
+        _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
+        _make_writable(job.folder, "paths.runs")
+    with Preemption() as preemption, claimed({job.run_id: job.folder for job in pack}) as claims:
+        jobs = _unfinished(pack)  # another process may have finished some before they were claimed here
+        if not jobs:
+            return
         for job in jobs:
-            _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
-            stack.enter_context(_claimed(job))
             records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
             job.set_status("running", command=command)
         waiting = _companies(jobs)
         try:
-            _train_packs(waiting, data, command)
+            _train_packs(waiting, data, command, claims, preemption)
         except BaseException as error:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            status = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}.get(type(error), "failed")
             for job in itertools.chain.from_iterable(waiting):
                 # The error itself must reach the user, also when the disk is too full for this file.
                 with contextlib.suppress(UserError, OSError):
@@ -157,7 +161,9 @@ def _train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
             raise
 
 
-def _train_packs(waiting: list[list[Job]], data: TaskData, command: str) -> None:
+def _train_packs(
+    waiting: list[list[Job]], data: TaskData, command: str, claims: Claims, preemption: Preemption
+) -> None:
     """Train the packs ``waiting``, split where memory asks for it; what is done leaves the list."""
     from sora.training import memory
     from sora.training.session import choose_device, train
@@ -168,7 +174,7 @@ def _train_packs(waiting: list[list[Job]], data: TaskData, command: str) -> None
     while waiting:
         pack, halves = waiting[0], []
         try:
-            train(pack, data, command)
+            train(pack, data, command, claims, preemption)
         except OutOfMemory as error:
             if len(pack) == 1:
                 raise
@@ -192,19 +198,14 @@ def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
     return [*together, others] if others else together
 
 
-@contextlib.contextmanager
-def _claimed(job: Job) -> Iterator[None]:
-    """Hold the run's lock: released by the system when the process ends, however it ends."""
-    _make_writable(job.folder, "paths.runs")
-    with (job.folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"{job.folder}: another process is training run {job.run_id} ({job.label}); "
-                "wait for it, or leave this run out"
-            ) from error
-        yield
+def _unfinished(pack: Sequence[Job]) -> list[Job]:
+    """The runs of a pack that must train, none when each has its record.
+
+    A finished run that still has checkpoints was stopped before its pack had written every record. It joins its pack
+    again, so that the others are evaluated in the company they were trained in, and keeps its record.
+    """
+    missing = {job.run_id for job in pack if records.find(Path(job.run.paths.results), job.run_id) is None}
+    return [job for job in pack if job.run_id in missing or (missing and job.in_progress)]
 
 
 def _make_writable(folder: Path, key: str) -> None:

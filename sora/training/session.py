@@ -7,10 +7,8 @@ import importlib.metadata
 import os
 import platform
 import resource
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from sora import card, records
 from sora.errors import OutOfMemory
 from sora.identity import recorded_config
 from sora.recipes import origin
+from sora.snapshot import commit
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Tracker
 from sora.training import checkpoint
@@ -28,6 +27,8 @@ from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
 
 if TYPE_CHECKING:
+    from sora.training.claims import Claims
+    from sora.training.preemption import Preemption
     from sora.training.runner import Job
 
 STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
@@ -35,8 +36,13 @@ LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "scipy", "hydra-c
 Arrays = dict[str, np.ndarray]
 
 
-def train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
-    """Train the pack, from its newest checkpoint unless ``resume=never``, and write what it leaves."""
+def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, preemption: Preemption) -> None:
+    """Train the pack, from its newest checkpoint unless ``resume=never``, and write what it leaves.
+
+    Raises:
+        Preempted: one of the signals of ``preemption`` came.
+        UserError: another process took a run over, memory or disk do not suffice, a checkpoint does not fit.
+    """
     from sora.training.runner import now
 
     started, clock = now(), time.perf_counter()
@@ -48,7 +54,14 @@ def train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
     with _memory_errors(len(jobs), run.trainer.batch_size):
         pack = build_pack([job.run for job in jobs], data, device)
         with Tracker([job.folder for job in jobs], [job.label for job in jobs], pack.total_steps) as tracker:
-            loop = Loop(pack, tracker, [job.run_id for job in jobs], [job.folder for job in jobs])
+            loop = Loop(
+                pack,
+                tracker,
+                [job.run_id for job in jobs],
+                [job.folder for job in jobs],
+                check=preemption.check,
+                before_save=claims.verify,
+            )
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
@@ -56,6 +69,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str) -> None:
             loop.run()
             clock = time.perf_counter()
             final = final_evaluation(loop)
+            claims.verify()
             for progress in loop.progress:
                 progress.eval_s += time.perf_counter() - clock
             provenance = {"command": command, "started": started, "finished": now()} | environment(device)
@@ -130,7 +144,7 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
                     result["selected"] = dict(result["last"])
                 break
             optimizer.rows.copy_(loop.best)
-        metrics, logits = evaluate(pack)
+        metrics, logits = evaluate(pack, loop.check)
         for replica, result in enumerate(results):
             result[which] = metrics[replica]
             result["logits"] = {name: values[replica] for name, values in logits.items()}
@@ -261,23 +275,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": name,
         "threads": torch.get_num_threads(),
     }
-
-
-def commit() -> str | None:
-    """Commit of this code, with ``+changes`` when tracked files differ from it; None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    if not (root / ".git").exists():  # installed elsewhere: a repository around it is not ours
-        return None
-    try:
-        head = git("rev-parse", "HEAD")
-        return (head + "+changes" if git("status", "--porcelain", "--untracked-files=no") else head) or None
-    except (OSError, subprocess.TimeoutExpired):
-        return None
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
 """Stopped at any checkpoint and continued, a run ends in the same bits."""
 
+import contextlib
 import json
+import os
+import signal
 
 import pytest
 import torch
 
 from sora.errors import UserError
 from sora.tracking import Tracker
-from sora.training import checkpoint
+from sora.training import checkpoint, evaluation
 from sora.training.loop import Loop
+from sora.training.preemption import SIGNALS, Preempted, Preemption
 from tests import tiny
 
 
@@ -142,3 +146,110 @@ def test_after_the_last_step_nothing_trains_again(tmp_path):
         loop.run()
     assert torch.equal(loop.best, first.best)
     assert loop.progress[0].history == first.progress[0].history
+
+
+@contextlib.contextmanager
+def signals_at(monkeypatch, where, number):
+    """The process gets USR1 during the ``number``-th call of ``where`` (a function of the loop or an evaluation)."""
+    module, name = where
+    whole, calls = getattr(module, name), []
+
+    def noticed(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGUSR1)
+        return whole(*arguments, **keywords)
+
+    with monkeypatch.context() as patch, Preemption() as preemption:
+        patch.setattr(module, name, noticed)
+        yield preemption
+
+
+INTERRUPTED = {
+    "seeds": [0, 1],
+    "backbone": {"dropout": None},
+    "trainer": {"eval_every": 6, "log_every": 3, "checkpoint_every": 5},
+}
+BATCH = 8  # four batches an evaluation
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "BATCH", BATCH)
+        return folder, science(tiny.train(tiny.runs(**INTERRUPTED), folder))
+
+
+@pytest.mark.parametrize(
+    ("where", "number", "step"),
+    [
+        ((Loop, "_update"), 7, 7),  # between checkpoints
+        ((Loop, "_update"), 10, 10),  # where there is a checkpoint anyway
+        ((tiny.Tokens, "collate"), 6 + 2, 6),  # the second batch of the evaluation after 6 steps
+        ((tiny.Tokens, "collate"), 20 + 3 * 4 + 2, 20),  # the last evaluation
+    ],
+    ids=["training", "checkpoint", "evaluation", "last-evaluation"],
+)
+def test_a_signal_leaves_a_checkpoint_of_the_very_step(where, number, step, uninterrupted, tmp_path, monkeypatch):
+    """Twice, the second time in what follows at once, and the end is that of the uninterrupted run."""
+    monkeypatch.setattr(evaluation, "BATCH", BATCH)
+    configs = tiny.runs(**INTERRUPTED)
+    with signals_at(monkeypatch, where, number) as preemption, pytest.raises(Preempted) as stop:
+        tiny.train(configs, tmp_path, check=preemption.check)
+    assert (stop.value.code, stop.value.signal) == (75, signal.SIGUSR1)
+    assert checkpoint.steps(tmp_path / "seed-1")[-1] == step
+    with signals_at(monkeypatch, (tiny.Tokens, "collate"), 1) as preemption, pytest.raises(Preempted):
+        tiny.train(configs, tmp_path, check=preemption.check)
+    again = tiny.train(configs, tmp_path)
+    folder, whole = uninterrupted
+    for a, b in zip(whole, science(again), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    for name in ("seed-0", "seed-1"):
+        assert (tmp_path / name / "metrics.jsonl").read_text() == (folder / name / "metrics.jsonl").read_text()
+
+
+def test_killed_after_a_postponed_evaluation_it_is_logged_once(tmp_path, monkeypatch):
+    configs = tiny.runs(trainer={"eval_every": 6, "checkpoint_every": 50})
+    monkeypatch.setattr(evaluation, "BATCH", BATCH)
+    with signals_at(monkeypatch, (tiny.Tokens, "collate"), 6 + 2) as preemption, pytest.raises(Preempted):
+        tiny.train(configs, tmp_path, check=preemption.check)
+
+    def killed(loop, again=False):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "save", killed)
+        with pytest.raises(Stopped):
+            tiny.train(configs, tmp_path)
+    tiny.train(configs, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "eval"] == [6, 12, 18, 20]
+
+
+def test_a_pack_that_had_all_diverged_does_not_go_on_after_its_last_checkpoint(tmp_path, monkeypatch):
+    configs = tiny.runs(trainer={"eval_every": 5, "checkpoint_every": 5, "learning_rate": 1e30, "clip": 0.0})
+    whole = tiny.train(configs, tmp_path / "whole")
+    assert whole.step < 20, "the run was to diverge"
+    with pytest.raises(Stopped):
+        tiny.train(configs, tmp_path / "parts", after_checkpoint=stop_at(whole.step))
+    assert tiny.train(configs, tmp_path / "parts").step == whole.step
+
+
+def test_nothing_is_written_once_the_runs_are_another_process_s(tmp_path):
+    def lost():
+        raise UserError("taken over")
+
+    with pytest.raises(UserError, match="taken over"):
+        tiny.train(tiny.runs(), tmp_path, before_save=lost)
+    assert not checkpoint.steps(tmp_path / "seed-0")
+
+
+def test_the_signals_do_afterwards_what_they_did_before():
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    with Preemption() as preemption:
+        preemption.check()
+        for each in SIGNALS:
+            os.kill(os.getpid(), each)
+            assert preemption.signal is each
+    assert {each: signal.getsignal(each) for each in SIGNALS} == before

@@ -1,0 +1,106 @@
+"""Joins results folders of several machines into one.
+
+    python scripts/merge_results.py results-from-a results-from-b --into results
+
+Every record is read and checked, with its logits, before anything is written. A run that several folders have counts
+once when its science is equal; when it differs, nothing is written, and both files are named. Study manifests come
+along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sora import records, studies
+from sora.errors import UserError
+
+Record = dict[str, Any]
+
+
+def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
+    """Copy what ``target`` lacks; returns how many records were ``new``, and how many it had as ``equal`` ones.
+
+    Raises:
+        UserError: a file is damaged, two records of one run differ, or the target cannot be written.
+    """
+    known = {record["run_id"]: (path, record) for path, record in _records(target)} if target.is_dir() else {}
+    new: dict[str, Path] = {}  # place below the target -> file to copy
+    equal = 0
+    for source in sources:
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder of results")
+        for path, record in _records(source):
+            name = record["run_id"]
+            if name not in known:
+                new[name] = path
+                known[name] = (path, record)
+            elif records.science(record) == records.science(known[name][1]):
+                equal += 1
+            else:
+                keys = _different(record, known[name][1])
+                raise UserError(
+                    f"{path} and {known[name][0]}: both are run {name}, but differ in {', '.join(keys)}; nothing was "
+                    "merged. Find out which machine is wrong, and take that record away"
+                )
+    for name, path in new.items():
+        record = known[name][1]
+        place = target / "records" / _place(record)
+        for file in (path.with_suffix(".npz"), path):  # the JSON last: where it is, the run is complete
+            _copy(file, place.with_suffix(file.suffix))
+    for source in sources:
+        for path in sorted((source / "studies").glob("*.json")):
+            studies.read(path)
+            _copy(path, target / "studies" / path.name)
+    return {"new": len(new), "equal": equal}
+
+
+def _records(results: Path) -> list[tuple[Path, Record]]:
+    """The records of a results folder with their files, each with arrays that are its own."""
+    found = []
+    for path in sorted((results / "records").rglob("*.json")):
+        records.read_arrays(path)
+        found.append((path, records.read(path)))
+    return found
+
+
+def _place(record: Record) -> Path:
+    config = record["config"]
+    name = f"{config['method']['name']}-s{config['seed']}-{record['run_id']}.json"
+    return Path(config["backbone"]["name"]) / config["task"]["name"] / name
+
+
+def _different(one: Record, other: Record) -> list[str]:
+    return [key for key, value in records.science(one).items() if value != records.science(other).get(key)]
+
+
+def _copy(file: Path, place: Path) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.name}.tmp")
+        shutil.copyfile(file, partial)
+        partial.replace(place)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written ({error.strerror}); choose another folder with --into") from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description="Join results folders of several machines into one.")
+    parser.add_argument("sources", nargs="+", type=Path, help="results folders")
+    parser.add_argument("--into", type=Path, default=Path("results"), help="where to add them (default: results)")
+    options = parser.parse_args(arguments)
+    try:
+        counts = merge(options.sources, options.into)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{counts['new']} records added to {options.into}; {counts['equal']} were there already, and are equal")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

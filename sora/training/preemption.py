@@ -1,0 +1,60 @@
+"""A scheduler that wants its machine back sends a signal, and waits a little before it kills (torch-free).
+
+TERM, USR1 and USR2 only set a flag, because a signal arrives between any two instructions. The loop looks at the flag
+after every step and every batch of an evaluation, writes a checkpoint and ends the command with exit status 75
+(EX_TEMPFAIL: the same command goes on from there).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+EXIT_STATUS = 75
+
+
+class Preempted(SystemExit):
+    """Ends the command, a sweep's remaining jobs included, with exit status 75.
+
+    ``signal``: USR1 and USR2 ask for another turn later, TERM may as well be somebody's wish to cancel.
+    """
+
+    def __init__(self, signum: signal.Signals) -> None:
+        super().__init__(EXIT_STATUS)
+        self.signal = signum
+
+    def __str__(self) -> str:
+        return f"stopped by signal {self.signal.name}"
+
+
+class Preemption:
+    """Context manager: the signals set ``signal`` instead of ending the process; afterwards they do what they did.
+
+    Only the main thread of a process can do this; elsewhere the signals stay as they are.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Preemption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def check(self) -> None:
+        """Raise Preempted when one of the signals has come."""
+        if self.signal is not None:
+            raise Preempted(self.signal)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)

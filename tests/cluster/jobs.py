@@ -1,0 +1,63 @@
+"""A sweep small enough for a queue: a random encoder of one layer, a generated task."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "backbone=minilm-l6",
+    "backbone.weights=random",
+    "backbone.arch.num_hidden_layers=1",
+    "backbone.arch.hidden_size=24",
+    "backbone.arch.intermediate_size=32",
+    "task=synthetic_pair",
+    "recipe=none",
+    "task.sizes={train: 120, validation: 80}",
+    "trainer.max_steps=6",
+    "trainer.batch_size=4",
+    "trainer.eval_every=3",
+)
+T = TypeVar("T")
+
+
+def environment(code: Path = ROOT) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_DATA", "HF_"))}
+    paths = {"PYTHONPATH": str(code), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return kept | paths | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def start(folder: Path, *words: str, code: Path = ROOT) -> subprocess.Popen[str]:
+    """The command ``python run.py <words>`` in ``folder``."""
+    return subprocess.Popen(
+        [sys.executable, str(code / "run.py"), *words],
+        cwd=folder,
+        env=environment(code),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, *words: str, code: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """``start``, and its end."""
+    process = start(folder, *words, code=code)
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(shlex.join(words), process.returncode, out, err)
+
+
+def wait_for(what: Callable[[], T | None], seconds: float = 240) -> T:
+    """The first true answer of ``what``."""
+    deadline = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.2)
+    return answer

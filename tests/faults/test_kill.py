@@ -1,0 +1,29 @@
+"""kill -9 at random moments, then the same command: the record of the undisturbed run. scripts/chaos.py has more."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from scripts import chaos
+from tests.faults.small import SMALL
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert chaos.run(folder, SMALL) == 0, (folder / "output.txt").read_text()
+    return chaos.left(folder), chaos.spans(folder)
+
+
+@pytest.mark.parametrize("phase", chaos.PHASES)
+def test_the_end_is_that_of_the_undisturbed_run(phase, undisturbed, tmp_path):
+    expected, spans = undisturbed
+    (kill,) = chaos.moments({each: spans[each] if each == phase else [] for each in spans}, 1, random.Random(3))
+    # A record of another member of the pack is the hardest place: the pack has to come together again.
+    if phase == "record":
+        kill = chaos.Kill(phase, 1, 0.0)
+    assert chaos.disturbed(tmp_path, SMALL, kill), "the command was over before the kill"
+    assert chaos.left(tmp_path) == expected
+    assert len(expected) == 2

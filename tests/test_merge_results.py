@@ -1,0 +1,82 @@
+"""scripts/merge_results.py: equal records count once, different ones stop everything."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+
+from scripts.merge_results import main, merge
+from sora import records
+from sora.errors import UserError
+from tests.composing import arrays
+from tests.composing import record as example
+
+IDS = ("0123456789ab", "ba9876543210", "00000000000f")
+
+
+def folder(path, *ids, change=lambda record: None):
+    """A results folder with a record of each id."""
+    for run_id in ids:
+        record = deepcopy(example(run_id))
+        change(record)
+        records.write(path / "records" / "tiny" / "rte" / f"sora-s0-{run_id}.json", record, arrays())
+    return path
+
+
+def test_what_is_missing_comes_with_its_logits_and_can_be_found(tmp_path):
+    one, two = folder(tmp_path / "one", *IDS[:2]), folder(tmp_path / "two", *IDS[1:])
+    into = folder(tmp_path / "into", IDS[0])
+    assert merge([one, two], into) == {"new": 2, "equal": 2}
+    assert sorted(records.finished(into)) == sorted(IDS)
+    for run_id in IDS:
+        records.read_arrays(records.find(into, run_id))
+    before = {path: path.read_bytes() for path in into.rglob("*.*")}
+    assert merge([one, two], into) == {"new": 0, "equal": 4}
+    assert {path: path.read_bytes() for path in into.rglob("*.*")} == before
+
+
+def test_time_and_provenance_may_differ(tmp_path):
+    def elsewhere(record):
+        record["time"]["train_s"], record["provenance"]["device"] = 99.0, "another"
+
+    one, two = folder(tmp_path / "one", IDS[0]), folder(tmp_path / "two", IDS[0], change=elsewhere)
+    assert merge([one, two], tmp_path / "into") == {"new": 1, "equal": 1}
+
+
+def test_different_science_is_an_error_and_nothing_is_written(tmp_path, capsys):
+    def other(record):
+        record["metrics"]["last"]["report"]["accuracy"] += 0.01
+
+    one, two = folder(tmp_path / "one", *IDS), folder(tmp_path / "two", IDS[1], change=other)
+    into = tmp_path / "into"
+    assert main([str(one), str(two), "--into", str(into)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    for words in (str(one), str(two), IDS[1], "differ in metrics"):
+        assert words in error
+    assert not into.exists()
+
+
+def test_a_damaged_source_is_named_and_nothing_is_written(tmp_path):
+    one = folder(tmp_path / "one", IDS[0])
+    path = records.find(one, IDS[0]).with_suffix(".npz")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=rf"{path.name}"):
+        merge([one], tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+    with pytest.raises(UserError, match="no such folder"):
+        merge([tmp_path / "nowhere"], tmp_path / "into")
+
+
+def test_a_record_names_no_place_outside(tmp_path):
+    one = folder(tmp_path / "one", IDS[0])
+    path = records.find(one, IDS[0])
+    record = json.loads(path.read_text())
+    record["config"]["task"]["name"] = "../../../escaped"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"config.task.name got '\.\./"):
+        merge([one], tmp_path / "into")
+    assert not list(tmp_path.rglob("escaped*"))
