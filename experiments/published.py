@@ -88,3 +88,24 @@ def seconds_per_epoch() -> dict[tuple[str, str], float]:
     """(task, method) -> seconds, Table 4 of the SoRA paper."""
     with (FOLDER / "seconds_per_epoch.csv").open(encoding="utf-8", newline="") as file:
         return {(row["task"], row["method"]): float(row["seconds"]) for row in csv.DictReader(file)}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A point of the SoRA paper's Figure 2. ``percent``: of the dense model's performance, as printed or read."""
+
+    dense: int
+    live: int
+    percent: str
+    source: str  # text | figure
+
+
+@cache
+def scheduler() -> dict[str, list[Kept]]:
+    """Task -> points of Figure 2 of the SoRA paper, on RoBERTa-large; dense counts are read off the figure."""
+    result: dict[str, list[Kept]] = {}
+    with (FOLDER / "scheduler.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            point = Kept(int(row["dense_params"]), int(row["params"]), row["percent"], row["read"])
+            result.setdefault(row["task"], []).append(point)
+    return result

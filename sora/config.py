@@ -275,9 +275,9 @@ class ScheduleConfig:
     kind: str = opt("none", choices=("none", "sparsify", "one_shot"))
     version: int = opt(1, minimum=1)
     levels: list[float] = opt([], minimum=0.0)
-    spacing: str = opt("exp_linear", choices=("linear", "log_linear", "exp_linear"))
+    spacing: str = opt("linear", choices=("linear", "log_linear", "exp_linear"))
     start: float = opt(1e-4, minimum=0.0)  # first level
-    stop: float = opt(1e-2, above=0.0)  # last level
+    stop: float = opt(1e-3, above=0.0)  # last level
     count: int = opt(10, minimum=2)  # of levels
     epochs: float = opt(5.0, above=0.0)  # per level
     steps: int | None = opt(None, minimum=1)  # per level; null = what the epochs are

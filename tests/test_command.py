@@ -181,7 +181,7 @@ def test_kill_9_and_the_same_command_again(tmp_path):
 def test_a_schedule_without_gates_is_refused(tmp_path):
     said = refused(tmp_path, "method=lora", "schedule=sparsify", *SMALL)
     assert "schedule.kind=sparsify: method=lora has no gates to zero; choose method=sora" in said
-    said = refused(tmp_path, "schedule=sparsify", "schedule.start=0", *SMALL)
+    said = refused(tmp_path, "schedule=sparsify", "schedule.spacing=exp_linear", "schedule.start=0", *SMALL)
     assert "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear" in said
 
 

@@ -219,7 +219,11 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
 @pytest.mark.parametrize(
     ("schedule", "method", "said"),
     [
-        ({"start": 0}, {}, "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear"),
+        (
+            {"start": 0, "spacing": "exp_linear"},
+            {},
+            "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear",
+        ),
         ({"stop": 1e-5}, {}, "schedule.stop: got 1e-05, must be above schedule.start=0.0001"),
         ({"count": 1}, {}, "schedule.count: got 1, must be an integer >= 2"),
         ({"levels": [2e-4, 1e-4]}, {}, "schedule.levels: got [0.0002, 0.0001], must rise from level to level"),

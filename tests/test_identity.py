@@ -200,7 +200,7 @@ def test_levels_name_a_run_by_what_they_are_not_by_how_they_were_written(tmp_pat
         (run,) = runs(tmp_path, "recipe=none", *overrides)
         return identity(run)
 
-    spaced = named("schedule=sparsify", "schedule.spacing=linear", "schedule.stop=3e-4", "schedule.count=3")
+    spaced = named("schedule=sparsify", "schedule.stop=3e-4", "schedule.count=3")
     assert named("schedule=sparsify", "schedule.levels=[1e-4,2e-4,3e-4]") == spaced
     assert named("schedule=sparsify", "schedule.levels=[1e-4,2e-4,3e-4]", "schedule.count=7") == spaced
     assert named("schedule=sparsify_authors", "schedule.levels=[1e-4,2e-4,3e-4]") != spaced

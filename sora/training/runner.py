@@ -117,8 +117,10 @@ def _differences(runs: Sequence[RunConfig]) -> list[str]:
     for key in runs[0].method.packable:
         group, _, name = key.partition(".")
         values = [getattr(getattr(run, group), name) for run in runs] if name else []
-        if len(set(values)) > 1:
-            texts = [f"{text}, {key} {value:g}" for text, value in zip(texts, values, strict=True)]
+        follows = group == "seeds" and values == [run.seed for run in runs]
+        if len(set(values)) > 1 and not follows:
+            shown = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
+            texts = [f"{text}, {key} {value}" for text, value in zip(texts, shown, strict=True)]
     return texts
 
 

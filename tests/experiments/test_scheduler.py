@@ -1,0 +1,234 @@
+"""The scheduler's study and the one against one-shot pruning: every number by hand or by scipy from the levels."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure as Canvas
+from scipy import stats as reference
+
+from experiments import figures
+from experiments.artefacts import EMPTY
+from experiments.levels import interpolated, points, thirds
+from scripts import tables
+from sora import studies
+from tests.experiments import levelled
+from tests.experiments.test_main_table import artefacts, row
+from tests.typed import TOY, Command
+
+FULL, HALF, FEW, NONE = [8] * 12, [0] * 4 + [6] * 8, [0] * 8 + [2] * 4, [0] * 12
+XI = (1e-4, 1e-3, 2e-3, 4e-3)
+
+
+def run_levels(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Four levels; generalization falls by a seed's own slope, memorization a little later."""
+    seed, slope = axes["seed"], {"one_shot": 0.10, "sparsify_authors": 0.08}.get(axes.get("schedule", ""), 0.04)
+    return [
+        levelled.level(
+            index,
+            XI[index],
+            ranks,
+            {
+                "train_subset": 0.9 - 0.05 * max(0, index - 1),
+                "select": 0.8 - (slope + 0.1 * slope * seed**2) * index,
+                "report": 0.75 - slope * index,
+            },
+        )
+        for index, ranks in enumerate((FULL, HALF, FEW, NONE))
+    ]
+
+
+def run_schedule(axes: Mapping[str, Any]) -> dict[str, Any]:
+    lr = {"sparsify_authors": "authors_zero", "sparsify_constant": "constant"}.get(axes.get("schedule", ""), "rewarm")
+    return {"kind": "one_shot"} if axes.get("schedule") == "one_shot" else {"kind": "sparsify", "lr": lr}
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scheduler")
+    axes = {"method": ["sora"], "schedule": ["sparsify"], "task": ["rte", "qnli"], "seed": [0, 1, 2]}
+    levelled.study(folder, "scheduler", axes, run_levels, run_schedule, leave_out=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("baselines")
+    schedules = ["sparsify", "sparsify_constant", "sparsify_authors", "one_shot"]
+    axes = {"method": ["sora"], "schedule": schedules, "task": ["rte"], "seed": [0, 1, 2]}
+    levelled.study(folder, "pruning_baselines", axes, run_levels, run_schedule)
+    return folder
+
+
+# -- levels ----------------------------------------------------------------------------------------------------
+
+
+def record_of(levels: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "config": {"method": {"r": 8}, "task": {"select_metric": "accuracy"}},
+        "level_results": levels,
+    }
+
+
+def test_percentages_are_of_the_dense_model() -> None:
+    dense, one, *_ = points(record_of(run_levels({"seed": 2})))
+    assert dense.percent == {"memorization": 100.0, "generalization": 100.0}
+    assert one.percent["generalization"] == pytest.approx(100 * (0.8 - 0.056) / 0.80)
+    assert one.report == pytest.approx(71.0)
+
+
+@pytest.mark.parametrize("dense", [0.0, -0.1, None])
+def test_without_a_dense_score_above_zero_there_is_no_percentage(dense: float | None) -> None:
+    levels = run_levels({"seed": 0})
+    levels[0]["select"]["accuracy"] = dense
+    assert all(math.isnan(point.percent["generalization"]) for point in points(record_of(levels)))
+    assert points(record_of(levels))[2].percent["memorization"] == pytest.approx(100 * 0.85 / 0.9)
+
+
+def test_thirds_of_the_layers() -> None:
+    ranks = {f"encoder.layer.{layer}.query": layer for layer in range(6)}  # lower 0, 1; middle 2, 3; upper 4, 5
+    assert thirds(ranks, 8) == pytest.approx((1 / 16, 5 / 16, 9 / 16))
+    twelve = {f"layer.{layer}.output.dense": 8 if layer >= 8 else 0 for layer in range(12)}
+    assert thirds(twelve, 8) == (0.0, 0.0, 1.0)
+    assert all(math.isnan(each) for each in thirds({}, 8))
+
+
+def test_between_levels_the_logarithm_counts() -> None:
+    live, values = [999, 99, 9, 9], [100.0, 90.0, 50.0, 60.0]
+    assert interpolated(live, values, 99) == 90.0
+    assert interpolated(live, values, math.sqrt(1000 * 100) - 1) == pytest.approx(95.0)
+    assert interpolated(live, values, 9) == 55.0
+    assert math.isnan(interpolated(live, values, 8))
+    assert interpolated(live, values, 5000) == 100.0
+
+
+# -- the scheduler ---------------------------------------------------------------------------------------------
+
+
+def test_every_level_is_mean_and_sd_over_its_seeds(scheduler: Path) -> None:
+    table = artefacts(scheduler, "scheduler")["levels"]
+    found = row(table, "RTE", "1")
+    values = [100 * (0.8 - slope) / 0.8 for slope in (0.04, 0.044, 0.056)]
+    assert found["generalization %"].text == f"{np.mean(values):.1f} ± {np.std(values):.1f}"
+    assert found["memorization %"].text == "100.0 ± 0.0"
+    assert (found["ξ"].text, found["runs"].text, found["live"].value) == ("0.001", "3/3", 4800)
+    assert found["% of dense"].value == 50.0
+    assert [found[name].text for name in ("alive % lower", "middle", "upper")] == ["0", "75", "75"]
+    assert found["report"].text == "71.00 ± 0.00"
+    assert row(table, "QNLI", "1")["runs"].text == "2/3"
+    assert "Metrics: RTE acc, QNLI acc." in table.caption
+
+
+def test_fewest_parameters_that_keep(scheduler: Path) -> None:
+    table = artefacts(scheduler, "scheduler")["kept"]
+    found = row(table, "RTE", "generalization")
+    # Means: 100, 94.2, 88.3, 82.5: level 1 keeps 90 %, none keeps 95 %.
+    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == [EMPTY, EMPTY, "4.8k (50.0 %)"]
+    found = row(table, "RTE", "memorization")
+    # 100, 100, 94.4, 88.9
+    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == ["4.8k (50.0 %)"] * 2 + ["800 (8.3 %)"]
+    missing = row(table, "QNLI", "memorization")["runs"]
+    assert missing.text == "2/3 [1 not run]"
+    assert missing.commands == ("python run.py method=sora schedule=sparsify task=qnli seed=2",)
+
+
+def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
+    table = artefacts(scheduler, "scheduler")["paper"]
+    found = row(table, "RTE")
+    assert (found["paper: dense"].text, found["paper: live"].text, found["paper: %"].text) == ("1.09M", "0.11M", "91.5")
+    share = 110_000 / 1_095_000
+    means = [100 - 100 * level * np.mean([0.04, 0.044, 0.056]) / 0.8 for level in (3, 2, 1, 0)]
+    expected = np.interp(np.log1p(share * 9600), np.log1p([0, 800, 4800, 9600]), means)
+    assert found["ours: generalization %"].value == pytest.approx(expected)
+    assert "RoBERTa-large" in table.caption
+
+
+def test_the_figure_draws_the_means_and_the_seeds(scheduler: Path) -> None:
+    figure = artefacts(scheduler, "scheduler")["memorization_and_generalization"]
+    figure.draw(canvas := Canvas(figsize=figure.size))
+    rte, qnli = canvas.axes
+    assert (rte.get_title(), qnli.get_title()) == ("RTE", "QNLI")
+    thick = {line.get_label(): line for line in rte.lines if line.get_label() in ("memorization", "generalization")}
+    assert list(thick["generalization"].get_xdata()) == [9600, 4800, 800, 0]
+    assert list(thick["generalization"].get_ydata()) == pytest.approx([100, 94.1667, 88.3333, 82.5], abs=1e-3)
+    assert list(thick["memorization"].get_ydata()) == pytest.approx([100, 100, 94.444, 88.889], abs=1e-3)
+    assert len([line for line in rte.lines if len(line.get_xdata()) == 4]) == 2 + 2 * 3  # means and seeds
+    assert len([line for line in qnli.lines if len(line.get_xdata()) == 4]) == 2 + 2 * 2
+    assert rte.get_xscale() == "symlog"  # the last level has none left
+    first, second = figures.render(figure), figures.render(figure)
+    assert first == second
+    assert b"<dc:date>" not in first[1]
+
+
+def test_a_run_without_levels_is_noted(tmp_path: Path) -> None:
+    axes = {"method": ["sora"], "task": ["rte"], "seed": [0, 1]}
+    levelled.study(tmp_path, "scheduler", axes, lambda _: [], lambda _: {"kind": "none"})
+    problems = tables.build(tmp_path)
+    assert len(problems) == 2
+    assert "has no levels; scheduler is about runs with a schedule" in problems[0]
+
+
+# -- against one-shot pruning ----------------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_seed(baselines: Path) -> None:
+    table = artefacts(baselines, "pruning_baselines")["budgets"]
+    assert [line[1].text for line in table.rows] == [
+        "scheduler",
+        "scheduler, constant rate",
+        "scheduler, no rate",
+        "one-shot",
+    ]
+    live = np.log1p([0, 800, 4800, 9600])
+
+    def at(share: float, slope: float) -> np.ndarray:
+        slopes = [slope * factor for factor in (1.0, 1.1, 1.4)]
+        curves = [[100 * (0.8 - each * level) / 0.8 for level in (3, 2, 1, 0)] for each in slopes]
+        return np.array([np.interp(np.log1p(share * 9600), live, curve) for curve in curves])
+
+    for share in (0.5, 0.25, 0.02):
+        found = row(table, "RTE", "scheduler")
+        mine, theirs = at(share, 0.04), at(share, 0.10)
+        assert found[f"at {100 * share:.0f} %"].text == f"{mine.mean():.1f} ± {mine.std():.1f}"
+        low, high = reference.t.interval(0.95, 2, np.mean(mine - theirs), reference.sem(mine - theirs))
+        gap = found[f"at {100 * share:.0f} %, minus one-shot"]
+        assert (gap.value, gap.extra["high"]) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+    assert row(table, "RTE", "one-shot")["at 50 %, minus one-shot"].text == EMPTY
+
+
+def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
+    found = artefacts(baselines, "pruning_baselines")
+    for share in ("memorization", "generalization"):
+        found[share].draw(canvas := Canvas(figsize=found[share].size))
+        (axis,) = canvas.axes
+        named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
+        assert [line.get_label() for line in named] == [line[1].text for line in found["budgets"].rows]
+        assert len({line.get_color() for line in named}) == len({line.get_marker() for line in named}) == 4
+
+
+def test_the_tables_are_built_from_disk(baselines: Path) -> None:
+    assert tables.build(baselines) == []
+    names = {path.name for path in baselines.rglob("*") if path.suffix in (".svg", ".png", ".csv", ".tex")}
+    assert {"generalization.svg", "memorization.png", "budgets.csv", "budgets.tex"} <= names
+
+
+# -- the sweeps ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("scheduler", 1), ("pruning_baselines", 4)])
+def test_the_experiment_sweeps_what_the_study_reads(typed: Command, tmp_path: Path, name: str, jobs: int) -> None:
+    small = ("study.tasks=[synthetic_pair]", "study.seeds=[0,1]", "schedule.steps=3", *TOY[1:])
+    done = typed(f"experiment={name}", *small)
+    assert done.status == 0, done.err
+    assert [[run.seed for run in pack] for pack in done.packs] == [[0, 1]] * jobs
+    kinds = [(pack[0].schedule.kind, pack[0].schedule.lr) for pack in done.packs]
+    assert kinds[0] == ("sparsify", "rewarm")
+    if jobs == 4:
+        assert kinds[1:3] == [("sparsify", "constant"), ("sparsify", "authors_zero")]
+        assert kinds[3][0] == "one_shot"
+    (manifest,) = studies.read_all(tmp_path / "results", name)
+    assert manifest["axes"]["seed"] == [0, 1]
+    assert len({run["run_id"] for run in manifest["runs"]}) == 2 * jobs
