@@ -150,6 +150,12 @@ def curves(study: Study, name: Callable[[Run], str]) -> list[Curve]:
     return result
 
 
+def varied(study: Study, run: Run, *without: str) -> str:
+    """The run's values on the axes that vary, but for ``without`` and its seeds: ``method.r 4``; empty where none."""
+    told = [(key, value) for key, value in study.setting(run, *without) if len(study.axes[key]) > 1]
+    return ", ".join(str(value) if key == "schedule" else f"{key} {value}" for key, value in told)
+
+
 def interpolated(live: Sequence[float], values: Sequence[float], wanted: float) -> float:
     """The value at ``wanted`` live parameters, linear in log(1 + live) between levels; NaN where fewer than any live.
 
@@ -177,6 +183,7 @@ def draw_curve(axis: Axes, curve: Curve, share: str, label: str, style: int) -> 
 
     ``share``: a key of ``SHARES``; ``style``: which colour, marker and line.
     """
+    style %= len(COLOURS)
     colour = COLOURS[style]
     for seed in curve.seeds.values():
         shown = [(point.live, round(point.percent[share], 3)) for point in seed if not math.isnan(point.percent[share])]

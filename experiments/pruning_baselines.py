@@ -11,7 +11,7 @@ from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, text
 from experiments.captions import caption
 from experiments.columns import task_label
 from experiments.figures import legend_below, panels
-from experiments.levels import SENTENCE, SHARES, Curve, Seeds, curves, draw_curve, interpolated, scale
+from experiments.levels import SENTENCE, SHARES, Curve, Seeds, curves, draw_curve, interpolated, scale, varied
 from experiments.lines import interval_cell
 from experiments.study import Definition, Run, Study, configured
 from sora import stats
@@ -31,9 +31,14 @@ BUDGETS = (50, 25, 10, 5, 2)  # percent of the dense model's live parameters
 
 def build(study: Study) -> list[Artefact]:
     """Generalization and memorization over live parameters, and generalization at equal live parameters."""
-    drawn = curves(study, lambda run: reading(study, run))
+    drawn = curves(study, lambda run: _named(study, run, reading(study, run)))
     found = [figure(study, drawn, share) for share in reversed(SHARES)]
     return [*(each for each in found if each is not None), budget_table(study, drawn)]
+
+
+def _named(study: Study, run: Run, schedule: str) -> str:
+    """``schedule`` and what else the sweep varies for the run."""
+    return ", ".join(filter(None, (schedule, varied(study, run, "task", "method", "schedule", "schedule.lr"))))
 
 
 def reading(study: Study, run: Run) -> str:
@@ -50,12 +55,13 @@ def figure(study: Study, drawn: Sequence[Curve], share: str) -> Figure | None:
     tasks = list(dict.fromkeys(curve.task for curve in drawn if curve.seeds))
     if not tasks:
         return None
+    styles = list(dict.fromkeys([*NAMES, *(curve.name for curve in drawn)]))  # a reading looks the same everywhere
 
     def draw(canvas: Canvas) -> None:
         for task, axis in zip(tasks, panels(canvas, [task_label(task) for task in tasks], 3), strict=True):
             shown = [curve for curve in drawn if curve.task == task and curve.seeds]
             for curve in shown:
-                draw_curve(axis, curve, share, curve.name, _style(curve.name))
+                draw_curve(axis, curve, share, curve.name, styles.index(curve.name))
             scale(axis, shown)
             axis.set_ylabel(f"{share}\n(% of the dense model)")
         legend_below(canvas, 2)
@@ -76,17 +82,13 @@ def figure(study: Study, drawn: Sequence[Curve], share: str) -> Figure | None:
     )
 
 
-def _style(name: str) -> int:
-    return NAMES.index(name) if name in NAMES else len(NAMES)
-
-
 def budget_table(study: Study, drawn: Sequence[Curve]) -> Table:
     """Generalization at equal shares of the dense model, and each reading's paired difference to one-shot pruning."""
     rows = []
     for task in dict.fromkeys(curve.task for curve in drawn):
         of_task = {curve.name: curve for curve in drawn if curve.task == task}
         for name, curve in of_task.items():
-            cells = _budget_cells(curve, of_task.get(NAMES[3]))
+            cells = _budget_cells(curve, of_task.get(_named(study, curve.runs[0], NAMES[3])))
             rows.append([text(task_label(task)), text(name), curve.cell(), *cells])
     return Table(
         name="budgets",

@@ -13,8 +13,19 @@ from experiments.captions import caption
 from experiments.columns import METRICS, task_label
 from experiments.figures import legend_below, panels
 from experiments.groups import params_cell
-from experiments.levels import SENTENCE, SHARES, Curve, Point, curves, draw_curve, interpolated, metric_of, scale
-from experiments.study import Definition, Run, Study
+from experiments.levels import (
+    SENTENCE,
+    SHARES,
+    Curve,
+    Point,
+    curves,
+    draw_curve,
+    interpolated,
+    metric_of,
+    scale,
+    varied,
+)
+from experiments.study import Definition, Study
 from sora import stats
 
 PANEL = (3.0, 2.6)  # inches
@@ -23,15 +34,9 @@ KEPT = (99.0, 95.0, 90.0)  # percent of the dense model
 
 def build(study: Study) -> list[Artefact]:
     """The figure, its numbers, and how small an adapter still keeps how much, beside what the paper says."""
-    drawn = curves(study, lambda run: _reading(study, run))
+    drawn = curves(study, lambda run: varied(study, run, "task", "method"))
     found: list[Artefact | None] = [figure(study, drawn), kept_table(study, drawn), levels_table(study, drawn)]
     return [artefact for artefact in [*found, paper_table(study, drawn)] if artefact is not None]
-
-
-def _reading(study: Study, run: Run) -> str:
-    """What else the sweep varies, besides task and seeds; empty where nothing."""
-    varied = study.setting(run, "task", "method")
-    return ", ".join(str(value) for key, value in varied if len(study.axes.get(key, ())) > 1)
 
 
 def _title(curve: Curve) -> str:

@@ -199,6 +199,24 @@ def test_differences_are_paired_by_seed(baselines: Path) -> None:
     assert row(table, "RTE", "one-shot")["at 50 %, minus one-shot"].text == EMPTY
 
 
+def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
+    axes = {"method": ["sora"], "schedule": ["sparsify", "one_shot"], "method.r": [4, 8], "task": ["rte"]}
+
+    def worse_at_four(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+        levels = run_levels(axes | {"schedule": ""})
+        for entry in levels[1:]:
+            entry["select"]["accuracy"] -= 0.01 * (8 - axes["method.r"]) * axes["seed"]
+        return levels
+
+    levelled.study(tmp_path, "pruning_baselines", axes | {"seed": [1, 2]}, worse_at_four, run_schedule)
+    found = artefacts(tmp_path, "pruning_baselines")
+    names = ["scheduler, method.r 4", "scheduler, method.r 8", "one-shot, method.r 4", "one-shot, method.r 8"]
+    assert [line[1].text for line in found["budgets"].rows] == names
+    for name in names[:2]:  # the scheduler's levels are one-shot pruning's here, rank by rank
+        assert row(found["budgets"], "RTE", name)["at 25 %, minus one-shot"].text == "+0.00 to +0.00"
+    found["generalization"].draw(Canvas())
+
+
 def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
     found = artefacts(baselines, "pruning_baselines")
     for share in ("memorization", "generalization"):
