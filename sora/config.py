@@ -333,6 +333,16 @@ class PathsConfig:
 
 
 @dataclass
+class TrackerConfig:
+    """Where metrics.jsonl is mirrored."""
+
+    name: str = opt("none", choices=("none", "wandb"), science=False)
+    project: str = opt("sora-bench", science=False)
+    entity: str | None = opt(None, science=False)  # user or team; null = the account's own
+    mode: str = opt("offline", choices=("offline", "online"), science=False)
+
+
+@dataclass
 class RunConfig:
     """One run, fully resolved: what ``build_runs`` in sora/resolve.py returns for each replica."""
 
@@ -349,7 +359,7 @@ class RunConfig:
     deterministic: bool = opt(False, science=False)
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    tracker: str = opt("none", science=False)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig, metadata={"science": False})
     recipe: str = opt("", science=False)  # file of conf/recipe whose values are in use
     budget: str = opt("", science=False)  # file of conf/budget, likewise
     unpublished: list[str] = opt([], science=False)  # keys of the recipe whose values are nobody's publication; * = all

@@ -25,6 +25,7 @@ from sora.config import (
     RunConfig,
     ScheduleConfig,
     SeedsConfig,
+    TrackerConfig,
     TrainerConfig,
 )
 from sora.errors import UserError
@@ -42,6 +43,7 @@ GROUPS: dict[str, type[Any]] = {
     "seeds": SeedsConfig,
     "data": DataConfig,
     "paths": PathsConfig,
+    "tracker": TrackerConfig,
 }
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
 NOT_OF_A_RUN = (
@@ -150,8 +152,6 @@ def _build(values: dict[str, Any]) -> RunConfig:
     for group, cls in GROUPS.items():
         parts[group] = coerce(cls, values.get(group) or {}, group)
     parts["method"] = _method(values["method"])
-    if isinstance(values.get("tracker"), dict):
-        parts["tracker"] = values["tracker"].get("name", "none")
     for name in ("recipe", "budget"):
         if values.get(name) is None:
             parts[name] = ""

@@ -51,6 +51,9 @@ class Sink(Protocol):
     def log(self, replica: int, line: dict[str, Any]) -> None:
         """Take one line, valid JSON already."""
 
+    def summarize(self, replica: int, values: Mapping[str, Any]) -> None:
+        """Take what a finished run comes to; not called for one that failed."""
+
     def close(self) -> None:
         """Called once, also when the training raised."""
 
@@ -200,6 +203,10 @@ class Tracker:
             self._evaluation[replica] = self._evaluation.get(replica, {}) | line
             if len(self._evaluation) == len(self.labels):
                 self._announce()
+
+    def summarize(self, replica: int, **values: Any) -> None:
+        """Tell the mirrors what a finished run comes to; the truth of that is its record."""
+        self._to_mirrors("summarize", replica, values)
 
     def progress(self, step: int, text: str | None = None) -> None:
         """Say that ``step`` optimiser steps are done; ``text`` (see :func:`summary`) stays until replaced."""

@@ -13,6 +13,15 @@ from tests.typed import typed  # noqa: F401  (a fixture of several files)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked ``gpu`` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder that holds ``data/glue``: SORA_TEST_SHARED, by default ``../shared``; a skip if absent."""

@@ -113,11 +113,11 @@ def data(task: Any, family: str = "bert", train: int = 60, held: int = 30) -> Ta
     return made
 
 
-def pack(configs: list[Any], dtype: torch.dtype = torch.float32, **sizes: int) -> Pack:
+def pack(configs: list[Any], dtype: torch.dtype = torch.float32, device: str = "cpu", **sizes: int) -> Pack:
     """A pack on the toy data, ready to train."""
     family = configs[0].backbone.family
     toy = data(configs[0].task, family, **sizes)
-    built = build_pack(configs, toy, torch.device("cpu"), dtype=dtype, encode=False)
+    built = build_pack(configs, toy, torch.device(device), dtype=dtype, encode=False)
     for name, examples in toy.splits.items():
         built.splits[name] = EncodedSplit(examples, Tokens(toy.rows[name], toy.pad))  # type: ignore[attr-defined, arg-type]
     return built

@@ -20,7 +20,7 @@ from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.snapshot import commit
 from sora.tasks import TaskData, compute_metrics
-from sora.tracking import Tracker
+from sora.tracking import Sink, Tracker
 from sora.training import checkpoint
 from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "scipy", "hydra-core", "datasets")
+NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; a mirror was told of the first two
 Arrays = dict[str, np.ndarray]
 
 
@@ -50,15 +51,17 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
     for job in jobs:
         if run.resume == "never":
             checkpoint.discard(job.folder)
+    mirrors = mirrors_of(jobs)
     device = choose_device(run.deterministic)
     with _memory_errors(len(jobs), run.trainer.batch_size):
         pack = build_pack([job.run for job in jobs], data, device)
-        with Tracker([job.folder for job in jobs], [job.label for job in jobs], pack.total_steps) as tracker:
+        folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
+        with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
             loop = Loop(
                 pack,
                 tracker,
                 [job.run_id for job in jobs],
-                [job.folder for job in jobs],
+                folders,
                 check=preemption.check,
                 before_save=claims.verify,
             )
@@ -77,6 +80,27 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
                 _finish(loop, replica, job, data, final[replica], setup_s, provenance)
     for job in jobs:  # only now: see runner.run_pack
         checkpoint.discard(job.folder)
+
+
+def mirrors_of(jobs: Sequence[Job]) -> list[Sink]:
+    """What ``tracker`` adds to metrics.jsonl. Raises UserError when it cannot work."""
+    run = jobs[0].run
+    if run.tracker.name == "none":
+        return []
+    from sora.wandb_mirror import MirroredRun, WandbSink, check_key
+
+    check_key(run.tracker)
+    mirrored = [
+        MirroredRun(
+            job.run_id,
+            job.record_path.stem,
+            job.folder,
+            recorded_config(job.run, job.weights),
+            (job.run.backbone.name, job.run.task.name, job.run.method.name, job.run.protocol.name),
+        )
+        for job in jobs
+    ]
+    return [WandbSink(run.tracker, mirrored, Path(run.paths.runs))]
 
 
 def choose_device(deterministic: bool) -> torch.device:
@@ -210,7 +234,9 @@ def _finish(
             "provenance": provenance | {"recipe": origin(job.run), "resumed_at": progress.resumed_at},
         }
         records.write(job.record_path, record, arrays)
-    card.write(adapter, job.run, records.read(job.record_path))
+    record = records.read(job.record_path)
+    card.write(adapter, job.run, record)
+    loop.tracker.summarize(replica, **{key: record[key] for key in record if key not in NO_SUMMARY})
     job.set_status(status, record=str(job.record_path))
     metric = job.run.task.select_metric
     reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())

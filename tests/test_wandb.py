@@ -1,0 +1,147 @@
+"""tracker=wandb: what an offline W&B run holds, read back from its file; keys; nothing when it is off."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sora import records
+from sora.config import TrackerConfig
+from sora.errors import UserError
+from sora.tracking import Tracker, read_metrics
+from sora.wandb_mirror import MirroredRun, WandbSink, check_key, has_key
+from tests.oracles.wandb_log import read
+from tests.test_command import SMALL, refused, run
+
+KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Two seeds through the command, with a key in the environment."""
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", KEY)
+        patch.setenv("HF_TOKEN", f"hf_{KEY}")
+        done = run(folder, "method=sora", "seed=[0,1]", "tracker=wandb", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+def test_a_wandb_run_holds_what_the_record_and_metrics_hold(pack: Any) -> None:
+    folder, _ = pack
+    found = {mirrored["run"]["id"]: mirrored for mirrored in map(read, files(folder / "runs"))}
+    written = {record["run_id"]: record for record in records.read_many(folder / "results")}
+    assert set(found) == set(written)
+    for run_id, mirrored in found.items():
+        record = written[run_id]
+        assert mirrored["run"]["name"] == f"sora-s{record['config']['seed']}-{run_id}"
+        assert mirrored["run"]["project"] == "sora-bench"
+        assert mirrored["run"]["tags"] == ["minilm-l6", "paper", "sora", "synthetic_pair"]
+        assert mirrored["exit_code"] == 0
+        assert {key: value for key, value in mirrored["config"].items() if key != "_wandb"} == record["config"]
+        for which, split in (("selected", "report"), ("last", "select")):
+            expected = record["metrics"][which][split]["accuracy"]
+            assert mirrored["summary"][f"metrics/{which}/{split}/accuracy"] == expected
+        assert mirrored["summary"]["status"] == "ok"
+        assert mirrored["summary"]["params/trainable"] == record["params"]["trainable"]
+        for name, rank in record["ranks"].items():
+            assert mirrored["summary"][f"ranks/{name}"] == rank
+        history = {line["_step"]: line for line in mirrored["history"]}
+        lines = read_metrics(folder / "runs" / run_id / "metrics.jsonl")
+        assert {line["step"] for line in lines} == set(history) == {3, 6, 9, 12}
+        for line in lines:
+            assert history[line["step"]][f"{line['kind']}/loss"] == line["loss"]
+            if line["kind"] == "eval":
+                assert history[line["step"]]["eval/select/accuracy"] == line["select"]["accuracy"]
+    groups = {mirrored["run"]["group"] for mirrored in found.values()}
+    assert groups == {f"pack-{next(r['run_id'] for r in written.values() if r['config']['seed'] == 0)}"}
+
+
+def test_no_key_reaches_a_file_or_the_terminal(pack: Any) -> None:
+    folder, done = pack
+    everything = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in everything)
+    assert any(path.name == "debug.log" for path in everything)
+    for path in everything:
+        assert KEY.encode() not in path.read_bytes(), path
+    assert KEY not in done.stdout + done.stderr
+
+
+def test_a_resumed_run_is_one_whole_wandb_run(tmp_path: Path) -> None:
+    """Killed at step 4, continued from the checkpoint of step 2; a value that is not finite among the lines."""
+    folder = tmp_path / "run"
+    mirrored = [MirroredRun("0123456789ab", "sora-s0", folder, {"seed": 0}, ())]
+
+    def session(steps: list[int], resume_at: int | None) -> Tracker:
+        sink = WandbSink(TrackerConfig("wandb"), mirrored, tmp_path)
+        tracker = Tracker([folder], ["seed 0"], 6, interactive=False, mirrors=[sink])
+        if resume_at is not None:
+            tracker.resume_at(resume_at)
+        for step in steps:
+            tracker.log(0, step, "train", loss=float("nan") if step == 1 else 1 / step)
+        return tracker
+
+    session([1, 2, 3, 4], None).close(stopped_by="SIGTERM")
+    (stopped,) = files(tmp_path)
+    assert read(stopped)["exit_code"] == 1
+    tracker = session([3, 4, 5, 6], resume_at=2)
+    tracker.summarize(0, status="ok", metrics={"selected": {"step": 6}})
+    tracker.close()
+    (whole,) = files(tmp_path)
+    found = read(whole)
+    assert [line["_step"] for line in found["history"]] == [1, 2, 3, 4, 5, 6]
+    assert math.isnan(found["history"][0]["train/loss"])
+    assert found["history"][5]["train/loss"] == 1 / 6
+    assert found["summary"]["metrics/selected/step"] == 6
+    assert found["exit_code"] == 0
+
+
+def test_what_was_sent_already_is_kept(tmp_path: Path) -> None:
+    sent, unsent = (f"offline-run-2024010{day}_000000-0123456789ab" for day in (1, 2))
+    for name in (sent, unsent):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "wandb" / sent / "run-0123456789ab.wandb.synced").touch()
+    (tmp_path / "wandb" / "offline-run-20240102_000000-ba9876543210").mkdir()
+    WandbSink(TrackerConfig("wandb"), [], tmp_path)._forget("0123456789ab")
+    left = sorted(path.name for path in (tmp_path / "wandb").iterdir())
+    assert left == [sent, "offline-run-20240102_000000-ba9876543210"]
+
+
+def test_online_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    online = TrackerConfig("wandb", mode="online")
+    sentence = refused(tmp_path, "tracker=wandb", "tracker.mode=online", *SMALL)
+    assert sentence.startswith("error: tracker.mode=online: W&B has no key; run wandb login, set WANDB_API_KEY")
+    check_key(TrackerConfig("wandb"))
+    (tmp_path / "netrc").write_text("machine example.org login user password other\n")
+    with pytest.raises(UserError, match="W&B has no key"):
+        check_key(online)
+    with (tmp_path / "netrc").open("a") as file:
+        file.write(f"machine api.wandb.ai login user password {KEY}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    assert has_key()
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    check_key(online)
+
+
+def test_nothing_is_imported_when_it_is_off() -> None:
+    program = (
+        "import sys, sora.training.session as session, sora.wandb_mirror\n"
+        "from types import SimpleNamespace as Some\n"
+        "from sora.config import TrackerConfig\n"
+        "assert session.mirrors_of([Some(run=Some(tracker=TrackerConfig()))]) == []\n"
+        "assert 'wandb' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,139 @@
+"""precision=fp32|tf32|bf16: how far each may be from fp32, what stays fp32, and no NaN where fp16 would have them.
+
+Tolerances. TF32 rounds the inputs of products to 10 bits and bf16 to 7, so a product is off by up to 2^-11 and 2^-8 of
+its size; a few layers add up, and TOLERANCE allows eight of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sora.training.pack import Pack, check_trainable, losses_of
+from tests import tiny
+
+TOLERANCE = {"tf32": 8 * 2.0**-11, "bf16": 8 * 2.0**-8}  # relative to the largest logit, and to the gradient's norm
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(autouse=True)
+def _precision_as_before() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def gentle(family: str, precision: str, **groups: Any) -> list[Any]:
+    """Runs whose weights have their usual size: a larger one would make layers amplify the rounding."""
+    arch = tiny.SHARED | tiny.ARCHITECTURES[family] | {"initializer_range": 0.05}
+    return tiny.runs(family, precision=precision, backbone={"arch": arch, **groups.pop("backbone", {})}, **groups)
+
+
+def first_step(pack: Pack) -> tuple[Tensor, Tensor]:
+    """Logits and the gradient of everything that trains, on sixteen examples, on the CPU."""
+    batch, labels = pack.splits["train"].batch(np.arange(16), pack.device)
+    logits = pack.model(batch)
+    losses_of(logits, labels, pack.replicas).sum().backward()
+    gradients = [p.grad.flatten() for p in pack.model.parameters() if p.requires_grad and p.grad is not None]
+    return logits.detach().cpu(), torch.cat(gradients).cpu()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_logits_and_gradients_stay_near_fp32(family: str, precision: str, device: str) -> None:
+    exact_logits, exact = first_step(tiny.pack(gentle(family, "fp32"), device=device))
+    logits, gradient = first_step(tiny.pack(gentle(family, precision), device=device))
+    limit = TOLERANCE[precision]
+    assert (logits - exact_logits).abs().max() <= limit * exact_logits.abs().max()
+    assert torch.linalg.vector_norm(gradient - exact) <= limit * torch.linalg.vector_norm(exact)
+    if precision == "bf16":
+        assert not torch.equal(logits, exact_logits), "nothing was rounded: bf16 was not in use"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_everything_that_trains_is_fp32(family: str, precision: str) -> None:
+    for method in ("sora", "lora", "adalora", "adapter", "bitfit", "full"):
+        pack = tiny.pack(tiny.runs(family, precision=precision, method={"name": method}))
+        trains = {name: p for name, p in pack.model.named_parameters() if p.requires_grad}
+        assert trains
+        assert {p.dtype for p in trains.values()} == {torch.float32}
+        state = pack.optimizer.state(0)
+        assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+        frozen = {p.dtype for name, p in pack.model.backbone.named_parameters() if not p.requires_grad and p.ndim == 2}
+        if method in ("sora", "lora"):
+            assert frozen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
+def test_a_trainable_tensor_in_half_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pooler of a half-precision checkpoint becomes the head's dense layer."""
+    pack = tiny.pack(tiny.runs("bert"))
+    pack.model.head.out.data = pack.model.head.out.data.half()
+    with pytest.raises(AssertionError, match=r"1 trainable tensors are not torch.float32: head.out is torch.float16"):
+        check_trainable(pack.model)
+    pooler = {"weight": torch.eye(tiny.HIDDEN).half(), "bias": torch.zeros(tiny.HIDDEN).half()}
+    monkeypatch.setattr("sora.backbones.load._load_weights", lambda *_: pooler)
+    monkeypatch.setattr("sora.backbones.source.backbone_identity", lambda *_: {})
+    with pytest.raises(AssertionError, match=r"trainable tensors are not torch.float32: head.dense is torch.float16"):
+        tiny.pack(tiny.runs("bert", backbone={"weights": "/", "arch": tiny.SHARED | tiny.ARCHITECTURES["bert"]}))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_a_training_ends_near_that_in_fp32(family: str, precision: str, tmp_path: Any) -> None:
+    """After 20 steps the loss of the last five is within a tenth of fp32's, and it fell as there."""
+    ends = {}
+    for name in ("fp32", precision):
+        loop = tiny.train(gentle(family, name, seeds=[0, 1]), tmp_path / name)
+        ends[name] = [progress.history[-1]["loss"] for progress in loop.progress]
+        assert all(progress.diverged_at is None for progress in loop.progress)
+    np.testing.assert_allclose(ends[precision], ends["fp32"], rtol=0.1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_deberta_has_no_nan_in_bf16_where_fp16_overflows(device: str) -> None:
+    """Attention scores beyond fp16's largest number, examples of one token beside long ones: all stays finite."""
+    (run,) = gentle("deberta-v2", "bf16", trainer={"max_length": 64})
+    pack = tiny.pack([run], device=device)
+    encoder: Any = pack.model.backbone.encoder
+    seen: list[Tensor] = []
+    for layer in encoder.encoder.layer:
+        for projection in (layer.attention.self.query_proj, layer.attention.self.key_proj):
+            projection.base.weight.mul_(4000)
+            projection.register_forward_hook(lambda module, inputs, out: seen.append(out.detach().float()))
+    long = torch.arange(5, 53).repeat(3, 1)
+    mask = torch.ones_like(long)
+    mask[1, 1:] = 0
+    mask[2, 20:] = 0
+    batch = {"input_ids": (long * mask).to(pack.device), "attention_mask": mask.to(pack.device)}
+    logits = pack.model(batch)
+    losses_of(logits, torch.tensor([0, 1, 1], device=pack.device), 1).sum().backward()
+    of_tokens = [out for out in seen if out.shape[0] == 3]  # the others are of the relative positions
+    query, key = (out.view(3, -1, 4, tiny.HIDDEN // 4).transpose(1, 2) for out in of_tokens[:2])
+    largest = (query @ key.mT).abs().max()
+    assert not torch.isfinite(largest.half()), "too small to overflow in fp16"
+    assert torch.isfinite(logits).all()
+    gradients = [p.grad for p in pack.model.parameters() if p.requires_grad and p.grad is not None]
+    assert len(gradients) > 10
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.gpu
+def test_deterministic_repeats_a_training_to_the_bit(tmp_path: Any) -> None:
+    from sora.training.session import choose_device
+
+    device = str(choose_device(deterministic=True))
+    try:
+        rows = []
+        for attempt in ("first", "second"):
+            loop = tiny.finish(tiny.pack(tiny.runs("deberta-v2"), device=device), tmp_path / attempt)
+            rows.append(loop.pack.optimizer.rows.cpu().clone())
+        assert torch.equal(*rows)
+    finally:
+        torch.use_deterministic_algorithms(False)
