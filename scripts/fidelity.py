@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,12 +22,11 @@ from experiments.artefacts import Table
 from experiments.study import load as load_studies
 from sora import records, studies
 from sora.backbones.source import backbone_identity
-from sora.cli import CONF, explain
+from sora.cli import explain
 from sora.commands import published, without_paths
-from sora.config import RunConfig
+from sora.compose import runs_of
 from sora.errors import UserError
 from sora.identity import run_id
-from sora.resolve import build_runs
 from sora.sweeps import NO_SCIENCE
 from sora.tasks import load
 from sora.training.runner import run_pack
@@ -67,7 +65,7 @@ def study(words: Sequence[str]) -> Path:
     """The whole study; returns the path of its Markdown. Raises UserError, HydraException or OmegaConfBaseException."""
     fixed = DEFAULTS | dict(_split(word) for word in words)
     arms = {name: fixed | values for name, values in fidelity.settings().items()}
-    packs = {name: composed(values) for name, values in arms.items()}
+    packs = {name: runs_of(f"{key}={value}" for key, value in values.items()) for name, values in arms.items()}
     first = packs["authors"][0]
     data, weights = load(first.task, first.protocol, first.data), backbone_identity(first.backbone)
     axes = fidelity.axes(first.task.name, [run.seed for run in packs["authors"]])
@@ -93,12 +91,6 @@ def study(words: Sequence[str]) -> Path:
         print(f"setting {number} of {len(packs)}: {name}", flush=True)
         run_pack(runs, _command(arms[name]))
     return _write(results, f"fidelity-{manifest['hash']}", words)
-
-
-def composed(values: dict[str, str]) -> list[RunConfig]:
-    """The runs of ``python run.py <values>``."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build_runs(compose("config", [f"{key}={value}" for key, value in values.items()]))
 
 
 def _write(results: Path, key: str, words: Sequence[str]) -> Path:

@@ -1,0 +1,85 @@
+"""The contestants train what they say, and take turns in processes of their own."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark import contestants, measure
+from benchmark.cases import Case
+from scripts import bench as script
+from sora.adapters.lowrank import LowRankLinear
+from sora.training.pack import build_pack
+
+
+@pytest.fixture
+def real(shared, monkeypatch):
+    """Real GLUE, as the contestants find it."""
+    monkeypatch.setenv("SORA_DATA", str(shared / "data"))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "adalora"])
+def test_theirs_trains_as_many_weights_as_ours(method, real):
+    case = Case("x", "ours", method, "cola")
+    (run,) = contestants.runs(case)
+    data, split = contestants.training_split(run)
+    assert split.tokens.lengths.max() <= run.task.max_length
+    pack = build_pack([run], data, torch.device("cpu"), encode=False)
+    theirs = sum(p.numel() for p in contestants.adapted(case, run).parameters() if p.requires_grad)
+    assert pack.optimizer.rows.shape[1] == theirs
+
+
+def test_the_naive_layer_is_soras():
+    torch.manual_seed(0)
+    base = nn.Linear(12, 7)
+    naive = contestants.NaiveSora(base, 4)
+    fast = LowRankLinear(base, replicas=1, r=4, scaling=contestants.ALPHA / 4, gated=True)
+    with torch.no_grad():
+        naive.b.normal_()
+        fast.lora_A[0], fast.lora_B[0], fast.gate[0] = naive.a, naive.b.T, naive.gate
+    x = torch.randn(3, 5, 12)
+    torch.testing.assert_close(naive(x), fast(x))
+
+
+def test_padded_rows_are_the_texts_at_full_length(real):
+    (run,) = contestants.runs(Case("x", "trainer", "lora", "cola"))
+    _, split = contestants.training_split(run)
+    row = contestants.padded(run, split)[5]
+    assert {tuple(value.shape) for key, value in row.items() if key != "labels"} == {(run.task.max_length,)}
+    length = int(split.tokens.lengths[5])
+    assert int(row["attention_mask"].sum()) == length
+    ids = split.tokens.collate(np.array([5]))["input_ids"][0]
+    assert torch.equal(row["input_ids"][:length], ids)
+
+
+@pytest.mark.slow
+def test_they_take_turns(real):
+    short = {"method": "sora", "task": "cola", "batch": 2, "max_length": 8}
+    kinds = {"floor": "floor", "ours": "ours", "loop": "loop", "trainer": "trainer", "authors": "authors"}
+    cases = [
+        Case(kind, kind, **(short | ({"method": "lora"} if kind in ("loop", "trainer") else {}))) for kind in kinds
+    ]
+    cases.append(Case("two", "ours", **short, replicas=2))
+    cases.append(Case("broken", "ours", **(short | {"batch": 0})))
+    results = {result.case.label: result for result in measure.take_turns(cases, cuda=False, seconds=0.0, quick=True)}
+    assert "trainer.batch_size" in results.pop("broken").error
+    for label, result in results.items():
+        assert result.error == "", label
+        assert result.steps == len(result.seconds) == 1
+        assert result.seconds[0] > 0
+        assert result.peak_bytes > 100 * 2**20
+
+
+def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert script.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+    assert "data.dir" in error
+
+
+def test_an_unknown_section_is_one_sentence(real, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert script.main(["--section", "t5"]) == 2
+    assert "--section t5: no section has that in its title" in capsys.readouterr().err
