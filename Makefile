@@ -28,7 +28,7 @@ export SORA_DATA := $(abspath $(DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster demo test test-cluster lint fidelity clean
+.PHONY: help setup setup-cluster demo test test-cluster lint bench fidelity clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test-cluster: setup-cluster  ## run the tests on a real Slurm, started here by r
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: setup  ## what a training step costs, against what people would run instead (DATA=..., a quarter of an hour)
+	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/bench.py
 
 fidelity: setup  ## the two readings of SoRA and each difference alone, on SST-2 (DATA=..., minutes on two cores)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/fidelity.py
