@@ -18,8 +18,9 @@ from sora.tasks import TaskData
 CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side
 FLOAT = 4  # bytes
 ROW_COPIES = 5  # of what trains: values, gradients, two moments, the best so far
-WORKING_COPIES = 2.0  # largest activations that live at once beside those kept for the backward pass
-PROCESS_BYTES = 700 << 20  # interpreter and libraries on a CPU
+EVALUATION_BATCH = 32  # examples per replica, as in sora/training/evaluation.py
+ALLOCATOR = 1.3  # what allocators hold beyond what is asked of them
+PROCESS_BYTES = 500 << 20  # interpreter and libraries on a CPU
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,10 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
     backward = forward + attention + (2.0 * shape.matrices if run.method.name == "full" else 0.0)
     total = steps(run, facts)
     evaluations = math.ceil(total / run.trainer.eval_every)
-    full = 2 + (1 + len(run.schedule.levels) if run.schedule.levels else 0)  # last, selected, and each level
-    evaluated = evaluations * facts.sizes["select"] + full * (sum(facts.sizes.values()) - facts.sizes["train"])
+    held_out = sum(facts.sizes.values()) - facts.sizes["train"]
+    full = min(2, evaluations)  # with the last and with the best weights, and at the end of each level
+    full += 1 + len(run.schedule.levels) if run.schedule.levels else 0
+    evaluated = evaluations * facts.sizes["select"] + full * held_out
     trained = total * run.trainer.batch_size
     return len(runs) * mean * (trained * (forward + backward) + evaluated * forward)
 
@@ -115,21 +118,60 @@ def trainable(run: RunConfig) -> int:
     return head + shape.layers * rank * (8 * shape.hidden + 2 * (shape.hidden + shape.inner))
 
 
-def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True) -> int:
-    """Most memory a pack needs while it trains, on its longest batch. With ``cpu``, that of the process."""
+def kept_bytes(runs: Sequence[RunConfig], length: int) -> int:
+    """Activations that the forward pass of one step on inputs of ``length`` tokens keeps for the backward pass.
+
+    Of every layer: its input, queries, keys, values, context, the inputs of both LayerNorms, the second block's input,
+    and the inner activations before and after their nonlinearity; with dropout one byte an element of each mask; where
+    attention is written out (sora/backbones/attention.py), its probabilities before and after dropout.
+    """
     run = runs[0]
-    shape, (_, length) = Shape.of(run.backbone), facts.tokens(run)
-    size = 2 if run.precision == "bf16" else FLOAT
-    examples = len(runs) * run.trainer.batch_size
-    tokens = examples * length
-    # Kept of a layer: input, q, k, v, context, both LayerNorms' inputs, the second block's input; twice the inner size.
-    kept = tokens * (8 * shape.hidden + 2 * shape.inner) * size + tokens * 2 * shape.hidden  # and dropout's masks
-    squares = examples * shape.heads * length**2
-    kept += squares * (FLOAT + size + 1)  # softmax, what dropout left of it, and the mask
-    working = WORKING_COPIES * max(tokens * shape.inner * FLOAT, squares * FLOAT)
+    shape, size = Shape.of(run.backbone), _size(run)
+    examples = len(runs) * run.trainer.batch_size * run.task.choices
+    tokens, squares = examples * length, examples * shape.heads * length**2
+    dropping = _dropout(run, "attention_probs_dropout_prob") > 0.0
+    kept = tokens * (8 * shape.hidden + 2 * shape.inner) * size
+    if _dropout(run, "hidden_dropout_prob") > 0.0:
+        kept += tokens * 2 * shape.hidden
+    if _written_out(run, dropping):
+        kept += squares * (FLOAT + (size + 1 if dropping else size if size < FLOAT else 0))
+    return shape.layers * kept
+
+
+def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True) -> int:
+    """Most memory a pack needs on its longest batch, training or being evaluated; with ``cpu``, that of the process."""
+    run = runs[0]
+    shape, size, (_, length) = Shape.of(run.backbone), _size(run), facts.tokens(run)
     weights = shape.parameters * (FLOAT if run.method.name == "full" else size)
     rows = len(runs) * trainable(run) * ROW_COPIES * FLOAT
-    return int(weights + rows + shape.layers * kept + working) + (PROCESS_BYTES if cpu else 0)
+    training = kept_bytes(runs, length) + _working(runs, length, run.trainer.batch_size, dropping=True)
+    evaluating = _working(runs, length, EVALUATION_BATCH, dropping=False)
+    return int(weights + rows + ALLOCATOR * max(training, evaluating)) + (PROCESS_BYTES if cpu else 0)
+
+
+def _working(runs: Sequence[RunConfig], length: int, batch: int, dropping: bool) -> float:
+    """What lives for a moment: the largest block's inputs and outputs, or the scores of attention in their making."""
+    run, shape = runs[0], Shape.of(runs[0].backbone)
+    examples = len(runs) * batch * run.task.choices
+    block = examples * length * (2 * shape.inner + 2 * shape.hidden) * _size(run)
+    if not _written_out(run, dropping and _dropout(run, "attention_probs_dropout_prob") > 0.0):
+        return block
+    squares = 8 if run.backbone.family == "deberta-v2" else 3  # DeBERTa: two position terms of twice the length each
+    return block + squares * examples * shape.heads * length**2 * FLOAT
+
+
+def _written_out(run: RunConfig, dropping: bool) -> bool:
+    """Whether attention keeps its probabilities: no fused kernel takes the masks, nor DeBERTa's bias."""
+    return dropping or run.precision == "bf16" or run.backbone.family == "deberta-v2"
+
+
+def _dropout(run: RunConfig, name: str) -> float:
+    return float(run.backbone.arch.get(name, 0.1)) if run.backbone.dropout is None else run.backbone.dropout
+
+
+def _size(run: RunConfig) -> int:
+    """Bytes of an activation."""
+    return 2 if run.precision == "bf16" else FLOAT
 
 
 def describe(runs: Sequence[RunConfig], facts: DataFacts) -> str:

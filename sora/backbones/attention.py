@@ -40,6 +40,8 @@ def weigh(scores: Tensor, value: Tensor, dropout: CounterDropout, heads: int, he
     """softmax(scores [N, t, t]) value [N, t, dh] -> [N, t, dh]; softmax and dropout in fp32 when scores are bf16."""
     dtype = torch.float32 if scores.dtype in LOW_PRECISION else scores.dtype
     probs = dropout.probabilities(torch.softmax(scores, dim=-1, dtype=dtype), heads, head_major)
+    if dropout.active:
+        value = value * dropout.scale
     return torch.bmm(probs.to(value.dtype), value)
 
 

@@ -193,13 +193,18 @@ class _Drop(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = scale
-        # the scalar comes second so that bf16 rounds the product, not the scale
-        return torch.mul(x, keep).mul_(scale)
+        return _masked(x, keep, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return torch.mul(grad, keep).mul_(ctx.scale), None, None
+        return _masked(grad, keep, ctx.scale), None, None
+
+
+def _masked(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    out = torch.mul(x, keep.view(torch.uint8))  # the same product as with bool, in about half the time on a CPU
+    # the scalar comes second so that bf16 rounds the product, not the scale
+    return out if scale == 1.0 else out.mul_(scale)
 
 
 class CounterDropout(nn.Module):
@@ -237,11 +242,15 @@ class CounterDropout(nn.Module):
         return self._drop(x, counters)
 
     def probabilities(self, probs: Tensor, heads: int, head_major: bool = False) -> Tensor:
-        """Attention probabilities [R*b*H, t, t] (or [R*H*b, t, t] when head-major); a row is (slot, head, query)."""
+        """Attention probabilities [R*b*H, t, t] (or [R*H*b, t, t] when head-major); a row is (slot, head, query).
+
+        They come back without the factor ``scale``, which costs less on the values they are multiplied with.
+        """
         if not self.active:
             return probs
         slots = self._slots(probs.shape[0] // heads)
-        return self._drop(probs, self.context.counters(slots, heads, probs.shape[1], probs.device, head_major))
+        counters = self.context.counters(slots, heads, probs.shape[1], probs.device, head_major)
+        return self._drop(probs, counters, scale=1.0)
 
     def shared_rows(self, x: Tensor, places: Tensor) -> Tensor:
         """Rows [n, d] that all examples share -> [R, n, d], dropped per replica; equal places drop alike."""
@@ -255,9 +264,9 @@ class CounterDropout(nn.Module):
             raise ValueError(f"a batch of {examples} examples cannot hold {self.context.replicas} replicas alike")
         return examples // self.context.replicas
 
-    def _drop(self, x: Tensor, counters: Tensor) -> Tensor:
+    def _drop(self, x: Tensor, counters: Tensor, scale: float | None = None) -> Tensor:
         keep = self.context.keep(self.site, self.threshold, counters, x.shape[-1]).view(x.shape)
-        dropped: Tensor = _Drop.apply(x, keep, self.scale)
+        dropped: Tensor = _Drop.apply(x, keep, self.scale if scale is None else scale)
         return dropped
 
     def extra_repr(self) -> str:

@@ -112,7 +112,7 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
 
 
 def _differences(runs: Sequence[RunConfig]) -> list[str]:
-    """Of each run the packable values, beside the seed, in which the runs differ: ``, method.threshold 1e-05``."""
+    """Of each run the packable values, beside the seed, in which the runs differ: `` threshold 1e-05``."""
     texts = [""] * len(runs)
     for key in runs[0].method.packable:
         group, _, name = key.partition(".")
@@ -120,7 +120,8 @@ def _differences(runs: Sequence[RunConfig]) -> list[str]:
         follows = group == "seeds" and values == [run.seed for run in runs]
         if len(set(values)) > 1 and not follows:
             shown = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
-            texts = [f"{text}, {key} {value}" for text, value in zip(texts, shown, strict=True)]
+            named = key if group == "seeds" else name
+            texts = [f"{text} {named} {value}" for text, value in zip(texts, shown, strict=True)]
     return texts
 
 

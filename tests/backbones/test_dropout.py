@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from sora.backbones.attention import weigh
 from sora.backbones.dropout import CounterDropout, DropoutContext, DropoutKey, replace_dropouts, splitmix64
 
 
@@ -36,6 +37,26 @@ def test_rate_scale_and_expectation():
     for shift in (1, 2, 4, 50):
         neighbours = (zeros[..., :-shift] * zeros[..., shift:]).mean() / zeros.var()
         assert abs(neighbours) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_attention_drops_its_probabilities(dtype):
+    """Against the definition: probabilities times mask times scale, then the values; gradients included."""
+    drop, context = site(0.25)
+    context.begin(DropoutKey((3, 4), 0))
+    generator = torch.Generator().manual_seed(0)
+    scores, value = (torch.randn(4 * 3, 6, n, generator=generator, dtype=torch.float64) for n in (6, 5))
+    scores, value = scores.to(dtype).requires_grad_(), value.to(dtype).requires_grad_()
+    ours = weigh(scores, value, drop, heads=3)
+    mask = context.keep(drop.site, drop.threshold, context.counters(2, 3, 6, scores.device), 6).view(12, 6, 6)
+    assert 0.6 < mask.double().mean() < 0.9
+    exact = [x.detach().double().requires_grad_() for x in (scores, value)]
+    expected = (torch.softmax(exact[0], -1) * mask / 0.75) @ exact[1]
+    tolerance = 1e-12 if dtype == torch.float64 else 0.03
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=tolerance)
+    grads = torch.autograd.grad(ours.square().sum(), (scores, value))
+    for got, wanted in zip(grads, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=0, atol=10 * tolerance)
 
 
 def test_a_replica_draws_its_solo_masks():

@@ -160,3 +160,42 @@ def test_a_convolution_is_refused():
     cfg.arch |= {"conv_kernel_size": 3, "conv_act": "gelu"}
     with pytest.raises(UserError, match="convolution layer"):
         load_backbone(cfg)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_pack_equals_merged_models_of_transformers(family):
+    """Three replicas in one pass against three eager models with the weights W + s B (g * A) put in.
+
+    Gradients by the chain rule from the merged weight's: dA = s (B g)^T dW, dB = s dW A^T g, dg = s diag(B^T dW A^T).
+    DeBERTa's position vectors pass through the adapted query and key, so they are checked with them.
+    """
+    configs = tiny.runs(family, [0, 1, 2], method={"name": "sora", "r": 2})
+    pack = tiny.pack(configs, torch.float64)
+    for replica, layer in enumerate(pack.method.layers.values()):
+        torch.nn.init.normal_(layer.lora_B, std=0.3, generator=torch.Generator().manual_seed(replica))
+    lengths = (9, 4, 7, 12, 5, 11)
+    inputs = batch(family, lengths)
+    got = pack.model.backbone(inputs)
+    weight = torch.randn(got.shape, dtype=got.dtype, generator=torch.Generator().manual_seed(1))
+    weight = weight * inputs["attention_mask"].unsqueeze(-1)
+    (got * weight).sum().backward()
+    for replica in range(3):
+        theirs = reference(configs[0].backbone, torch.float64)
+        for name, layer in pack.method.layers.items():
+            a, b, g = layer.lora_A[replica], layer.lora_B[replica].T, layer.gate[replica]
+            theirs.get_parameter(f"{name}.weight").data += layer.scaling * (b * g) @ a
+        part = slice(2 * replica, 2 * replica + 2)
+        rows = {key: value[part] for key, value in inputs.items()}
+        mask = rows["attention_mask"].unsqueeze(-1)
+        expected = theirs(**rows).last_hidden_state
+        torch.testing.assert_close(got[part] * mask, expected * mask, rtol=0, atol=EXACT[family])
+        (expected * weight[part]).sum().backward()
+        for name, layer in pack.method.layers.items():
+            a, b, g = layer.lora_A[replica], layer.lora_B[replica].T, layer.gate[replica]
+            merged = layer.scaling * theirs.get_parameter(f"{name}.weight").grad
+            for mine, wanted in (
+                (layer.lora_A, (b * g).T @ merged),
+                (layer.lora_B, (merged @ a.T * g).T),
+                (layer.gate, (b * (merged @ a.T)).sum(0)),
+            ):
+                torch.testing.assert_close(mine.grad[replica], wanted, rtol=0, atol=100 * EXACT[family], msg=name)
