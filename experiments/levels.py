@@ -206,7 +206,7 @@ def scale(axis: Axes, drawn: Sequence[Curve]) -> None:
     live = [point.live for curve in drawn for points in curve.seeds.values() for point in points]
     smallest = min((value for value in live if value > 0), default=1)
     if live and min(live) == 0:
-        axis.set_xscale("symlog", linthresh=smallest, linscale=0.4)
+        axis.set_xscale("symlog", linthresh=smallest, linscale=1.0)
     else:
         axis.set_xscale("log")
     axis.axhline(100, color="#888888", linewidth=0.8, zorder=1)
