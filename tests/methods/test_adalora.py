@@ -114,15 +114,6 @@ def test_ranks_move_by_themselves_and_end_at_the_target(tmp_path):
     assert len(set(ranks[0].values())) > 1, "every matrix got the same rank, so nothing was allocated"
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_pack_is_its_solo_runs(family, tmp_path):
-    configs = tiny.runs(family, [0, 1], method=METHOD)
-    packed = tiny.train(configs, tmp_path / "pack", torch.float64)
-    alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
-    torch.testing.assert_close(packed.pack.optimizer.rows[1], alone.pack.optimizer.rows[0], rtol=0, atol=1e-9)
-    assert packed.pack.method.summary(1) == alone.pack.method.summary(0)
-
-
 @pytest.mark.parametrize("step", [5, 10, 15])
 def test_resuming_keeps_scores_and_budget(step, tmp_path):
     """PEFT's running scores are in no state_dict: a resumed run ends with half the ranks. Not here, to the bit."""

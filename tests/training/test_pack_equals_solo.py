@@ -17,17 +17,26 @@ def rows_of(loop):
     return loop.pack.optimizer.rows.detach().clone()
 
 
+CASES = {
+    "lora": {"name": "lora"},
+    "lora-rslora": {"name": "lora", "rslora": True, "targets": ["output.dense"]},
+    "sora": {"name": "sora"},
+    "sora-paper": {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
+    "sora-sum": {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
+    "adalora": {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 2},
+    "bitfit": {"name": "bitfit"},
+    "adapter": {"name": "adapter", "bottleneck": 3},
+}
+
+
+def test_every_packable_method_is_put_to_the_proof():
+    packable = {name for name, cls in METHODS.items() if "seed" in cls(name=name).packable}
+    assert packable == {case["name"] for case in CASES.values()}
+    assert set(METHODS) - packable == {"full", "peft"}
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"name": "lora"},
-        {"name": "sora"},
-        {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
-        {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
-    ],
-    ids=["lora", "sora", "sora-paper", "sora-sum"],
-)
+@pytest.mark.parametrize("method", CASES.values(), ids=CASES)
 def test_float64_to_1e9(family, method, tmp_path):
     together = tiny.train(tiny.runs(family, [0, 1, 2], method=method), tmp_path / "pack", torch.float64)
     packed = rows_of(together)
@@ -40,6 +49,7 @@ def test_float64_to_1e9(family, method, tmp_path):
         np.testing.assert_allclose(logits[replica], predict(alone.pack, alone.pack.splits["report"])[0], atol=1e-9)
         assert together.progress[replica].best_step == alone.progress[0].best_step
         assert together.progress[replica].history[-1]["select"] == alone.progress[0].history[-1]["select"]
+        assert together.pack.method.summary(replica) == alone.pack.method.summary(0)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
