@@ -275,6 +275,8 @@ BAD = [
     (("trainer.batch_size=0",), r"trainer.batch_size.*>= 1"),
     (("method=full", "seed=[0,1]"), "seed.*cannot be packed"),
     (("method.targets=[nothing]",), "nothing.*query"),
+    (("method.targets=[attention.self]",), "method.targets.*attention.self, which is no linear layer"),
+    (("method=peft", "method.options={lora_alhpa: 16}"), "method.options.lora_alhpa.*did you mean lora_alpha"),
     (("seed=-1",), "seed.*>= 0"),
     (("precision=fp16",), "precision.*fp32"),
     (("task=rte", "data.dir=/nowhere"), "/nowhere.*RTE"),
