@@ -28,7 +28,7 @@ from sora.errors import UserError
 from sora.recipes import CONF, check_recipe
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs, nearest, one_of
 
-LAUNCHER_EXTRAS = {"submitit_slurm": "slurm"}  # where the extra of pyproject.toml has another name
+LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # launcher -> extra of pyproject.toml
 DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 
 
@@ -103,8 +103,8 @@ def explain(error: Exception) -> str:
         return f"{error.override}: cannot be read ({why}); write key=value, quoted where it has [ or {{"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        if group == "hydra/launcher":
-            package, extra = (f"hydra-{choice.partition('_')[0]}-launcher", LAUNCHER_EXTRAS.get(choice, choice))
+        if group == "hydra/launcher" and choice in LAUNCHER_EXTRAS:
+            package, extra = (f"hydra-{choice.partition('_')[0]}-launcher", LAUNCHER_EXTRAS[choice])
             return f"{group}={choice}: the package {package} is not installed; pip install -e '.[{extra}]'"
         if not error.options:
             return f"{group}={choice}: no such choice, conf/{group} is empty"
