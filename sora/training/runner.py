@@ -16,6 +16,8 @@ import errno
 import itertools
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -151,7 +153,7 @@ def _train(pack: Sequence[Job], data: TaskData, command: str) -> None:
             return
         for job in jobs:
             records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
-            job.set_status("running", command=command)
+            job.set_status("running", command=command, resume=_again(command))
         waiting = _companies(jobs)
         try:
             _train_packs(waiting, data, command, claims, preemption)
@@ -160,8 +162,18 @@ def _train(pack: Sequence[Job], data: TaskData, command: str) -> None:
             for job in itertools.chain.from_iterable(waiting):
                 # The error itself must reach the user, also when the disk is too full for this file.
                 with contextlib.suppress(UserError, OSError):
-                    job.set_status(status, command=command, reason=f"{type(error).__name__}: {error}")
+                    reason = f"{type(error).__name__}: {error}"
+                    job.set_status(status, reason=reason, command=command, resume=_again(command))
             raise
+
+
+def _again(command: str) -> str:
+    """The line for a shell that goes on with the run, here; status.json is not published and may name folders.
+
+    In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
+    """
+    typed = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "run.py" else command
+    return f"cd {shlex.quote(os.getcwd())} && {typed}"
 
 
 def _train_packs(
