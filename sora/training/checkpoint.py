@@ -145,5 +145,5 @@ def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:
 def discard(run_dir: Path) -> None:
     """Remove every checkpoint of a run (resume=never, or the run is finished)."""
     folder = run_dir / "checkpoint"
-    for path in [*folder.glob("step-*"), *folder.glob("*.tmp")]:
+    for path in {*folder.glob("step-*"), *folder.glob("*.tmp")}:
         path.unlink()

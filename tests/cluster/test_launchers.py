@@ -1,9 +1,8 @@
-"""Where jobs run, without a cluster: the choices, joblib for real, and what is said where a launcher or Slurm is missing."""
+"""Where jobs run, without a cluster: joblib for real, and what is said where a launcher or Slurm is missing."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess

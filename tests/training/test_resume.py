@@ -253,3 +253,13 @@ def test_the_signals_do_afterwards_what_they_did_before():
             os.kill(os.getpid(), each)
             assert preemption.signal is each
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
+
+
+def test_what_a_killed_writer_left_goes_with_the_checkpoints(tmp_path):
+    configs = tiny.runs()
+    with pytest.raises(Stopped):
+        tiny.train(configs, tmp_path, after_checkpoint=stop_at(10))
+    folder = tmp_path / "seed-0" / "checkpoint"
+    (folder / "step-00000015.tmp").write_bytes(b"half")
+    checkpoint.discard(tmp_path / "seed-0")
+    assert list(folder.iterdir()) == []
