@@ -27,8 +27,13 @@ from sora.config import METHODS, RunConfig
 from sora.errors import UserError
 from sora.recipes import CONF, check_recipe
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs, nearest, one_of
+from sora.training.preemption import Preempted
 
-LAUNCHER_EXTRAS = {"joblib": "joblib", "ray": "ray", "submitit_slurm": "slurm"}  # launcher -> extra of pyproject.toml
+LAUNCHERS = {  # of Hydra, which a cluster= needs -> its package, and the extra of pyproject.toml
+    "joblib": ("hydra-joblib-launcher", "joblib"),
+    "submitit_slurm": ("hydra-submitit-launcher", "slurm"),
+    "ray": ("hydra-ray-launcher", "ray"),
+}
 DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 
 
@@ -85,6 +90,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _complain("interrupted; the same command continues from the newest checkpoint")
         sys.exit(130)
+    except Preempted as stop:
+        _complain(f"{stop}; the same command continues from the newest checkpoint")
+        raise
     if mistakes:
         sys.exit(2)
 
@@ -103,8 +111,8 @@ def explain(error: Exception) -> str:
         return f"{error.override}: cannot be read ({why}); write key=value, quoted where it has [ or {{"
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        if group == "hydra/launcher" and choice in LAUNCHER_EXTRAS:
-            package, extra = (f"hydra-{choice.partition('_')[0]}-launcher", LAUNCHER_EXTRAS[choice])
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            package, extra = LAUNCHERS[choice]
             return f"{group}={choice}: the package {package} is not installed; pip install -e '.[{extra}]'"
         if not error.options:
             return f"{group}={choice}: no such choice, conf/{group} is empty"
@@ -114,6 +122,8 @@ def explain(error: Exception) -> str:
         key = unknown[1]
         if owners := [name for name, cls in METHODS.items() if key in {f"method.{f.name}" for f in fields(cls)}]:
             return f"{key}: no key of this method, only of method={', '.join(owners)}; leave it out, or the method"
+        if key.startswith("hydra.launcher."):
+            return f"{key}: no key of this launcher; +{key}=<value> hands it on all the same"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = several[1].partition("=")

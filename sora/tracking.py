@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sora.errors import UserError
+from sora.untrusted import parse_json
 
 METRICS = "metrics.jsonl"
 LOG = "log.txt"
@@ -322,14 +323,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"There is no metrics file {path}: give the metrics.jsonl of a run folder.")
     restored = []
     for _, values in _parsed(Path(path)):
-        for pointer, name in values.pop("nonfinite", {}).items():
-            *parents, last = (key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/"))
-            node: Any = values
-            for key in parents:
-                node = node[int(key) if isinstance(node, list) else key]
-            node[int(last) if isinstance(node, list) else last] = _NONFINITE[name]
+        try:
+            _restore(values)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path}: nonfinite at step {values['step']} names no value of its line: restore the file, or delete "
+                "the run folder and train the run again."
+            ) from None
         restored.append(values)
     return restored
+
+
+def _restore(values: dict[str, Any]) -> None:
+    """Put the numbers that JSON does not know back into a line."""
+    for pointer, name in values.pop("nonfinite", {}).items():
+        *parents, last = (key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/"))
+        node: Any = values
+        for key in parents:
+            node = node[int(key) if isinstance(node, list) else key]
+        node[int(last) if isinstance(node, list) else last] = _NONFINITE[name]
 
 
 def _parsed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -340,12 +352,12 @@ def _parsed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if number == len(lines) and not line.endswith("\n"):
             return  # the process was killed while it wrote this line
         try:
-            values = json.loads(line)
-            if not isinstance(values["step"], int):
+            values = parse_json(line)
+            if not isinstance(values["step"], int) or not isinstance(values["kind"], str):
                 raise TypeError
         except (ValueError, TypeError, KeyError):
             raise UserError(
-                f"{path}:{number} is not a line of metrics (a JSON object with an integer step): "
+                f"{path}:{number} is not a line of metrics (a JSON object with an integer step and a kind): "
                 "restore the file, or delete the run folder and train the run again."
             ) from None
         yield line, values

@@ -17,6 +17,7 @@ from sora.errors import UserError
 from sora.tasks.jsonl import read_jsonl
 from sora.tasks.spec import TaskConfig, load_task
 from sora.tasks.tsv import read_tsv
+from sora.tracking import read_metrics
 from sora.untrusted import is_inside, is_name, parse_json
 from tests import composing, tiny
 
@@ -127,6 +128,23 @@ def test_nothing_is_unpickled(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         records.read_arrays(path)
     assert not bomb.trace.exists()
+
+
+@fuzz
+@given(st.lists(anything, max_size=4), st.binary(max_size=40))
+def test_any_lines_of_metrics_are_read_or_refused(tmp_path, lines, torn):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes("".join(json.dumps(each) + "\n" for each in lines).encode() + torn.replace(b"\n", b""))
+    found, said = attempt(read_metrics, path)
+    assert found == lines if said is None else str(path) in said
+
+
+@pytest.mark.parametrize("nonfinite", [3, {"loss": "huge"}, {"absent/x": "nan"}, {"list/9": "nan"}, {"list/a": "inf"}])
+def test_a_line_of_metrics_that_contradicts_itself_is_refused(nonfinite, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 3, "kind": "train", "loss": None, "list": [1], "nonfinite": nonfinite}) + "\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: nonfinite at step 3"):
+        read_metrics(path)
 
 
 # -- names and places ------------------------------------------------------------------------------------------

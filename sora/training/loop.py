@@ -94,7 +94,7 @@ class Loop:
         except Preempted as stop:
             if self.step:
                 self.save(again=self.evaluation_due)
-                self.tracker.say(f"{stop}; step {self.step} is in a checkpoint, the same command goes on from there")
+                self.tracker.say(f"{stop}; step {self.step} is in a checkpoint")
             raise
 
     def _train(self) -> None:

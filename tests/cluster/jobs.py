@@ -34,12 +34,12 @@ def environment(code: Path = ROOT) -> dict[str, str]:
     return kept | paths | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def start(folder: Path, *words: str, code: Path = ROOT) -> subprocess.Popen[str]:
-    """The command ``python run.py <words>`` in ``folder``."""
+def start(folder: Path, *words: str, code: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+    """The command ``python run.py <words>`` in ``folder``; ``variables`` of its environment."""
     return subprocess.Popen(
         [sys.executable, str(code / "run.py"), *words],
         cwd=folder,
-        env=environment(code),
+        env=environment(code) | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -47,9 +47,9 @@ def start(folder: Path, *words: str, code: Path = ROOT) -> subprocess.Popen[str]
     )
 
 
-def run(folder: Path, *words: str, code: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *words: str, code: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """``start``, and its end."""
-    process = start(folder, *words, code=code)
+    process = start(folder, *words, code=code, **variables)
     out, err = process.communicate(timeout=600)
     return subprocess.CompletedProcess(shlex.join(words), process.returncode, out, err)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +43,7 @@ def test_the_line_to_go_on_with_is_the_command_here(tmp_path):
             break
     _, err = process.communicate(timeout=240)
     assert process.returncode == 75, err
+    assert "error: stopped by signal SIGTERM; the same command continues from the newest checkpoint" in err
     (path,) = tmp_path.glob("runs/*/status.json")
     status = json.loads(path.read_text())
     assert status["status"] == "preempted"
@@ -58,9 +58,8 @@ def test_the_line_to_go_on_with_is_the_command_here(tmp_path):
     assert json.loads(done.stdout)["run_id"] == path.parent.name, done.stderr
 
 
-@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="there is a Slurm here")
 def test_without_slurm_one_sentence_says_so(tmp_path):
-    done = run(tmp_path, "-m", "cluster=slurm", *SMALL, "method=lora")
+    done = run(tmp_path, "-m", "cluster=slurm", *SMALL, "method=lora", PATH=str(tmp_path))
     assert done.returncode == 2
     assert "error: cluster=slurm: the jobs could not be submitted" in done.stderr
     assert "Traceback" not in done.stderr
