@@ -5,7 +5,7 @@ What a row holds is turned into examples by one function per layout (sora/tasks/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,16 @@ def read_jsonl(path: Path, task: TaskConfig, split: str, source: str) -> Example
 
     Raises UserError with ``file:line`` for anything that is not as the task's layout describes it.
     """
+    return examples_of(((f"{path}:{line}", values) for line, values in _objects(path)), task, split, source)
+
+
+def examples_of(rows: Iterable[tuple[str, dict[str, Any]]], task: TaskConfig, split: str, source: str) -> Examples:
+    """The examples of the rows of a file, each given with its place, for messages. Raises UserError."""
     numbers: dict[tuple[str, int], str] = {}
     ids: list[int] = []
     examples: list[Example] = []
-    for number, (line, values) in enumerate(_objects(path)):
-        row = Row(values, f"{path}:{line}", task, split, number, numbers)
+    for number, (place, values) in enumerate(rows):
+        row = Row(values, place, task, split, number, numbers)
         found = LAYOUTS[task.layout](row)
         row.done()
         examples += found

@@ -60,6 +60,19 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
     return _read(task, splits, data)[0]
 
 
+def why_not(task: TaskConfig, data: DataConfig) -> str:
+    """Why the task's data cannot be had, as a sentence; empty where its place is found."""
+    try:
+        if snapshot := open_snapshot(task, data.dir or os.environ.get(ENV)):
+            for split in task.sizes:
+                snapshot(split)
+        else:
+            data_folder(task, data.dir)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def data_folder(task: TaskConfig, directory: str | None) -> Path:
     """The folder of the task's official files: <dir>/<folder>, or <dir>/<benchmark>/<folder>.
 

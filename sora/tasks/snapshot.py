@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import numpy as np
 from sora.errors import UserError
 from sora.hub import NotThere, Repository, fetch
 from sora.tasks.examples import Examples
+from sora.tasks.hub_rows import COLUMNS, official_rows
+from sora.tasks.jsonl import examples_of
 from sora.tasks.spec import TaskConfig
 
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
@@ -95,13 +97,13 @@ def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: s
     table = read_table(files)
     place = str(files[0].parent if len(files) > 1 else files[0])
     labelled = not split.startswith("test")
+    if task.reader == "jsonl":
+        _need_columns(table, COLUMNS.get(task.layout, ()), task, place)
+        found = official_rows(task, table.to_pylist(), _class_names(table, "label"), labelled)
+        rows = ((f"{place}: row {number} (from 0)", row) for number, row in enumerate(found))
+        return examples_of(rows, task, split, source)
     names = task.hub_columns
-    lacking = [name for key, name in names.items() if name not in table.column_names and (labelled or key != "label")]
-    if lacking:
-        raise UserError(
-            f"{place}: no column {', '.join(map(repr, lacking))}, there are {', '.join(table.column_names)}; "
-            f"take {task.hub} at revision {task.revision[:12]}, or set task.hub_columns"
-        )
+    _need_columns(table, [name for key, name in names.items() if labelled or key != "label"], task, place)
     texts = tuple(_texts(table[names[key]].to_pylist(), names[key], task, place) for key in task.text_columns)
     ids = table[names["id"]].to_numpy() if "id" in names else np.arange(table.num_rows)
     if labelled:
@@ -129,6 +131,15 @@ def read_table(files: Sequence[Path]) -> Any:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: cannot be read ({reason}); {AGAIN}") from error
     return pyarrow.concat_tables(tables)
+
+
+def _need_columns(table: Any, names: Iterable[str], task: TaskConfig, place: str) -> None:
+    lacking = [name for name in names if name not in table.column_names]
+    if lacking:
+        raise UserError(
+            f"{place}: no column {', '.join(map(repr, lacking))}, there are {', '.join(table.column_names)}; "
+            f"take {task.hub} at revision {task.revision[:12]}, or set task.hub_columns"
+        )
 
 
 def _names(files: Sequence[Path]) -> set[str]:

@@ -23,7 +23,7 @@ from sora import submissions
 from sora.errors import UserError
 from sora.records import write_text
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
-from sora.tasks.load import data_folder
+from sora.tasks.load import why_not
 from sora.training import checkpoint
 from sora.training.evaluation import predict
 from sora.training.pack import Pack, build_pack, encode_split
@@ -77,10 +77,8 @@ def _test_sets(job: Job) -> list[Asked]:
     run = job.run
     asked = [(run.task, split, examples) for split, examples in load_test(run.task, run.data).items()]
     for task in submissions.diagnostics_of(run.task):
-        try:
-            data_folder(task, run.data.dir)
-        except UserError:
-            print(f"{task.name}: no folder {task.folder} in data.dir, so it is left out", flush=True)
+        if reason := why_not(task, run.data):
+            print(f"{task.name} is left out ({reason})", flush=True)
             continue
         asked += [(task, split, examples) for split, examples in load_test(task, run.data).items()]
     return asked
