@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.tasks import Examples, load, load_task, load_test
 from sora.tasks.jsonl import read_jsonl
+from sora.tasks.layouts import LAYOUTS
 
 PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
 ROWS: dict[str, dict[str, Any]] = {
@@ -321,3 +324,13 @@ def test_the_real_files(shared: Path, name: str) -> None:
     assert set(found.partial) == {"boolq": {"train"}, "record": {"train", "validation"}}.get(name, set())
     if task.items and name == "multirc":
         assert (len(found.splits["train"]), len(found.splits["report"]), len(test)) == tuple(task.items.values())
+
+
+def test_the_guide_shows_the_function_as_it_is() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    shown = "\n".join(
+        line.removeprefix("   ") for line in guide.split("```python\n")[1].split("   ```")[0].splitlines()
+    )
+    assert shown.strip() == inspect.getsource(LAYOUTS["copa"]).strip()
+    for name, lines in re.findall(r"\| `(\w+)` \| \d+ \| (\d+) \|", guide):
+        assert len(inspect.getsource(LAYOUTS[name]).strip().splitlines()) == int(lines), name
