@@ -1,0 +1,135 @@
+"""The doctor on a healthy case, and on one planted fault at a time: it names that fault, and only that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scripts.doctor import main
+from sora.backbones import Head
+from sora.backbones.source import tokenizer_folder
+from sora.prepare import backbone_config
+from tests.tasks.test_load import write
+
+SMALL = (  # MiniLM's tokenizer over a small encoder of random weights
+    "backbone=minilm-l6",
+    "backbone.weights=random",
+    "backbone.arch.num_hidden_layers=1",
+    "backbone.arch.hidden_size=32",
+    "backbone.arch.num_attention_heads=2",
+    "backbone.arch.intermediate_size=32",
+    "task=synthetic_pair",
+    "recipe=none",
+    "trainer.batch_size=4",
+    "seed=[0,1]",
+)
+NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "tracker", "trainable", "determinism"]
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def examined(capsys: pytest.CaptureFixture[str], *words: str, status: int) -> dict[str, tuple[str, str]]:
+    """Name of each check -> its level and what it said."""
+    assert main([*SMALL, *words]) == status
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert [name for _, name, _ in lines] == NAMES
+    return {name: (level, text) for level, name, text in lines}
+
+
+def failed(verdicts: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {name: text for name, (level, text) in verdicts.items() if level == "FAIL"}
+
+
+def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = examined(capsys, "tracker=wandb", "deterministic=true", status=0)
+    assert {name for name, (level, _) in found.items() if level != "ok"} == {"weights"}
+    assert found["weights"] == ("note", "random, from init_seed 0: no result of a pretrained minilm-l6")
+    assert found["tokenizer"][1] == "30,522 tokens; 7 golden texts get the ids they must"
+    assert "wandb sync runs/wandb/offline-run-* sends it" in found["tracker"][1]
+    rank = 6 * 8 + 8 * (8 * 32 + 2 * (32 + 32))  # gates; low-rank factors of six matrices of 32 x 32
+    head = 32 * 32 + 32 + 2 * 32 + 2
+    assert found["trainable"][1].startswith(f"{rank + head:,} weights a run, {head:,} of the head, all float32")
+    assert found["determinism"][1].endswith("(deterministic=true)")
+    assert not list(tmp_path.iterdir()), "it writes nothing"
+
+
+def test_a_head_in_half_precision(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(*arguments: Any, **named: Any) -> Head:
+        head = Head(*arguments, **named)
+        head.out.data = head.out.data.half()
+        return head
+
+    monkeypatch.setattr("sora.training.pack.Head", half)
+    found = examined(capsys, status=1)
+    assert failed(found) == {"trainable": "1 trainable tensors are not torch.float32: head.out is torch.float16"}
+    assert found["determinism"] == ("skipped", "needs trainable")
+
+
+def test_a_broken_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One that keeps accents, and so differs on a few words only: nothing would crash."""
+    folder = tmp_path / "models" / "minilm-l6"
+    source = tokenizer_folder(backbone_config("minilm-l6"))
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(content | {"strip_accents": False}))
+    found = examined(capsys, f"backbone.dir={tmp_path / 'models'}", status=1)
+    assert list(failed(found)) == ["tokenizer"]
+    assert "1 of 7 golden texts get other ids, such as 'naïve café" in failed(found)["tokenizer"]
+
+
+def test_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path / "RTE", {"train": 2489, "dev": 277})
+    found = examined(capsys, "task=rte", f"data.dir={tmp_path}", status=1)
+    assert list(failed(found)) == ["data"]
+    assert "RTE/train.tsv: 2,490 expected, 2,489 found" in failed(found)["data"]
+    assert found["memory"] == ("skipped", "needs data")
+    partial = examined(capsys, "task=rte", f"data.dir={tmp_path}", "data.allow_partial=true", status=0)
+    assert partial["data"][0] == "note"
+    assert "rte is partial (train 2,490 expected, 2,489 found)" in partial["data"][1]
+
+
+def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 30, 1 << 30, 100_000))
+    found = examined(capsys, status=1)
+    assert list(failed(found)) == ["disk"]
+    text = failed(found)["disk"]
+    assert text.endswith(f"0 MiB are free at {tmp_path}; make room or choose another folder")
+
+
+def test_wandb_online_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    found = examined(capsys, "tracker=wandb", "tracker.mode=online", status=1)
+    assert list(failed(found)) == ["tracker"]
+    assert failed(found)["tracker"].startswith("tracker.mode=online: W&B has no key")
+
+
+def test_a_check_that_breaks_does_not_hide_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sora.doctor.load_tokenizer", lambda config: 1 / 0)
+    found = examined(capsys, status=1)
+    assert failed(found) == {"tokenizer": "ZeroDivisionError: division by zero"}
+    assert found["trainable"][0] == "ok"
+
+
+@pytest.mark.parametrize(("words", "says"), [(["metod=lora"], "no such key"), (["seed=-1"], "must be an integer >= 0")])
+def test_words_that_make_no_run(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert says in captured.err
+    assert captured.out == ""
