@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora import records
+from sora import estimate, records
 from sora.tracking import Tracker
 from sora.training.evaluation import evaluate
 from sora.training.levels import prune_smallest
@@ -206,6 +206,7 @@ def test_what_is_told_of_a_level(tmp_path, capsys):
 def test_records_of_a_run_stopped_inside_a_level(tmp_path, monkeypatch):
     """Repeated, the science is the uninterrupted run's; the arrays of every level give its metrics."""
     overrides = (
+        *("backbone.weights=random", "backbone.arch.num_hidden_layers=1", "backbone.arch.hidden_size=24"),
         *("recipe=none", "task=synthetic_pair", "trainer.max_length=24", "task.sizes={train: 24, validation: 20}"),
         *("trainer.max_steps=6", "trainer.batch_size=4", "trainer.eval_every=6", "trainer.checkpoint_every=4"),
         *("schedule=sparsify_constant", "schedule.levels=[2e-3,1e-1]", "schedule.steps=6"),
@@ -238,3 +239,11 @@ def test_records_of_a_run_stopped_inside_a_level(tmp_path, monkeypatch):
             for entry in one["level_results"]:
                 predicted = arrays[f"level{entry['level']}_{split}_logits"].astype(np.float64).argmax(1)
                 assert float(np.mean(predicted == arrays[f"{split}_labels"])) == entry[split]["accuracy"]
+
+
+def test_an_estimate_counts_the_levels():
+    facts = estimate.DataFacts("0" * 64, {"train": 60, "select": 30, "report": 30, "train_subset": 20}, 40.0, 60)
+    (plain,), (trained,), (pruned,) = (tiny.runs(schedule=each) for each in ({"kind": "none"}, SPARSIFY, ONE_SHOT))
+    assert [estimate.steps(run, facts) for run in (plain, trained, pruned)] == [20, 20 + 3 * 6, 20]
+    cost = [estimate.operations([run], facts) for run in (plain, trained, pruned)]
+    assert cost[0] < cost[2] < cost[1]
