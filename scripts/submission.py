@@ -43,13 +43,15 @@ def collect(options: argparse.Namespace) -> None:
     """Write the zip. Raises UserError where a file is wrong or, without --incomplete, missing."""
     files: dict[str, Path] = {}
     missing: list[str] = []
-    candidates = [
+    asked = [
         record
         for record in records.read_many(options.results / "records")
-        if not any(record["flags"][flag] for flag in NOT_IN)
-        and options.backbone in (None, record["config"]["backbone"]["name"])
+        if options.backbone in (None, record["config"]["backbone"]["name"])
         and options.method in (None, record["config"]["method"]["name"])
     ]
+    candidates = [record for record in asked if not any(record["flags"][flag] for flag in NOT_IN)]
+    if len(candidates) < len(asked):
+        print(f"left out: {len(asked) - len(candidates)} runs on partial or generated data, or of random weights")
     tasks = submissions.benchmark_tasks(options.what)
     for task in tasks:
         models = [each.name for each in tasks if each.name in (task.trained_on or [task.name])]
@@ -62,7 +64,7 @@ def collect(options: argparse.Namespace) -> None:
             files[name] = path
             print(f"{name:14} {count:>7,} predictions  {described(best)}")
     if not files:
-        raise UserError(f"{options.runs}: no run of {options.what} has predictions; train with predict=true")
+        raise UserError(f"{options.runs}: no run of {options.what} that counts has predictions; give predict=true")
     if missing:
         print(f"missing: {', '.join(missing)}")
         if not options.incomplete:

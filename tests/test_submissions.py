@@ -227,6 +227,7 @@ def test_the_best_run_by_the_select_split_is_collected(command: Command, tmp_pat
     finished(tmp_path, "d" * 12, 0.6, task="copa")
     assert command("superglue") == 2
     assert "missing: AX-b.jsonl, AX-g.jsonl, BoolQ.jsonl" in command.out
+    assert "left out: 1 runs on partial or generated data, or of random weights" in command.out
     assert "error: the leaderboard of superglue refuses a zip without AX-b.jsonl" in command.err
     assert not (tmp_path / "superglue.zip").exists()
     assert command("superglue", "--incomplete", "--out", "some.zip") == 0, command.err
@@ -242,7 +243,7 @@ def test_the_best_run_by_the_select_split_is_collected(command: Command, tmp_pat
 def test_nothing_to_collect_and_files_to_check(command: Command, tmp_path: Path) -> None:
     finished(tmp_path, "a" * 12, 0.7)
     assert command("glue") == 2
-    assert "error: runs: no run of glue has predictions; train with predict=true" in command.err
+    assert "error: runs: no run of glue that counts has predictions; give predict=true" in command.err
     path = tmp_path / "runs" / ("a" * 12) / "predictions" / "CB.jsonl"
     assert command("check", str(path)) == 0
     assert command.out == f"{path}: 250 predictions\n"

@@ -5,7 +5,9 @@
     metric.compute(predictions=[0, 1, 1], references=[0, 1, 0])
 
 The second argument is the name of any file of conf/task. Predictions are class indices, or real scores for a
-regression task; the numbers are those of ``sora.tasks.metrics``. (`evaluate` copies this file elsewhere
+regression task; the numbers are those of ``sora.tasks.metrics``. Tasks over questions take ``groups`` [N] too
+(MultiRC, AX-g's pairs), ReCoRD ``groups`` and ``credit``, with predictions that are 1 for the chosen candidates:
+``sora.tasks.Examples`` says what these are. (`evaluate` copies this file elsewhere
 before it imports it, hence the absolute imports.)
 """
 
@@ -15,11 +17,12 @@ from typing import Any
 
 import datasets  # type: ignore[import-untyped]
 import evaluate
+import numpy as np
 
 from sora.tasks.metrics import score
 from sora.tasks.spec import load_task
 
-DESCRIPTION = "Metrics of this harness's GLUE and synthetic tasks: accuracy, F1, Matthews, Pearson, Spearman."
+DESCRIPTION = "Metrics of this harness's GLUE, SuperGLUE and synthetic tasks."
 CITATION = """@inproceedings{wang2019glue,
   title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
   author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and
@@ -44,5 +47,7 @@ class TaskMetrics(evaluate.Metric):
             format="numpy",
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return score(load_task(self.config_name), predictions, references)
+    def _compute(self, predictions: Any, references: Any, groups: Any = None, credit: Any = None) -> dict[str, float]:
+        more = {"groups": groups, "credit": credit}
+        arrays = {key: np.asarray(value) for key, value in more.items() if value is not None}
+        return score(load_task(self.config_name), predictions, references, **arrays)

@@ -78,7 +78,7 @@ def _test_sets(job: Job) -> list[Asked]:
     asked = [(run.task, split, examples) for split, examples in load_test(run.task, run.data).items()]
     for task in submissions.diagnostics_of(run.task):
         if reason := why_not(task, run.data):
-            print(f"{task.name} is left out ({reason})", flush=True)
+            print(f"{task.name} is left out: {reason}", flush=True)
             continue
         asked += [(task, split, examples) for split, examples in load_test(task, run.data).items()]
     return asked

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 
 from sora.tasks import compute_metrics, load_task
+from sora.tasks.metrics import predict
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("rte", "mrpc", "cola", "mnli", "stsb", "synthetic_graded")
+NAMES = ("rte", "mrpc", "cola", "mnli", "stsb", "synthetic_graded", "multirc", "record")
 SCRIPT = """
 import json, sys
 import evaluate
 given = json.load(sys.stdin)
 found = {}
-for name, (predictions, references) in given.items():
+for name, (predictions, references, more) in given.items():
     metric = evaluate.load("sora/tasks/evaluate_glue.py", name)
-    found[name] = metric.compute(predictions=predictions, references=references)
+    found[name] = metric.compute(predictions=predictions, references=references, **more)
 try:
     evaluate.load("sora/tasks/evaluate_glue.py", "rt")
 except Exception as error:
@@ -38,6 +39,13 @@ def logits_and_labels(name: str) -> tuple[np.ndarray, np.ndarray]:
     return logits, logits[:, 0] + rng.normal(size=50) if task.regression else rng.integers(0, task.num_outputs, 50)
 
 
+def more_of(name: str) -> dict[str, np.ndarray]:
+    """What the tasks over questions need beside the labels."""
+    rng = np.random.default_rng(4)
+    groups, credit = {"groups": np.arange(50) // 4}, {"credit": rng.random((50, 2))}
+    return {"multirc": groups, "record": groups | credit}.get(name, {})
+
+
 @pytest.mark.slow
 def test_loads_offline_and_agrees(tmp_path: Path) -> None:
     # its libraries read these variables when they are imported, hence a process of its own
@@ -46,8 +54,9 @@ def test_loads_offline_and_agrees(tmp_path: Path) -> None:
     given = {}
     for name in NAMES:
         logits, labels = logits_and_labels(name)
-        predictions = logits[:, 0] if load_task(name).regression else logits.argmax(1)
-        given[name] = [predictions.tolist(), labels.tolist()]
+        more = more_of(name)
+        predictions = predict(load_task(name), logits, more.get("groups"))
+        given[name] = [predictions.tolist(), labels.tolist(), {key: value.tolist() for key, value in more.items()}]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=ROOT,
@@ -60,5 +69,5 @@ def test_loads_offline_and_agrees(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for name in NAMES:
-        assert found[name] == pytest.approx(compute_metrics(load_task(name), *logits_and_labels(name)))
+        assert found[name] == pytest.approx(compute_metrics(load_task(name), *logits_and_labels(name), **more_of(name)))
     assert found["unknown"].startswith("UserError: task 'rt' has no file in conf/task")

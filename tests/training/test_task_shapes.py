@@ -177,5 +177,5 @@ def test_a_model_of_rte_answers_the_diagnostic_sets(tmp_path: Path, capsys: pyte
     agree = [answers[0] == answers[1], answers[2] == answers[3]]
     assert scores == {"axg": {"accuracy": answers.count("entailment") / 4, "parity": sum(agree) / 2}}
     said = capsys.readouterr().out
-    assert "axb is left out (" in said
+    assert "axb is left out: data.dir=" in said
     assert "no folder for task axb; looked for" in said
