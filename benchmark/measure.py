@@ -114,6 +114,7 @@ def take_turns(cases: Sequence[Case], cuda: bool, seconds: float, quick: bool = 
     ``quick``: one round of one step, to see that everything runs.
     """
     deadline = time.monotonic() + seconds
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a library that looks for a GPU spoils it for the forks
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.contestants"])  # torch, transformers and peft are imported once
     contestants = [Contestant(case, context, cuda, 1 if quick else WARM_UP) for case in cases]

@@ -55,10 +55,8 @@ def test_padded_rows_are_the_texts_at_full_length(real):
 @pytest.mark.slow
 def test_they_take_turns(real):
     short = {"method": "sora", "task": "cola", "batch": 2, "max_length": 8}
-    kinds = {"floor": "floor", "ours": "ours", "loop": "loop", "trainer": "trainer", "authors": "authors"}
-    cases = [
-        Case(kind, kind, **(short | ({"method": "lora"} if kind in ("loop", "trainer") else {}))) for kind in kinds
-    ]
+    theirs = {"loop": "lora", "trainer": "lora"}
+    cases = [Case(kind, kind, **(short | {"method": theirs.get(kind, "sora")})) for kind in contestants.TRAIN]
     cases.append(Case("two", "ours", **short, replicas=2))
     cases.append(Case("broken", "ours", **(short | {"batch": 0})))
     results = {result.case.label: result for result in measure.take_turns(cases, cuda=False, seconds=0.0, quick=True)}
