@@ -57,7 +57,8 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
 
 def _record(folder: Path, run: RunConfig, status: dict[str, Any], results: Path) -> Path:
     """The record of a run: where its status says, seen from here or from where it was started, or below ``results``."""
-    start = folder.resolve().parents[len(Path(run.paths.runs).parts)]
+    above = folder.resolve().parents
+    start = above[min(len(Path(run.paths.runs).parts), len(above) - 1)]  # paths.runs may be absolute, the folder moved
     recorded = str(status.get("record", ""))
     found = [path for path in (Path(recorded), start / recorded) if path.is_file()]
     path = found[0] if found else records.find(results, str(status.get("run_id")))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sora import card, records
 from sora.config import AdapterConfig
 from sora.errors import UserError
-from sora.publish import FinishedRun, find_run, publish
+from sora.publish import FinishedRun, _record, find_run, publish
 from sora.training.runner import run_pack
 from tests import composing, tiny
 from tests.test_export import plain_model
@@ -136,6 +136,13 @@ def test_the_unpruned_weights_stay(finished):
 def export(folder, *words):
     command = [sys.executable, str(ROOT / "scripts" / "export.py"), *map(str, words)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_folder_of_runs_may_be_an_absolute_path(tmp_path):
+    (run,) = composing.runs(tmp_path, "paths.runs=/" + "/".join("abcdefghij"))  # deeper than where it lies now
+    (tmp_path / "record.json").touch()
+    status = {"record": str(tmp_path / "record.json")}
+    assert _record(tmp_path / "run", run, status, Path("results")) == tmp_path / "record.json"
 
 
 def test_the_command_takes_a_run_id(place, tmp_path):

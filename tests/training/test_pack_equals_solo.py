@@ -38,13 +38,15 @@ def test_every_packable_method_is_put_to_the_proof():
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("method", CASES.values(), ids=CASES)
 def test_float64_to_1e9(family, method, tmp_path):
-    together = tiny.train(tiny.runs(family, [0, 1, 2], method=method), tmp_path / "pack", torch.float64)
+    short = {"max_steps": 12, "eval_every": 6}
+    configs = tiny.runs(family, [0, 1, 2], method=method, trainer=short)
+    together = tiny.train(configs, tmp_path / "pack", torch.float64)
     packed = rows_of(together)
     logits = predict(together.pack, together.pack.splits["report"])
     assert len({tuple(row.tolist()[:50]) for row in packed}) == 3, "the replicas did not differ at all"
-    for replica, seed in enumerate((0, 1, 2)):
-        alone = tiny.train(tiny.runs(family, seed, method=method), tmp_path / f"solo-{seed}", torch.float64)
-        assert alone.step == together.step == 20
+    for replica in range(3):
+        alone = tiny.train(configs[replica : replica + 1], tmp_path / f"solo-{replica}", torch.float64)
+        assert alone.step == together.step == 12
         torch.testing.assert_close(packed[replica], rows_of(alone)[0], rtol=0, atol=1e-9)
         np.testing.assert_allclose(logits[replica], predict(alone.pack, alone.pack.splits["report"])[0], atol=1e-9)
         assert together.progress[replica].best_step == alone.progress[0].best_step
