@@ -215,8 +215,8 @@ def _disk(case: Case) -> tuple[str, str]:
             return "FAIL", f"{key}: {base} cannot be written; choose another folder"
         if needed[key] > free:
             return "FAIL", f"{text}; make room or choose another folder"
-        told.append(f"{key} {needed[key] >> 20:,} of {free >> 20:,} MiB")
-    return "ok", f"about {', '.join(told)} that are free"
+        told.append(f"{key} about {needed[key] >> 20:,} of {free >> 20:,} MiB free")
+    return "ok", ", ".join(told)
 
 
 def _tracker(case: Case) -> tuple[str, str]:

@@ -51,5 +51,6 @@ def _caches_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(autouse=True)
 def _no_data_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test says itself where its data lies."""
-    monkeypatch.delenv("SORA_DATA", raising=False)
+    """A test says itself where its data and weights lie."""
+    for name in ("SORA_DATA", "SORA_MODELS"):
+        monkeypatch.delenv(name, raising=False)

@@ -105,7 +105,10 @@ def mirrors_of(jobs: Sequence[Job]) -> list[Sink]:
 
 
 def choose_device(deterministic: bool) -> torch.device:
-    """The first GPU, or the CPU. ``deterministic`` forbids kernels whose sums depend on timing (slower on a GPU)."""
+    """The first GPU, or the CPU.
+
+    ``deterministic`` forbids kernels whose sums depend on timing. What that costs on a GPU has not been measured.
+    """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
         torch.use_deterministic_algorithms(True)
