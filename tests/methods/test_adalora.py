@@ -132,6 +132,10 @@ def test_resuming_keeps_scores_and_budget(step, tmp_path):
     again = tiny.train(configs, tmp_path / "parts")
     assert again.progress[0].resumed_at == [step]
     assert torch.equal(whole.pack.optimizer.rows, again.pack.optimizer.rows)
+    state = whole.pack.adaptive_state()
+    assert len(state) == 12 * 7  # two averages of three tensors and the choice, for each matrix
+    for name, value in again.pack.adaptive_state().items():
+        assert torch.equal(state[name], value), name
     assert whole.pack.method.summary(0) == again.pack.method.summary(0)
 
 
