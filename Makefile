@@ -28,7 +28,7 @@ export SORA_DATA := $(abspath $(DATA))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster demo test test-cluster lint bench fidelity clean
+.PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ setup-cluster: $(CLUSTER)  ## add Ray to .venv
 
 test-cluster: setup-cluster  ## run the tests on a real Slurm, started here by root, and a real Ray
 	env -u SORA_DATA OMP_NUM_THREADS=1 PYTHON=$(PY) bash scripts/ci/test_cluster.sh
+
+RESULTS ?= results
+
+tables: setup  ## every table, figure and report.html from RESULTS (default: results), without torch
+	$(PY) scripts/tables.py --results $(RESULTS)
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullFormatter
 
 from experiments import columns
 from experiments.artefacts import Figure
@@ -64,6 +65,12 @@ def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool
     return list(axes[: len(titles)])
 
 
+def log_scale(axis: Axes) -> None:
+    """A logarithmic x axis that is labelled at powers of ten only."""
+    axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+
+
 def legend_below(canvas: Canvas, columns: int = 6) -> None:
     """One legend for all panels, each name once."""
     handles: dict[str, Any] = {}
@@ -82,5 +89,6 @@ def render(figure: Figure) -> tuple[bytes, bytes]:
         figure.draw(canvas)
         png, svg = io.BytesIO(), io.BytesIO()
         FigureCanvasAgg(canvas).print_png(png, metadata={"Software": None})
+        canvas.set_layout_engine("none")  # both files have the layout of the first, which is half the work
         FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None, "Creator": None})
     return png.getvalue(), svg.getvalue()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
-from experiments.figures import legend_below, line, panels
+from experiments.figures import legend_below, line, log_scale, panels
 from experiments.groups import Group, score, score_cell
 from experiments.lines import lines, tasks
 from experiments.study import Definition, Run, Study
@@ -184,7 +184,7 @@ def _curves(study: Study, groups: Groups, methods: Sequence[str]) -> Figure | No
                 axis.plot(x, [round(each, 3) for each in y], label=method_label(method), **style)
                 low, high = ([round(m + s * d, 3) for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
                 axis.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
-            axis.set_xscale("log")
+            log_scale(axis)
             axis.set_xlabel("peak learning rate")
             axis.set_ylabel("score (points)")
         legend_below(canvas)

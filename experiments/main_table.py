@@ -10,7 +10,7 @@ from experiments.artefacts import Artefact, Figure, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
 from experiments.comparisons import against_baselines, comparison_table
-from experiments.figures import legend_below, look, panels
+from experiments.figures import legend_below, log_scale, look, panels
 from experiments.items import ItemScores, item_scores
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
 from experiments.study import Definition, Study
@@ -88,7 +88,7 @@ def score_figure(study: Study, rows: Sequence[Line], items: dict[Column, ItemSco
                 label=row.name,
                 **look(row.method),
             )
-            axis.set_xscale("log")
+            log_scale(axis)
         for axis in axes.values():
             axis.set_xlabel("live parameters")
             axis.set_ylabel("score (points)")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
-from experiments.figures import legend_below, line, panels
+from experiments.figures import legend_below, line, log_scale, panels
 from experiments.groups import params_cell
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
 from experiments.main_table import resampled
@@ -108,7 +108,7 @@ def _figure(study: Study, rows: Sequence[Line]) -> Figure | None:
             low, high = ([m + s * d for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
             axes[column].fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
         for axis in axes.values():
-            axis.set_xscale("log")
+            log_scale(axis)
             axis.set_xlabel("live parameters")
             axis.set_ylabel("score (points)")
         legend_below(canvas)

@@ -93,14 +93,14 @@ def escape(words: str) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line a row; a column's further values stand beside it as ``<column>.<suffix>``."""
+    """One line a row; a column's further values stand beside it as ``<column> <suffix>``."""
     suffixes = [
         list(dict.fromkeys(suffix for row in table.rows for suffix in row[index].extra)) for index in _columns(table)
     ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(
-        name for i, column in enumerate(table.columns) for name in (column, *(f"{column}.{s}" for s in suffixes[i]))
+        name for i, column in enumerate(table.columns) for name in (column, *(f"{column} {s}" for s in suffixes[i]))
     )
     for row in table.rows:
         writer.writerow(

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import Artefact, Cell, Figure, text
 from experiments.captions import caption
 from experiments.columns import columns
-from experiments.figures import COLOURS, panels
+from experiments.figures import COLOURS, log_scale, panels
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
 from experiments.main_table import resampled
 from experiments.study import Study
@@ -85,7 +85,7 @@ def _curve(study: Study, rows: Sequence[Line], head: str) -> Figure | None:
             axis.plot(x, y, color=COLOURS[0], marker="o")
             low, high = ([m + s * d for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
             axis.fill_between(x, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
-            axis.set_xscale("log")
+            log_scale(axis)
             axis.set_xlabel(head)
             axis.set_ylabel("score (points)", color=COLOURS[0])
             second = axis.twinx()

@@ -137,9 +137,7 @@ def load(results: Path, accepts: Callable[[str], frozenset[str]]) -> Loaded:
             continue
         runs = [_run(each, found, spoilt, accepts(manifest["study"]), problems) for each in manifest["runs"]]
         if runs and not any(run.path or run.run_id in spoilt for run in runs):
-            problems.append(
-                f"{file}: none of its {len(runs)} runs has a record in {results}; run them, or delete the manifest"
-            )
+            problems.append(f"{file}: none of its {len(runs)} runs has a record; run them, or delete the manifest")
         loaded.append(Study(manifest["study"], manifest["hash"], manifest["axes"], manifest["fixed"], runs))
     return Loaded(loaded, problems)
 
@@ -162,7 +160,10 @@ def _records(results: Path, problems: list[str]) -> tuple[dict[str, tuple[Path, 
             continue
         if run_id not in found:
             found[run_id] = path, record
-        elif records.science(found[run_id][1]) != records.science(record):
+        elif records.science(found[run_id][1]) == records.science(record):
+            if not found[run_id][0].with_suffix(".npz").is_file():  # the copy that still has its arrays serves better
+                found[run_id] = path, record
+        else:
             problems.append(f"{path}: says of run {run_id} other things than {found[run_id][0]}; remove the wrong one")
             spoilt[run_id] = "two records that contradict each other"
     for run_id in spoilt.keys() & found.keys():

@@ -116,7 +116,7 @@ def resample(runs: Sequence[NDArray[np.floating]], metric: str, resamples: int, 
     stacked = np.concatenate(runs, axis=1)  # [N, R F]
     rng = np.random.default_rng([seed, 0])
     result = np.empty((resamples, len(runs)))
-    chunk = max(1, 4_000_000 // items)  # counts of one chunk: about 32 MB at most
+    chunk = max(1, 2_000_000 // max(items, stacked.shape[1]))  # 16 MB of counts or sums at most
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         counts = _counts(rng, items, size).astype(stacked.dtype)

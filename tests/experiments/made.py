@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from hashlib import sha256
@@ -45,8 +46,20 @@ def arrays(task_name: str, generator: np.random.Generator, items: int, gain: flo
     return found
 
 
-def record(axes: Mapping[str, Any], arrays: records.Arrays, salt: str = "", **flags: Any) -> dict[str, Any]:
-    """A record of a run at ``axes``, with the metrics of its arrays."""
+def scores(task_name: str, arrays: records.Arrays) -> dict[str, Any]:
+    """The metrics of the arrays, by split."""
+    task, splits = load_task(task_name), ("select", "report", "report_mm")
+    return {
+        split: compute_metrics(task, arrays[f"{split}_logits"], arrays[f"{split}_labels"])
+        for split in splits
+        if f"{split}_logits" in arrays
+    }
+
+
+def record(
+    axes: Mapping[str, Any], evaluation: Mapping[str, Any], arrays_sha256: str, salt: str = "", **flags: Any
+) -> dict[str, Any]:
+    """A record of a run at ``axes`` with the metrics of ``evaluation``."""
     method, task_name, seed = axes.get("method", "sora"), axes.get("task", "rte"), int(axes.get("seed", 0))
     task, made = load_task(task_name), plain_record(run_id(axes, salt))
     config = made["config"]
@@ -62,12 +75,7 @@ def record(axes: Mapping[str, Any], arrays: records.Arrays, salt: str = "", **fl
             config.setdefault(group, {})[name] = value
         elif not isinstance(config[group], dict):
             config[group] = value
-    evaluation = {
-        split: compute_metrics(task, arrays[f"{split}_logits"], arrays[f"{split}_labels"])
-        for split in ("select", "report", "report_mm")
-        if f"{split}_logits" in arrays
-    }
-    made["metrics"] = {"selected": {"step": 20} | evaluation, "last": {"step": 30} | deepcopy(evaluation)}
+    made["metrics"] = {"selected": {"step": 20} | dict(evaluation), "last": {"step": 30} | deepcopy(dict(evaluation))}
     generator = np.random.default_rng(seed)
     full = int(config["method"]["r"])
     fixed = {f"encoder.layer.{i}.{m}": (i + j) % (full + 1) for i in range(6) for j, m in enumerate(MODULES)}
@@ -77,7 +85,7 @@ def record(axes: Mapping[str, Any], arrays: records.Arrays, salt: str = "", **fl
         made["ranks"] = dict.fromkeys(fixed, full) if method == "lora" else {}
     live = {"full": 22_000_000, "bitfit": 50_000, "adapter": 350_000}.get(method, 768 * sum(made["ranks"].values()))
     made["params"] = {"trainable": live + 148_610, "live": live, "authors_formula": live + 1000, "head": 148_610}
-    made["data"]["arrays_sha256"] = records.arrays_digest(arrays)
+    made["data"]["arrays_sha256"] = arrays_sha256
     made["flags"] |= flags
     if made["flags"]["diverged_at"] is not None:
         made["status"] = "diverged"
@@ -90,7 +98,8 @@ def write_run(results: Path, axes: Mapping[str, Any], items: int = 60, salt: str
     generator = np.random.default_rng(int(run_id(axes, salt), 16))
     content = arrays(task, generator, items, GAIN[method])
     path = results / "records" / "minilm-l6" / task / f"{method}-s{seed}-{run_id(axes, salt)}.json"
-    records.write(path, record(axes, content, salt, **flags), content)
+    digest = records.arrays_digest(content)
+    records.write(path, record(axes, scores(task, content), digest, salt, **flags), content)
     return path
 
 
@@ -120,4 +129,26 @@ def study(
     studies.write(results, made)
     for run in made["runs"][: len(made["runs"]) - leave_out]:
         write_run(results, run["axes"], items)
+    return made
+
+
+def many(results: Path, name: str, axes: Mapping[str, Sequence[Any]], items: int = 139) -> studies.Manifest:
+    """As :func:`study` for thousands of runs: a task has four sets of arrays, which most runs share by links."""
+    made = manifest(name, axes)
+    studies.write(results, made)
+    stock: dict[tuple[str, int], tuple[dict[str, Any], str, Path]] = {}
+    for index, run in enumerate(made["runs"]):
+        method, task = run["axes"].get("method", "sora"), run["axes"].get("task", "rte")
+        kind = task, index % 4
+        path = results / run["record"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind not in stock:
+            content = arrays(task, np.random.default_rng(index), items, GAIN[method])
+            found, digest = scores(task, content), records.arrays_digest(content)
+            records.write(path, record(run["axes"], found, digest), content)
+            stock[kind] = found, digest, path.with_suffix(".npz")
+            continue
+        found, digest, file = stock[kind]
+        path.with_suffix(".npz").hardlink_to(file)
+        path.write_text(json.dumps(record(run["axes"], found, digest)), encoding="utf-8")
     return made

@@ -1,0 +1,256 @@
+"""scripts/tables.py through its command: what it writes, that it repeats to the byte, and what bad files do to it."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import render
+from experiments.artefacts import Cell, Table, text
+from scripts import tables
+from sora import studies
+from sora.records import read
+from tests.conftest import ROOT
+from tests.experiments import made
+
+AXES = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one study, whose artefacts were built by the command, in a process of its own."""
+    results = tmp_path_factory.mktemp("built") / "results"
+    made.study(results, "main_table", AXES, leave_out=1, items=40)
+    code = (
+        "import sys; from scripts import tables; status = tables.main(sys.argv[1:]); "
+        "print('torch' in sys.modules, 'transformers' in sys.modules, 'pandas' in sys.modules); sys.exit(status)"
+    )
+    command = [sys.executable, "-c", code, "--results", str(results)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False False False"
+    assert "3/4 runs" in done.stdout
+    return results
+
+
+def contents(results: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.rglob("*")) if p.is_file()}
+
+
+def copy(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "copy"))
+
+
+def test_it_writes_every_format(built: Path) -> None:
+    names = {path.suffix for path in built.rglob("*") if "records" not in path.parts and path.is_file()}
+    assert names == {".md", ".tex", ".csv", ".png", ".svg", ".html", ".sh", ".json"}
+    missing = next(built.glob("tables/*/missing.sh")).read_text(encoding="utf-8")
+    assert missing == "python run.py method=sora task=rte seed=1\n"
+
+
+def test_a_second_build_changes_no_byte_and_touches_no_file(built: Path, tmp_path: Path) -> None:
+    elsewhere = copy(built, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*") if path.is_file()}
+    assert tables.main(["--results", str(elsewhere)]) == 0
+    assert contents(elsewhere) == contents(built)
+    assert {path: path.stat().st_mtime_ns for path in elsewhere.rglob("*") if path.is_file()} == before
+
+
+def test_from_nothing_it_writes_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    elsewhere = copy(built, tmp_path)
+    for name in ("tables", "figures"):
+        shutil.rmtree(elsewhere / name)
+    (elsewhere / "report.html").unlink()
+    tables.main(["--results", str(elsewhere)])
+    assert contents(elsewhere) == contents(built)
+
+
+def test_nothing_that_is_written_says_where_or_when(built: Path) -> None:
+    for name, content in contents(built).items():
+        if not name.startswith(("records", "studies")):
+            assert str(built).encode() not in content
+            assert b"2024-01-01" not in content  # when the records were made
+            assert not re.search(rb"Creation|dc:date|tEXtSoftware", content)
+
+
+def test_what_is_left_of_a_study_that_is_gone_is_removed_and_nothing_else(built: Path, tmp_path: Path) -> None:
+    elsewhere = copy(built, tmp_path)
+    stale = elsewhere / "tables" / "main_table-0123456789ab" / "main_table.csv"
+    stale.parent.mkdir()
+    stale.write_text("old")
+    mine = elsewhere / "tables" / "notes.md"
+    mine.write_text("mine")
+    tables.main(["--results", str(elsewhere)])
+    assert not stale.parent.exists()
+    assert mine.read_text() == "mine"
+
+
+def test_one_study_alone_leaves_the_others_files(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", AXES, items=20)
+    made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
+    assert tables.main(["--results", str(tmp_path)]) == 0
+    assert tables.main(["--results", str(tmp_path), "--study", "mine"]) == 0
+    assert len(list((tmp_path / "tables").glob("main_table-*"))) == 1
+
+
+# -- bad input -------------------------------------------------------------------------------------------------
+
+
+def spoil(results: Path, how: str) -> str:
+    """Spoil one file in one way; returns what must be told."""
+    manifest = studies.read_all(results)[0]
+    path = results / manifest["runs"][0]["record"]
+    content = json.loads(path.read_text())
+    if how == "truncated":
+        path.write_text(path.read_text()[:200])
+        return f"{path.name}:"
+    if how == "foreign":
+        path.write_text('{"hello": 1}')
+        return f"{path.name}: schema is missing"
+    if how == "newer schema":
+        path.write_text(json.dumps(content | {"schema": 99}))
+        return f"{path.name}: schema is 99"
+    if how == "other run":
+        path.write_text(json.dumps(content | {"run_id": "f" * 12, "pack": {"size": 1, "members": ["f" * 12]}}))
+        return f"{path.name}: holds run ffffffffffff"
+    if how == "other method":
+        content["config"]["method"]["name"] = "sora"
+        path.write_text(json.dumps(content))
+        return f"{path.name}: method is 'sora' and not 'lora'"
+    if how == "contradiction":
+        content["metrics"]["last"]["report"]["accuracy"] = 0.123
+        other = path.parent / "again" / path.name
+        other.parent.mkdir()
+        other.write_text(json.dumps(content))
+        return f"says of run {content['run_id']} other things than"
+    if how == "arrays":
+        path.with_suffix(".npz").write_bytes(b"PK no zip")
+        return f"{path.with_suffix('.npz').name}: cannot be read"
+    if how == "manifest":
+        broken = results / "studies" / "broken-0123456789ab.json"
+        broken.write_text("{")
+        return f"{broken.name}: damaged"
+    if how == "manifest of another hash":
+        broken = results / "studies" / "other-0123456789ab.json"
+        broken.write_text(json.dumps(manifest | {"study": "other"}))
+        return f"{broken.name}: hash is not that of study"
+    assert how == "runs are gone"
+    studies.write(results, made.manifest("main_table", {"method": ["full"], "task": ["rte"], "seed": [0, 1]}))
+    return "none of its 2 runs has a record"
+
+
+WAYS = ["truncated", "foreign", "newer schema", "other run", "other method", "contradiction", "arrays"]
+WAYS += ["manifest", "manifest of another hash", "runs are gone"]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_bad_file_is_named_and_the_rest_is_built(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    results = copy(built, tmp_path)
+    told = spoil(results, how)
+    for study in (results / "tables").iterdir():
+        shutil.rmtree(study)
+    assert tables.main(["--results", str(results)]) == 0
+    assert told in capsys.readouterr().err
+    assert tables.main(["--results", str(results), "--strict"]) == 2
+    rows = list(csv.DictReader((next(results.glob("tables/main_table-*/main_table.csv"))).open(encoding="utf-8")))
+    by_method = {row["method"]: row for row in rows}
+    if how != "runs are gone":
+        assert by_method["SoRA"]["RTE acc. n"] == "1"
+        harmless = ("arrays", "manifest", "manifest of another hash")
+        assert by_method["LoRA"]["RTE acc. n"] == ("2" if how in harmless else "1")
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "Files that could not be used" in page
+    assert str(results) not in page
+
+
+def test_the_same_record_twice_does_no_harm(built: Path, tmp_path: Path) -> None:
+    results = copy(built, tmp_path)
+    path = next(results.glob("records/*/*/*.json"))
+    again = path.parent / "again" / path.name
+    again.parent.mkdir()
+    content = read(path)
+    content["time"]["train_s"] = 99.0  # time is no science
+    again.write_text(json.dumps(content))
+    assert tables.main(["--results", str(results), "--strict"]) == 0
+
+
+def test_mistakes_of_the_command_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(["--results", str(tmp_path / "nothing")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
+    assert tables.main(["--results", str(tmp_path), "--study", "main_table"]) == 2
+    assert "--study main_table: no manifest of that name" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(["--results", str(tmp_path), "--strict"]) == 0
+    assert "python run.py experiment=main_table makes one" in capsys.readouterr().out
+    assert "No study has a manifest here yet." in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+# -- the formats -----------------------------------------------------------------------------------------------
+
+NASTY = Table(
+    name="nasty",
+    title="50 % & more_of $x$",
+    caption="<script>alert(1)</script>",
+    columns=["a|b", "n & m"],
+    rows=[
+        [text(r"x_1 \ {y} ~ ^ # <b>"), Cell("1.50 ± 0.10 (1/2)", 1.5, {"sd": 0.1}, ("python run.py 'a|b'",))],
+        [text("p|q"), Cell("–")],
+    ],
+)
+
+
+def test_markdown_cells_cannot_break_the_table() -> None:
+    lines = render.markdown(NASTY).splitlines()
+    body = [line for line in lines if line.startswith("|")]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in body] == [3] * 4
+    assert "Missing runs: 1." in lines
+    assert "python run.py 'a|b'" in lines
+
+
+def test_latex_has_as_many_cells_in_every_row_and_no_bare_special_character() -> None:
+    lines = render.latex(NASTY).splitlines()
+    rows = [line for line in lines if line.endswith(r" \\")]
+    assert [len(re.findall(r"(?<!\\)&", line)) for line in rows] == [1] * 3
+    assert r"x\_1 \textbackslash{} \{y\} \textasciitilde{} \textasciicircum{} \# $<$b$>$" in rows[1]
+    assert [line for line in lines if line in (r"\toprule", r"\midrule", r"\bottomrule")] == [
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+    ]
+    assert render.latex(NASTY).isascii()
+
+
+def test_csv_holds_the_values_and_their_companions() -> None:
+    rows = list(csv.DictReader(io.StringIO(render.comma_separated(NASTY))))
+    assert rows[0]["n & m"] == "1.5"
+    assert rows[0]["n & m sd"] == "0.1"
+    assert (rows[1]["a|b"], rows[1]["n & m"], rows[1]["n & m sd"]) == ("p|q", "", "")
+
+
+def test_a_row_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 cells under 2 columns"):
+        Table("x", "x", "x", ["a", "b"], [[text("1")]])
+
+
+@pytest.mark.slow
+def test_five_thousand_records(tmp_path: Path) -> None:
+    axes = {"method": ["full", "lora", "sora"], "task": ["rte", "mrpc"], "seed": list(range(834))}
+    made.many(tmp_path, "mine", axes, items=20)
+    assert len(list((tmp_path / "records").rglob("*.json"))) == 5004
+    assert tables.main(["--results", str(tmp_path), "--strict"]) == 0
+    row = next(csv.DictReader(next((tmp_path / "tables").glob("*/scores.csv")).open(encoding="utf-8")))
+    assert (row["selected weights n"], row["selected weights of"]) == ("834", "834")
