@@ -42,7 +42,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors; else it prints them and exits with 1
     OmegaConf.register_new_resolver("join", lambda values: ",".join(map(str, values)), replace=True)
     typed = command(sys.argv[1:])  # not in the job: a launcher may run that in a process with other arguments
-    sys.argv[1:] = ["hydra.sweeper.dry_run=true" if each == DRY_RUN else each for each in sys.argv[1:]]
+    sys.argv[1:] = _ordered(sys.argv[1:])
     mistakes, in_job = 0, False
 
     def job(cfg: DictConfig) -> UserError | None:
@@ -100,6 +100,16 @@ def main() -> None:
 def command(arguments: list[str]) -> str:
     """The command as it was typed, quoted for a shell, without absolute paths: records are published."""
     return published(["python", "run.py", *arguments])
+
+
+def _ordered(arguments: list[str]) -> list[str]:
+    """The arguments as Hydra takes them: it knows no --dry-run, and refuses a -m between two overrides."""
+    flags = [each for each in arguments if each in ("-m", "--multirun")]
+    rest = [each for each in arguments if each not in (*flags, DRY_RUN)]
+    if DRY_RUN in arguments:
+        first = next((i for i, each in enumerate(rest) if "=" in each and not each.startswith("-")), len(rest))
+        rest.insert(first, "hydra.sweeper.dry_run=true")
+    return [*flags, *rest]
 
 
 def explain(error: Exception) -> str:

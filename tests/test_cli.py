@@ -193,6 +193,9 @@ def test_the_real_command_from_any_folder_without_torch(tmp_path: Path) -> None:
         assert word in helped.stdout
     composed = run("trainer.epochs=7", "--cfg", "job", "--resolve")
     assert "epochs: 7" in composed.stdout
+    listed = run("-m", "--dry-run", "seed=0,1", *TOY)
+    assert (listed.returncode, listed.stdout.count("\n")) == (0, 1), listed.stderr
+    assert "'pack=[{seed: 0}, {seed: 1}]'  # 2 runs x " in listed.stdout
     wrong = run("trainer.epochs=none")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "error: trainer.epochs: got 'none', must be a number > 0\n"
