@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 
 from sora.backbones.head import form_of
-from sora.config import RunConfig
+from sora.config import PeftConfig, RunConfig
 from sora.export import HEAD_WEIGHTS, OWN_WEIGHTS, PEFT_CONFIG
 from sora.records import write_text
 
@@ -26,6 +26,7 @@ TITLES = {
     "bitfit": "BitFit",
     "adapter": "Adapter",
     "full": "Full fine-tuning",
+    "peft": "PEFT",
 }
 BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task"}
 IN_LAYER = re.compile(r"(?:.*\.)?layer\.(\d+)\.(.+)")
@@ -46,6 +47,8 @@ def render(folder: Path, run: RunConfig, record: Mapping[str, Any]) -> str:
 def title(run: RunConfig) -> str:
     """``SoRA on rte (GLUE), seed 0``."""
     method = TITLES.get(run.method.name, run.method.name)
+    if isinstance(run.method, PeftConfig):
+        method = f"{method} ({run.method.peft_type})"
     return f"{method} on {run.task.name} ({BENCHMARKS.get(run.task.benchmark, run.task.benchmark)}), seed {run.seed}"
 
 
@@ -249,14 +252,24 @@ def _ranks(record: Mapping[str, Any]) -> str:
 def _training(record: Mapping[str, Any]) -> str:
     """The command, the recipe, the resolved configuration and the circumstances."""
     provenance, config = record["provenance"], record["config"]
-    recipe = provenance["recipe"]["name"] or "none"
+    origin = provenance.get("recipe", {})
+    named = [
+        f"{what} `{origin[key] or 'none'}`" for what, key in (("recipe", "name"), ("budget", "budget")) if key in origin
+    ]
+    unpublished = origin.get("unpublished", [])
+    if unpublished == ["*"]:
+        named.append("no value of it published")
+    elif unpublished:
+        named.append(f"not published: {', '.join(unpublished)}")
+    if origin.get("changed"):
+        named.append(f"other than in these: {', '.join(origin['changed'])}")
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     shown = {key: config[key] for key in ("method", "trainer", "schedule") if key in config}
     shown |= {key: value for key, value in config.items() if not isinstance(value, dict | list)}
     lines = [
         "## Training",
         "",
-        f"Run `{record['run_id']}`, recipe `{recipe}`:",
+        f"Run `{record['run_id']}`{''.join(f'; {each}' for each in named)}.",
         "",
         f"    {provenance['command']}",
         "",

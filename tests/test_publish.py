@@ -115,7 +115,12 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
     for layer in range(6):
         expected = [rank for name, rank in record["ranks"].items() if f".layer.{layer}." in name]
         assert [int(cell) for cell in table[str(layer)].split("|")[2:-1]] == expected
-    for expected in (record["run_id"], "recipe `none`", record["provenance"]["command"], record["data"]["sha256"]):
+    for expected in (
+        record["run_id"],
+        "recipe `none`; budget `none`; no value of it published",
+        record["provenance"]["command"],
+        record["data"]["sha256"],
+    ):
         assert expected in text
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     assert shown["method"] == record["config"]["method"]
