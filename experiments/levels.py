@@ -198,7 +198,8 @@ def draw_curve(axis: Axes, curve: Curve, share: str, label: str, style: int) -> 
         return
     places, means, low, high = ([round(value, 3) for value in column] for column in zip(*rows, strict=True))
     axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-    axis.plot(places, means, color=colour, marker=MARKERS[style], linestyle=LINES[style], markersize=4, label=label)
+    look: dict[str, Any] = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
+    axis.plot(places, means, markersize=6.5 - 0.8 * style, label=label, **look)  # of equal curves both markers show
 
 
 def scale(axis: Axes, drawn: Sequence[Curve]) -> None:

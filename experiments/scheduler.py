@@ -121,7 +121,7 @@ def levels_table(study: Study, drawn: Sequence[Curve]) -> Table:
                 [
                     text(_title(curve)),
                     Cell(str(level), level),
-                    Cell(", ".join(f"{value:g}" for value in thresholds), thresholds[0]),
+                    Cell(", ".join(f"{value:.3g}" for value in thresholds), thresholds[0]),
                     Cell(f"{len(at_level)}/{len(curve.runs)}", len(at_level), {"of": len(curve.runs)}),
                     params_cell(live),
                     number(100 * live / dense if dense else None, 1),
@@ -139,7 +139,7 @@ def levels_table(study: Study, drawn: Sequence[Curve]) -> Table:
             "at the peak learning rate. Live: sum of r (in + out) over the adapted matrices. Report: score on the "
             "report split, in points. Alive: share of all ranks in the lower, middle and upper third of the layers.",
             SENTENCE,
-            _metrics(study),
+            *_metrics(study),
         ),
         columns=[
             *("task", "level", "ξ", "runs", "live", "% of dense"),
@@ -157,13 +157,13 @@ def _spread(values: Sequence[float], digits: int) -> Cell:
     return Cell(f"{mean:.{digits}f} ± {sd:.{digits}f}", round(mean, 6), {"sd": round(sd, 6)})
 
 
-def _metrics(study: Study) -> str:
-    """``Metrics: CoLA MCC, RTE acc..``"""
+def _metrics(study: Study) -> list[str]:
+    """``Metrics: CoLA MCC, RTE acc.``; nothing without a record."""
     named = {
         record["config"]["task"]["name"]: metric_of(record) for run in study.runs if (record := run.record) is not None
     }
     told = ", ".join(f"{task_label(task)} {METRICS.get(metric, metric).rstrip('.')}" for task, metric in named.items())
-    return f"Metrics: {told}." if told else ""
+    return [f"Metrics: {told}."] if told else []
 
 
 def paper_table(study: Study, drawn: Sequence[Curve]) -> Table | None:
