@@ -101,6 +101,20 @@ def claimed(folders: Mapping[str, Path]) -> Iterator[Claims]:
         yield claims
 
 
+def holder(run: Path) -> dict[str, Any] | None:
+    """Who trains the run whose folder is ``run``, as far as one look can tell: ``host``, ``pid``, ``since``; else None.
+
+    A holder on another machine counts as gone when its last touch is ten times ``STALE_S`` old by this machine's clock.
+    """
+    number = _highest(run / "claim")
+    claim = Claim(run / "claim", number)
+    owner = _read(claim) if number else {}
+    touched = _touched(claim) if number else None
+    if touched is None or not owner or owner.get("released") or _gone(owner):
+        return None
+    return owner if owner.get("machine") == _machine() or time.time() - touched / 1e9 < 10 * STALE_S else None
+
+
 def _acquire(folder: Path, run_id: str) -> Claim:
     while True:
         number = _highest(folder)

@@ -1,0 +1,47 @@
+"""How far each study is: what it has, lacks, what failed, what runs now, and what the rest may cost (torch-free).
+
+    python scripts/status.py [--results results] [--runs runs] [--study main_table ...] [--commands 3]
+
+Runs now: a process holds the run's claim (sora/training/claims.py). Exit status: 0; 2 for a mistake in the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import experiments
+from experiments.progress import progress, told
+from experiments.study import load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print where the studies stand; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/status.py", description="How far each study is.")
+    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
+    parser.add_argument("--runs", default="runs", help="the folder of run folders, paths.runs (default: runs)")
+    parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
+    parser.add_argument("--commands", type=int, default=3, help="commands of missing runs to print (default: 3)")
+    options = parser.parse_args(arguments)
+    results = Path(options.results)
+    if not results.is_dir():
+        print(f"error: {results}: no such folder; --results names the one that paths.results named", file=sys.stderr)
+        return 2
+    loaded = load(results, lambda name: experiments.find(name).accepts)
+    shown = [study for study in loaded.studies if not options.study or study.name in options.study]
+    if unknown := [name for name in options.study if name not in {study.name for study in loaded.studies}]:
+        print(f"error: --study {unknown[0]}: no manifest of that name in {results / 'studies'}", file=sys.stderr)
+        return 2
+    for study in shown:
+        print(told(progress(study, Path(options.runs)), options.commands))
+    if not shown:
+        print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
+    for problem in loaded.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
