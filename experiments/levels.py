@@ -199,7 +199,8 @@ def draw_curve(axis: Axes, curve: Curve, share: str, label: str, style: int) -> 
     places, means, low, high = ([round(value, 3) for value in column] for column in zip(*rows, strict=True))
     axis.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     look: dict[str, Any] = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
-    axis.plot(places, means, markersize=6.5 - 0.8 * style, label=label, **look)  # of equal curves both markers show
+    size = 4.5 if style else 7.0  # so that both markers show where two curves are equal
+    axis.plot(places, means, markersize=size, label=label, **look)
 
 
 def scale(axis: Axes, drawn: Sequence[Curve]) -> None:
