@@ -221,9 +221,9 @@ def test_a_value_given_twice_is_refused(typed: Command) -> None:
 
 
 def test_missing_data_costs_only_the_jobs_that_need_it(typed: Command, tmp_path: Path) -> None:
-    done = typed("-m", "method=sora", "task=rte,synthetic_pair", "seed=0,1", *TOY[1:])
+    done = typed("-m", "method=sora", "task=rte,synthetic_pair", "seed=0,1", "data.dir=.", *TOY[1:])
     assert (done.status, seeds(done)) == (2, [[0, 1]])
-    assert done.err.count("task rte needs files") == 2
+    assert done.err.count("data.dir=.: no folder for task rte") == 2
     written = manifest_of(tmp_path)
     assert written["axes"]["task"] == ["rte", "synthetic_pair"]
     assert {run["axes"]["task"] for run in written["runs"]} == {"synthetic_pair"}
