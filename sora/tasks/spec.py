@@ -46,9 +46,7 @@ class TaskConfig:
     columns: dict[str, str] = field(default_factory=dict)  # text_a, text_b, label -> header or 0-based index
     test_columns: dict[str, str] = field(default_factory=dict)  # what the test file names differently
     ignored_keys: list[str] = field(default_factory=list)  # jsonl: what a row has that nothing here is made of
-    mismatched: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # jsonl: split -> rows whose spans are officially wrong
+    mismatched: dict[str, list[int]] = field(default_factory=dict)  # jsonl: split -> rows with officially wrong spans
     headerless: list[str] = field(default_factory=list)  # splits whose file has no header line
     short_rows: str = "refuse"  # refuse | skip: a row with fewer columns than the header
     empty_text: str = "refuse"  # refuse | keep: a row without text in a text column

@@ -89,7 +89,7 @@ def _load_selected(pack: Pack, replica: int, folder: Path) -> None:
     if not path.is_file():
         raise UserError(
             f"{path}: is missing, so the run cannot predict; give its folder back, or move its record away and "
-            "train it again"
+            "train it again with predict=true"
         )
     try:
         pack.optimizer.load_named(replica, load_file(path))

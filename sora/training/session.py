@@ -196,7 +196,8 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
-    if pack.method.summary(replica).ranks:  # the others' adapter is all there is
+    small = pack.method.summary(replica).ranks or all(group.stacked for group in pack.optimizer.groups)
+    if small or job.run.predict:  # full weights lie in the adapter's folder already: twice only to predict
         checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     if not job.record_path.exists():
         stored = {name: values for name, values in final["logits"].items() if name in STORED}

@@ -129,12 +129,23 @@ def test_long_passages_are_cut_and_counted(tmp_path: Path) -> None:
         run_pack(tiny_runs(tmp_path, *asked[:-1], "trainer.max_length=7"), "test")
 
 
-def test_predictions_come_from_the_selected_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "seeds"),
+    [
+        (("method=sora", "method.threshold=1e-2"), "[0,1]"),
+        (("method=adalora",), "[0,1]"),
+        (("method=bitfit",), "[0,1]"),
+    ],
+    ids=["sora", "adalora", "bitfit"],
+)
+def test_predictions_come_from_the_selected_weights(
+    method: tuple[str, ...], seeds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Asked later, of another company: the report split predicted anew has the logits of the record."""
     download(tmp_path, "cb")
-    asked = ("task=cb", "trainer.max_steps=8", "trainer.eval_every=2", "method.threshold=1e-2")
-    found = run_pack(tiny_runs(tmp_path, *asked, "seed=[0,1]"), "test")
-    assert not (tmp_path / "runs" / found[1]["run_id"] / "predictions").exists()
+    asked = (*method, "task=cb", "trainer.max_steps=8", "trainer.eval_every=2")
+    found = run_pack(tiny_runs(tmp_path, *asked, f"seed={seeds}"), "test")
+    assert not (tmp_path / "runs" / found[-1]["run_id"] / "predictions").exists()
     (run,) = tiny_runs(tmp_path, *asked, "seed=1", "predict=true")
     seen: list[np.ndarray] = []
 
@@ -147,10 +158,22 @@ def test_predictions_come_from_the_selected_weights(tmp_path: Path, monkeypatch:
         submissions, "content", lambda task, ex, logits: seen.append(logits) or content(task, ex, logits)
     )
     run_pack([run], "test")
-    arrays = records.read_arrays(records.find(tmp_path / "results", found[1]["run_id"]))
+    arrays = records.read_arrays(records.find(tmp_path / "results", found[-1]["run_id"]))
     np.testing.assert_allclose(seen[0], arrays["report_logits"], atol=2e-3)  # stored as float16
     run_pack([run], "test")
     assert len(seen) == 1, "predictions that are there are not made again"
+
+
+def test_full_weights_are_kept_only_to_predict(tmp_path: Path) -> None:
+    """They would lie there twice: the adapter folder of method=full is the whole model."""
+    download(tmp_path, "cb")
+    asked = ("method=full", "task=cb", "trainer.max_steps=1")
+    first, second = (
+        run_pack(tiny_runs(tmp_path, *asked, *more), "test")[0]["run_id"]
+        for more in (("seed=0",), ("seed=1", "predict=true"))
+    )
+    assert not (tmp_path / "runs" / first / "checkpoint" / "selected.safetensors").exists()
+    assert (tmp_path / "runs" / second / "predictions" / "CB.jsonl").is_file()
 
 
 def test_weights_that_are_gone_are_named(tmp_path: Path) -> None:
