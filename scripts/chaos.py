@@ -1,6 +1,6 @@
 """Kills a training at random moments and checks that what it leaves in the end is what it leaves undisturbed.
 
-    SORA_DATA=/path/to/glue python scripts/chaos.py --kills 20 [--seed 0] [--keep FOLDER] [overrides]
+    SORA_DATA=/path/to/glue python scripts/chaos.py --kills 20 [--seed 0] [--jobs 1] [--keep FOLDER] [overrides]
 
 A run of RTE on minilm-l6 is trained once without disturbance. Then, --kills times in a fresh folder, the same command
 is started, killed with SIGKILL, and repeated until it ends. The moments are spread over the four things that a training
@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,14 @@ class Kill:
     delay_s: float
 
 
-def run(folder: Path, overrides: Sequence[str], kill: Kill | None = None) -> int:
-    """The command ``python run.py <overrides>`` in ``folder``, in a process of its own; its exit status."""
-    process = _processes().Process(target=_command, args=(folder, list(overrides), kill))
+def run(
+    folder: Path, overrides: Sequence[str], kill: Kill | None = None, prepare: Callable[[], None] | None = None
+) -> int:
+    """The command ``python run.py <overrides>`` in ``folder``, in a process of its own; its exit status.
+
+    ``prepare``, a function of some module, is called in that process before the command.
+    """
+    process = _processes().Process(target=_command, args=(folder, list(overrides), kill, prepare))
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -112,6 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, help="kills at once; the command itself takes one core")
     parser.add_argument("--keep", type=Path, help="folder for what the runs leave; default: removed in the end")
     parser.add_argument("overrides", nargs="*", default=[], help="further overrides of the run, such as seed=[0,1]")
     options = parser.parse_args(arguments)
@@ -124,15 +131,19 @@ def main(arguments: Sequence[str]) -> int:
             return status
         expected, undisturbed = left(whole), spans(whole)
         print("undisturbed: " + ", ".join(f"{len(each)} x {phase}" for phase, each in undisturbed.items()), flush=True)
-        equal = 0
-        for number, kill in enumerate(moments(undisturbed, options.kills, random.Random(options.seed)), 1):
+
+        def attempt(number: int, kill: Kill) -> bool:
             folder = place.resolve() / f"kill-{number:02d}"
             killed = disturbed(folder, overrides, kill)
             same = left(folder) == expected
-            equal += killed and same
             where = f"{kill.phase} {kill.call + 1}, {kill.delay_s * 1000:.1f} ms after its begin"
             end = "the command was over before" if not killed else "equal" if same else "DIFFERENT"
             print(f"{number:3d}  killed in {where}: {end}", flush=True)
+            return killed and same
+
+        kills = list(moments(undisturbed, options.kills, random.Random(options.seed)))
+        with ThreadPoolExecutor(options.jobs) as pool:
+            equal = sum(pool.map(attempt, range(1, len(kills) + 1), kills))
     print(f"{equal} of {options.kills} equal")
     return 0 if equal == options.kills else 1
 
@@ -147,7 +158,7 @@ def _processes() -> Any:
     return context
 
 
-def _command(folder: Path, overrides: list[str], kill: Kill | None) -> None:
+def _command(folder: Path, overrides: list[str], kill: Kill | None, prepare: Callable[[], None] | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -159,6 +170,8 @@ def _command(folder: Path, overrides: list[str], kill: Kill | None) -> None:
         timer = _Timer(kill.call, kill.delay_s) if kill is not None and kill.phase == phase else None
         for name in names:
             _watch(name, calls[phase], timer)
+    if prepare is not None:
+        prepare()
     from sora.cli import main
 
     main()

@@ -1,0 +1,39 @@
+"""A process that really gets no more memory: its pack is split, and every run comes to its record."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+from scripts import chaos
+from sora import records
+from sora.training.loop import Loop
+from tests.faults.small import SMALL
+
+ROOM = 240 * 2**20  # bytes; a step of four replicas keeps about 450 MB for its backward pass, one of one replica 110 MB
+
+
+def little_memory() -> None:
+    """From the first training on, the process may have ``ROOM`` bytes more than it has by then."""
+    whole = Loop.run
+
+    def starved(loop: Loop) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if soft == resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, hard))
+        whole(loop)
+
+    Loop.run = starved  # type: ignore[method-assign]
+
+
+def test_a_pack_that_gets_no_memory_is_split_and_finishes(tmp_path):
+    wide = [each for each in SMALL if not each.startswith(("seed=", "backbone.arch.hidden", "backbone.arch.inter"))]
+    command = (*wide, "seed=[0,1,2,3]", "trainer.batch_size=110", "trainer.max_steps=2")
+    assert chaos.run(tmp_path, command, prepare=little_memory) == 0, (tmp_path / "output.txt").read_text()
+    said = (tmp_path / "output.txt").read_text()
+    assert "out of memory with 4 x 110 examples a step" in said
+    assert "split into packs of" in said
+    found = records.read_many(tmp_path / "results/records")
+    assert sorted(record["config"]["seed"] for record in found) == [0, 1, 2, 3]
+    assert all(record["pack"]["size"] < 4 for record in found)
