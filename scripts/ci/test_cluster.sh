@@ -3,8 +3,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-export SORA_SLURM=${SORA_SLURM:-$(mktemp -d /tmp/sora-slurm.XXXXXX)}
-trap 'bash scripts/ci/slurm.sh stop' EXIT
+SORA_SLURM=$(mktemp -d /tmp/sora-slurm.XXXXXX)
+export SORA_SLURM
+trap 'bash scripts/ci/slurm.sh stop; rm -rf "$SORA_SLURM"' EXIT
 if reason=$(bash scripts/ci/slurm.sh start); then
     export SLURM_CONF=$SORA_SLURM/slurm.conf
 else

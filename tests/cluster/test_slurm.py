@@ -30,7 +30,7 @@ def slurm():
     """Skips where no Slurm answers; nothing of a failed test stays in the queue."""
     if shutil.which("sinfo") is None or not os.environ.get("SLURM_CONF"):
         pytest.skip(os.environ.get("SORA_NO_SLURM") or "no Slurm: scripts/ci/slurm.sh start, as root, starts one")
-    assert "idle" in tool("sinfo", "-h", "-o", "%T") or "mixed" in tool("sinfo", "-h", "-o", "%T")
+    wait_for(lambda: tool("sinfo", "-h", "-o", "%T").strip() == "idle")
     yield
     tool("scancel", "--user", "root")
 

@@ -10,7 +10,7 @@ from sora import records
 from sora.training.loop import Loop
 from tests.faults.small import SMALL
 
-ROOM = 240 * 2**20  # bytes; a step of four replicas keeps about 450 MB for its backward pass, one of one replica 110 MB
+ROOM = 180 * 2**20  # bytes; a step of two replicas keeps about 230 MB for its backward pass, one of one 115 MB
 
 
 def little_memory() -> None:
@@ -29,11 +29,11 @@ def little_memory() -> None:
 
 def test_a_pack_that_gets_no_memory_is_split_and_finishes(tmp_path):
     wide = [each for each in SMALL if not each.startswith(("seed=", "backbone.arch.hidden", "backbone.arch.inter"))]
-    command = (*wide, "seed=[0,1,2,3]", "trainer.batch_size=110", "trainer.max_steps=2")
+    command = (*wide, "seed=[0,1]", "trainer.batch_size=110", "trainer.max_steps=2")
     assert chaos.run(tmp_path, command, prepare=little_memory) == 0, (tmp_path / "output.txt").read_text()
     said = (tmp_path / "output.txt").read_text()
-    assert "out of memory with 4 x 110 examples a step" in said
-    assert "split into packs of" in said
+    assert "out of memory with 2 x 110 examples a step" in said
+    assert "split into packs of 1 + 1 runs" in said
     found = records.read_many(tmp_path / "results/records")
-    assert sorted(record["config"]["seed"] for record in found) == [0, 1, 2, 3]
-    assert all(record["pack"]["size"] < 4 for record in found)
+    assert sorted(record["config"]["seed"] for record in found) == [0, 1]
+    assert {record["pack"]["size"] for record in found} == {1}
