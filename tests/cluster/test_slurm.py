@@ -97,6 +97,12 @@ def test_jobs_finish_and_run_what_was_submitted(tmp_path):
     assert not any(os.uname().nodename in path.read_text() for path in (tmp_path / "results").rglob("*.json"))
 
 
+def test_waiting_ends_with_the_last_job(tmp_path):
+    (job,) = submitted(tmp_path, "method=bitfit", "seed=0,1", "cluster.wait=true")
+    assert state(job)["JobState"] in ("COMPLETING", "COMPLETED")
+    assert len(records.read_many(tmp_path / "results/records")) == 2
+
+
 def test_a_mistake_is_the_jobs_failure(tmp_path):
     (tmp_path / "results/records").mkdir(parents=True)
     (tmp_path / "results/records/minilm-l6").write_text("a file where a folder must be")
