@@ -122,6 +122,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keep", type=Path, help="folder for what the runs leave; default: removed in the end")
     parser.add_argument("overrides", nargs="*", default=[], help="further overrides of the run, such as seed=[0,1]")
     options = parser.parse_args(arguments)
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        parser.error(f"--keep {options.keep}: there is something in it already; name an empty or a new folder")
     overrides = [*RTE, *options.overrides]
     with contextlib.ExitStack() as stack:
         place = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
