@@ -225,17 +225,17 @@ class PeftConfig(MethodConfig):
 
     packable: list[str] = opt([], science=False)
     peft_type: str = opt("LORA")
-    options: dict[str, Any] = opt({})
+    options: dict[str, Any] | None = opt(None)  # null = PEFT's defaults (Hydra lets no new key into an empty mapping)
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
 
     def resolved(self) -> PeftConfig:
         """With one spelling for one tuner: upper case, and a variant of LORA by its own name."""
-        name = self.peft_type.upper()
+        name, options = self.peft_type.upper(), self.options or {}
         for variant, preset in PEFT_VARIANTS.items() if name == "LORA" else ():
-            if preset.items() <= self.options.items():
-                rest = {key: value for key, value in self.options.items() if key not in preset}
-                return replace(self, peft_type=variant, options=rest)
-        return replace(self, peft_type=name)
+            if preset.items() <= options.items():
+                rest = {key: value for key, value in options.items() if key not in preset}
+                return replace(self, peft_type=variant, options=rest or None)
+        return replace(self, peft_type=name, options=options or None)
 
 
 @dataclass

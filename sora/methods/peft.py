@@ -81,7 +81,8 @@ class Peft:
             raise UserError(f"method.peft_type: the installed PEFT has no {name}{hint}")
         cls, preset = kinds["LORA" if name in PEFT_VARIANTS else name], PEFT_VARIANTS.get(name, {})
         known = [name for name in _fields(cls) if name not in OWNED]
-        for key in self.config.options:
+        options = self.config.options or {}
+        for key in options:
             if owner := OWNED.get(key) or ("method.peft_type" if key in preset else None):
                 raise UserError(f"method.options.{key}: set by {owner}; leave it out")
             if key not in known:
@@ -94,7 +95,7 @@ class Peft:
                 task_type="SEQ_CLS" if classifies else "FEATURE_EXTRACTION",
                 base_model_name_or_path=self.backbone.source,
                 **preset,
-                **self.config.options,
+                **options,
             )
 
     def parameter_groups(self) -> list[ParameterGroup]:
