@@ -18,6 +18,7 @@ from benchmark.cases import Case
 
 WARM_UP = 3  # steps before anything is timed; one in a quick run
 ROUND_S = 0.5  # seconds that the fastest contestant's turn should take
+LONGEST_S = 4.0  # and the slowest one's at most
 MOST_STEPS, MOST_ROUNDS, LEAST_ROUNDS = 50, 15, 3
 
 
@@ -122,7 +123,7 @@ def take_turns(cases: Sequence[Case], cuda: bool, seconds: float, quick: bool = 
         ready = [each for each in contestants if each.wait() is not None]  # they warm up beside each other
         steps = {each: step for each in ready if (step := each.turn(1)) is not None}
         alive = list(steps)
-        length = 1 if quick else max(2, min(MOST_STEPS, round(ROUND_S / min(steps.values(), default=1.0))))
+        length = 1 if quick else turn_length(list(steps.values()))
         rounds, order = 0, random.Random(0)
         while alive and rounds < (1 if quick else MOST_ROUNDS):
             if rounds >= LEAST_ROUNDS and time.monotonic() > deadline:
@@ -140,6 +141,13 @@ def take_turns(cases: Sequence[Case], cuda: bool, seconds: float, quick: bool = 
     finally:
         for each in contestants:
             each.close()
+
+
+def turn_length(seconds: Sequence[float]) -> int:
+    """Steps of a turn, from what one step of each contestant took: enough to be timed, short enough for all."""
+    if not seconds:
+        return 2
+    return max(2, min(MOST_STEPS, round(ROUND_S / min(seconds)), round(LONGEST_S / max(seconds))))
 
 
 def _serve(connection: Connection, case: Case, cuda: bool, warm_up: int) -> None:

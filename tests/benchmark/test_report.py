@@ -6,7 +6,7 @@ import pytest
 
 from benchmark import report
 from benchmark.cases import FLOOR, OURS, Case, Section, sections
-from benchmark.measure import Result
+from benchmark.measure import Result, turn_length
 
 
 def result(label, seconds, *, replicas=1, steps=4, error=""):
@@ -86,3 +86,12 @@ def test_every_section_can_be_compared():
 )
 def test_spread(values, expected):
     assert report.spread(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [([], 2), ([0.1, 0.2], 5), ([0.02, 0.6], 7), ([0.001, 0.002], 50), ([3.0, 5.0], 2)],
+    ids=["none", "fast one decides", "slow one decides", "most", "least"],
+)
+def test_a_turn_is_long_enough_for_the_fast_and_short_enough_for_the_slow(seconds, expected):
+    assert turn_length(seconds) == expected
