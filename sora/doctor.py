@@ -206,17 +206,21 @@ def _disk(case: Case) -> tuple[str, str]:
     paths = case.run.paths
     folders = {"paths.runs": paths.runs, "paths.results": paths.results}
     folders["paths.cache"] = str(cache_folder("", paths.cache))
-    told = []
+    told, level = [], "ok"
     for key, folder in folders.items():
         base = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
         free = shutil.disk_usage(base).free
         text = f"{key} needs about {needed[key] >> 20:,} MiB, {free >> 20:,} MiB are free at {base}"
         if not os.access(base, os.W_OK):
-            return "FAIL", f"{key}: {base} cannot be written; choose another folder"
+            if key != "paths.cache":
+                return "FAIL", f"{key}: {base} cannot be written; choose another folder"
+            level = "note"  # it may have all that is needed
+            told.append(f"{key} {base} cannot be written: a run stops if something is not in it")
+            continue
         if needed[key] > free:
             return "FAIL", f"{text}; make room or choose another folder"
         told.append(f"{key} about {needed[key] >> 20:,} of {free >> 20:,} MiB free")
-    return "ok", ", ".join(told)
+    return level, ", ".join(told)
 
 
 def _tracker(case: Case) -> tuple[str, str]:

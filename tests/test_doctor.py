@@ -111,6 +111,16 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert text.endswith(f"0 MiB are free at {tmp_path}; make room or choose another folder")
 
 
+def test_a_cache_that_cannot_be_written_is_a_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != cache)
+    level, text = examined(capsys, f"paths.cache={cache}", status=0)["disk"]
+    assert level == "note"
+    assert f"paths.cache {cache} cannot be written" in text
+
+
 def test_wandb_online_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     found = examined(capsys, "tracker=wandb", "tracker.mode=online", status=1)
     assert list(failed(found)) == ["tracker"]

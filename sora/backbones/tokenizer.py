@@ -32,13 +32,17 @@ def load_tokenizer(config: BackboneConfig, folder: Path | None = None) -> Any:
     from transformers import AutoTokenizer
 
     folder = tokenizer_folder(config) if folder is None else folder
+    normalizer = None
+    if config.family == "deberta-v2" and config.tokenizer == "spm":
+        # first, because what transformers says of a damaged one misleads
+        normalizer = sentencepiece_normalizer(folder / SENTENCEPIECE)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # each format has its own errors for a damaged file
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); fetch its files again") from error
-    if config.family == "deberta-v2" and config.tokenizer == "spm":
-        tokenizer.backend_tokenizer.normalizer = sentencepiece_normalizer(folder / SENTENCEPIECE)
+    if normalizer is not None:
+        tokenizer.backend_tokenizer.normalizer = normalizer
     check_fit(tokenizer, config, folder)
     return tokenizer
 
@@ -57,8 +61,9 @@ def sentencepiece_normalizer(model: Path) -> Any:
     try:
         proto.ParseFromString(model.read_bytes())
     except (OSError, DecodeError) as error:
+        reason = getattr(error, "strerror", error)
         raise UserError(
-            f"{model}: no sentencepiece model ({error}); put the file of the pretrained model there, or take "
+            f"{model}: no sentencepiece model ({reason}); put the file of the pretrained model there, or take "
             "backbone.tokenizer=hf"
         ) from error
     charsmap = proto.normalizer_spec.precompiled_charsmap
