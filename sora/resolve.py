@@ -252,7 +252,7 @@ def _check_schedule(run: RunConfig) -> None:
     if schedule.levels[0] < threshold:
         raise UserError(
             f"schedule.levels: got {schedule.levels[0]:g} first, must be at least method.threshold={threshold:g}, "
-            "at which the training before the levels is done"
+            "at which the training before the levels is done; raise schedule.start or lower method.threshold"
         )
     if schedule.lr == "authors_zero" and getattr(method, "threshold_rule", None) == "lr_scaled":
         raise UserError(

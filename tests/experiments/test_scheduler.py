@@ -15,6 +15,7 @@ from experiments.artefacts import EMPTY
 from experiments.levels import interpolated, points, thirds
 from scripts import tables
 from sora import studies
+from tests.composing import runs
 from tests.experiments import levelled
 from tests.experiments.test_main_table import artefacts, row
 from tests.typed import TOY, Command
@@ -250,3 +251,12 @@ def test_the_experiment_sweeps_what_the_study_reads(typed: Command, tmp_path: Pa
     (manifest,) = studies.read_all(tmp_path / "results", name)
     assert manifest["axes"]["seed"] == [0, 1]
     assert len({run["run_id"] for run in manifest["runs"]}) == 2 * jobs
+
+
+@pytest.mark.parametrize("backbone", ["deberta-v3-base", "minilm-l6"])
+def test_recipes_leave_room_for_the_first_level(tmp_path: Path, backbone: str) -> None:
+    """Some set a threshold of their own, which may not lie above the levels."""
+    for task in ("cola", "sst2", "mrpc", "stsb", "qnli", "rte"):
+        overrides = ("experiment=scheduler", "method=sora", "schedule=sparsify", f"task={task}")
+        (run,) = runs(tmp_path, *overrides, backbone=backbone)
+        assert run.schedule.levels[0] == run.method.threshold == 1e-4  # type: ignore[attr-defined]
