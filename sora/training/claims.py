@@ -156,6 +156,7 @@ def _wait_for_release(claim: Claim, run_id: str) -> None:
             return
         here = bool(_machine()) and owner.get("machine") == _machine()
         if here or _touched(claim) != seen:
+            owner = _read(claim)  # it may have been empty before
             raise UserError(
                 f"{claim.folder.parent}: another process is training run {run_id} (process {owner.get('pid')} on "
                 f"{owner.get('host')}, since {owner.get('since')}); wait for it, or leave this run out"

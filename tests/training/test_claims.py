@@ -149,7 +149,7 @@ def test_of_many_at_once_never_two_hold(tmp_path, left_behind):
             capture_output=True,
         )
         assert done.returncode == 9
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
     start, results = context.Event(), context.Queue()
     processes = [context.Process(target=contend, args=(tmp_path, start, results)) for _ in range(12)]
     for process in processes:
