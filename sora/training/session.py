@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sora.training.runner import Job
 
 STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
-LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "scipy", "hydra-core", "datasets")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "scipy", "hydra-core", "pyarrow")
 NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; a mirror was told of the first two
 Arrays = dict[str, np.ndarray]
 
