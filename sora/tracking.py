@@ -297,6 +297,9 @@ class Tracker:
                 self._mirrors.remove(mirror)
                 name = type(mirror).__name__
                 self.say(f"warning: {name}.{call} failed ({error}); metrics.jsonl goes on without it")
+                if call != "close":
+                    with contextlib.suppress(Exception):  # it was reported already
+                        mirror.close()
 
 
 def summary(**columns: Sequence[float]) -> str:

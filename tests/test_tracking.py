@@ -261,12 +261,21 @@ def test_closing_twice_is_closing_once(folders, capsys):
 
 def test_a_failing_mirror_is_dropped_and_the_truth_goes_on(folders, capsys):
     class Broken:
+        closed = 0
+
         def log(self, replica, line):
             raise ConnectionError("no route")
 
-    with Tracker(folders, LABELS, 20, interactive=False, mirrors=[Broken()]) as tracker:
+        def close(self):
+            self.closed += 1
+            raise ConnectionError("no route either")
+
+    mirror = Broken()
+    with Tracker(folders, LABELS, 20, interactive=False, mirrors=[mirror]) as tracker:
         tracker.log(0, 1, loss=1.0)
+        assert mirror.closed == 1, "what it holds must not wait for the end of the training"
         tracker.log(0, 2, loss=0.5)
+    assert mirror.closed == 1
     assert len(read_metrics(folders[0] / "metrics.jsonl")) == 2
     assert capsys.readouterr().err.count("Broken.log failed (no route)") == 1
 
