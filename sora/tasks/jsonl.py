@@ -14,8 +14,9 @@ import numpy as np
 from sora.errors import UserError
 from sora.tasks.examples import Examples
 from sora.tasks.layouts import LAYOUTS
-from sora.tasks.rows import REPAIR, Example, Row, show
+from sora.tasks.rows import Example, Row, show
 from sora.tasks.spec import TaskConfig
+from sora.tasks.tsv import REPAIR
 from sora.untrusted import parse_json
 
 

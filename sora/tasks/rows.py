@@ -12,8 +12,8 @@ from typing import Any
 
 from sora.errors import UserError
 from sora.tasks.spec import TaskConfig
+from sora.tasks.tsv import REPAIR
 
-REPAIR = "repair that line or download the official file again"
 _NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
 Span = tuple[int, int, int]  # text column, first character, end
 
