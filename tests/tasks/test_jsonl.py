@@ -17,6 +17,7 @@ from sora.errors import UserError
 from sora.tasks import Examples, load, load_task, load_test
 from sora.tasks.jsonl import read_jsonl
 from sora.tasks.layouts import LAYOUTS
+from sora.tasks.spec import CONF
 
 PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
 ROWS: dict[str, dict[str, Any]] = {
@@ -332,5 +333,13 @@ def test_the_guide_shows_the_function_as_it_is() -> None:
         line.removeprefix("   ") for line in guide.split("```python\n")[1].split("   ```")[0].splitlines()
     )
     assert shown.strip() == inspect.getsource(LAYOUTS["copa"]).strip()
-    for name, lines in re.findall(r"\| `(\w+)` \| \d+ \| (\d+) \|", guide):
-        assert len(inspect.getsource(LAYOUTS[name]).strip().splitlines()) == int(lines), name
+    for name, described, function in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \|", guide):
+        assert len(inspect.getsource(LAYOUTS[name]).strip().splitlines()) == int(function), name
+        assert yaml_lines(name) == int(described), name
+    sizes = [yaml_lines(name) for name in ("boolq", "cb", "rte_superglue", "axb", "axg", "ax")]
+    assert f"| {min(sizes)} to {max(sizes)} | none | none |" in guide
+
+
+def yaml_lines(name: str) -> int:
+    """Lines of a task's YAML that are no comment."""
+    return sum(not line.startswith("#") for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines())
