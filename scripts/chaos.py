@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import pkgutil
 import random
@@ -49,6 +50,7 @@ RTE = (
     "trainer.checkpoint_every=3",
 )
 PRELOAD = ("sora.cli", "sora.training.session", "transformers.models.bert.modeling_bert")
+_BOOKS = threading.Lock()  # starting a process also reads the exit statuses of all others, and each can be read once
 Span = tuple[float, float]  # seconds since the process began
 
 
@@ -69,8 +71,11 @@ def run(
     ``prepare``, a function of some module, is called in that process before the command.
     """
     process = _processes().Process(target=_command, args=(folder, list(overrides), kill, prepare))
-    process.start()
-    process.join()
+    with _BOOKS:
+        process.start()
+    multiprocessing.connection.wait([process.sentinel])
+    with _BOOKS:
+        process.join()
     assert process.exitcode is not None
     return process.exitcode
 

@@ -22,8 +22,8 @@ start() {
     if ! command -v slurmctld slurmd munged sbatch >/dev/null; then
         command -v apt-get >/dev/null || unavailable "slurm-wlm and munge are not installed, and there is no apt-get"
         export DEBIAN_FRONTEND=noninteractive
-        apt-get -qq -o DPkg::Lock::Timeout=120 update </dev/null >/dev/null || true  # old lists may do
-        apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends slurm-wlm munge </dev/null >/dev/null ||
+        timeout 300 apt-get -qq -o DPkg::Lock::Timeout=120 update </dev/null >/dev/null || true  # old lists may do
+        timeout 300 apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends slurm-wlm munge </dev/null >/dev/null ||
             unavailable "apt-get could not install slurm-wlm and munge"
     fi
     stop
