@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.typed import typed  # noqa: F401  (a fixture of several files)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A busy machine is slow; that says nothing about the code.
+settings.register_profile("sora", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sora")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -17,7 +17,7 @@ def printed(counts: tuple[int, ...], items: int, less: int) -> tuple[float, floa
     return round(centre, 2), round(sd, 2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(128, 139), min_size=2, max_size=5), st.sampled_from([0, 1]))
 def test_what_runs_print_is_never_called_impossible(counts: list[int], less: int) -> None:
     mean, sd = printed(tuple(counts), 139, less)

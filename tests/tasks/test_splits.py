@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sora.errors import UserError
@@ -120,7 +120,6 @@ def test_strata_of_a_real_target_are_its_tenths() -> None:
     assert np.histogram(chosen, bins=10, range=(0, 5))[0].tolist() == [10] * 10
 
 
-@settings(deadline=None)
 @given(
     protocol=st.sampled_from(["paper", "holdout"]),
     train=st.integers(1001, 2500),
