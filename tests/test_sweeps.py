@@ -220,6 +220,29 @@ def test_a_value_given_twice_is_refused(typed: Command) -> None:
     assert typed("-m", "seed=0,1,0", *TOY).err == "error: seed: 0 is given twice; leave one out\n"
 
 
+def test_quoted_strings_are_their_text_at_any_depth(typed: Command, tmp_path: Path) -> None:
+    options = "method.options={r: 2, modules: ['a b']},{r: 4, modules: ['a b']}"
+    done = typed("-m", "method=lora", "seed=0,1", "method.targets=['*.query*'],[\"*.key\",'*.value']", *TOY)
+    assert [pack[0].method.targets for pack in done.packs] == [["*.query*"], ["*.key", "*.value"]]
+    written = manifest_of(tmp_path)
+    assert written["axes"]["method.targets"] == [["*.query*"], ["*.key", "*.value"]]
+    for run in written["runs"]:
+        targets = f"method.targets={json.dumps(run['axes']['method.targets'])}"
+        assert run["run_id"] == alone(tmp_path, TOY[0], "method=lora", targets, f"seed={run['axes']['seed']}")
+    (tmp_path / "results" / "studies").rename(tmp_path / "first")
+    done = typed("-m", "method=peft", options, *TOY)
+    assert (done.status, len(done.packs)) == (0, 2), done.err
+    assert manifest_of(tmp_path)["axes"]["method.options"] == [{"r": r, "modules": ["a b"]} for r in (2, 4)]
+
+
+def test_a_shuffled_sweep_names_each_run_by_its_own_value(typed: Command, tmp_path: Path) -> None:
+    done = typed("-m", "method=lora", "method.r=shuffle(1,2,3,4,5,6,7,8)", *TOY)
+    assert sorted(pack[0].method.r for pack in done.packs) == [1, 2, 3, 4, 5, 6, 7, 8]
+    for run in manifest_of(tmp_path)["runs"]:
+        assert f" method.r={run['axes']['method.r']} " in run["command"]
+        assert run["run_id"] == alone(tmp_path, TOY[0], "method=lora", f"method.r={run['axes']['method.r']}")
+
+
 def test_missing_data_costs_only_the_jobs_that_need_it(typed: Command, tmp_path: Path) -> None:
     done = typed("-m", "method=sora", "task=rte,synthetic_pair", "seed=0,1", "data.dir=.", *TOY[1:])
     assert (done.status, seeds(done)) == (2, [[0, 1]])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import Override, QuotedString, Transformer
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
@@ -97,9 +97,8 @@ class PackedSweeper(Sweeper):
         if override.is_sweep_override():
             if not override.is_discrete_sweep():
                 raise HydraException(f"{override.input_line}: only lists, ranges and globs can be swept over")
-            pairs: list[tuple[str, Any]] = list(
-                zip(override.sweep_string_iterator(), override.sweep_iterator(), strict=True)
-            )
+            # One pass for both forms: shuffle() has another order each time it is asked.
+            pairs = [(str(Transformer.str(value)), _unquoted(value)) for value in override.sweep_iterator()]
         else:
             text = override.get_value_element_as_str() if override.value_type is not None else ""
             if "${" in text or (key not in self.params and key not in ALWAYS_AXES):
@@ -108,7 +107,7 @@ class PackedSweeper(Sweeper):
         return Axis(
             key,
             override.get_key_element(),
-            tuple(Value(text, value.text if isinstance(value, QuotedString) else value) for text, value in pairs),
+            tuple(Value(text, value) for text, value in pairs),
             group=bool(self.context.config_loader.get_group_options(key)),
         )
 
@@ -126,3 +125,14 @@ class PackedSweeper(Sweeper):
         # A study's file asks for a multirun by itself: its jobs must not.
         mode = [] if f"hydra.mode={RunMode.MULTIRUN.name}" in typed else [f"hydra.mode={RunMode.RUN.name}"]
         return ["python", "run.py", *flags, *search, *overrides, *mode]
+
+
+def _unquoted(value: Any) -> Any:
+    """A value of Hydra's grammar as JSON: quoted strings, at any depth, are their text."""
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_unquoted(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _unquoted(each) for key, each in value.items()}
+    return value
