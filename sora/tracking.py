@@ -20,6 +20,7 @@ and dropped, while an error of ``metrics.jsonl`` itself ends the training.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -201,7 +202,9 @@ class Tracker:
         if kind == "eval":
             if any(other["step"] != line["step"] for other in self._evaluation.values()):
                 self._announce()
-            self._evaluation[replica] = self._evaluation.get(replica, {}) | line
+            told = copy.deepcopy(line)
+            _restore(told)  # so that what is not finite is told from what the method does not have
+            self._evaluation[replica] = self._evaluation.get(replica, {}) | told
             if len(self._evaluation) == len(self.labels):
                 self._announce()
 
@@ -389,14 +392,12 @@ def _plain(value: Any, name: str, nonfinite: dict[str, str]) -> Any:
 
 
 def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, number) of every number in an evaluation line; null stands for NaN."""
+    """(dotted name, number) of every number in an evaluation line, non-finite values restored."""
     for key, value in line.items():
         if not prefix and key in _RESERVED:
             continue
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}.")
-        elif value is None:
-            yield f"{prefix}{key}", math.nan
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{key}", float(value)
 

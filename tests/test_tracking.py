@@ -204,6 +204,15 @@ def test_an_evaluation_is_announced_once_and_a_diverged_replica_is_not_waited_fo
         assert capsys.readouterr().err.count("step 10") == 1
 
 
+def test_what_a_method_does_not_have_is_not_announced_and_what_is_not_finite_is(folders, capsys):
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
+        for replica, loss in enumerate((math.nan, -math.inf)):
+            tracker.log(replica, 5, "eval", select={"accuracy": 0.5, "f1": math.nan}, live_ranks=None, loss=loss)
+            assert read_metrics(folders[replica] / "metrics.jsonl")[-1]["live_ranks"] is None
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told == "step 5 of 20: select.accuracy 0.5 0.5; select.f1 nan nan; loss nan -inf"
+
+
 def test_the_bar_shows_text_steps_and_eta(folders, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TERM", "xterm")
