@@ -132,8 +132,8 @@ class Head(nn.Module):
 
     @property
     def fits_class(self) -> bool:
-        """Whether transformers' class computes what this head does: neither its means nor span vectors."""
-        return self.pooling == "cls" and not self.spans
+        """:func:`fits_class` of this head."""
+        return fits_class(self.pooling, self.spans)
 
     def module_names(self) -> list[str]:
         """PEFT's ``modules_to_save``."""
@@ -142,6 +142,11 @@ class Head(nn.Module):
     def classification_class(self) -> str:
         """transformers' class with this head."""
         return self.form.cls
+
+
+def fits_class(pooling: str, spans: int) -> bool:
+    """Whether transformers' class computes what a head does: neither means over tokens nor span vectors."""
+    return pooling == "cls" and not spans
 
 
 def span_means(hidden: Tensor, spans: Tensor) -> Tensor:

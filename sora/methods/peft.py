@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.dropout import replace_dropouts
+from sora.backbones.head import fits_class
 from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
 from sora.methods.base import Plan, Summary
@@ -57,7 +58,8 @@ class Peft:
         if plan.replicas != 1:
             raise UserError(f"method.name: peft trains runs one by one and cannot be packed, got {plan.replicas} runs")
         self.plan, self.backbone = plan, backbone
-        root = _Root(backbone)
+        self.classifies = fits_class(backbone.config.pooling, plan.runs[0].task.span_vectors)
+        root = _Root(backbone, self.classifies)
         names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
         settings = self._settings(names)
         with torch.random.fork_rng(), _refused_by("PEFT"):
@@ -88,11 +90,10 @@ class Peft:
             if key not in known:
                 hint = nearest(key, known) or f"; the options are {', '.join(sorted(known))}"
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
-        classifies = self.backbone.config.pooling == "cls"
         with _refused_by(f"PEFT's {cls.__name__}"):
             return cls(
                 target_modules=targets,
-                task_type="SEQ_CLS" if classifies else "FEATURE_EXTRACTION",
+                task_type="SEQ_CLS" if self.classifies else "FEATURE_EXTRACTION",
                 base_model_name_or_path=self.backbone.source,
                 **preset,
                 **options,
@@ -125,12 +126,11 @@ class Peft:
         return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        """What PEFT's ``save_pretrained`` writes, with the head in PEFT's place for it; beside it for mean pooling."""
-        classifies = self.backbone.config.pooling == "cls"
-        self.model.peft_config["default"].modules_to_save = head.module_names() if classifies else None
+        """What PEFT's ``save_pretrained`` writes, with the head where :func:`sora.export.write_peft` has it."""
+        self.model.peft_config["default"].modules_to_save = head.module_names() if self.classifies else None
         self.model.save_pretrained(folder, save_embedding_layers=False)
         state = {key: value.detach().cpu().contiguous().clone() for key, value in head.export_state(replica).items()}
-        if not classifies:
+        if not self.classifies:
             save_file(state, folder / export.HEAD_WEIGHTS, metadata={"format": "pt"})
             return
         path = folder / export.PEFT_WEIGHTS
@@ -141,10 +141,10 @@ class Peft:
 class _Root:
     """What PEFT wraps, so that names are those of transformers' class: the encoder in a classifier, or alone."""
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, classifies: bool) -> None:
         self.module: Any = backbone.encoder
         self.prefix = ""
-        if backbone.config.pooling == "cls":
+        if classifies:
             self.module, self.prefix = nn.Module(), f"{backbone.prefix}."
             self.module.add_module(backbone.prefix, backbone.encoder)
             self.module.config = backbone.hf_config

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from sora.config import PeftConfig
 from sora.errors import UserError
@@ -117,6 +118,31 @@ def test_mean_pooling_leaves_the_head_beside_it(tmp_path):
     assert (settings["task_type"], settings["modules_to_save"]) == ("FEATURE_EXTRACTION", None)
     assert all(name.startswith("encoder.layer.") for name in settings["target_modules"])
     assert (tmp_path / "adapter" / "head.safetensors").is_file()
+
+
+def test_span_vectors_leave_the_head_beside_it(tmp_path):
+    """The folder in plain PEFT around transformers' encoder, and the head's formula by hand."""
+    (run,) = configs(method={"peft_type": "LORA", "options": {"r": 2}}, task={"spans": "vectors"})
+    pack = tiny.pack([run])
+    with torch.no_grad():
+        for name, matrix in pack.model.backbone.encoder.named_parameters():
+            if "lora_B" in name:
+                matrix.normal_(std=0.2)
+    pack.model.eval()
+    pack.method.export(0, tmp_path / "adapter", pack.model.head)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (settings["task_type"], settings["modules_to_save"]) == ("FEATURE_EXTRACTION", None)
+    model = PeftModel.from_pretrained(plain_model(run).bert, tmp_path / "adapter").eval()
+    head = load_file(tmp_path / "adapter" / "head.safetensors")
+    batch = pack.splits["report"].tokens.collate(np.arange(3))
+    spans = torch.tensor([[[1, 2], [2, 4]], [[0, 3], [1, 3]], [[3, 4], [0, 1]]])
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+        pooled = torch.tanh(hidden[:, 0] @ head["bert.pooler.dense.weight"].T + head["bert.pooler.dense.bias"])
+        words = [torch.cat([row[a:b].mean(0) for a, b in pair]) for row, pair in zip(hidden, spans, strict=True)]
+        features = torch.cat([pooled, torch.stack(words)], dim=1)
+        expected = features @ head["classifier.weight"].T + head["classifier.bias"]
+        torch.testing.assert_close(pack.model(batch | {"spans": spans}), expected, rtol=0, atol=1e-5)
 
 
 def test_one_tuner_has_one_spelling():
