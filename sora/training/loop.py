@@ -78,6 +78,7 @@ class Loop:
         self.window = Window(pack.replicas, rows.device)  # since the last log line
         self.stretch = Window(pack.replicas, rows.device)  # since the last evaluation
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
+        self.shown_loss: dict[str, list[float]] = {}  # of the last log line, for the progress bar
         self.step = 0
         self.evaluation_due = False  # stopped by a signal in the middle of the evaluation of ``step``
 
@@ -121,6 +122,7 @@ class Loop:
             if self._evaluates():
                 started = self._clock("train_s", started)
                 self._evaluate()
+                self._show()
                 started = self._clock("eval_s", started)
             if self.step % trainer.checkpoint_every == 0 and not last:
                 started = self._clock("train_s", started)
@@ -192,7 +194,12 @@ class Loop:
                 threshold=self._threshold(replica),
                 **values,
             )
-        self.tracker.progress(self.step, tracking.summary(loss=means["loss"], **self._latest()))
+        self.shown_loss = {"loss": means["loss"]}
+        self._show()
+
+    def _show(self) -> None:
+        """Bring the text beside the progress bar up to date."""
+        self.tracker.progress(self.step, tracking.summary(**self.shown_loss, **self._latest()))
 
     def _latest(self) -> dict[str, list[float]]:
         """Select metric and live ranks of the last evaluation, for the progress bar."""
