@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sora import records
+from sora.cache import cache_folder
 from sora.config import LoraConfig, RunConfig
 from sora.errors import UserError
 from sora.resolve import build_runs, nearest
@@ -106,7 +107,8 @@ def _merge(finished: FinishedRun, out: Path) -> None:
     from sora import export
     from sora.backbones import load_backbone
 
-    export.write_merged(out, finished.adapter, load_backbone(finished.run.backbone))
+    backbone = load_backbone(finished.run.backbone, cache=cache_folder("weights", finished.run.paths.cache))
+    export.write_merged(out, finished.adapter, backbone)
 
 
 def _write_tokenizer(run: RunConfig, out: Path) -> None:

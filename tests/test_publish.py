@@ -212,6 +212,27 @@ def test_what_lies_there_is_not_touched(finished, mistakes, name):
     assert (mistakes / "full" / "file").is_file()
 
 
+def test_a_pickle_is_converted_once(place, tmp_path, monkeypatch):
+    """And the merged model is the one that safetensors give."""
+    monkeypatch.chdir(place)
+    found = find_run("cls/run", Path("runs"), Path("results"))
+    (tmp_path / "pickled").mkdir()
+    for path in (place / "minilm").iterdir():
+        if path.is_file() and path.name != "model.safetensors":
+            (tmp_path / "pickled" / path.name).symlink_to(path)
+    torch.save(load_file(place / "minilm" / "model.safetensors"), tmp_path / "pickled" / "pytorch_model.bin")
+    backbone = dataclasses.replace(found.run.backbone, weights=str(tmp_path / "pickled"))
+    paths = dataclasses.replace(found.run.paths, cache=str(tmp_path / "cache"))
+    pickled = dataclasses.replace(found, run=dataclasses.replace(found.run, backbone=backbone, paths=paths))
+    publish(pickled, tmp_path / "first", merge=True)
+    assert len(list((tmp_path / "cache" / "weights").glob("*.safetensors"))) == 1
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled twice"))
+    publish(pickled, tmp_path / "second", merge=True)
+    publish(found, tmp_path / "plain", merge=True)
+    weights = {(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second", "plain")}
+    assert len(weights) == 1
+
+
 def test_added_layers_cannot_be_merged(finished, tmp_path):
     bottleneck = dataclasses.replace(finished.run, method=AdapterConfig("adapter"))
     (tmp_path / "run" / "adapter").mkdir(parents=True)
