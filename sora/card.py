@@ -252,17 +252,7 @@ def _ranks(record: Mapping[str, Any]) -> str:
 def _training(record: Mapping[str, Any]) -> str:
     """The command, the recipe, the resolved configuration and the circumstances."""
     provenance, config = record["provenance"], record["config"]
-    origin = provenance.get("recipe", {})
-    named = [
-        f"{what} `{origin[key] or 'none'}`" for what, key in (("recipe", "name"), ("budget", "budget")) if key in origin
-    ]
-    unpublished = origin.get("unpublished", [])
-    if unpublished == ["*"]:
-        named.append("no value of it published")
-    elif unpublished:
-        named.append(f"not published: {', '.join(unpublished)}")
-    if origin.get("changed"):
-        named.append(f"other than in these: {', '.join(origin['changed'])}")
+    named = _origin(provenance["recipe"]) if "recipe" in provenance else []
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     shown = {key: config[key] for key in ("method", "trainer", "schedule") if key in config}
     shown |= {key: value for key, value in config.items() if not isinstance(value, dict | list)}
@@ -281,3 +271,19 @@ def _training(record: Mapping[str, Any]) -> str:
         f"{versions}. Finished {provenance['finished']}. Data: sha256 `{record['data']['sha256']}`.",
     ]
     return "\n".join(lines)
+
+
+def _origin(origin: Mapping[str, Any]) -> list[str]:
+    """Which files the values are from (:func:`sora.recipes.origin`), what nobody published, what was set otherwise."""
+    files = [f"{what} `{origin[key]}`" for what, key in (("recipe", "name"), ("budget", "budget")) if origin[key]]
+    if not files:
+        files = ["no recipe, no budget"]
+    elif not origin["name"]:
+        files.append("no recipe")
+    if origin["unpublished"] == ["*"]:
+        files.append("none of the values published")
+    elif origin["unpublished"]:
+        files.append(f"not published: {', '.join(origin['unpublished'])}")
+    if origin["changed"]:
+        files.append(f"set otherwise: {', '.join(origin['changed'])}")
+    return files

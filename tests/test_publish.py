@@ -19,6 +19,7 @@ from sora import card, records
 from sora.config import AdapterConfig
 from sora.errors import UserError
 from sora.publish import FinishedRun, _record, find_run, publish
+from sora.recipes import origin
 from sora.training.runner import run_pack
 from tests import composing, tiny
 from tests.test_export import plain_model
@@ -117,7 +118,7 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
         assert [int(cell) for cell in table[str(layer)].split("|")[2:-1]] == expected
     for expected in (
         record["run_id"],
-        "recipe `none`; budget `none`; no value of it published",
+        f"Run `{record['run_id']}`; no recipe, no budget; none of the values published",
         record["provenance"]["command"],
         record["data"]["sha256"],
     ):
@@ -126,6 +127,30 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
     assert shown["method"] == record["config"]["method"]
     assert "generated" in text
     assert str(Path.cwd()) not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (("method=lora", "task=rte"), "budget `minilm-l6/rte`; no recipe; none of the values published"),
+        (
+            ("method=lora", "task=rte", "method.r=3"),
+            "budget `minilm-l6/rte`; no recipe; none of the values published; set otherwise: method.r",
+        ),
+        (
+            ("method=sora", "task=rte"),
+            "recipe `minilm-l6/sora/rte`; budget `minilm-l6/rte`; none of the values published",
+        ),
+        (("method=sora", "task=rte", "recipe=none"), "no recipe, no budget; none of the values published"),
+    ],
+)
+def test_the_card_names_the_files_that_were_in_use(asked, expected, tmp_path):
+    (run,) = composing.runs(tmp_path / "conf", *asked, backbone="minilm-l6")
+    record = composing.record()
+    record["data"]["sizes"] |= {"select": 3, "report": 3}
+    record["provenance"]["recipe"] = origin(run)
+    (tmp_path / "adapter_config.json").touch()
+    assert f"Run `{record['run_id']}`; {expected}.\n" in card.render(tmp_path, run, record)
 
 
 def test_the_unpruned_weights_stay(finished):
