@@ -28,7 +28,7 @@ class ItemScores:
         places = [self.place.get(run.run_id) for run in runs]
         if not runs or any(place is None for place in places):
             return None
-        return self.scores[:, [place for place in places if place is not None]]
+        return self.scores.T[[place for place in places if place is not None]].T  # rows are fast to copy
 
     def interval(self, group: Group) -> Interval | None:
         """95 % over seeds and items for the mean of a group, or None."""

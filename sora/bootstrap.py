@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,25 +67,25 @@ def features(
 
 def combine(metric: str, sums: NDArray[np.floating], items: int) -> Floats:
     """[..., F] sums over ``items`` items -> [...] scores, with the conventions of sora/tasks/metrics.py."""
-    s = sums.astype(np.float64)
+    s = np.ascontiguousarray(np.moveaxis(sums, -1, 0), dtype=np.float64)  # [F, ...]: whole planes are fast to add
     if metric == "accuracy":
-        return s[..., 0] / items
+        return s[0] / items
     if metric == "pearson":
-        x, y, xx, yy, xy = (s[..., i] / items for i in range(5))
+        x, y, xx, yy, xy = s / items
         scale = np.sqrt(np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0))
         return _ratio(xy - x * y, scale, 1e-12)
-    width = int(np.sqrt(s.shape[-1]))
-    confusion = s.reshape(*s.shape[:-1], width, width)  # label, prediction
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    gold, predicted = confusion.sum(-1), confusion.sum(-2)
+    width = int(np.sqrt(len(s)))
+    confusion = s.reshape(width, width, *s.shape[1:])  # label, prediction
+    right = s[:: width + 1]
+    gold, predicted = confusion.sum(1), confusion.sum(0)
     if metric == "f1":
-        return _ratio(2 * right[..., 1], gold[..., 1] + predicted[..., 1])
+        return _ratio(2 * right[1], gold[1] + predicted[1])
     if metric == "f1_macro":
-        each: Floats = _ratio(2 * right, gold + predicted).mean(-1)
+        each: Floats = _ratio(2 * right, gold + predicted).mean(0)
         return each
     # Matthews for any number of classes (Gorodkin 2004), phi for two.
-    top = right.sum(-1) * items - (gold * predicted).sum(-1)
-    return _ratio(top, np.sqrt((items**2 - (gold**2).sum(-1)) * (items**2 - (predicted**2).sum(-1))))
+    top = right.sum(0) * items - (gold * predicted).sum(0)
+    return _ratio(top, np.sqrt((items**2 - (gold**2).sum(0)) * (items**2 - (predicted**2).sum(0))))
 
 
 def _ratio(top: NDArray[np.floating], bottom: NDArray[np.floating], tiny: float = 0.0) -> Floats:
@@ -115,7 +116,7 @@ def resample(runs: Sequence[NDArray[np.floating]], metric: str, resamples: int, 
     items, width = runs[0].shape
     stacked = np.concatenate(runs, axis=1)  # [N, R F]
     rng = np.random.default_rng([seed, 0])
-    result = np.empty((resamples, len(runs)))
+    result = np.empty((resamples, len(runs)), order="F")  # what follows takes whole runs out of it
     chunk = max(1, 2_000_000 // max(items, stacked.shape[1]))  # 16 MB of counts or sums at most
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
@@ -132,9 +133,16 @@ def mean_over_seeds(scores: Floats, seed: int = 0, stream: int = 0) -> Floats:
     number draws others, for methods which do not.
     """
     count = scores.shape[1]
-    drawn = _counts(np.random.default_rng([seed, 1, count, stream]), count, len(scores))
-    total: Floats = (scores * drawn).sum(axis=1)
+    total: Floats = (scores * _seeds_drawn(seed, stream, count, len(scores))).sum(axis=1)
     return total / count
+
+
+@lru_cache(maxsize=8)  # a table asks for few different ones, once per cell
+def _seeds_drawn(seed: int, stream: int, count: int, size: int) -> NDArray[np.float32]:
+    drawn = _counts(np.random.default_rng([seed, 1, count, stream]), count, size)
+    result = np.asarray(drawn, dtype=np.float32, order="F")
+    result.setflags(write=False)
+    return result
 
 
 def percentile(draws: Floats, confidence: float = 0.95) -> Interval:
@@ -236,7 +244,8 @@ def paired_bootstrap(
     )
 
 
-def _counts(rng: np.random.Generator, n: int, size: int) -> Floats:
+def _counts(rng: np.random.Generator, n: int, size: int) -> NDArray[np.integer]:
     """[size, n]: how often each of n things was drawn in n draws with replacement."""
-    draws = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
-    return np.bincount(draws.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+    draws = rng.integers(n, size=(size, n))
+    draws += n * np.arange(size)[:, None]
+    return np.bincount(draws.ravel(), minlength=size * n).reshape(size, n)

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sora.tasks.spec import load_task
 from tests.composing import record as plain_record
 
 GAIN = {"full": 0.9, "lora": 1.0, "adalora": 1.1, "sora": 1.2, "adapter": 0.8, "bitfit": 0.5}
+known_task = cache(load_task)  # thousands of records are of a few tasks
 MODULES = ("attention.self.query", "attention.self.key", "attention.self.value")
 MODULES += ("attention.output.dense", "intermediate.dense", "output.dense")
 
@@ -28,7 +30,7 @@ def run_id(axes: Mapping[str, Any], salt: str = "") -> str:
 
 def arrays(task_name: str, generator: np.random.Generator, items: int, gain: float) -> records.Arrays:
     """Logits that know the label to a degree; the items (labels, difficulty) are the same for every run."""
-    task, found = load_task(task_name), {}
+    task, found = known_task(task_name), {}
     for split in ("select", "report", *(["report_mm"] if task_name == "mnli" else [])):
         fixed = np.random.default_rng([len(split), items])
         classes = max(2, task.num_outputs)
@@ -48,7 +50,7 @@ def arrays(task_name: str, generator: np.random.Generator, items: int, gain: flo
 
 def scores(task_name: str, arrays: records.Arrays) -> dict[str, Any]:
     """The metrics of the arrays, by split."""
-    task, splits = load_task(task_name), ("select", "report", "report_mm")
+    task, splits = known_task(task_name), ("select", "report", "report_mm")
     return {
         split: compute_metrics(task, arrays[f"{split}_logits"], arrays[f"{split}_labels"])
         for split in splits
@@ -61,7 +63,7 @@ def record(
 ) -> dict[str, Any]:
     """A record of a run at ``axes`` with the metrics of ``evaluation``."""
     method, task_name, seed = axes.get("method", "sora"), axes.get("task", "rte"), int(axes.get("seed", 0))
-    task, made = load_task(task_name), plain_record(run_id(axes, salt))
+    task, made = known_task(task_name), plain_record(run_id(axes, salt))
     config = made["config"]
     config |= {"seed": seed, "seeds": {"init": seed, "data": seed}, "head": "classifier+pooler", "precision": "fp32"}
     config["backbone"] = {"name": axes.get("backbone", "minilm-l6")}
