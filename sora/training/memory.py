@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import os
@@ -70,8 +71,10 @@ def say_split(reason: str, packs: Sequence[Sequence[Job]]) -> None:
 
 
 def release(device: torch.device) -> None:
-    """Give back what a pack that failed still holds."""
+    """Give back what a pack that is over still holds, to the system too: the next one needs it in other pieces."""
     gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # glibc keeps freed memory in its heap otherwise
     if device.type == "cuda":
         import torch
 

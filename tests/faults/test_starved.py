@@ -10,7 +10,7 @@ from sora import records
 from sora.training.loop import Loop
 from tests.faults.small import SMALL
 
-ROOM = 240 * 2**20  # bytes: not enough for a step of two replicas, enough for one
+ROOM = 300 * 2**20  # bytes: not enough for a step of two replicas, enough for one
 
 
 def little_memory() -> None:
