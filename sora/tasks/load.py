@@ -16,7 +16,7 @@ from sora.tasks.jsonl import read_jsonl
 from sora.tasks.layouts import LAYOUTS
 from sora.tasks.snapshot import open_snapshot, read_snapshot
 from sora.tasks.spec import TaskConfig
-from sora.tasks.splits import count_rows, make_splits
+from sora.tasks.splits import count_rows, make_splits, train_slice
 from sora.tasks.tsv import read_tsv
 
 if TYPE_CHECKING:  # sora.config imports TaskConfig from this package
@@ -44,6 +44,7 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
         )
     needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
     official, partial = _read(task, needed, data)
+    official["train"] = train_slice(official["train"], task.train_rows)
     splits = make_splits(task, protocol.name, official)
     sizes = {name: len(examples) for name, examples in splits.items()}
     return TaskData(task, splits, sizes, partial, splits_digest(splits))

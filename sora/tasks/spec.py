@@ -59,6 +59,7 @@ class TaskConfig:
     trained_on: list[str] = field(default_factory=list)  # a diagnostic set: the tasks whose model it examines
     submission: dict[str, str] = field(default_factory=dict)  # split -> name of the leaderboard's file
     submission_labels: list[str] = field(default_factory=list)  # its words, where they are not those of labels
+    train_rows: int = 0  # a fixed slice of so many training rows stands for all; 0 = all
     paper_split: str = "halve"  # protocol=paper: halve (validation) | heldout (1,000 of train)
     max_length: int = 128  # tokens; what trainer.max_length=null stands for
     source: str = ""  # where the data comes from, for people

@@ -74,7 +74,7 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
             heldout, found = HELDOUT, count_rows(train)
             if found <= HELDOUT and found < task.sizes.get("train", 0):  # partial data, allowed by data.allow_partial
                 heldout = max(1, found // 10)
-            _need(train, heldout + 1, "paper")
+            _need(train, heldout + 1, "protocol=paper")
             order = torch_randperm(found, SEED)
             select, rest = take_rows(train, order[:heldout]), take_rows(train, order[heldout:])
             splits = {"train": rest, "select": select, "report": validation}
@@ -87,7 +87,7 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
     elif protocol == "dev":
         splits = {"train": train, "select": validation, "report": validation}
     elif protocol == "holdout":
-        _need(train, 2, "holdout")
+        _need(train, 2, "protocol=holdout")
         found = count_rows(train)
         strata = train.labels if found == len(train) else np.zeros(found, dtype=np.int64)  # a row of many labels: none
         chosen = stratified(strata, max(1, min(HELDOUT, found // 10)))
@@ -101,6 +101,17 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
     check_disjoint(splits, allow={("select", "report")} if protocol == "dev" else set())
     splits["train_subset"] = _subset_of(splits["train"])
     return splits
+
+
+def train_slice(train: Examples, rows: int) -> Examples:
+    """``rows`` rows of the training file in the file's order, the same ones for every protocol and seed; 0 = all.
+
+    They are the first ``rows`` of the permutation with seed 42. Raises UserError where the file has no more than that.
+    """
+    if not rows:
+        return train
+    _need(train, rows + 1, f"task.train_rows={rows}", "task.train_rows=0")
+    return take_rows(train, np.sort(torch_randperm(count_rows(train), SEED)[:rows]))
 
 
 def count_rows(examples: Examples) -> int:
@@ -174,16 +185,16 @@ def check_disjoint(splits: dict[str, Examples], allow: set[tuple[str, str]]) -> 
 
 
 def _halve(examples: Examples, protocol: str) -> tuple[Examples, Examples]:
-    _need(examples, 2, protocol)
+    _need(examples, 2, f"protocol={protocol}")
     found = count_rows(examples)
     order = torch_randperm(found, SEED)
     return take_rows(examples, order[: found // 2]), take_rows(examples, order[found // 2 :])
 
 
-def _need(examples: Examples, least: int, protocol: str) -> None:
+def _need(examples: Examples, least: int, key: str, instead: str = "protocol=dev") -> None:
     found = count_rows(examples)
     if found < least:
         raise UserError(
-            f"{examples.source} has {found:,} examples, and protocol={protocol} needs at least "
-            f"{least:,}; use the complete data or protocol=dev"
+            f"{examples.source} has {found:,} examples, and {key} needs at least "
+            f"{least:,}; use the complete data or {instead}"
         )
