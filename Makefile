@@ -26,9 +26,10 @@ THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 ifdef DATA
 export SORA_DATA := $(abspath $(DATA))
 endif
+export TASKS SEEDS STEPS  # of make study
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity clean
+.PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity study clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +75,9 @@ lint: setup  ## check style (ruff) and types (mypy)
 
 bench: setup  ## what a training step costs, against what people would run instead (DATA=..., a quarter of an hour)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/bench.py
+
+study: setup  ## the small study of results/, with MiniLM-L6 on real data (DATA=..., hours on two cores; goes on after a stop)
+	PY=$(PY) RESULTS=$(RESULTS) OMP_NUM_THREADS=$(THREADS) scripts/small_study.sh
 
 fidelity: setup  ## the two readings of SoRA and each difference alone, on SST-2 (DATA=..., minutes on two cores)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/fidelity.py

@@ -42,7 +42,7 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
         parts.append(f"Seeds {', '.join(map(str, seeds))}.")
     trials = sorted({group.trials for group in groups})
     if trials == [1]:
-        parts.append("One trial per method and task: no hyper-parameter was chosen on these examples.")
+        parts.append(_tuning(records))
     elif trials:
         parts.append(
             f"Trials per cell: {', '.join(map(str, trials))}; the setting that is best on the select split stands."
@@ -53,6 +53,17 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
     if flagged := _flagged(records):
         parts.append(flagged)
     return " ".join(parts)
+
+
+def _tuning(records: list[Record]) -> str:
+    """What was tried before the runs of a table that has one trial a cell."""
+    found = [record["provenance"].get("recipe", {}).get("tuned", "") for record in records]
+    if not any(found):
+        return "One trial per method and task: no hyper-parameter was chosen on these examples."
+    told = "; ".join(sorted({each for each in found if each}))
+    if without := found.count(""):
+        return f"Chosen beforehand: {told}. {without} of {len(found)} runs have a setting that nothing chose."
+    return f"Chosen beforehand, for every method and task alike: {told}."
 
 
 def said(records: Iterable[Record], axis: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -16,6 +17,7 @@ from experiments.groups import Group, score, score_cell
 from experiments.lines import lines, tasks
 from experiments.study import Definition, Run, Study
 from sora import stats
+from sora.errors import UserError
 
 AXIS = "trainer.learning_rate"
 TRIALS = (1, 2, 4, 8, 16)
@@ -34,6 +36,42 @@ def build(study: Study) -> list[Artefact]:
         _maxima(study, methods),
     ]
     return [artefact for artefact in found if artefact is not None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learning rate of a method on a task that has the best mean on the select split."""
+
+    method: str
+    task: str
+    rate: float
+    select: float  # points
+    tried: tuple[float, ...]
+    seeds: tuple[object, ...]
+
+
+def choices(study: Study) -> list[Choice]:
+    """The best learning rate of each method on each task.
+
+    Raises UserError where a run of the grid has no score yet: the best of a part is not the best.
+    """
+    groups = lines(study, "method", AXIS)
+    found = []
+    for method in dict.fromkeys(str(method) for method, _ in groups):
+        for task in tasks(study):
+            column = columns(study, task)[0]
+            select = Column(task, column.metric, "select")
+            tried = {float(str(rate)): each[task] for (name, rate), each in groups.items() if name == method}
+            for rate, group in tried.items():
+                if not group.complete or len(group.scores(select)) < len(group.runs):
+                    first = next((f"run {run.command}" for run in group.runs if run.record is None), "others diverged")
+                    raise UserError(
+                        f"{study.key}: {group.coverage} runs of {method} on {task} at {rate:g} are there; {first}"
+                    )
+            means = {rate: group.mean(select) for rate, group in tried.items()}
+            best = max(means, key=lambda rate: means[rate])
+            found.append(Choice(method, task, best, means[best], tuple(sorted(means)), tuple(study.values("seed"))))
+    return found
 
 
 def _rates(groups: Groups, method: str) -> list[float]:

@@ -363,6 +363,7 @@ class RunConfig:
     recipe: str = opt("", science=False)  # file of conf/recipe whose values are in use
     budget: str = opt("", science=False)  # file of conf/budget, likewise
     unpublished: list[str] = opt([], science=False)  # keys of the recipe whose values are nobody's publication; * = all
+    tuned: str = opt("", science=False)  # how values of the recipe were chosen, where trials of ours chose them
     resume: str = opt("auto", choices=("auto", "never"), science=False)
     predict: bool = opt(False, science=False)
     dry_run: bool = opt(False, science=False)

@@ -50,6 +50,7 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
 
 def origin(run: RunConfig) -> dict[str, Any]:
     """``name`` and ``budget`` of the files in use, the keys they leave ``unpublished``, and those ``changed`` since.
+    ``tuned``, where trials of ours chose values of the recipe: which.
 
     A key is changed when it decides the run's numbers and differs from the two files and, where they are silent, from
     its default. Without a recipe nothing is published for this method on this task: ``unpublished`` is ``["*"]``.
@@ -60,6 +61,7 @@ def origin(run: RunConfig) -> dict[str, Any]:
         "budget": run.budget,
         "unpublished": sorted(unpublished),
         "changed": sorted(_changed(run, _as_written(run))),
+        **({"tuned": run.tuned} if run.recipe and run.tuned else {}),
     }
 
 

@@ -134,7 +134,7 @@ LAYOUT: dict[str, Any] = {
         "started": str,
         "finished": str,
         "resumed_at": [int],
-        "recipe": Absent({"name": str, "budget": str, "unpublished": [str], "changed": [str]}),
+        "recipe": Absent({"name": str, "budget": str, "unpublished": [str], "changed": [str], "tuned": Absent(str)}),
     },
 }
 _NOUNS = {

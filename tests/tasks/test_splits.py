@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sora.errors import UserError
 from sora.tasks.examples import Examples, splits_digest
 from sora.tasks.spec import TaskConfig
-from sora.tasks.splits import check_disjoint, make_splits, stratified, subset, torch_randperm
+from sora.tasks.splits import check_disjoint, make_splits, stratified, subset, torch_randperm, train_slice
 
 HALVE = TaskConfig("toy", columns={"text_a": "a"}, labels=["0", "1"], paper_split="halve")
 HELDOUT = replace(HALVE, paper_split="heldout")
@@ -175,6 +175,20 @@ def test_subset_does_not_depend_on_global_seeds() -> None:
 def test_what_cannot_be_split_is_refused(task: TaskConfig, protocol: str, data: dict[str, Examples], says: str) -> None:
     with pytest.raises(UserError, match=says):
         make_splits(task, protocol, data)
+
+
+def test_a_slice_of_the_training_rows_is_the_same_for_everybody() -> None:
+    train = examples("train.tsv", 500)
+    found = train_slice(train, 100)
+    assert found.ids.tolist() == sorted(permuted(500)[:100])
+    assert found.texts[0] == [f"train.tsv {i}" for i in found.ids]
+    assert found.labels.tolist() == train.labels[found.ids].tolist()
+    assert train_slice(train, 0) is train
+
+
+def test_a_slice_needs_more_rows_than_it_has() -> None:
+    with pytest.raises(UserError, match=r"train\.tsv has 100 examples, and task\.train_rows=100 needs at least 101"):
+        train_slice(examples("train.tsv", 100), 100)
 
 
 def two(**changes: object) -> Examples:

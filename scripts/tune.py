@@ -1,0 +1,94 @@
+"""Write the best learning rate of each method and task into its recipe (torch-free).
+
+    python scripts/tune.py [--results results] [--conf conf]
+
+Reads every learning_rate study of the results folder (python run.py experiment=learning_rate) and takes, of each
+method on each task, the rate with the best mean on the select split. It goes into conf/recipe/<backbone>/<method>/
+<task>.yaml, with the trials that chose it: provenance.recipe.tuned of every later record, and the captions of tables,
+tell of them. A recipe with published values is never changed. Exit status 2 where a run of a grid is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+import experiments
+from experiments.learning_rate import Choice, choices
+from experiments.study import Study, load
+from sora.errors import UserError
+from sora.records import write_bytes
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the recipes; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/tune.py", description="The best learning rates, as recipes.")
+    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
+    parser.add_argument("--conf", type=Path, default=CONF, help="the configuration to write to (default: this one's)")
+    options = parser.parse_args(arguments)
+    try:
+        for path in tune(Path(options.results), options.conf):
+            print(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def tune(results: Path, conf: Path) -> list[Path]:
+    """Write the recipes and return their paths."""
+    loaded = load(results, lambda name: experiments.find(name).accepts)
+    studies = [study for study in loaded.studies if study.name == "learning_rate"]
+    if not studies:
+        raise UserError(f"{results}: no learning_rate study here; python run.py experiment=learning_rate makes one")
+    texts: dict[Path, str] = {}
+    for study in studies:
+        for backbone in study.values("backbone"):
+            for choice in choices(study):
+                path = conf / "recipe" / str(backbone) / choice.method / f"{choice.task}.yaml"
+                if path in texts:
+                    raise UserError(f"{study.key}: another study has rates for {path} too; keep the manifest of one")
+                texts[path] = recipe(path, str(backbone), choice, study)
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode("utf-8"))
+    return list(texts)
+
+
+def recipe(path: Path, backbone: str, choice: Choice, study: Study) -> str:
+    """The recipe's text: what stands there of other values, then the trials and the rate."""
+    name = f"{backbone}/{choice.method}/{choice.task}"
+    head = [
+        "# @package _global_",
+        f"# Ours: a learning rate for {choice.method} on {choice.task} within its budget.",
+        f"recipe: {name}",
+        'unpublished: ["*"]',
+    ]
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        content = yaml.safe_load("\n".join(lines))
+        if content.get("unpublished") != ["*"]:
+            raise UserError(f"{path}: has published values and is left alone; choose other tasks or another backbone")
+        head = lines[: next((i for i, line in enumerate(lines) if line.startswith("tuned:")), len(lines))]
+        if "trainer" in (yaml.safe_load("\n".join(head)) or {}):
+            raise UserError(f"{path}: has a trainer: of its own above tuned:; move its values into the budget")
+    rates = ", ".join(f"{rate:g}" for rate in choice.tried)
+    seeds = ", ".join(map(str, choice.seeds))
+    tuned = f"learning rate of {rates} by the select split, seeds {seeds} (studies/{study.key})"
+    edge = ", at the edge of the grid" if choice.rate in (choice.tried[0], choice.tried[-1]) else ""
+    tail = [
+        f"tuned: {tuned}",
+        "trainer:",
+        f"  learning_rate: {choice.rate!r}  # ours: {choice.select:.2f} points on the select split{edge}",
+    ]
+    return "\n".join([*head, *tail]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

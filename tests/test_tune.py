@@ -1,0 +1,113 @@
+"""scripts/tune.py: what a grid of learning rates chooses becomes the recipe of later runs, and is told of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import captions
+from experiments.groups import Group
+from experiments.study import load
+from scripts import tune
+from sora import records
+from tests.composing import CONF, runs
+from tests.experiments import made
+
+AXES = {
+    "method": ["lora", "sora"],
+    "trainer.learning_rate": [2e-4, 8e-4],
+    "task": ["stsb"],
+    "seed": [1, 2],
+}
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    target = tmp_path / "conf"
+    shutil.copytree(CONF / "recipe", target / "recipe")
+    return target
+
+
+def select_means(results: Path) -> dict[tuple[str, float], float]:
+    """Mean Pearson correlation on the select split, straight from the records' JSON."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for path in (results / "records").rglob("*.json"):
+        record = records.read(path)
+        key = record["config"]["method"]["name"], record["config"]["trainer"]["learning_rate"]
+        found.setdefault(key, []).append(record["metrics"]["selected"]["select"]["pearson"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def test_the_best_rate_of_the_select_split_becomes_the_recipe(tmp_path: Path, conf: Path) -> None:
+    results = tmp_path / "results"
+    manifest = made.study(results, "learning_rate", AXES)
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
+    means = select_means(results)
+    for method in ("lora", "sora"):
+        best = max((2e-4, 8e-4), key=lambda rate: means[method, rate])
+        content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
+        assert content["trainer"] == {"learning_rate": best}
+        assert content["recipe"] == f"minilm-l6/{method}/stsb"
+        trials = "learning rate of 0.0002, 0.0008 by the select split, seeds 1, 2"
+        assert content["tuned"] == f"{trials} (studies/learning_rate-{manifest['hash']})"
+    sora = yaml.safe_load((conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").read_text())
+    assert sora["method"] == yaml.safe_load((CONF / "recipe/minilm-l6/sora/stsb.yaml").read_text())["method"]
+    written = {path: path.read_bytes() for path in conf.rglob("*.yaml")}
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
+    assert written == {path: path.read_bytes() for path in conf.rglob("*.yaml")}, "a second call changes nothing"
+
+
+def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made.study(tmp_path / "results", "learning_rate", AXES, leave_out=1)
+    before = sorted(conf.rglob("*.yaml"))
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
+    assert "1/2 runs of sora on stsb at 0.0008 are there; run python run.py method=sora" in capsys.readouterr().err
+    assert sorted(conf.rglob("*.yaml")) == before
+
+
+def test_without_a_grid(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["--results", str(tmp_path), "--conf", str(conf)]) == 2
+    assert "no learning_rate study here" in capsys.readouterr().err
+
+
+def test_published_values_are_never_changed(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").write_text("unpublished: []\n")
+    made.study(tmp_path / "results", "learning_rate", AXES)
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
+    assert "has published values and is left alone" in capsys.readouterr().err
+
+
+def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, "method=sora", "task=stsb", "tuned='three rates, seeds 1, 2'", backbone="minilm-l6")
+    assert tune_origin(run) == "three rates, seeds 1, 2"
+    (run,) = runs(tmp_path, "method=sora", "task=stsb", "tuned=three rates", "recipe=none", backbone="minilm-l6")
+    assert tune_origin(run) is None
+
+
+def tune_origin(run: object) -> object:
+    from sora.recipes import origin
+
+    return origin(run).get("tuned")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (["", ""], "One trial per method and task"),
+        (["A, seeds 1, 2"] * 2, "Chosen beforehand, for every method and task alike: A, seeds 1, 2."),
+        (["A", ""], "Chosen beforehand: A. 1 of 2 runs have a setting that nothing chose."),
+    ],
+)
+def test_captions_tell_of_the_trials(tmp_path: Path, told: list[str], says: str) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb"], "seed": [0, 1]})
+    for path, words in zip(sorted((tmp_path / "records").rglob("*.json")), told, strict=True):
+        record = records.read(path)
+        record["provenance"]["recipe"] = {"name": "x", "budget": "", "unpublished": ["*"], "changed": []}
+        if words:
+            record["provenance"]["recipe"]["tuned"] = words
+        records.write(path, record, records.read_arrays(path, record))
+    (study,) = load(tmp_path, lambda name: frozenset()).studies
+    assert says in captions.caption(study, groups=[Group(tuple(study.runs))])
