@@ -109,14 +109,18 @@ def _compared(study: Study, row: Line, against: Line, items: dict[Column, ItemSc
         a, b = row.groups.get(task), against.groups.get(task)
         if a is None or b is None or column not in items:
             continue
-        if (one := _one(row.name, column, a, b, items[column], index)) is not None:
+        if (one := compare(row.name, column, a, b, items[column], index)) is not None:
             found.append(one)
     if len(found) == len(tasks(study)) > 1:
         found.append(_average(row.name, found))
     return found
 
 
-def _one(method: str, column: Column, a: Group, b: Group, items: ItemScores, stream: int) -> Comparison | None:
+def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, stream: int) -> Comparison | None:
+    """``a`` minus ``b`` over the seeds both have; None where one of those runs has no score or no items.
+
+    ``stream``: a number of its own for each task, so that tasks draw their seeds apart.
+    """
     first, second = paired(a, b)
     resampled, other = items.of(first), items.of(second)
     if resampled is None or other is None:

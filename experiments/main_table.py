@@ -50,12 +50,17 @@ def _setting(study: Study, method: str) -> str | None:
 
 
 def resampled(study: Study, rows: Sequence[Line]) -> dict[Column, ItemScores]:
-    """Scores on resampled items of all runs in the rows."""
-    result: dict[Column, ItemScores] = {}
-    for task in tasks(study):
-        runs = [run for row in rows if task in row.groups for run in row.groups[task].done]
-        result |= item_scores(study, columns(study, task), runs)
-    return result
+    """Scores on resampled items of all runs in the rows; computed once for the same runs."""
+    chosen = {
+        task: [run for row in rows if task in row.groups for run in row.groups[task].done] for task in tasks(study)
+    }
+    key = "items", tuple((task, *(run.run_id for run in runs)) for task, runs in chosen.items())
+    if key not in study.memo:
+        result: dict[Column, ItemScores] = {}
+        for task, runs in chosen.items():
+            result |= item_scores(study, columns(study, task), runs)
+        study.memo[key] = result
+    return dict(study.memo[key])
 
 
 def score_figure(study: Study, rows: Sequence[Line], items: dict[Column, ItemScores]) -> Figure | None:

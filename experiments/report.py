@@ -77,12 +77,16 @@ class Section:
     svgs: Mapping[str, bytes]
 
 
-def page(sections: Sequence[Section], problems: Sequence[str], published: str) -> str:
-    """The whole file. ``published``: what is said about published numbers. All text is escaped here."""
+def page(sections: Sequence[Section], problems: Sequence[str], published: str, claims: Table | None = None) -> str:
+    """The whole file. ``published``: what is said about published numbers. All text is escaped here.
+
+    ``claims``: the table that stands before all studies.
+    """
     body = ["<h1>Results</h1>", f"<p>{escape(_summary(sections))}</p>"]
     if sections:
         body += [
             "<nav><ul>",
+            *([f'<li><a href="#claims">{escape(claims.title)}</a></li>'] if claims else []),
             *(f'<li><a href="#{_id(s)}">{escape(_heading(s))}</a></li>' for s in sections),
             "</ul></nav>",
         ]
@@ -90,6 +94,8 @@ def page(sections: Sequence[Section], problems: Sequence[str], published: str) -
     if problems:
         items = [f"<li>{escape(each)}</li>" for each in problems]
         body += ["<h2>Files that could not be used</h2>", '<ul class="problems">', *items, "</ul>"]
+    if claims is not None:
+        body += [f'<h2 id="claims">{escape(claims.title)}</h2>', *_table(claims)]
     for section in sections:
         body += _section(section)
     head = [

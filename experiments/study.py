@@ -55,6 +55,7 @@ class Study:
     fixed: Mapping[str, str]
     runs: Sequence[Run]
     problems: list[str] = field(default_factory=list)
+    memo: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # what is dear to compute twice
 
     @property
     def key(self) -> str:

@@ -6,6 +6,7 @@ Reads ``studies/`` and ``records/`` below the results folder and the published n
 
     <results>/tables/<study>-<hash>/README.md, *.tex, *.csv, missing.sh
     <results>/figures/<study>-<hash>/*.png, *.svg
+    <results>/tables/claims/README.md, *.tex, *.csv     the paper's claims, each with what these runs say
     <results>/report.html
 
 Files that cannot be used are told of, and the rest is built. Exit status: 0; 2 for a mistake in the command, and with
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import experiments
-from experiments import figures, published, render, report
+from experiments import claims, figures, published, render, report
 from experiments.artefacts import Figure, Table
 from experiments.study import Study, commands, load
 from sora.errors import UserError
@@ -62,9 +63,13 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
         sections.append(_study(results, study, writer))
         done = sum(run.record is not None for run in study.runs)
         print(f"{study.key}: {done}/{len(study.runs)} runs, {len(sections[-1].artefacts)} tables and figures")
+    claimed = claims.table(chosen)
+    if claimed is not None:
+        _write_table(results / "tables" / "claims", claimed, writer)
+        writer.put(results / "tables" / "claims" / "README.md", render.markdown(claimed).encode("utf-8"))
     problems = [*loaded.problems, *(problem for study in chosen for problem in study.problems)]
     shown = [problem.replace(f"{results}/", "") for problem in problems]  # the report says nothing of the machine
-    writer.put(results / "report.html", report.page(sections, shown, published.SENTENCE).encode("utf-8"))
+    writer.put(results / "report.html", report.page(sections, shown, published.SENTENCE, claimed).encode("utf-8"))
     if not only:
         writer.clean(results / "tables")
         writer.clean(results / "figures")
@@ -106,8 +111,7 @@ def _study(results: Path, study: Study, writer: Writer) -> report.Section:
     for artefact in artefacts:
         if isinstance(artefact, Table):
             pages.append(render.markdown(artefact))
-            writer.put(tables / f"{artefact.name}.tex", render.latex(artefact).encode("utf-8"))
-            writer.put(tables / f"{artefact.name}.csv", render.comma_separated(artefact).encode("utf-8"))
+            _write_table(tables, artefact, writer)
         elif isinstance(artefact, Figure):
             png, svg = figures.render(artefact)
             writer.put(pictures / f"{artefact.name}.png", png)
@@ -118,6 +122,11 @@ def _study(results: Path, study: Study, writer: Writer) -> report.Section:
     if missing := commands(study.runs):
         writer.put(tables / "missing.sh", "\n".join([*missing, ""]).encode("utf-8"))
     return report.Section(study, definition.title, artefacts, svgs)
+
+
+def _write_table(folder: Path, table: Table, writer: Writer) -> None:
+    writer.put(folder / f"{table.name}.tex", render.latex(table).encode("utf-8"))
+    writer.put(folder / f"{table.name}.csv", render.comma_separated(table).encode("utf-8"))
 
 
 def _parser() -> argparse.ArgumentParser:

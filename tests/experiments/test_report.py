@@ -105,7 +105,7 @@ def test_a_browser_asks_for_nothing_and_complains_of_nothing(page: Path, tmp_pat
     """The page is loaded and a column sorted by a click."""
     clicked = tmp_path / "clicked.html"
     probe = (
-        "<script>const head = document.querySelectorAll('table:not(.plain) thead button')[1]; head.click();"
+        "<script>const head = document.querySelectorAll('h2:not(#claims) + h3 ~ .scroll button')[1]; head.click();"
         "document.title = head.parentElement.getAttribute('aria-sort') + ' ' + "
         "[...head.closest('table').tBodies[0].rows].map(row => row.cells[1].dataset.v).join(' ');</script></body>"
     )

@@ -1,0 +1,300 @@
+"""What the SoRA paper claims, and what the runs at hand say of it: claim by claim, with an interval and a verdict.
+
+A claim is put as one number per seed that lies above 0 where the claim is true of that seed. Its verdict looks at the
+95 % interval of the mean alone: above 0 it holds, below 0 it fails, otherwise it cannot be decided at this size. The
+interval is Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from experiments import published
+from experiments.artefacts import EMPTY, Cell, Table, number, text
+from experiments.columns import Column, columns, method_label
+from experiments.comparisons import compare
+from experiments.efficiency import seconds
+from experiments.groups import Group, score
+from experiments.items import paired, seeds_of
+from experiments.levels import Point, curves, interpolated, varied
+from experiments.lines import Line, interval_cell, lines, tasks
+from experiments.main_table import resampled
+from experiments.study import Run, Study
+from sora import stats
+
+HOLDS, FAILS, OPEN = "holds", "fails", "cannot be decided at this size"
+TITLE = "What the paper claims, and what these runs say"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One claim on one task.
+
+    Attributes:
+        paper: the paper's own evidence, in words.
+        values: ours, one per seed, in ``unit``.
+        towards: +1 where the claim is that they lie above ``bound``, -1 where below it.
+        interval: of their mean; None: Student's, over ``values``.
+    """
+
+    claim: str
+    paper: str
+    task: str
+    values: tuple[float, ...]
+    unit: str
+    study: str
+    towards: int = 1
+    bound: float = 0.0
+    interval: stats.Interval | None = None
+
+    @property
+    def range(self) -> stats.Interval | None:
+        """The interval that decides; None below two seeds."""
+        return self.interval or stats.t_interval(self.values)
+
+    @property
+    def verdict(self) -> str:
+        """holds | fails | cannot be decided at this size."""
+        if (found := self.range) is None:
+            return OPEN
+        low, high = sorted(self.towards * (end - self.bound) for end in (found.low, found.high))
+        return HOLDS if low > 0 else FAILS if high < 0 else OPEN
+
+
+def readings(studies: Sequence[Study]) -> list[Reading]:
+    """Every claim that a study here is about, on every task with two seeds or more, in the order of the paper."""
+    found: list[Reading] = []
+    for name, reader in READERS.items():
+        for study in studies:
+            if study.name == name:
+                found += [each for each in reader(study) if len(each.values) > 1]
+    return found
+
+
+def table(studies: Sequence[Study]) -> Table | None:
+    """The claims as a table; None where no study here is about one."""
+    found = readings(studies)
+    if not found:
+        return None
+    backbones = dict.fromkeys(str(name) for study in studies for name in study.values("backbone"))
+    return Table(
+        name="claims",
+        title=TITLE,
+        caption=(
+            "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
+            f"contradicts it, else {OPEN}. Intervals: Student's over seeds; of score differences, widened to the "
+            "bootstrap over seeds and items where that reaches further. No correction for the number of claims. "
+            f"Backbone {', '.join(backbones)} here, DeBERTaV3-base (Figure 2: RoBERTa-large) in the paper, and other "
+            "budgets: a claim that fails here is not refuted there."
+        ),
+        columns=["claim", "paper", "task", "ours", "95 % interval", "seeds", "verdict", "study"],
+        rows=[
+            [
+                text(each.claim),
+                text(each.paper),
+                text(each.task),
+                Cell(f"{stats.mean(each.values):+.2f} {each.unit}", stats.mean(each.values)),
+                interval_cell(each.range, sign=True) if each.range else Cell(EMPTY),
+                number(len(each.values), 0),
+                text(each.verdict),
+                text(each.study),
+            ]
+            for each in found
+        ],
+    )
+
+
+# -- Table 1 -----------------------------------------------------------------------------------------------------
+
+
+def _main_table(study: Study) -> Iterator[Reading]:
+    rows = {
+        str(method): Line((text(method_label(str(method))),), str(method), None, groups)
+        for (method,), groups in lines(study, "method").items()
+    }
+    if "sora" not in rows:
+        return
+    items = resampled(study, list(rows.values()))
+    for other, average in (("lora", "+0.98 on average (Table 1)"), ("adalora", "+0.53 on average (Table 1)")):
+        for index, task in enumerate(tasks(study)):
+            if other not in rows or task not in rows["sora"].groups or task not in rows[other].groups:
+                continue
+            column = columns(study, task)[0]
+            pair = rows["sora"].groups[task], rows[other].groups[task]
+            values = _pairwise(*pair, partial(_difference, column))
+            found = compare("SoRA", column, *pair, items[column], index) if column in items else None
+            ends = [each for each in (stats.t_interval(values), found and found.found.interval) if each]
+            hull = stats.Interval(min(e.low for e in ends), max(e.high for e in ends)) if ends else None
+            label = method_label(other)
+            claim = f"SoRA scores higher than {label}"
+            yield Reading(
+                claim, _gap(other, column) or average, column.label, values, "points", study.key, 1, 0.0, hull
+            )
+            spared = _pairwise(*pair, _percent_fewer)
+            printed = {"lora": "31.5 %", "adalora": "28.3 %"}[other]
+            claim = f"SoRA has fewer live parameters than {label}"
+            yield Reading(claim, f"{printed} fewer (text)", column.label, spared, "%", study.key, -1)
+
+
+def _gap(other: str, column: Column) -> str:
+    sora = published.lookup("sora", "1", "sora", column)
+    baseline = published.lookup("sora", "1", other, column)
+    return f"{sora.mean - baseline.mean:+.2f} (Table 1)" if sora and baseline else ""
+
+
+def _percent_fewer(a: Run, b: Run) -> float:
+    assert a.record is not None
+    assert b.record is not None
+    return (
+        100.0 * (a.record["params"]["live"] / b.record["params"]["live"] - 1)
+        if b.record["params"]["live"]
+        else math.nan
+    )
+
+
+def _pairwise(a: Group, b: Group, measure: Callable[[Run, Run], float]) -> tuple[float, ...]:
+    """The measure of each seed that both groups have, where it is a number."""
+    values = [measure(x, y) for x, y in zip(*paired(a, b), strict=True)]
+    return tuple(value for value in values if not math.isnan(value))
+
+
+def _difference(column: Column, a: Run, b: Run) -> float:
+    """The score of ``a`` minus that of ``b`` in points; NaN where one has none."""
+    x, y = (None if run.record is None else score(run.record, column) for run in (a, b))
+    return math.nan if x is None or y is None else x - y
+
+
+# -- Table 2 -----------------------------------------------------------------------------------------------------
+
+
+def _rank_budget(study: Study) -> Iterator[Reading]:
+    """The difference at equal r, averaged over the values of r that a seed has of both methods."""
+    groups = lines(study, "method", "method.r")
+    for task in tasks(study):
+        column = columns(study, task)[0]
+        gaps: dict[tuple[object, ...], list[float]] = {}
+        for (method, r), by_task in groups.items():
+            other = groups.get(("lora", r))
+            if method != "sora" or other is None or task not in by_task or task not in other:
+                continue
+            for a, b in zip(*paired(by_task[task], other[task]), strict=True):
+                gap = _difference(column, a, b)
+                if not math.isnan(gap):
+                    gaps.setdefault(seeds_of(a), []).append(gap)
+        values = tuple(stats.mean(each) for each in gaps.values())
+        claim = "SoRA scores higher than LoRA at equal r, averaged over r"
+        yield Reading(
+            claim,
+            "+0.62, +0.60, +0.97, +0.98, +0.71 at r = 1 to 16 (Table 2)",
+            column.label,
+            values,
+            "points",
+            study.key,
+        )
+
+
+# -- Table 6 -----------------------------------------------------------------------------------------------------
+
+
+def _threshold(study: Study) -> Iterator[Reading]:
+    for task in tasks(study):
+        column = columns(study, task)[0]
+        seeds: dict[tuple[object, ...], dict[float, Run]] = {}
+        for run in study.runs:
+            if run.record is not None and study.value(run, "task") == task:
+                seeds.setdefault(seeds_of(run), {})[float(study.value(run, "method.threshold"))] = run
+        whole = [each for each in seeds.values() if len(each) == len(study.values("method.threshold")) > 1]
+        orders = tuple(
+            stats.spearman(sorted(each), [_live(each[threshold]) for threshold in sorted(each)]) for each in whole
+        )
+        claim = "A larger threshold leaves fewer parameters (rank correlation)"
+        yield Reading(
+            claim, "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)", column.label, orders, "", study.key, -1
+        )
+        costs = (_difference(column, each[max(each)], each[min(each)]) for each in whole)
+        printed = {"cola": "-6.40 (Table 6)", "stsb": "-1.23 (Table 6)"}.get(
+            task, "-6.40 on CoLA, -1.23 on STS-B (Table 6)"
+        )
+        values = tuple(cost for cost in costs if not math.isnan(cost))
+        claim = "The largest threshold costs score against the smallest"
+        yield Reading(claim, printed, column.label, values, "points", study.key, -1)
+
+
+def _live(run: Run) -> float:
+    assert run.record is not None
+    return float(run.record["params"]["live"])
+
+
+# -- Table 4 -----------------------------------------------------------------------------------------------------
+
+
+def _efficiency(study: Study) -> Iterator[Reading]:
+    groups = lines(study, "method")
+    ours, other = groups.get(("sora",), {}), groups.get(("adalora",), {})
+    for task in tasks(study):
+        if task in ours and task in other:
+            values = _pairwise(ours[task], other[task], _slower)
+            claim = "An epoch of SoRA takes less time than one of AdaLoRA"
+            yield Reading(
+                claim, "-29.5 % on average (Table 4)", columns(study, task)[0].label, values, "%", study.key, -1
+            )
+
+
+def _slower(a: Run, b: Run) -> float:
+    if a.record is None or b.record is None or a.record["pack"]["size"] + b.record["pack"]["size"] > 2:
+        return math.nan  # a pack's time is not a run's
+    return 100.0 * (seconds(a.record) / seconds(b.record) - 1)
+
+
+# -- Figure 2 ----------------------------------------------------------------------------------------------------
+
+KEPT = (  # percent, share of the dense model's parameters, as printed
+    (99.0, 100 * 47_104 / 1_265_000, "SST-2: > 99 % at 47,104 parameters"),
+    (90.0, 100 * 4_096 / 1_265_000, "SST-2: > 90 % at 4,096 parameters"),
+)
+
+
+def _scheduler(study: Study) -> Iterator[Reading]:
+    for curve in curves(study, lambda run: varied(study, run, "task", "method")):
+        task = columns(study, curve.task)[0].label + (f", {curve.name}" if curve.name else "")
+        for percent, share, printed in KEPT:
+            kept = [_generalization(points, share) for points in curve.seeds.values()]
+            values = tuple(value for value in kept if not math.isnan(value))
+            claim = (
+                f"{share:.2g} % of the dense model's parameters keep more than {percent:.0f} % of its generalization"
+            )
+            yield Reading(claim, f"{printed} (text)", task, values, "%", study.key, 1, percent)
+        deeper = [_upper_minus_lower(points) for points in curve.seeds.values()]
+        values = tuple(value for value in deeper if not math.isnan(value))
+        claim = "Shallow layers lose their ranks first (live share, upper minus lower third, at half of the parameters)"
+        yield Reading(claim, "said in the text on Figure 2", task, values, "%", study.key)
+
+
+def _generalization(points: Sequence[Point], share: float) -> float:
+    """Percent of the dense model's generalization at ``share`` percent of its live parameters."""
+    known = [point for point in points if not math.isnan(point.percent["generalization"])]
+    if not known:
+        return math.nan
+    live = [float(point.live) for point in known]
+    return interpolated(live, [point.percent["generalization"] for point in known], share / 100 * points[0].live)
+
+
+def _upper_minus_lower(points: Sequence[Point]) -> float:
+    """In percent of all ranks of a third, at the level that is nearest to half of the dense model's parameters."""
+    later = [point for point in points if point.level > 0 and point.live > 0]
+    if not later:
+        return math.nan
+    nearest = min(later, key=lambda point: abs(point.live - points[0].live / 2))
+    return 100 * (nearest.thirds[2] - nearest.thirds[0])
+
+
+READERS: Mapping[str, Callable[[Study], Iterator[Reading]]] = {
+    "main_table": _main_table,
+    "rank_budget": _rank_budget,
+    "efficiency": _efficiency,
+    "threshold": _threshold,
+    "scheduler": _scheduler,
+}
