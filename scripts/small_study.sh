@@ -17,7 +17,7 @@ study() {
 }
 
 # Levels of xi that take the last ranks away within 25 steps each: a gate of size 1 falls by xi at every step.
-levels=(schedule.steps=25 schedule.spacing=exp_linear schedule.start=4e-3 schedule.stop=6e-2 schedule.count=6 method.threshold=1e-3)
+levels=(schedule.steps=25 schedule.spacing=exp_linear schedule.start=4e-3 schedule.stop=6e-2 schedule.count=8 method.threshold=1e-3)
 for step in $STEPS; do
     case $step in
     tuning)
