@@ -96,7 +96,7 @@ def table(studies: Sequence[Study]) -> Table | None:
                 text(each.claim),
                 text(each.paper),
                 text(each.task),
-                Cell(f"{stats.mean(each.values):+.2f} {each.unit}", stats.mean(each.values)),
+                Cell(f"{stats.mean(each.values):+.2f} {each.unit}".rstrip(), stats.mean(each.values)),
                 interval_cell(each.range, sign=True) if each.range else Cell(EMPTY),
                 number(len(each.values), 0),
                 text(each.verdict),
@@ -210,9 +210,18 @@ def _threshold(study: Study) -> Iterator[Reading]:
         orders = tuple(
             stats.spearman(sorted(each), [_live(each[threshold]) for threshold in sorted(each)]) for each in whole
         )
+        ends = stats.t_interval(orders)  # of correlations, so nothing lies beyond 1
+        ends = stats.Interval(max(-1.0, ends.low), min(1.0, ends.high)) if ends else None
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
         yield Reading(
-            claim, "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)", column.label, orders, "", study.key, -1
+            claim,
+            "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)",
+            column.label,
+            orders,
+            "",
+            study.key,
+            -1,
+            interval=ends,
         )
         costs = (_difference(column, each[max(each)], each[min(each)]) for each in whole)
         printed = {"cola": "-6.40 (Table 6)", "stsb": "-1.23 (Table 6)"}.get(

@@ -78,7 +78,8 @@ def legend_below(canvas: Canvas, columns: int = 6) -> None:
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     if handles:
-        wide = min(columns, len(handles))
+        room = int(canvas.get_figwidth() / (0.55 + 0.075 * max(map(len, handles))))  # inches: the marker, a letter
+        wide = max(1, min(columns, len(handles), room))
         canvas.legend(handles=list(handles.values()), labels=list(handles), loc="outside lower center", ncols=wide)
 
 

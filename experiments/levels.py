@@ -209,6 +209,8 @@ def scale(axis: Axes, drawn: Sequence[Curve]) -> None:
     smallest = min((value for value in live if value > 0), default=1)
     if live and min(live) == 0:
         axis.set_xscale("symlog", linthresh=smallest, linscale=1.0)
+        first, last = math.ceil(math.log10(smallest)), math.floor(math.log10(max(*live, 1)))
+        axis.set_xticks([0, *(10.0**power for power in range(first, last + 1))])  # none between 0 and the first count
     else:
         axis.set_xscale("log")
     axis.axhline(100, color="#888888", linewidth=0.8, zorder=1)

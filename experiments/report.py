@@ -135,7 +135,7 @@ def _section(section: Section) -> list[str]:
     lines = [f'<h2 id="{_id(section)}">{escape(_heading(section))}</h2>']
     for artefact in section.artefacts:
         lines += _table(artefact) if isinstance(artefact, Table) else _figure(artefact, section.svgs[artefact.name])
-    lines += _missing(section.study)
+    lines += _missing(section.study) + _commands(section.study)
     return lines + _provenance(section.study)
 
 
@@ -195,6 +195,15 @@ def _missing(study: Study) -> list[str]:
         f"<h3>What is missing</h3><p>{escape(f'{len(without)} of {len(study.runs)} runs: {told}.')}</p>",
         f"<details><summary>Commands</summary><pre>{listed}</pre></details>",
     ]
+
+
+def _commands(study: Study) -> list[str]:
+    """What computes each finished run again."""
+    listed = [f"{run.command}  # {run.run_id}" for run in study.runs if run.record is not None]
+    if not listed:
+        return []
+    told = escape("\n".join(listed))
+    return [f"<details><summary>Commands of the {len(listed)} finished runs</summary><pre>{told}</pre></details>"]
 
 
 def _provenance(study: Study) -> list[str]:

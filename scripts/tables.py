@@ -4,7 +4,7 @@
 
 Reads ``studies/`` and ``records/`` below the results folder and the published numbers of this repository. Writes::
 
-    <results>/tables/<study>-<hash>/README.md, *.tex, *.csv, missing.sh
+    <results>/tables/<study>-<hash>/README.md, *.tex, *.csv, runs.sh (what computes each run), missing.sh
     <results>/figures/<study>-<hash>/*.png, *.svg
     <results>/tables/claims/README.md, *.tex, *.csv     the paper's claims, each with what these runs say
     <results>/report.html
@@ -16,6 +16,7 @@ Files that cannot be used are told of, and the rest is built. Exit status: 0; 2 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from pathlib import Path
 import experiments
 from experiments import claims, figures, published, render, report
 from experiments.artefacts import Figure, Table
-from experiments.study import Study, commands, load
+from experiments.study import Run, Study, commands, load
 from sora.errors import UserError
 from sora.records import write_bytes
 
@@ -67,7 +68,8 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     if claimed is not None:
         _write_table(results / "tables" / "claims", claimed, writer)
         writer.put(results / "tables" / "claims" / "README.md", render.markdown(claimed).encode("utf-8"))
-    problems = [*loaded.problems, *(problem for study in chosen for problem in study.problems)]
+    noted = (problem for study in chosen for problem in dict.fromkeys(study.problems))  # claims read a study once more
+    problems = [*loaded.problems, *noted]
     shown = [problem.replace(f"{results}/", "") for problem in problems]  # the report says nothing of the machine
     writer.put(results / "report.html", report.page(sections, shown, published.SENTENCE, claimed).encode("utf-8"))
     if not only:
@@ -119,9 +121,16 @@ def _study(results: Path, study: Study, writer: Writer) -> report.Section:
             svgs[artefact.name] = svg
             pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png"))
     writer.put(tables / "README.md", "\n".join(pages).encode("utf-8"))
+    writer.put(tables / "runs.sh", "".join(f"{_place(run)}\n{run.command}\n" for run in study.runs).encode("utf-8"))
     if missing := commands(study.runs):
         writer.put(tables / "missing.sh", "\n".join([*missing, ""]).encode("utf-8"))
     return report.Section(study, definition.title, artefacts, svgs)
+
+
+def _place(run: Run) -> str:
+    """A comment for a shell: the run's place in the study, its id, and why it has no record."""
+    axes = " ".join(f"{key}={json.dumps(value)}" for key, value in run.axes.items())
+    return f"# {axes}: {run.run_id}{f', {run.reason}' if run.reason else ''}"
 
 
 def _write_table(folder: Path, table: Table, writer: Writer) -> None:

@@ -12,6 +12,15 @@ def without_paths(word: str) -> str:
     return re.sub(r"(^|[=\[,])(file://)?(/|~/)[^,\]]*", r"\1PATH", word)
 
 
+def portable(words: Sequence[str]) -> str:
+    """As ``published``, but without the words that say where data and results lie on one machine.
+
+    What is left runs anywhere: the data come from SORA_DATA or the hub, results go where they go by default.
+    """
+    local = ("data.dir=", "paths.", "backbone.dir=")
+    return published([word for word in words if not (word.startswith(local) and without_paths(word) != word)])
+
+
 def published(words: Sequence[str]) -> str:
     """A command quoted for a shell, without absolute paths."""
     return shlex.join(without_paths(word) for word in words)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 
 from sora import estimate, records, studies
 from sora.backbones.source import backbone_identity
-from sora.commands import published, without_paths
+from sora.commands import portable, without_paths
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.identity import run_id
@@ -143,7 +143,7 @@ class Plan:
                 "run_id": cell.run_id,
                 "axes": {key: cell.axes.get(key) for key in axes},
                 "record": records.record_path(Path(), cell.run, cell.run_id).as_posix(),
-                "command": published(command(cell.overrides)),
+                "command": portable(command(cell.overrides)),
             }
             for cell in self.cells
         ]
