@@ -53,7 +53,7 @@ class Reading:
     @property
     def range(self) -> stats.Interval | None:
         """The interval that decides; None below two seeds."""
-        return self.interval or stats.t_interval(self.values)
+        return self.interval or _student(self.values)
 
     @property
     def verdict(self) -> str:
@@ -107,6 +107,10 @@ def table(studies: Sequence[Study]) -> Table | None:
     )
 
 
+def _student(values: Sequence[float]) -> stats.Interval | None:
+    return stats.t_interval(values) if len(values) > 1 else None
+
+
 # -- Table 1 -----------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +130,7 @@ def _main_table(study: Study) -> Iterator[Reading]:
             pair = rows["sora"].groups[task], rows[other].groups[task]
             values = _pairwise(*pair, partial(_difference, column))
             found = compare("SoRA", column, *pair, items[column], index) if column in items else None
-            ends = [each for each in (stats.t_interval(values), found and found.found.interval) if each]
+            ends = [each for each in (_student(values), found and found.found.interval) if each]
             hull = stats.Interval(min(e.low for e in ends), max(e.high for e in ends)) if ends else None
             label = method_label(other)
             claim = f"SoRA scores higher than {label}"
@@ -210,7 +214,7 @@ def _threshold(study: Study) -> Iterator[Reading]:
         orders = tuple(
             stats.spearman(sorted(each), [_live(each[threshold]) for threshold in sorted(each)]) for each in whole
         )
-        ends = stats.t_interval(orders)  # of correlations, so nothing lies beyond 1
+        ends = _student(orders)  # of correlations, so nothing lies beyond 1
         ends = stats.Interval(max(-1.0, ends.low), min(1.0, ends.high)) if ends else None
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
         yield Reading(
