@@ -29,7 +29,7 @@ from sora.errors import UserError
 from sora.tasks import load
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT_S = {"cpu": 13 * 60, "cuda": 9 * 60}
+LIMIT_S = {"cpu": 10 * 60, "cuda": 9 * 60}
 STARTS = {  # commands whose start-up is measured, and how often
     "python run.py --help": 3,
     "python run.py metod=lora": 3,
