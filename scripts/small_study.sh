@@ -16,7 +16,7 @@ study() {
         "paths.results=$RESULTS" "$@"
 }
 
-# Levels of xi that take the last ranks away within 25 steps each: a gate of size 1 falls by xi at every step.
+# A gate that the loss does not hold up falls by xi at every step: by 0.1 in the first level's 25 steps, by 1.5 in the last's.
 levels=(schedule.steps=25 schedule.spacing=exp_linear schedule.start=4e-3 schedule.stop=6e-2 schedule.count=8 method.threshold=1e-3)
 for step in $STEPS; do
     case $step in

@@ -1,0 +1,40 @@
+"""Numbers that the README quotes are those of the files under results/ that it names."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_it_shows_is_there() -> None:
+    named = re.findall(r"\]\((results/[^)]*)\)", README)
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_main_table() -> None:
+    (path,) = (ROOT / "results" / "tables").glob("main_table-98d13fff17e4/main_table.csv")
+    found = rows(path)
+    assert len(found) == 6
+    for row in found:
+        mean, sd = float(row["sst2_10k acc."]), float(row["sst2_10k acc. sd"])
+        line = next(line for line in README.splitlines() if line.startswith(f"| {row['method']} | "))
+        assert f"| {mean:.2f} ± {sd:.2f} |" in line
+
+
+def test_sora_against_lora() -> None:
+    claims = {row["claim"]: row for row in rows(ROOT / "results" / "tables" / "claims" / "claims.csv")}
+    higher, fewer = (claims[f"SoRA {what} than LoRA"] for what in ("scores higher", "has fewer live parameters"))
+    low, high = float(higher["95 % interval"]), float(higher["95 % interval high"])
+    spared, lost = -float(fewer["ours"]), -float(higher["ours"])
+    assert f"it has {spared:.0f} % fewer live parameters and scores {lost:.2f} points less" in README
+    assert f"from {low:.2f} to {high:+.2f}" in README
