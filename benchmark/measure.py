@@ -16,9 +16,9 @@ from typing import Any
 
 from benchmark.cases import Case
 
-WARM_UP = 3  # steps before anything is timed; one in a quick run
+WARM_UP = 3  # steps of a first turn that is not reported, from which a turn's length follows; one in a quick run
 ROUND_S = 0.5  # seconds that the fastest contestant's turn should take
-LONGEST_S = 4.0  # and the slowest one's at most
+LONGEST_S = 3.0  # and the slowest one's at most
 MOST_STEPS, MOST_ROUNDS, LEAST_ROUNDS = 50, 15, 3
 
 
@@ -27,15 +27,23 @@ class Finished(Exception):
 
 
 class Gate:
-    """Stands between a contestant's steps: waits for the turn, times it, reports it."""
+    """Stands between a contestant's steps: waits for the turn, times it, reports it.
 
-    def __init__(self, connection: Connection, cuda: bool, warm_up: int) -> None:
-        self.connection, self.cuda = connection, cuda
-        self.wanted, self.done = warm_up, 0
+    All contestants get ready and take their first step beside each other, which is on one thread each, ``threads`` from
+    then on: processes that spin for the same cores would make each other wait many times longer than the work takes.
+    """
+
+    def __init__(self, connection: Connection, cuda: bool, threads: int) -> None:
+        self.connection, self.cuda, self.threads = connection, cuda, threads
+        self.wanted, self.done = 1, 0
         self.started = time.perf_counter()
 
     def step(self) -> None:
         """Called after every optimiser step. Raises Finished when the measurement is over."""
+        import torch
+
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
         self.done += 1
         if self.done < self.wanted:
             return
@@ -76,10 +84,10 @@ class Result:
 class Contestant:
     """A case and the process that trains it."""
 
-    def __init__(self, case: Case, context: Any, cuda: bool, warm_up: int) -> None:
+    def __init__(self, case: Case, context: Any, cuda: bool) -> None:
         self.result = Result(case)
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, case, cuda, warm_up), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, case, cuda), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -118,10 +126,10 @@ def take_turns(cases: Sequence[Case], cuda: bool, seconds: float, quick: bool = 
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a library that looks for a GPU spoils it for the forks
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.contestants"])  # torch, transformers and peft are imported once
-    contestants = [Contestant(case, context, cuda, 1 if quick else WARM_UP) for case in cases]
+    contestants, warm_up = [Contestant(case, context, cuda) for case in cases], 1 if quick else WARM_UP
     try:
-        ready = [each for each in contestants if each.wait() is not None]  # they warm up beside each other
-        steps = {each: step for each in ready if (step := each.turn(1)) is not None}
+        ready = [each for each in contestants if each.wait() is not None]
+        steps = {each: taken / warm_up for each in ready if (taken := each.turn(warm_up)) is not None}
         alive = list(steps)
         length = 1 if quick else turn_length(list(steps.values()))
         rounds, order = 0, random.Random(0)
@@ -150,13 +158,18 @@ def turn_length(seconds: Sequence[float]) -> int:
     return max(2, min(MOST_STEPS, round(ROUND_S / min(seconds)), round(LONGEST_S / max(seconds))))
 
 
-def _serve(connection: Connection, case: Case, cuda: bool, warm_up: int) -> None:
+def _serve(connection: Connection, case: Case, cuda: bool) -> None:
     """Body of a contestant's process: train until told to stop; what goes wrong is sent as one line."""
+    import torch
+
     from benchmark import contestants
 
+    threads = torch.get_num_threads()
+    if not cuda:
+        torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (advice and bars of the libraries; lives as long)
     try:
-        contestants.TRAIN[case.kind](case, Gate(connection, cuda, warm_up))
+        contestants.TRAIN[case.kind](case, Gate(connection, cuda, threads))
     except Finished:
         return
     except Exception as error:  # a contestant that cannot run is a row that says so
