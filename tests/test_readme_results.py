@@ -38,3 +38,37 @@ def test_sora_against_lora() -> None:
     spared, lost = -float(fewer["ours"]), -float(higher["ours"])
     assert f"it has {spared:.0f} % fewer live parameters and scores {lost:.2f} points less" in README
     assert f"from {low:.2f} to {high:+.2f}" in README
+
+
+def test_the_speed_table() -> None:
+    (path,) = (ROOT / "results" / "bench").glob("*-cpu.md")
+    titles = {
+        "RTE, batch 8": "rte, sora, batch 8",
+        "RTE, batch 32": "rte, sora, batch 32",
+        "CoLA, batch 8": "cola, sora, batch 8",
+    }
+    found = sections(path.read_text(encoding="utf-8"))
+    (start,) = (i for i, line in enumerate(README.splitlines()) if line.startswith("| | RTE, batch 8 |"))
+    head, _, *lines = README.splitlines()[start : start + 7]
+    for line in lines:
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        for column, cell in zip(head.strip("|").split("|")[1:], cells, strict=True):
+            rows = found[f"minilm-l6, {titles[column.strip()]} (CPU)"]
+            assert cell == (rows[name]["speed / Trainer"] if name in rows else "not measured")
+    quoted = [
+        found["minilm-l6, rte, sora, batch 8 (CPU)"]["peft, our batches (LoRA)"]["speed / ours solo"],
+        found["minilm-l6, cola, sora, batch 8 (CPU)"]["peft, our batches (LoRA)"]["speed / ours solo"],
+        found["minilm-l6, rte, batch 8, without dropout (CPU)"]["ours, sora"]["time / frozen"],
+    ]
+    assert [number for number in quoted if number not in README] == []
+
+
+def sections(text: str) -> dict[str, dict[str, dict[str, str]]]:
+    """The tables of a benchmark: section -> contestant -> column -> cell."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for section in text.split("\n## ")[1:]:
+        title, *lines = section.splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+        if cells:
+            found[title] = {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+    return found
