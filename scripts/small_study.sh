@@ -21,7 +21,7 @@ levels=(schedule.steps=25 schedule.spacing=exp_linear schedule.start=4e-3 schedu
 for step in $STEPS; do
     case $step in
     tuning)
-        study learning_rate 'study.seeds=[1,2]' trainer.learning_rate=2e-4,8e-4,3.2e-3
+        study learning_rate 'study.seeds=[1,2]' trainer.learning_rate=5e-5,4e-4,3.2e-3
         "$PY" scripts/tune.py --results "$RESULTS"
         ;;
     threshold) study threshold "study.seeds=[$SEEDS]" method.threshold=5e-4,1e-3,2e-3,4e-3,8e-3 ;;
