@@ -144,7 +144,7 @@ def detail_table(
             "optimism",
             "live",
             "trainable",
-            "trials",
+            "trials in this study",
             "remarks",
         ],
         rows=cells,

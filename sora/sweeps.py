@@ -316,12 +316,23 @@ def _entries(values: Mapping[str, Any], together: Sequence[Axis]) -> list[dict[s
     """What the runs of one job differ in: the lists the configuration has itself, times the packable axes."""
     own: list[dict[str, Value]] = [{}]
     if isinstance(values["pack"], list) and all(isinstance(each, dict) for each in values["pack"]):
-        own = [{str(key): _value(value) for key, value in each.items()} for each in values["pack"]]
+        keys = list(dict.fromkeys(str(key) for each in values["pack"] for key in each))
+        own = [{key: _value(each[key] if key in each else _at(values, key)) for key in keys} for each in values["pack"]]
     elif isinstance(values["seed"], list) and "seed" not in {axis.key for axis in together}:
         own = [{"seed": _value(seed)} for seed in values["seed"]]
     return [mine | more for more in _product(together) for mine in own]
 
 
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    """What the configuration has for a key that one entry of a pack leaves out; None where it has no such key."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
 def _value(plain: Any) -> Value:
     """A number as Hydra's grammar has it; other values in quotes, to be refused where they are checked."""
+    if plain is None:
+        return Value("null", None)
     return Value(str(plain) if isinstance(plain, int | float) else repr(str(plain)), plain)

@@ -145,6 +145,17 @@ def test_lists_in_the_configuration_are_axes_too(typed: Command, tmp_path: Path,
     assert set(trained) == set(cells)
 
 
+@pytest.mark.parametrize("value", ["5e-4", "5.0e-4"])
+def test_what_an_entry_of_a_pack_leaves_out_is_the_configurations(typed: Command, tmp_path: Path, value: str) -> None:
+    entries = "pack=[{seed: 0}, {seed: 1, method.threshold: 1e-3}]"
+    done = typed("-m", "method=sora", f"method.threshold={value}", entries, *TOY)
+    assert (done.status, sizes(done)) == (0, [2])
+    written = manifest_of(tmp_path)
+    assert [run["axes"]["method.threshold"] for run in written["runs"]] == [5e-4, 1e-3]
+    first = alone(tmp_path, "method=sora", "seed=0", f"method.threshold={value}", *TOY)
+    assert written["runs"][0]["run_id"] == first
+
+
 def test_a_method_without_packs_takes_a_list_of_seeds_one_by_one(typed: Command) -> None:
     assert seeds(typed("-m", "method=full", "seed=[0,1]", *TOY)) == [[0], [1]]
 

@@ -156,7 +156,7 @@ def test_the_best_of_several_settings_is_chosen_on_the_select_split_and_the_tria
     found = artefacts(tmp_path)
     assert row(found["main_table"], "LoRA")["RTE acc."].value == pytest.approx(100 * means[max(means)])
     assert "Trials per cell: 2" in found["main_table"].caption
-    assert row(found["details"], "LoRA", "RTE acc.")["trials"].value == 2
+    assert row(found["details"], "LoRA", "RTE acc.")["trials in this study"].value == 2
 
 
 def test_nothing_run_yet_is_a_table_of_zeros_and_no_figure(tmp_path: Path) -> None:
