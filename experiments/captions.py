@@ -60,7 +60,11 @@ def _tuning(records: list[Record]) -> str:
     found = [record["provenance"].get("recipe", {}).get("tuned", "") for record in records]
     if not any(found):
         return "One trial per method and task: no hyper-parameter was chosen on these examples."
-    told = "; ".join(sorted({each for each in found if each}))
+    studies: dict[str, set[str]] = {}
+    for each in filter(None, found):
+        words, _, study = each.partition(" (")
+        studies.setdefault(words, set()).add(study.rstrip(")"))
+    told = "; ".join(f"{words} ({', '.join(sorted(named))})" for words, named in sorted(studies.items()))
     if without := found.count(""):
         return f"Chosen beforehand: {told}. {without} of {len(found)} runs have a setting that nothing chose."
     return f"Chosen beforehand, for every method and task alike: {told}."
@@ -83,15 +87,18 @@ def learning_rates(groups: Iterable[Group]) -> str:
     """``Peak learning rate: LoRA 0.0008; SoRA 0.0008.``, or an empty string without records."""
     from experiments.columns import method_label
 
-    rates: dict[str, list[str]] = {}
+    rates: dict[str, set[float]] = {}
     for group in groups:
-        for record in group.records:
-            listed = rates.setdefault(method_label(record["config"]["method"]["name"]), [])
-            rate = f"{float(configured(record, 'trainer.learning_rate') or 0):g}"
-            if rate not in listed:
-                listed.append(rate)
-    told = "; ".join(f"{method} {', '.join(sorted(values, key=float))}" for method, values in rates.items())
+        if found := peak_learning_rates(group):
+            method = method_label(group.records[0]["config"]["method"]["name"])
+            rates.setdefault(method, set()).update(found)
+    told = "; ".join(f"{method} {', '.join(f'{rate:g}' for rate in sorted(found))}" for method, found in rates.items())
     return f"Peak learning rate: {told}." if told else ""
+
+
+def peak_learning_rates(group: Group) -> list[float]:
+    """Those of the group's runs, ascending, each once."""
+    return sorted({float(configured(record, "trainer.learning_rate") or 0) for record in group.records})
 
 
 def _flagged(records: list[Record]) -> str:

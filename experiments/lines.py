@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from experiments import published
 from experiments.artefacts import EMPTY, Cell, Table, Value, number, text
-from experiments.captions import caption, learning_rates
+from experiments.captions import caption, learning_rates, peak_learning_rates
 from experiments.columns import Column, columns
 from experiments.groups import Group, chosen, params_cell, score_cell
 from experiments.items import ItemScores
@@ -144,6 +144,7 @@ def detail_table(
             "optimism",
             "live",
             "trainable",
+            "peak learning rate",
             "trials in this study",
             "remarks",
         ],
@@ -156,7 +157,7 @@ def _details(group: Group, column: Column, items: ItemScores | None) -> list[Cel
     runs = Cell(group.coverage, len(group.records), {"of": len(group.runs)}, commands(group.runs))
     remarks = text(", ".join(group.remarks())) if group.remarks() else Cell(EMPTY)
     if not found:
-        return [runs, *[Cell(EMPTY)] * 11, remarks]
+        return [runs, *[Cell(EMPTY)] * 12, remarks]
     select = group.mean(Column(column.task, column.metric, "select"))
     optimism = select - stats.mean(found) if column.split == "report" else math.nan
     trainable = stats.mean([record["params"]["trainable"] for record in group.records])
@@ -172,6 +173,7 @@ def _details(group: Group, column: Column, items: ItemScores | None) -> list[Cel
         number(optimism, sign=True),
         params_cell(group.live()),
         params_cell(trainable),
+        text(", ".join(f"{rate:g}" for rate in peak_learning_rates(group))),
         Cell(str(group.trials), group.trials),
         remarks,
     ]
