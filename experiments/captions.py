@@ -63,8 +63,10 @@ def _tuning(records: list[Record]) -> str:
     studies: dict[str, set[str]] = {}
     for each in filter(None, found):
         words, _, study = each.partition(" (")
-        studies.setdefault(words, set()).add(study.rstrip(")"))
-    told = "; ".join(f"{words} ({', '.join(sorted(named))})" for words, named in sorted(studies.items()))
+        studies.setdefault(words, set()).update({study.rstrip(")")} - {""})
+    told = "; ".join(
+        words + (f" ({', '.join(sorted(named))})" if named else "") for words, named in sorted(studies.items())
+    )
     if without := found.count(""):
         return f"Chosen beforehand: {told}. {without} of {len(found)} runs have a setting that nothing chose."
     return f"Chosen beforehand, for every method and task alike: {told}."

@@ -40,14 +40,21 @@ def build(study: Study) -> list[Artefact]:
 
 @dataclass(frozen=True)
 class Choice:
-    """The learning rate of a method on a task that has the best mean on the select split."""
+    """What a grid says of a method on a task: ``means``, learning rate -> mean on the select split, in points."""
 
     method: str
     task: str
-    rate: float
-    select: float  # points
-    tried: tuple[float, ...]
+    means: Mapping[float, float]
     seeds: tuple[object, ...]
+
+    @property
+    def rate(self) -> float:
+        """The best; of equals the first that was tried."""
+        return max(self.means, key=lambda rate: self.means[rate])
+
+    @property
+    def at_the_edge(self) -> bool:
+        return self.rate in (min(self.means), max(self.means))
 
 
 def choices(study: Study) -> list[Choice]:
@@ -69,8 +76,7 @@ def choices(study: Study) -> list[Choice]:
                         f"{study.key}: {group.coverage} runs of {method} on {task} at {rate:g} are there; {first}"
                     )
             means = {rate: group.mean(select) for rate, group in tried.items()}
-            best = max(means, key=lambda rate: means[rate])
-            found.append(Choice(method, task, best, means[best], tuple(sorted(means)), tuple(study.values("seed"))))
+            found.append(Choice(method, task, means, tuple(study.values("seed"))))
     return found
 
 

@@ -3,7 +3,8 @@
     python scripts/tune.py [--results results] [--conf conf]
 
 Reads every learning_rate study of the results folder (python run.py experiment=learning_rate) and takes, of each
-method on each task, the rate with the best mean on the select split. It goes into conf/recipe/<backbone>/<method>/
+method on each task, the rate with the best mean on the select split; a second study of the same seeds adds its rates to
+those of the first. It goes into conf/recipe/<backbone>/<method>/
 <task>.yaml, with the trials that chose it: provenance.recipe.tuned of every later record, and the captions of tables,
 tell of them. A recipe with published values is never changed. Exit status 2 where a run of a grid is missing.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -47,23 +49,36 @@ def tune(results: Path, conf: Path) -> list[Path]:
     studies = [study for study in loaded.studies if study.name == "learning_rate"]
     if not studies:
         raise UserError(f"{results}: no learning_rate study here; python run.py experiment=learning_rate makes one")
-    texts: dict[Path, str] = {}
+    found: dict[Path, list[tuple[Choice, Study]]] = {}
     for study in studies:
         for backbone in study.values("backbone"):
             for choice in choices(study):
                 path = conf / "recipe" / str(backbone) / choice.method / f"{choice.task}.yaml"
-                if path in texts:
-                    raise UserError(f"{study.key}: another study has rates for {path} too; keep the manifest of one")
-                texts[path] = recipe(path, str(backbone), choice, study)
+                found.setdefault(path, []).append((choice, study))
+    texts = {path: recipe(path, *joined(path, grids)) for path, grids in found.items()}
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode("utf-8"))
     return list(texts)
 
 
-def recipe(path: Path, backbone: str, choice: Choice, study: Study) -> str:
+def joined(path: Path, grids: Sequence[tuple[Choice, Study]]) -> tuple[Choice, list[str]]:
+    """All rates of the studies that tried some for one recipe, and the studies' keys.
+
+    Raises UserError where their seeds differ: a mean over other seeds cannot be compared.
+    """
+    first, keys = grids[0][0], sorted(study.key for _, study in grids)
+    means: dict[float, float] = {}
+    for choice, _ in grids:
+        if choice.seeds != first.seeds:
+            raise UserError(f"{' and '.join(keys)}: different seeds for {path}; keep the manifest of one")
+        means |= choice.means
+    return replace(first, means=means), keys
+
+
+def recipe(path: Path, choice: Choice, studies: Sequence[str]) -> str:
     """The recipe's text: what stands there of other values, then the trials and the rate."""
-    name = f"{backbone}/{choice.method}/{choice.task}"
+    name = "/".join((*path.parts[-3:-1], path.stem))
     head = [
         "# @package _global_",
         f"# Ours: a learning rate for {choice.method} on {choice.task} within its budget.",
@@ -78,14 +93,15 @@ def recipe(path: Path, backbone: str, choice: Choice, study: Study) -> str:
         head = lines[: next((i for i, line in enumerate(lines) if line.startswith("tuned:")), len(lines))]
         if "trainer" in (yaml.safe_load("\n".join(head)) or {}):
             raise UserError(f"{path}: has a trainer: of its own above tuned:; move its values into the budget")
-    rates = ", ".join(f"{rate:g}" for rate in choice.tried)
+    rates = ", ".join(f"{rate:g}" for rate in sorted(choice.means))
     seeds = ", ".join(map(str, choice.seeds))
-    tuned = f"learning rate of {rates} by the select split, seeds {seeds} (studies/{study.key})"
-    edge = ", at the edge of the grid" if choice.rate in (choice.tried[0], choice.tried[-1]) else ""
+    keys = ", ".join(f"studies/{key}" for key in studies)
+    tuned = f"learning rate of {rates} by the select split, seeds {seeds} ({keys})"
+    edge = ", at the edge of the grid" if choice.at_the_edge else ""
     tail = [
         f"tuned: {tuned}",
         "trainer:",
-        f"  learning_rate: {choice.rate!r}  # ours: {choice.select:.2f} points on the select split{edge}",
+        f"  learning_rate: {choice.rate!r}  # ours: {choice.means[choice.rate]:.2f} points on the select split{edge}",
     ]
     return "\n".join([*head, *tail]) + "\n"
 

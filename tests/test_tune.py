@@ -60,6 +60,30 @@ def test_the_best_rate_of_the_select_split_becomes_the_recipe(tmp_path: Path, co
     assert written == {path: path.read_bytes() for path in conf.rglob("*.yaml")}, "a second call changes nothing"
 
 
+def test_a_second_grid_adds_its_rates(tmp_path: Path, conf: Path) -> None:
+    results = tmp_path / "results"
+    rates = {"first": [2e-4, 8e-4], "second": [5e-5, 8e-4, 3.2e-3]}
+    manifests = [
+        made.study(results, "learning_rate", AXES | {"trainer.learning_rate": each}) for each in rates.values()
+    ]
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
+    means = select_means(results)
+    for method in ("lora", "sora"):
+        best = max((5e-5, 2e-4, 8e-4, 3.2e-3), key=lambda rate: means[method, rate])
+        content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
+        assert content["trainer"] == {"learning_rate": best}
+        assert content["tuned"].startswith("learning rate of 5e-05, 0.0002, 0.0008, 0.0032 by the select split")
+        assert all(f"studies/learning_rate-{manifest['hash']}" in content["tuned"] for manifest in manifests)
+
+
+def test_grids_of_other_seeds_are_not_joined(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [5e-5], "seed": [3, 4]})
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
+    assert "different seeds" in capsys.readouterr().err
+
+
 def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made.study(tmp_path / "results", "learning_rate", AXES, leave_out=1)
     before = sorted(conf.rglob("*.yaml"))
