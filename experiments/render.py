@@ -106,7 +106,7 @@ def comma_separated(table: Table) -> str:
         writer.writerow(
             value
             for i, cell in enumerate(row)
-            for value in (_plain(cell), *(_say(cell.extra.get(s)) for s in suffixes[i]))
+            for value in (plain(cell), *(_say(cell.extra.get(s)) for s in suffixes[i]))
         )
     return buffer.getvalue()
 

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from experiments.artefacts import Artefact, Cell, Figure, Table
-from experiments.render import missing
+from experiments.render import missing, plain
 from experiments.study import Run, Study
 
 # Nothing is fetched, and should a file of results try to make the page fetch something, the browser refuses.
@@ -171,8 +171,7 @@ def _cell(cell: Cell, number: bool) -> str:
     classes = [name for name, given in (("number", number), ("open", cell.commands)) if given]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     title = f' title="{escape(chr(10).join(cell.commands))}"' if cell.commands else ""
-    value = "" if cell.value is None else escape(str(cell.value))
-    return f'<td{kind}{title} data-v="{value}">{escape(cell.text)}</td>'
+    return f'<td{kind}{title} data-v="{escape(plain(cell))}">{escape(cell.text)}</td>'
 
 
 def _figure(figure: Figure, svg: bytes) -> list[str]:
