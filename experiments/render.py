@@ -111,7 +111,8 @@ def comma_separated(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _plain(cell: Cell) -> str:
+def plain(cell: Cell) -> str:
+    """A cell's value to six digits: beyond them sums depend on the number of threads, and files must not."""
     return _say(cell.value)
 
 
