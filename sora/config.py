@@ -251,7 +251,7 @@ class TrainerConfig:
     """The loop. Steps are optimiser steps."""
 
     epochs: float = opt(20.0, above=0.0)  # passes over the training examples
-    max_steps: int | None = opt(None, minimum=1)  # stop here if the epochs are not over
+    max_steps: int | None = opt(None, minimum=1)  # as many, whatever the epochs are; null = what they are
     batch_size: int = opt(8, minimum=1)  # examples per replica
     learning_rate: float | None = opt(None, above=0.0)  # peak; null = the method's
     weight_decay: float = opt(0.1, minimum=0.0)  # on matrices

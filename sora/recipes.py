@@ -22,7 +22,7 @@ SINGLE = {"backbone": ("dropout", "pooling", "tokenizer"), "": ("head", "precisi
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
 
-    Likewise a recipe from elsewhere under a budget that would cut its epochs short.
+    Likewise epochs under a budget whose steps would go before them, those of a recipe from elsewhere or typed ones.
 
     Args:
         cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
@@ -46,6 +46,14 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         raise UserError(
             f"recipe={cfg['recipe']}: its epochs would be cut short by budget={cfg['budget']}; add budget=none"
         )
+    typed = {each.partition("=")[0].lstrip("+") for each in overrides}
+    if bounded and "trainer.epochs" in typed and "trainer.max_steps" not in typed:
+        trainer = cfg["trainer"]
+        if trainer["max_steps"] is not None:  # a study's file may have set it to null
+            raise UserError(
+                f"trainer.epochs={trainer['epochs']}: has no effect beside the trainer.max_steps="
+                f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"
+            )
 
 
 def origin(run: RunConfig) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from typing import IO, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sora.errors import UserError
+from sora.errors import TakenOver, UserError
 from sora.untrusted import parse_json
 
 METRICS = "metrics.jsonl"
@@ -166,7 +166,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(stopped_by="" if kind is None else kind.__name__)
+        self.close(stopped_by="" if kind is None else kind.__name__, silent=isinstance(error, TakenOver))
 
     def resume_at(self, step: int, *, evaluated: bool = True) -> None:
         """Go on from the checkpoint of ``step``: lines of later steps are removed, as they will come again.
@@ -232,15 +232,15 @@ class Tracker:
             with _told("write", folder / LOG), (folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(f"{stamp}  {line}\n")
 
-    def close(self, stopped_by: str = "") -> None:
-        """Print the last line and close every sink, whatever one of them raises. Again: does nothing."""
+    def close(self, stopped_by: str = "", silent: bool = False) -> None:
+        """Write the last line, unless ``silent``, and close every sink, whatever one raises. Again: does nothing."""
         if self._closed:
             return
         self._closed = True
         with contextlib.ExitStack() as stack:  # unwound in reverse order, also when a callback raises
             stack.callback(self._truth.close)
             stack.callback(self._to_mirrors, "close")
-            stack.callback(self._finish, stopped_by)
+            stack.callback(self._finish, stopped_by, silent)
 
     def _start(self) -> None:
         if self._started is not None:
@@ -263,15 +263,18 @@ class Tracker:
             self._task = self._bar.add_task("", total=self.total_steps, completed=self._step, text="")
             self._bar.start()
 
-    def _finish(self, stopped_by: str) -> None:
+    def _finish(self, stopped_by: str, silent: bool) -> None:
         if self._started is None:
             return
         try:
-            self._announce()
+            if not silent:
+                self._announce()
         finally:
             if self._bar is not None:
                 self._bar.stop()
                 self._bar = None
+        if silent:
+            return
         seconds = round(time.monotonic() - self._started)
         how = f"stopped by {stopped_by} at" if stopped_by else "finished at"
         text = f"; {self._text}" if self._text else ""

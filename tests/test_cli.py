@@ -55,6 +55,11 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
             ["budget=minilm-l6/rte", "recipe=deberta-v3-base/sora/rte"],
             "its epochs would be cut short by budget=minilm-l6/rte; add budget=none",
         ),
+        (
+            ["budget=minilm-l6/rte", "trainer.epochs=1"],
+            "trainer.epochs=1: has no effect beside the trainer.max_steps=300 of budget=minilm-l6/rte; "
+            "add trainer.max_steps=null",
+        ),
         (["method=lora", "method.r=0"], "method.r: got 0, must be an integer >= 1"),
         (["method=adalora", "method.r=-4"], "method.r: got -4, must be an integer >= 1"),
         (["method=adalora", "method.r=13"], "method.r: got 13, must be at most method.init_r=12"),

@@ -185,6 +185,12 @@ def test_a_schedule_without_gates_is_refused(tmp_path):
     assert "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear" in said
 
 
+def test_a_missing_test_set_is_told_before_the_training(tmp_path):
+    for told in ("predict=true", "dry_run=true predict=true"):
+        assert "task synthetic_pair has no test split; leave predict out" in refused(tmp_path, *told.split(), *SMALL)
+    assert not (tmp_path / "runs").is_dir() or not list((tmp_path / "runs").glob("*/status.json"))
+
+
 def test_resume_never_starts_afresh(tmp_path):
     command = ("method=lora", *SMALL, "trainer.max_steps=200")
     process = subprocess.Popen(

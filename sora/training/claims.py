@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sora.errors import UserError
+from sora.errors import TakenOver, UserError
 from sora.records import write_text
 
 BEAT_S = 10.0
@@ -59,13 +59,17 @@ class Claims:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def verify(self) -> None:
-        """Raise UserError when a run was taken over: what would be written now is another process's business."""
+        """Raise TakenOver when a run was taken over: what would be written now is another process's business."""
         for run_id, claim in self.claims.items():
             if not claim.held():
-                raise UserError(
+                raise TakenOver(
                     f"{claim.folder}: run {run_id} was taken over by another process, because this one gave no sign of "
                     f"life for {STALE_S:g} s; nothing more is written here, leave the run to the other"
                 )
+
+    def holds(self, run_id: str) -> bool:
+        """Whether the run is still this process's."""
+        return self.claims[run_id].held()
 
     def __enter__(self) -> Claims:
         self._thread.start()

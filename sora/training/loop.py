@@ -54,7 +54,7 @@ class Loop:
         after_checkpoint: called with the step once a checkpoint lies on disk (tests stop the process there).
         check: called after every step and every batch of an evaluation; raises Preempted when the machine is wanted
             back, which then passes through ``run`` once a checkpoint is written.
-        before_save: called before a checkpoint is written; raises UserError when the runs are another process's now.
+        before_write: called before a checkpoint or a line is written; raises TakenOver when a run is another process's.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class Loop:
         run_dirs: list[Path],
         after_checkpoint: Callable[[int], None] = lambda step: None,
         check: Callable[[], None] = lambda: None,
-        before_save: Callable[[], None] = lambda: None,
+        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self.pack, self.tracker = pack, tracker
         self.run_ids, self.run_dirs = run_ids, run_dirs
-        self.after_checkpoint, self.check, self.before_save = after_checkpoint, check, before_save
+        self.after_checkpoint, self.check, self.before_write = after_checkpoint, check, before_write
         self.trainer = pack.runs[0].trainer
         self.progress = [Progress() for _ in pack.runs]
         rows = pack.optimizer.rows
@@ -182,6 +182,7 @@ class Loop:
         return self.pack.timeline.multiplier(self.step - 1) * self.pack.optimizer.groups[0].lr[replica]
 
     def _log(self) -> None:
+        self.before_write()
         means = self.window.take()
         self._note_divergence()
         for replica in range(self.pack.replicas):
@@ -227,6 +228,7 @@ class Loop:
         self.evaluation_due = True
         scores = score(pack, split, predict(pack, split, self.check))
         self.evaluation_due = False
+        self.before_write()
         means = self.stretch.take()
         self._note_divergence()
         per_epoch = -(-len(pack.splits["train"].examples) // self.trainer.batch_size)
@@ -270,7 +272,7 @@ class Loop:
         """Write a checkpoint of every run of the pack; ``again``: also where there is one of this step."""
         if self.step in checkpoint.steps(self.run_dirs[0]) and not again:
             return
-        self.before_save()
+        self.before_write()
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
             tensors = self.pack.optimizer.state(replica)
             tensors["best"] = self.best[replica].detach().cpu().clone()

@@ -32,7 +32,7 @@ from sora.config import RunConfig
 from sora.errors import OutOfMemory, UserError
 from sora.estimate import facts_of
 from sora.identity import run_id
-from sora.tasks import TaskData, load
+from sora.tasks import TaskData, load, load_test
 from sora.training.claims import Claims, claimed
 from sora.training.preemption import Preempted, Preemption
 
@@ -83,8 +83,8 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     is printed as one line of JSON each, are the sizes.
 
     Raises:
-        UserError: data or weights cannot be had, another process trains one of the runs, the device's memory or the
-            disk does not suffice, a checkpoint does not fit.
+        UserError: data, weights or, with ``predict``, the test set cannot be had, another process trains one of the
+            runs, the device's memory or the disk does not suffice, a checkpoint does not fit.
         Preempted: TERM, USR1 or USR2 came; a checkpoint is written.
     """
     first = runs[0]
@@ -97,6 +97,8 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     if len({job.run_id for job in jobs}) < len(jobs):
         labels = "; ".join(f"{job.label} is {job.run_id}" for job in jobs)
         raise UserError(f"pack: entries whose difference has no effect are one run, leave one out ({labels})")
+    if first.predict:
+        load_test(first.task, first.data)  # what is missing there is told now, not after hours of training
     if first.dry_run:
         return _dry_run(jobs, data)
 
@@ -160,6 +162,8 @@ def _train(pack: Sequence[Job], data: TaskData, command: str) -> None:
         except BaseException as error:
             status = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}.get(type(error), "failed")
             for job in itertools.chain.from_iterable(waiting):
+                if not claims.holds(job.run_id):
+                    continue
                 # The error itself must reach the user, also when the disk is too full for this file.
                 with contextlib.suppress(UserError, OSError):
                     reason = f"{type(error).__name__}: {error}"

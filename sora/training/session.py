@@ -64,7 +64,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
                 [job.run_id for job in jobs],
                 folders,
                 check=preemption.check,
-                before_save=claims.verify,
+                before_write=claims.verify,
             )
             step = loop.resume() if run.resume == "auto" else 0
             if step:

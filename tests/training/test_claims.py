@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sora.errors import UserError
+from sora.errors import TakenOver, UserError
 from sora.training import claims
 from sora.training.claims import claimed
 
@@ -108,6 +108,25 @@ def test_another_machine_without_heartbeat_is_replaced_and_its_late_return_refus
             late.verify()
         late.__exit__()
         mine.verify()
+
+
+def test_who_lost_a_run_leaves_its_status_to_the_other(tmp_path, monkeypatch):
+    from sora.training import runner
+    from tests import tiny  # imports torch, which the processes of the next test need not wait for
+
+    (run,) = tiny.runs(paths={"runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")})
+    job = runner.Job(run, "abc", {})
+
+    def train_packs(waiting, data, command, held, preemption):
+        (job.folder / "claim" / "00000009.json").write_text("{}")  # another process takes the run over
+        job.set_status("running", pid=12345)
+        held.verify()
+
+    monkeypatch.setattr(runner, "_train_packs", train_packs)
+    with pytest.raises(TakenOver, match="run abc was taken over"):
+        runner._train([job], None, "python run.py")
+    told = json.loads((job.folder / "status.json").read_text())
+    assert (told["status"], told["pid"]) == ("running", 12345)
 
 
 def test_an_unwritten_claim_is_waited_for_and_then_replaced(tmp_path):
