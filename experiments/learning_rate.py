@@ -15,7 +15,7 @@ from experiments.columns import Column, columns, method_label
 from experiments.figures import legend_below, line, log_scale, panels
 from experiments.groups import Group, score, score_cell
 from experiments.lines import lines, tasks
-from experiments.study import Definition, Run, Study
+from experiments.study import Definition, Run, Study, configured
 from sora import stats
 from sora.errors import UserError
 
@@ -46,6 +46,7 @@ class Choice:
     task: str
     means: Mapping[float, float]
     seeds: tuple[object, ...]
+    protocol: str = "holdout"  # whose select split it was
 
     @property
     def rate(self) -> float:
@@ -54,7 +55,8 @@ class Choice:
 
     @property
     def at_the_edge(self) -> bool:
-        return self.rate in (min(self.means), max(self.means))
+        """Whether a rate beyond the grid may be better still."""
+        return len(self.means) > 1 and self.rate in (min(self.means), max(self.means))
 
 
 def choices(study: Study) -> list[Choice]:
@@ -76,7 +78,8 @@ def choices(study: Study) -> list[Choice]:
                         f"{study.key}: {group.coverage} runs of {method} on {task} at {rate:g} are there; {first}"
                     )
             means = {rate: group.mean(select) for rate, group in tried.items()}
-            found.append(Choice(method, task, means, tuple(study.values("seed"))))
+            protocol = str(configured(record, "protocol")) if (record := group.runs[0].record) else ""
+            found.append(Choice(method, task, means, tuple(study.values("seed")), protocol))
     return found
 
 
@@ -98,8 +101,8 @@ def _best(study: Study, groups: Groups, methods: Sequence[str]) -> Table:
             if not known:
                 rows.append([*labels, Cell(f"0/{len(tried)}", 0, {}, missing), *[Cell(EMPTY)] * 4])
                 continue
-            best = max(known, key=lambda rate: known[rate])
-            edge = len(tried) > 1 and best in (min(tried), max(tried))
+            choice = Choice(method, task, known, tuple(study.values("seed")))
+            best = choice.rate
             rows.append(
                 [
                     *labels,
@@ -107,7 +110,7 @@ def _best(study: Study, groups: Groups, methods: Sequence[str]) -> Table:
                     Cell(f"{best:g}", best),
                     number(known[best]),
                     score_cell(tried[best], column),
-                    text("at the edge of the grid" if edge else ""),
+                    text("at the edge of the grid" if choice.at_the_edge else ""),
                 ]
             )
     grids = {tuple(sorted(_rates(groups, method))) for method in methods}

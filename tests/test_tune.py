@@ -10,9 +10,11 @@ import yaml
 
 from experiments import captions
 from experiments.groups import Group
+from experiments.learning_rate import Choice
 from experiments.study import load
 from scripts import tune
 from sora import records
+from sora.errors import UserError
 from tests.composing import CONF, runs
 from tests.experiments import made
 
@@ -51,7 +53,7 @@ def test_the_best_rate_of_the_select_split_becomes_the_recipe(tmp_path: Path, co
         content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
         assert content["trainer"] == {"learning_rate": best}
         assert content["recipe"] == f"minilm-l6/{method}/stsb"
-        trials = "learning rate of 0.0002, 0.0008 by the select split, seeds 1, 2"
+        trials = "learning rate of 0.0002, 0.0008 by the select split of protocol=paper, seeds 1, 2"
         assert content["tuned"] == f"{trials} (studies/learning_rate-{manifest['hash']})"
     sora = yaml.safe_load((conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").read_text())
     assert sora["method"] == yaml.safe_load((CONF / "recipe/minilm-l6/sora/stsb.yaml").read_text())["method"]
@@ -84,6 +86,25 @@ def test_grids_of_other_seeds_are_not_joined(tmp_path: Path, conf: Path, capsys:
     assert "different seeds" in capsys.readouterr().err
 
 
+def test_the_protocol_is_told_where_its_select_split_may_be_reported_on(tmp_path: Path, conf: Path) -> None:
+    path = conf / "recipe" / "minilm-l6" / "lora" / "stsb.yaml"
+    said = {
+        protocol: tune.recipe(path, Choice("lora", "stsb", {2e-4: 80.0}, (1, 2), protocol), ["a"])
+        for protocol in ("holdout", "paper")
+    }
+    assert "by the select split, seeds 1, 2" in said["holdout"]
+    assert "by the select split of protocol=paper, seeds 1, 2" in said["paper"]
+
+
+def test_grids_of_other_protocols_are_not_joined(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    (study,) = load(results, lambda name: frozenset()).studies
+    choices = [Choice("lora", "stsb", {2e-4: 80.0}, (1, 2), protocol) for protocol in ("holdout", "paper")]
+    with pytest.raises(UserError, match="different protocols for x; keep the manifest of one"):
+        tune.joined(Path("x"), [(each, study) for each in choices])
+
+
 def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made.study(tmp_path / "results", "learning_rate", AXES, leave_out=1)
     before = sorted(conf.rglob("*.yaml"))
@@ -100,8 +121,12 @@ def test_without_a_grid(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixtur
 def test_published_values_are_never_changed(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").write_text("unpublished: []\n")
     made.study(tmp_path / "results", "learning_rate", AXES)
-    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
-    assert "has published values and is left alone" in capsys.readouterr().err
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 0
+    told = capsys.readouterr()
+    assert "sora/stsb.yaml: has published values and is left alone" in told.err
+    assert "sora/stsb.yaml" not in told.out
+    assert "lora/stsb.yaml" in told.out, "the others are written"
+    assert (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").read_text() == "unpublished: []\n"
 
 
 def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
