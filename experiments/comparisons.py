@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,13 +32,17 @@ class Comparison:
     over_seeds: stats.Interval | None
     improvement: float
     draws: Floats
+    by_seed: Floats  # [S] differences; of an average, those of all its tasks
     p_holm: float = math.nan
 
     @property
     def verdict(self) -> str:
-        """In words, after Holm's correction; the average is no part of the family and is judged by its own p."""
+        """In words: a difference has to show against the items, by p, and over the seeds, by the t interval.
+
+        p is corrected after Holm; the average is no part of the family and is judged by its own.
+        """
         p = self.found.p if self.column is None else self.p_holm
-        if p >= ALPHA:
+        if p >= ALPHA or self.over_seeds is None or self.over_seeds.low <= 0 <= self.over_seeds.high:
             return "not resolved"
         return "better" if self.found.mean > 0 else "worse"
 
@@ -75,7 +79,8 @@ def comparison_table(
             "each task. p: two-sided, from a bootstrap over seeds and items; Holm: corrected for all tasks and methods "
             "against one baseline; the average over tasks is no part of that family. Improvement: probability that a "
             "run of the method beats one of the baseline. Smallest gap: what this comparison would find in 80 % of "
-            "cases.",
+            f"cases. Verdict: better or worse where p, corrected where it can be, is below {ALPHA:g} and the t "
+            "interval leaves out 0 as well.",
             groups=every_group([row for baseline, rows in families for row in (baseline, *rows)]),
         ),
         columns=[
@@ -96,7 +101,7 @@ def comparison_table(
         notes=[
             f"At most {seeds} seeds are compared here. An exact test on {seeds} paired seeds alone could not give a p "
             f"below {stats.smallest_sign_p(seeds):.4g}; where seeds vary more than items, the bootstrap's p is too "
-            "small (docs/statistics.md), and the t interval is the one to look at.",
+            "small (docs/statistics.md), so the t interval has a say in the verdict.",
             "Not resolved does not mean equal: a difference below the smallest gap was out of reach.",
         ],
     )
@@ -131,7 +136,8 @@ def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, 
     # Each task draws its seeds apart: seed 0 of one task has nothing in common with seed 0 of another.
     draws = bootstrap.mean_over_seeds(resampled - other, stream=stream)
     summary = bootstrap.summary(float(x.mean() - y.mean()), draws, (len(x), len(y)))
-    return Comparison(column, method, summary, stats.t_interval(x - y), stats.probability_of_improvement(x, y), draws)
+    improvement = stats.probability_of_improvement(x, y)
+    return Comparison(column, method, summary, stats.t_interval(x - y), improvement, draws, x - y)
 
 
 def _average(method: str, found: Sequence[Comparison]) -> Comparison:
@@ -140,7 +146,11 @@ def _average(method: str, found: Sequence[Comparison]) -> Comparison:
     mean = stats.mean([each.found.mean for each in found])
     seeds = min(each.found.seeds[0] for each in found)
     improvement = stats.mean([each.improvement for each in found])
-    return Comparison(None, method, bootstrap.summary(mean, draws, (seeds, seeds)), None, improvement, draws)
+    gaps = [each.by_seed for each in found]
+    summary = bootstrap.summary(mean, draws, (seeds, seeds))
+    return Comparison(
+        None, method, summary, stats.t_interval_of_average(gaps), improvement, draws, np.concatenate(gaps)
+    )
 
 
 def _scores(runs: Sequence[Run], column: Column) -> Floats:
@@ -151,10 +161,7 @@ def _scores(runs: Sequence[Run], column: Column) -> Floats:
 def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
     family = [each for each in found if each.column is not None]
     adjusted = dict(zip(map(id, family), stats.holm([each.found.p for each in family]), strict=True))
-    return [
-        Comparison(c.column, c.method, c.found, c.over_seeds, c.improvement, c.draws, adjusted.get(id(c), math.nan))
-        for c in found
-    ]
+    return [replace(each, p_holm=adjusted.get(id(each), math.nan)) for each in found]
 
 
 def _cells(each: Comparison) -> list[Cell]:

@@ -9,7 +9,7 @@ shrink the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +67,29 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval | None:
         return None
     centre = float(x.mean())
     reach = float(special.stdtrit(x.size - 1, (1 + confidence) / 2)) * sample_sd(x) / math.sqrt(x.size)
+    return Interval(centre - reach, centre + reach)
+
+
+def t_interval_of_average(samples: Sequence[ArrayLike], confidence: float = 0.95) -> Interval | None:
+    """Interval for the average of the means of independent samples; None where one has a single value.
+
+    With the means m_i of n_i values, v_i = s_i^2 / n_i and K samples::
+
+        mean(m) +- t_{f, (1+c)/2} * sqrt(sum(v)) / K,    f = sum(v)^2 / sum(v_i^2 / (n_i - 1))
+
+    Welch (1947), "The Generalization of 'Student's' Problem when Several Different Population Variances are
+    Involved", Biometrika 34(1-2). Of one sample it is :func:`t_interval`.
+    """
+    check_confidence(confidence)
+    values = [_vector(each) for each in samples]
+    if not values or any(each.size < 2 for each in values):
+        return None
+    centre = mean([float(each.mean()) for each in values])
+    parts = np.array([sample_sd(each) ** 2 / each.size for each in values])
+    if not parts.any():
+        return Interval(centre, centre)
+    freedom = parts.sum() ** 2 / sum(v * v / (each.size - 1) for v, each in zip(parts, values, strict=True))
+    reach = float(special.stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(parts.sum()) / len(values)
     return Interval(centre - reach, centre + reach)
 
 

@@ -28,6 +28,7 @@ from sora.stats import (
     smallest_sign_p,
     spearman,
     t_interval,
+    t_interval_of_average,
     two_way,
     wilson_interval,
 )
@@ -59,6 +60,17 @@ def test_t_interval_of_three_seeds_uses_the_printed_quantile():
 
 def test_one_seed_has_no_interval():
     assert t_interval([0.7]) is None
+
+
+def test_the_interval_of_an_average_agrees_with_scipy():
+    """Two samples, one negated: their average is half the difference, whose interval is Welch's."""
+    first, second = SCORES, [0.6, 0.75, 0.64]
+    expected = reference.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    low, high = t_interval_of_average([first, [-each for each in second]])
+    assert (2 * low, 2 * high) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    assert t_interval_of_average([SCORES]) == pytest.approx(t_interval(SCORES), rel=1e-12)
+    assert t_interval_of_average([SCORES, [0.5]]) is None
+    assert t_interval_of_average([[0.5, 0.5], [0.7, 0.7]]) == pytest.approx((0.6, 0.6))
 
 
 def test_t_interval_covers_at_its_nominal_rate():

@@ -10,8 +10,9 @@ import pytest
 from experiments import find, published
 from experiments.artefacts import EMPTY, Figure, Table
 from experiments.columns import Column
+from experiments.comparisons import Comparison
 from experiments.study import load
-from sora import bootstrap
+from sora import bootstrap, stats
 from sora.records import read, read_arrays
 from tests.experiments import made
 
@@ -93,6 +94,25 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None
     assert cell["p"].value == pytest.approx(found.p, abs=0.03)
     assert cell["smallest gap"].value == pytest.approx(280.16 * found.standard_error, rel=0.03)
     assert cell["seeds"].value == 3
+
+
+@pytest.mark.parametrize(
+    ("gaps", "p", "said"),
+    [
+        ([0.04, 0.05, 0.06], 0.001, "better"),
+        ([-0.04, -0.05, -0.06], 0.001, "worse"),
+        ([0.04, 0.05, 0.06], 0.2, "not resolved"),  # the items could have given it
+        ([0.001, 0.05, 0.099], 0.001, "not resolved"),  # the seeds could have
+        ([0.05], 0.001, "not resolved"),  # one seed says nothing of seeds
+    ],
+)
+@pytest.mark.parametrize("average", [False, True])
+def test_a_verdict_needs_the_items_and_the_seeds(gaps: list[float], p: float, said: str, average: bool) -> None:
+    x = np.array(gaps)
+    found = bootstrap.Difference(x.mean(), stats.Interval(0, 0), p, 0.01, (len(gaps),) * 2, 100)
+    column = None if average else Column("rte", "accuracy")
+    comparison = Comparison(column, "SoRA", found, stats.t_interval(x), 0.5, np.zeros(1), x, 1.0 if average else p)
+    assert comparison.verdict == said
 
 
 def test_comparisons_pair_the_seeds_both_have_and_correct_the_whole_family(results: Path) -> None:
