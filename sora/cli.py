@@ -40,7 +40,7 @@ DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 def main() -> None:
     """Run ``sys.argv``; leaves through SystemExit with the exit status unless that is 0."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors; else it prints them and exits with 1
-    OmegaConf.register_new_resolver("join", lambda values: ",".join(map(str, values)), replace=True)
+    OmegaConf.register_new_resolver("join", joined, replace=True)
     typed = command(sys.argv[1:])  # not in the job: a launcher may run that in a process with other arguments
     sys.argv[1:] = _ordered(sys.argv[1:])
     mistakes, in_job = 0, False
@@ -97,6 +97,11 @@ def main() -> None:
         sys.exit(2)
 
 
+def joined(values: Any) -> str:
+    """``${join:...}`` of a study's file: its values as an axis of the sweep; one alone needs no brackets."""
+    return str(values) if isinstance(values, str | int) else ",".join(map(str, values))
+
+
 def command(arguments: list[str]) -> str:
     """The command as it was typed, quoted for a shell, without absolute paths: records are published."""
     return published(["python", "run.py", *arguments])
@@ -135,6 +140,9 @@ def explain(error: Exception) -> str:
         if key.startswith("hydra.launcher."):
             return f"{key}: no key of this launcher; +{key}=<value> hands it on all the same"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
+    if merged := re.match(r"Error merging override (.*)", text):
+        reason = str(error.__cause__ or "").strip().splitlines()[:1]
+        return f"{merged[1]}: cannot be taken" + (f" ({reason[0]})" if reason else "")
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = several[1].partition("=")
         return f"{key}: got several values; -m {key}={values} is a sweep, {key}=[{values}] a list"

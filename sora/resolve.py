@@ -207,6 +207,8 @@ def _check_together(run: RunConfig) -> None:
     _check_places(run)
     backbone, arch = run.backbone, run.backbone.arch
     hidden = arch.get("hidden_size")
+    if hidden is not None and (isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1):
+        raise UserError(f"backbone.arch.hidden_size: got {_show(hidden)}, must be an integer >= 1")
     for key in ("r", "init_r"):
         rank = getattr(run.method, key, None)
         if hidden and rank and rank > hidden:

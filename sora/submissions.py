@@ -151,10 +151,10 @@ def _check_objects(task: TaskConfig, path: Path, lines: list[str]) -> int:
         if task.scoring != "answers":
             _check_label(task, place, values["label"])
             continue
-        for question in values["passage"]["questions"]:
+        for question in _listed(place, values["passage"], "questions"):
             _expect(place, question, ["idx", "answers"], questions)
             questions += 1
-            for answer in question["answers"]:
+            for answer in _listed(place, question, "answers"):
                 _expect(place, answer, ["idx", "label"], answers)
                 _check_label(task, place, answer["label"])
                 answers += 1
@@ -166,6 +166,13 @@ def _expect(place: str, values: Any, keys: list[str], idx: int) -> None:
         raise UserError(f"{place}: an object with {' and '.join(keys)} expected; {AGAIN}")
     if values["idx"] != idx:
         raise UserError(f"{place}: idx {values['idx']!r}, {idx} expected: every one, in order; {AGAIN}")
+
+
+def _listed(place: str, values: Any, key: str) -> list[Any]:
+    listed = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(listed, list):
+        raise UserError(f"{place}: a list of {key} expected; {AGAIN}")
+    return listed
 
 
 def _check_label(task: TaskConfig, place: str, label: Any) -> None:

@@ -68,6 +68,9 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["method=peft", "seed=[0,1]"], "seed: method=peft cannot be packed"),
         (["experiment=nothing"], "experiment=nothing: no such choice"),
         (["-m", "method=lora,sorra"], "method=sorra: no such choice"),
+        (["experiment=main_table", "study.tasks=[]"], "study.tasks: empty, must be a list of at least one"),
+        (["-m", "seed=0,1", "hydra.sweeper.max_pack=abc"], "hydra.sweeper.max_pack=abc: cannot be taken (Value 'abc'"),
+        (["backbone.arch={hidden_size: abc}"], "backbone.arch.hidden_size: got 'abc', must be an integer >= 1"),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
     ],
 )

@@ -134,6 +134,8 @@ def test_a_whole_file_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest
         ("WSC.jsonl", "False", "false", r":1: label 'false' is not one of 'False', 'True'"),
         ("ReCoRD.jsonl", "Zoë", " ", r":1: label ' ', the text of an entity"),
         ("MultiRC.jsonl", '"idx": 3', '"idx": 4', r":2: idx 4, 3 expected"),
+        ("MultiRC.jsonl", '{"questions": [', '[{"questions": [', r":1: not JSON"),
+        ("MultiRC.jsonl", '"questions"', '"question"', r":1: a list of questions expected"),
         ("MultiRC.jsonl", ', {"idx": 3, "label": 0}', "", "3 predictions, and 4 are expected"),
     ],
 )

@@ -86,6 +86,11 @@ class PackedSweeper(Sweeper):
 
     def _slots(self, arguments: Sequence[str]) -> "list[Axis | Fixed]":
         """The study's parameters and the arguments; of two with one key the later counts, in the place of the first."""
+        from sora.errors import UserError
+
+        for key, value in self.params.items():
+            if value == "" and not any(each.startswith(f"{key}=") for each in arguments):
+                raise UserError(f"study.{key}s: empty, must be a list of at least one, as in study.{key}s=[...]")
         typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         return list({override.get_key_element(): self._slot(override) for override in overrides}.values())

@@ -173,7 +173,8 @@ def load_backbone(
     A pickled file is converted once into the folder ``cache``; None reads the pickle every time.
 
     Raises:
-        UserError: weights that are missing, damaged, of another architecture, or of a class that cannot be packed.
+        UserError: an architecture that transformers refuses; weights that are missing, damaged, of another
+            architecture, or of a class that cannot be packed.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -182,12 +183,16 @@ def load_backbone(
     kind = arch.pop("model_type", config.family)
     if config.dropout is not None:
         arch |= dict.fromkeys(PROBABILITIES, config.dropout)
-    hf_config = AutoConfig.for_model(kind, **arch)
     implementation = "eager" if config.family == "deberta-v2" else attention.register()
     extra = {} if config.family == "deberta-v2" else {"add_pooling_layer": False}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.init_seed)
-        encoder = AutoModel.from_config(hf_config, dtype=torch.float32, attn_implementation=implementation, **extra)
+    try:
+        hf_config = AutoConfig.for_model(kind, **arch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.init_seed)
+            encoder = AutoModel.from_config(hf_config, dtype=torch.float32, attn_implementation=implementation, **extra)
+    except Exception as error:  # of any type: an activation that does not exist is a KeyError, a size a ValueError
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"backbone.arch: transformers cannot build this {kind} ({reason})") from error
     backbone = Backbone(config, encoder, hf_config, precision, replicas)
     if config.weights != "random":
         backbone.pooler = _load_weights(encoder, config, cache)

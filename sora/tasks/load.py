@@ -14,6 +14,7 @@ from sora.prepared import check
 from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.jsonl import read_jsonl
 from sora.tasks.layouts import LAYOUTS
+from sora.tasks.metrics import check_metrics
 from sora.tasks.snapshot import open_snapshot, read_snapshot
 from sora.tasks.spec import TaskConfig
 from sora.tasks.splits import count_rows, make_splits, train_slice
@@ -34,14 +35,15 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
     """The splits of ``task`` under ``protocol``. Only the train and validation files are read, never the
     test.
 
-    Raises UserError when the data is not found, malformed, or (unless data.allow_partial) not of the official
-    size.
+    Raises UserError when a metric does not fit the task, and when the data is not found, malformed, or (unless
+    data.allow_partial) not of the official size.
     """
     if task.trained_on:
         raise UserError(
             f"task {task.name} is a diagnostic set without training data; train one of {', '.join(task.trained_on)} "
             "with predict=true, which also predicts it"
         )
+    check_metrics(task)
     needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
     official, partial = _read(task, needed, data)
     official["train"] = train_slice(official["train"], task.train_rows)

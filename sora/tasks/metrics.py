@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sora.errors import UserError
 from sora.tasks.spec import TaskConfig
 
 Array = NDArray[Any]
@@ -121,6 +122,28 @@ CANDIDATE_METRICS: dict[str, Callable[[Scored], float]] = {  # of the candidates
     "f1": lambda s: s.chosen(0),
     "em": lambda s: s.chosen(1),
 }
+
+
+FITTING: dict[str, Callable[[TaskConfig], bool]] = {  # of a task with classes, where a metric does not fit them all
+    "f1": lambda task: task.num_outputs == 2,
+    "f1a": lambda task: task.scoring == "answers",
+    "em": lambda task: task.scoring in ("answers", "candidates"),
+    "parity": lambda task: bool(task.trained_on),  # a diagnostic set of pairs
+}
+OF_SCORES = ("pearson", "spearman")
+
+
+def check_metrics(task: TaskConfig) -> None:
+    """Raise UserError, naming the key, for a metric that does not exist or that this task cannot have."""
+    known = CANDIDATE_METRICS if task.scoring == "candidates" else METRICS
+    fitting = [
+        name for name in known if (name in OF_SCORES) == task.regression and FITTING.get(name, lambda task: True)(task)
+    ]
+    if not task.metrics:
+        raise UserError(f"task.metrics: empty, must name at least one of {', '.join(fitting)}")
+    for key, name in [*(("task.metrics", name) for name in task.metrics), ("task.select_metric", task.select_metric)]:
+        if name not in fitting:
+            raise UserError(f"{key}: no metric {name!r} for task={task.name}; there are {', '.join(fitting)}")
 
 
 def predict(task: TaskConfig, logits: ArrayLike, groups: Array | None = None) -> Array:

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel
 
 from sora.backbones import DropoutKey, load_backbone
 from sora.config import BackboneConfig
+from sora.errors import UserError
 from tests import tiny
 
 # transformers takes the square root of DeBERTa's scale in float32, whatever the model's type
@@ -154,7 +155,6 @@ def test_dropout_is_the_architectures_unless_given(family):
 
 
 def test_a_convolution_is_refused():
-    from sora.errors import UserError
 
     cfg = config("deberta-v2")
     cfg.arch |= {"conv_kernel_size": 3, "conv_act": "gelu"}
@@ -199,3 +199,13 @@ def test_a_pack_equals_merged_models_of_transformers(family):
                 (layer.gate, (b * (merged @ a.T)).sum(0)),
             ):
                 torch.testing.assert_close(mine.grad[replica], wanted, rtol=0, atol=100 * EXACT[family], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("hidden_act", "foo", "KeyError"), ("num_attention_heads", 7, "not a multiple"), ("hidden_size", "x", "int")],
+)
+def test_an_architecture_that_transformers_refuses_is_a_sentence(key, value, said):
+    made = config("bert", arch=tiny.SHARED | tiny.ARCHITECTURES["bert"] | {key: value})
+    with pytest.raises(UserError, match=rf"backbone\.arch: transformers cannot build this bert \(.*{said}"):
+        load_backbone(made)

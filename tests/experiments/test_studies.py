@@ -21,6 +21,7 @@ from experiments.figures import render
 from experiments.rank_budget import at_live
 from experiments.study import load
 from sora import stats
+from sora.cli import joined
 from tests.composing import CONF
 from tests.experiments import made
 from tests.experiments.test_main_table import artefacts, of, row
@@ -32,7 +33,7 @@ SEEDS = [0, 1, 2]
 def test_every_study_has_a_sweep_that_takes_backbone_tasks_and_seeds(name: str) -> None:
     overrides = [f"experiment={name}", "backbone=minilm-l6", "study.tasks=[rte,wnli]", "study.seeds=[3,4]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):  # the resolver is that of sora/cli.py
-        OmegaConf.register_new_resolver("join", lambda values: ",".join(map(str, values)), replace=True)
+        OmegaConf.register_new_resolver("join", joined, replace=True)
         config = compose("config", overrides, return_hydra_config=True)
         params = {key: str(config.hydra.sweeper.params[key]) for key in config.hydra.sweeper.params}
     assert config.study.name == name == experiments.find(name).name

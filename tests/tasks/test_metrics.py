@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.metrics import confusion_matrix
 
-from sora.tasks.metrics import METRICS, compute_metrics, predict, score
+from sora.errors import UserError
+from sora.tasks.metrics import METRICS, check_metrics, compute_metrics, predict, score
 from sora.tasks.spec import CONF, TaskConfig, load_task
 
 BINARY = TaskConfig("toy", labels=["0", "1"], metrics=["accuracy", "f1", "matthews"], select_metric="f1_macro")
@@ -117,6 +120,35 @@ def test_lengths_that_differ_are_an_error(predicted: list[int], gold: list[int])
 def test_an_unknown_metric_is_an_error() -> None:
     with pytest.raises(ValueError, match="no metric bleu"):
         score(TaskConfig("toy", labels=["0", "1"], metrics=["bleu"]), [0], [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        (
+            "rte",
+            "metrics",
+            ["foo"],
+            "task.metrics: no metric 'foo' for task=rte; there are accuracy, f1, f1_macro",
+        ),
+        ("rte", "metrics", [], "task.metrics: empty, must name at least one of accuracy"),
+        ("rte", "select_metric", "pearson", "task.select_metric: no metric 'pearson' for task=rte"),
+        ("rte", "select_metric", "em", "task.select_metric: no metric 'em' for task=rte"),
+        ("cb", "select_metric", "f1", "task.select_metric: no metric 'f1' for task=cb; there are accuracy, f1_macro"),
+        ("stsb", "select_metric", "accuracy", "no metric 'accuracy' for task=stsb; there are pearson, spearman"),
+        ("record", "select_metric", "accuracy", "no metric 'accuracy' for task=record; there are f1, em"),
+    ],
+)
+def test_a_metric_that_a_task_cannot_have_is_told_before_the_training(
+    name: str, key: str, value: object, said: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_metrics(dataclasses.replace(load_task(name), **{key: value}))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_the_metrics_of_every_task_fit_it(name: str) -> None:
+    check_metrics(load_task(name))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
