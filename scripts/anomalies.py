@@ -5,9 +5,12 @@ python scripts/anomalies.py
 
 from __future__ import annotations
 
+import argparse
+
 from experiments.anomalies import note
 from experiments.published import FOLDER
 from sora.records import write_text
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="scripts/anomalies.py", description=__doc__.splitlines()[0]).parse_args()
     write_text(FOLDER / "anomalies.md", note())

@@ -8,6 +8,7 @@ under runs/demo, and a second call only shows what is there.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -102,6 +103,7 @@ def row(method: str, found: list[Record]) -> list[str]:
 
 def main() -> None:
     """Train both methods, then show table, picture and paths."""
+    argparse.ArgumentParser(prog="scripts/demo.py", description=__doc__.splitlines()[0]).parse_args()
     files = {method: train(method) for method in ("lora", "sora")}
     found = {method: [records.read(ROOT / path) for path in paths] for method, paths in files.items()}
     picture = FOLDER / "live_ranks.png"

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sora.cli import CONF, explain
+from sora.cli import explain
+from sora.compose import runs_of
 from sora.errors import UserError
-from sora.resolve import build_runs
+
+SWEEPS = ("-m", "--multirun")
 
 
 def main(words: Sequence[str]) -> int:
@@ -25,8 +26,9 @@ def main(words: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            runs = build_runs(compose("config", list(words)))
+        if sweep := next((word for word in words if word in SWEEPS or word.startswith("experiment=")), None):
+            raise UserError(f"{sweep}: the doctor looks at one job; run.py lists those of a sweep with --dry-run")
+        runs = runs_of(words)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2

@@ -49,6 +49,9 @@ DEFAULTS = {
 
 def main(words: Sequence[str]) -> int:
     """Train what is missing and write the tables; returns the exit status."""
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
     try:
         path = study(words)
     except (HydraException, OmegaConfBaseException) as error:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
 
 from sora.config import RunConfig
+from sora.recipes import check_recipe
 from sora.resolve import build_runs
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -15,5 +17,11 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 def runs_of(overrides: Iterable[str]) -> list[RunConfig]:
     """The runs of one job. Raises UserError, or HydraException or OmegaConfBaseException for a mistake of spelling."""
+    words = list(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build_runs(compose("config", list(overrides)))
+        config = compose("config", words, return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        config.pop("hydra")
+    check_recipe(config, choices, words)
+    return build_runs(config)

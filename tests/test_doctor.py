@@ -143,3 +143,18 @@ def test_words_that_make_no_run(words: list[str], says: str, capsys: pytest.Capt
     assert captured.err.startswith("error: ")
     assert says in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=main_table"], "experiment=main_table: the doctor looks at one job"),
+        (["-m", "seed=0,1"], "-m: the doctor looks at one job"),
+        (["recipe=deberta-v3-base/sora/rtee"], "no such file in conf/recipe"),
+    ],
+)
+def test_words_that_are_not_one_run(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not told.out
