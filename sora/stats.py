@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -178,11 +180,14 @@ def expected_maximum(values: ArrayLike, trials: int) -> float:
 
 
 def best_of(count: int, trials: int) -> Floats:
-    """[N]: the probability that the i-th smallest of N values is the best of n draws with replacement."""
+    """[N]: the probability that the i-th smallest of N values is the best of n draws with replacement.
+
+    Worked out in fractions: powers of floats differ in the last bit between processors, and published files must not.
+    """
     if trials < 1:
         raise ValueError(f"trials={trials}: at least 1")
-    steps = (np.arange(count + 1) / count) ** trials
-    return np.diff(steps)
+    steps = [Fraction(i, count) ** trials for i in range(count + 1)]
+    return np.array([float(after - before) for before, after in pairwise(steps)])
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:

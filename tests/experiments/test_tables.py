@@ -234,6 +234,21 @@ def test_latex_has_as_many_cells_in_every_row_and_no_bare_special_character() ->
     assert render.latex(NASTY).isascii()
 
 
+def test_latex_compiles(tmp_path: Path) -> None:
+    """Every table of results/, in one document, through a real LaTeX."""
+    found = sorted((ROOT / "results" / "tables").rglob("*.tex"))
+    assert found
+    assert [path.name for path in found if not path.read_text(encoding="utf-8").isascii()] == []
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    head = r"\documentclass{article}\usepackage{booktabs,longtable}\begin{document}"
+    body = [f"{path.read_text(encoding='utf-8')}\n\\clearpage" for path in found]
+    (tmp_path / "all.tex").write_text("\n".join([head, *body, r"\end{document}"]), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("!"))
+
+
 def test_csv_holds_the_values_and_their_companions() -> None:
     rows = list(csv.DictReader(io.StringIO(render.comma_separated(NASTY))))
     assert rows[0]["n & m"] == "1.5"
