@@ -74,6 +74,21 @@ def test_from_nothing_it_writes_the_same_bytes(built: Path, tmp_path: Path) -> N
     assert contents(elsewhere) == contents(built)
 
 
+def test_another_processor_writes_the_same_bytes(tmp_path: Path) -> None:
+    """Without the instructions that an older processor lacks, sums are rounded in another order."""
+    rates = {"trainer.learning_rate": [1e-4, 2e-4, 4e-4, 8e-4], "seed": [0, 1, 2]}
+    made.study(tmp_path / "here", "learning_rate", AXES | rates, items=40)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    older = {"OPENBLAS_CORETYPE": "Nehalem", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX2 FMA3"}
+    for name, variables in (("here", {}), ("there", older)):
+        command = [sys.executable, "-m", "scripts.tables", "--results", str(tmp_path / name)]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, env=os.environ | variables, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
 def test_nothing_that_is_written_says_where_or_when(built: Path) -> None:
     for name, content in contents(built).items():
         if not name.startswith(("records", "studies")):
