@@ -1,6 +1,6 @@
 """Torch-free dataclasses for every configuration group: types, units, ranges, and what decides a run's name.
 
-Each field says beside its type what it may be (:func:`opt`); ``sora/resolve.py`` reads that to coerce and to
+Each field says beside its type what it may be (:func:`opt`); ``sora/coercion.py`` reads that to coerce and to
 check, and ``sora/identity.py`` reads whether the field decides the science. So a new option is written once,
 here, and its key once more in ``conf/``.
 

@@ -24,11 +24,11 @@ from transformers import TrainerCallback
 from sora import export, schedules
 from sora.adapters.lowrank import LowRankLinear, replace_module
 from sora.backbones.load import matches
+from sora.coercion import coerce, nearest
 from sora.config import SoraConfig
 from sora.errors import UserError
 from sora.methods.sora import GATE_EPS
 from sora.optim import PROX
-from sora.resolve import coerce, nearest
 
 
 def inject(

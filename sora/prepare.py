@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 
 from sora import records
 from sora.backbones.source import tokenizer_files, tokenizer_folder, weights_file
+from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.prepared import MANIFEST, UNFINISHED, entry, file_hash
-from sora.resolve import coerce, nearest
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder
 from sora.tasks.snapshot import open_snapshot

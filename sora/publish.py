@@ -12,9 +12,10 @@ import yaml
 
 from sora import records
 from sora.cache import cache_folder
+from sora.coercion import nearest
 from sora.config import LoraConfig, RunConfig
 from sora.errors import UserError
-from sora.resolve import build_runs, nearest
+from sora.resolve import build_runs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from sora.coercion import coerce, nearest
 from sora.config import METHODS, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
-from sora.resolve import coerce, nearest, resolved
+from sora.resolve import resolved
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 ALL = "*"

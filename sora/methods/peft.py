@@ -22,11 +22,11 @@ from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.dropout import replace_dropouts
 from sora.backbones.head import fits_class
+from sora.coercion import nearest
 from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
 from sora.methods.base import Plan, Summary
 from sora.optim import ParameterGroup
-from sora.resolve import nearest
 
 OWNED = {  # options of PEFT that have a key of their own here
     "target_modules": "method.targets",

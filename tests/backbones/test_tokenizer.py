@@ -12,9 +12,9 @@ import pytest
 from sora.backbones.golden import GOLDEN, differences
 from sora.backbones.source import tokenizer_folder
 from sora.backbones.tokenizer import encode, load_tokenizer
+from sora.coercion import coerce
 from sora.config import BackboneConfig
 from sora.errors import UserError
-from sora.resolve import coerce
 from sora.tasks import load_task
 from sora.tasks.tsv import read_tsv
 from tests.composing import CONF
