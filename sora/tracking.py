@@ -3,15 +3,8 @@
 Every run of the pack has its own folder::
 
     <paths.runs>/<run id>/
-        metrics.jsonl    one JSON object a line, appended and flushed; no time, no host: a killed and
-                         resumed run leaves byte for byte the file of the uninterrupted one
+        metrics.jsonl    what was logged (metrics_file.py)
         log.txt          the lines a person may want, each with its time; never truncated
-
-JSON knows no NaN and no infinity. A non-finite value is written as ``null`` and named, with what it was,
-under ``nonfinite``: ``{"step": 7, "kind": "train", "loss": null, "nonfinite": {"loss": "nan"}}``. The column
-stays numeric for every reader of JSON lines, and :func:`read_metrics` gives the floats back. A value inside a
-mapping or a list is named by its path, ``select/f1``, with ``/`` and ``~`` inside a name escaped as in a JSON
-Pointer (RFC 6901).
 
 A mirror (such as W&B) is one more :class:`Sink`. Mirrors are best effort: one that raises is reported once
 and dropped, while an error of ``metrics.jsonl`` itself ends the training.
@@ -21,27 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sora.errors import TakenOver, UserError
-from sora.untrusted import parse_json
+from sora.errors import TakenOver
+from sora.metrics_file import KINDS, RESERVED, JsonlSink, escape, plain, restore, told
 
-METRICS = "metrics.jsonl"
 LOG = "log.txt"
-KINDS = ("train", "eval")
-_RESERVED = {"step", "kind", "nonfinite"}
-_NONFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class Sink(Protocol):
@@ -58,52 +45,6 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Called once, also when the training raised."""
-
-
-class JsonlSink:
-    """The truth: one append-only ``metrics.jsonl`` for each run.
-
-    Without :meth:`resume_at` the run starts afresh and an older file is replaced, at the first line rather
-    than before, so that a training that never begins destroys nothing.
-    """
-
-    def __init__(self, run_dirs: Sequence[Path]) -> None:
-        self._paths = [Path(folder) / METRICS for folder in run_dirs]
-        self._files: list[IO[str]] | None = None
-        self._mode = "w"
-
-    def resume_at(self, step: int, evaluated: bool = True) -> None:
-        """Truncate each file to its lines with ``step <= step``, atomically; a torn last line goes too.
-
-        Not ``evaluated``: the evaluation of that very step is to come again, so its line goes as well.
-        """
-
-        def stays(values: Mapping[str, Any]) -> bool:
-            return values["step"] < step or (values["step"] == step and (evaluated or values["kind"] != "eval"))
-
-        for path in self._paths:
-            if path.exists():
-                _replace(path, "".join(line for line, values in _parsed(path) if stays(values)))
-        self._mode = "a"
-
-    def log(self, replica: int, line: dict[str, Any]) -> None:
-        """Append and hand over to the operating system, so that a killed process loses nothing it logged."""
-        with _told("write", self._paths[replica]):
-            if self._files is None:
-                self._files = []
-                for path in self._paths:
-                    self._files.append(path.open(self._mode, encoding="utf-8"))
-            file = self._files[replica]
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-            file.flush()
-
-    def close(self) -> None:
-        """Force the files to disk and close them."""
-        files, self._files, self._mode = self._files or [], None, "a"
-        for path, file in zip(self._paths, files, strict=False):  # fewer when one could not be opened
-            with _told("write", path), file:
-                file.flush()
-                os.fsync(file.fileno())
 
 
 class Tracker:
@@ -146,7 +87,7 @@ class Tracker:
         self.total_steps = total_steps
         self.interactive = sys.stderr.isatty() if interactive is None else interactive
         for folder in self.run_dirs:
-            with _told("create", folder):
+            with told("create", folder):
                 folder.mkdir(parents=True, exist_ok=True)
         self._truth = JsonlSink(self.run_dirs)
         self._mirrors = list(mirrors)
@@ -189,12 +130,12 @@ class Tracker:
         """
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r}: one of {KINDS}")
-        if clash := _RESERVED & values.keys():
+        if clash := RESERVED & values.keys():
             raise ValueError(f"{sorted(clash)} are the tracker's own keys")
         self._start()
         nonfinite: dict[str, str] = {}
         line: dict[str, Any] = {"step": int(step), "kind": kind}
-        line |= {key: _plain(value, _escape(key), nonfinite) for key, value in values.items()}
+        line |= {key: plain(value, escape(key), nonfinite) for key, value in values.items()}
         if nonfinite:
             line["nonfinite"] = nonfinite
         self._truth.log(replica, line)
@@ -202,9 +143,9 @@ class Tracker:
         if kind == "eval":
             if any(other["step"] != line["step"] for other in self._evaluation.values()):
                 self._announce()
-            told = copy.deepcopy(line)
-            _restore(told)  # so that what is not finite is told from what the method does not have
-            self._evaluation[replica] = self._evaluation.get(replica, {}) | told
+            shown = copy.deepcopy(line)
+            restore(shown)  # so that what is not finite is told from what the method does not have
+            self._evaluation[replica] = self._evaluation.get(replica, {}) | shown
             if len(self._evaluation) == len(self.labels):
                 self._announce()
 
@@ -229,7 +170,7 @@ class Tracker:
         console.print(line, soft_wrap=True)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         for folder in self.run_dirs:
-            with _told("write", folder / LOG), (folder / LOG).open("a", encoding="utf-8") as file:
+            with told("write", folder / LOG), (folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(f"{stamp}  {line}\n")
 
     def close(self, stopped_by: str = "", silent: bool = False) -> None:
@@ -320,84 +261,10 @@ def summary(**columns: Sequence[float]) -> str:
     return "  ".join(parts)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``, non-finite values restored; a last line torn by a kill is left out.
-
-    Raises
-    ------
-    UserError
-        when the file is missing or a line is not what the tracker writes (file:line).
-    """
-    if not Path(path).is_file():
-        raise UserError(f"There is no metrics file {path}: give the metrics.jsonl of a run folder.")
-    restored = []
-    for _, values in _parsed(Path(path)):
-        try:
-            _restore(values)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{path}: nonfinite at step {values['step']} names no value of its line: restore the file, or delete "
-                "the run folder and train the run again."
-            ) from None
-        restored.append(values)
-    return restored
-
-
-def _restore(values: dict[str, Any]) -> None:
-    """Put the numbers that JSON does not know back into a line."""
-    for pointer, name in values.pop("nonfinite", {}).items():
-        *parents, last = (key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/"))
-        node: Any = values
-        for key in parents:
-            node = node[int(key) if isinstance(node, list) else key]
-        node[int(last) if isinstance(node, list) else last] = _NONFINITE[name]
-
-
-def _parsed(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(text with its newline, object) of each complete line."""
-    with _told("read", path):
-        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith("\n"):
-            return  # the process was killed while it wrote this line
-        try:
-            values = parse_json(line)
-            if not isinstance(values["step"], int) or not isinstance(values["kind"], str):
-                raise TypeError
-        except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f"{path}:{number} is not a line of metrics (a JSON object with an integer step and a kind): "
-                "restore the file, or delete the run folder and train the run again."
-            ) from None
-        yield line, values
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _plain(value: Any, name: str, nonfinite: dict[str, str]) -> Any:
-    """``value`` as JSON knows it; a non-finite float becomes None and is entered into ``nonfinite``."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return float(value)  # numpy's float64 is a float, and prints differently
-        nonfinite[name] = "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _plain(item, f"{name}/{_escape(str(k))}", nonfinite) for k, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{name}/{i}", nonfinite) for i, item in enumerate(value)]
-    if getattr(value, "ndim", None) == 0:
-        return _plain(value.item(), name, nonfinite)
-    raise TypeError(f"{name}: a {type(value).__name__} cannot be logged")
-
-
 def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """(dotted name, number) of every number in an evaluation line, non-finite values restored."""
     for key, value in line.items():
-        if not prefix and key in _RESERVED:
+        if not prefix and key in RESERVED:
             continue
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}.")
@@ -408,26 +275,3 @@ def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 def _short(value: float) -> str:
     count = math.isfinite(value) and value == round(value) and abs(value) >= 2
     return f"{value:.0f}" if count else f"{value:.4g}"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename: a reader, or a kill, sees the old file or the new one."""
-    beside = path.with_name(path.name + ".tmp")
-    with _told("write", path):
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-
-
-@contextlib.contextmanager
-def _told(verb: str, path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot {verb} {path}: {error.strerror or error}. "
-            "Free some space there, or give another folder with paths.runs=..."
-        ) from error

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from sora.config import TrackerConfig
 from sora.errors import UserError
-from sora.tracking import METRICS, read_metrics
+from sora.metrics_file import METRICS, read_metrics
 
 FOLDER = "wandb"  # W&B's own name for its folder
 

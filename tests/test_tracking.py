@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora.errors import UserError
-from sora.tracking import Tracker, read_metrics, summary
+from sora.metrics_file import read_metrics
+from sora.tracking import Tracker, summary
 
 LABELS = ["seed 0", "seed 1"]
 

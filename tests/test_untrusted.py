@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sora import records, resolve, studies
 from sora.errors import UserError
+from sora.metrics_file import read_metrics
 from sora.tasks.jsonl import read_jsonl
 from sora.tasks.spec import TaskConfig, load_task
 from sora.tasks.tsv import read_tsv
-from sora.tracking import read_metrics
 from sora.untrusted import is_inside, is_name, parse_json
 from tests import composing, tiny
 

@@ -13,7 +13,8 @@ import pytest
 from sora import records
 from sora.config import TrackerConfig
 from sora.errors import UserError
-from sora.tracking import Tracker, read_metrics
+from sora.metrics_file import read_metrics
+from sora.tracking import Tracker
 from sora.wandb_mirror import MirroredRun, WandbSink, check_key, has_key
 from tests.oracles.wandb_log import read
 from tests.test_command import SMALL, refused, run
