@@ -73,7 +73,7 @@ def latex(table: Table) -> str:
     rows = [" & ".join(escape(cell.text) for cell in row) + r" \\" for row in table.rows]
     words = " ".join([f"{table.title}.", table.caption, *table.notes])
     caption, label = rf"\caption{{{escape(words)}}}", rf"\label{{tab:{table.name.replace('_', '-')}}}"
-    top = [r"% needs \usepackage{booktabs}" + (r" and \usepackage{longtable}" if len(rows) > LONG else "")]
+    top = [r"% needs \usepackage{booktabs} and \usepackage{" + ("longtable}" if len(rows) > LONG else "graphicx}")]
     if len(rows) > LONG:
         top += [
             rf"\begin{{longtable}}{{{columns}}}",
@@ -86,8 +86,10 @@ def latex(table: Table) -> str:
         end = [r"\bottomrule", r"\end{longtable}"]
     else:
         top += [r"\begin{table}", r"\centering", r"\small", caption, label]
+        # A wide table is shrunk to the line, a narrow one stays as it is.
+        top += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
         top += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
-        end = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        end = [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
     return "\n".join([*top, *rows, *end]) + "\n"
 
 
