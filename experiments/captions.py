@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,6 +11,7 @@ from experiments.groups import Group
 from experiments.study import Record, Study, configured
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+RATE = "trainer.learning_rate"
 PROTOCOLS = {
     "paper": "selected and reported on the two halves of the validation set (SST-2, QNLI, QQP: selected on 1,000 "
     "training examples, reported on the whole validation set), as the SoRA authors' code splits",
@@ -40,23 +41,54 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
         parts.append(f"Head {head}: {words}." if words else f"Head {head}.")
     if seeds := study.values("seed"):
         parts.append(f"Seeds {', '.join(map(str, seeds))}.")
+    for task, rows in {(r["config"]["task"]["name"], configured(r, "task.train_rows")): None for r in records}:
+        if rows:
+            parts.append(f"{task} trains on {rows:,} fixed rows of its training file.")
+    groups = list(groups)
     trials = sorted({group.trials for group in groups})
-    if trials == [1]:
-        parts.append(_tuning(records))
+    if not groups and records and len(study.values(RATE)) < 2:
+        parts.append(_rates(records))
+    if trials == [1] or (not groups and records and len(study.values(RATE)) < 2):
+        parts.append(_tuning(records, [axis for axis in study.axes if _decides(axis) and len(study.axes[axis]) > 1]))
     elif trials:
         parts.append(
             f"Trials per cell: {', '.join(map(str, trials))}; the setting that is best on the select split stands."
         )
-    limits = [value for value in said(records, "trainer.max_steps") if value != "None"]
-    if limits:
-        parts.append(f"Training stopped after {' or '.join(limits)} steps at the latest.")
+    parts += _lengths(records)
     if flagged := _flagged(records):
         parts.append(flagged)
     return " ".join(parts)
 
 
-def _tuning(records: list[Record]) -> str:
-    """What was tried before the runs of a table that has one trial a cell."""
+def _decides(axis: str) -> bool:
+    """Whether runs that differ on an axis could want other learning rates."""
+    return axis.startswith("method.") or axis == "head"
+
+
+def _lengths(records: list[Record]) -> list[str]:
+    """How long the runs trained, where a number of steps bounds them or levels of sparsity follow."""
+    told = []
+    limits = [value for value in said(records, "trainer.max_steps") if value != "None"]
+    levelled = [record for record in records if record["level_results"]]
+    if limits:
+        what = "Training before the levels" if levelled else "Training"
+        told.append(f"{what} stopped after {' or '.join(limits)} steps at the latest.")
+    trained = [record for record in levelled if configured(record, "schedule.kind") == "sparsify"]
+    for count, steps, epochs in dict.fromkeys(
+        (len(record["level_results"]) - 1, configured(record, "schedule.steps"), configured(record, "schedule.epochs"))
+        for record in trained
+        if record["status"] == "ok"
+    ):
+        each = f"{steps} steps" if steps else f"{float(epochs or 0):g} epochs"
+        told.append(f"A sparsifying schedule then trained {count} levels of {each} each.")
+    return told
+
+
+def _tuning(records: list[Record], varied: Sequence[str] = ()) -> str:
+    """What was tried before the runs of a table that has one trial a cell.
+
+    ``varied``: the axes of the study whose values the trials did not tell apart.
+    """
     found = [record["provenance"].get("recipe", {}).get("tuned", "") for record in records]
     if not any(found):
         return "One trial per method and task: no hyper-parameter was chosen on these examples."
@@ -67,9 +99,12 @@ def _tuning(records: list[Record]) -> str:
     told = "; ".join(
         words + (f" ({', '.join(sorted(named))})" if named else "") for words, named in sorted(studies.items())
     )
+    if varied:
+        told += f"; with the default of {', '.join(varied)} alone"
     if without := found.count(""):
         return f"Chosen beforehand: {told}. {without} of {len(found)} runs have a setting that nothing chose."
-    return f"Chosen beforehand, for every method and task alike: {told}."
+    alike = "for every method and task alike" if len(studies) == 1 else "for every method alike"
+    return f"Chosen beforehand, {alike}: {told}."
 
 
 def said(records: Iterable[Record], axis: str) -> list[str]:
@@ -87,20 +122,23 @@ def backbone_note(name: str) -> str:
 
 def learning_rates(groups: Iterable[Group]) -> str:
     """``Peak learning rate: LoRA 0.0008; SoRA 0.0008.``, or an empty string without records."""
+    return _rates([record for group in groups for record in group.records])
+
+
+def _rates(records: Iterable[Record]) -> str:
     from experiments.columns import method_label
 
     rates: dict[str, set[float]] = {}
-    for group in groups:
-        if found := peak_learning_rates(group):
-            method = method_label(group.records[0]["config"]["method"]["name"])
-            rates.setdefault(method, set()).update(found)
+    for record in records:
+        method = method_label(record["config"]["method"]["name"])
+        rates.setdefault(method, set()).add(float(configured(record, RATE) or 0))
     told = "; ".join(f"{method} {', '.join(f'{rate:g}' for rate in sorted(found))}" for method, found in rates.items())
     return f"Peak learning rate: {told}." if told else ""
 
 
 def peak_learning_rates(group: Group) -> list[float]:
     """Those of the group's runs, ascending, each once."""
-    return sorted({float(configured(record, "trainer.learning_rate") or 0) for record in group.records})
+    return sorted({float(configured(record, RATE) or 0) for record in group.records})
 
 
 def _flagged(records: list[Record]) -> str:

@@ -32,17 +32,16 @@ class Comparison:
     over_seeds: stats.Interval | None
     improvement: float
     draws: Floats
-    by_seed: Floats  # [S] differences; of an average, those of all its tasks
+    by_seed: tuple[Floats, ...]  # [S] differences of each task
     p_holm: float = math.nan
 
     @property
     def verdict(self) -> str:
         """In words: a difference has to show against the items, by p, and over the seeds, by the t interval.
 
-        p is corrected after Holm; the average is no part of the family and is judged by its own.
+        p is corrected after Holm.
         """
-        p = self.found.p if self.column is None else self.p_holm
-        if p >= ALPHA or self.over_seeds is None or self.over_seeds.low <= 0 <= self.over_seeds.high:
+        if self.p_holm >= ALPHA or self.over_seeds is None or self.over_seeds.low <= 0 <= self.over_seeds.high:
             return "not resolved"
         return "better" if self.found.mean > 0 else "worse"
 
@@ -77,10 +76,10 @@ def comparison_table(
             study,
             "Method minus baseline in points, over the seeds both have and the same test items, on the first metric of "
             "each task. p: two-sided, from a bootstrap over seeds and items; Holm: corrected for all tasks and methods "
-            "against one baseline; the average over tasks is no part of that family. Improvement: probability that a "
-            "run of the method beats one of the baseline. Smallest gap: what this comparison would find in 80 % of "
-            f"cases. Verdict: better or worse where p, corrected where it can be, is below {ALPHA:g} and the t "
-            "interval leaves out 0 as well.",
+            "against one baseline, the averages over tasks for one another. Improvement: probability that a run of the "
+            "method beats one of the baseline. Smallest gap: what would be found in 80 % of cases by p and by the t "
+            "interval, each alone and uncorrected, the larger of the two. Verdict: better or worse where p (Holm) is "
+            f"below {ALPHA:g} and the t interval leaves out 0 as well.",
             groups=every_group([row for baseline, rows in families for row in (baseline, *rows)]),
         ),
         columns=[
@@ -102,9 +101,20 @@ def comparison_table(
             f"At most {seeds} seeds are compared here. An exact test on {seeds} paired seeds alone could not give a p "
             f"below {stats.smallest_sign_p(seeds):.4g}; where seeds vary more than items, the bootstrap's p is too "
             "small (docs/statistics.md), so the t interval has a say in the verdict.",
-            "Not resolved does not mean equal: a difference below the smallest gap was out of reach.",
+            "Not resolved does not mean equal: a difference near or below the smallest gap was hardly within reach.",
+            *_left_out(study, items),
         ],
     )
+
+
+def _left_out(study: Study, items: dict[Column, ItemScores]) -> list[str]:
+    without = [column.label for task in tasks(study) if (column := columns(study, task)[0]) not in items]
+    if not without:
+        return []
+    return [
+        f"Left out, and with it the average: {', '.join(without)}, whose metric has no bootstrap over items, or whose "
+        "runs have no logits beside their records. The details of each cell have its t intervals."
+    ]
 
 
 def _compared(study: Study, row: Line, against: Line, items: dict[Column, ItemScores]) -> list[Comparison]:
@@ -137,7 +147,7 @@ def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, 
     draws = bootstrap.mean_over_seeds(resampled - other, stream=stream)
     summary = bootstrap.summary(float(x.mean() - y.mean()), draws, (len(x), len(y)))
     improvement = stats.probability_of_improvement(x, y)
-    return Comparison(column, method, summary, stats.t_interval(x - y), improvement, draws, x - y)
+    return Comparison(column, method, summary, stats.t_interval(x - y), improvement, draws, (x - y,))
 
 
 def _average(method: str, found: Sequence[Comparison]) -> Comparison:
@@ -146,11 +156,9 @@ def _average(method: str, found: Sequence[Comparison]) -> Comparison:
     mean = stats.mean([each.found.mean for each in found])
     seeds = min(each.found.seeds[0] for each in found)
     improvement = stats.mean([each.improvement for each in found])
-    gaps = [each.by_seed for each in found]
+    gaps = tuple(gap for each in found for gap in each.by_seed)
     summary = bootstrap.summary(mean, draws, (seeds, seeds))
-    return Comparison(
-        None, method, summary, stats.t_interval_of_average(gaps), improvement, draws, np.concatenate(gaps)
-    )
+    return Comparison(None, method, summary, stats.t_interval_of_average(gaps), improvement, draws, gaps)
 
 
 def _scores(runs: Sequence[Run], column: Column) -> Floats:
@@ -159,13 +167,16 @@ def _scores(runs: Sequence[Run], column: Column) -> Floats:
 
 
 def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
-    family = [each for each in found if each.column is not None]
-    adjusted = dict(zip(map(id, family), stats.holm([each.found.p for each in family]), strict=True))
-    return [replace(each, p_holm=adjusted.get(id(each), math.nan)) for each in found]
+    adjusted: dict[int, float] = {}
+    for averages in (False, True):
+        family = [each for each in found if (each.column is None) == averages]
+        adjusted |= dict(zip(map(id, family), stats.holm([each.found.p for each in family]), strict=True))
+    return [replace(each, p_holm=adjusted[id(each)]) for each in found]
 
 
 def _cells(each: Comparison) -> list[Cell]:
-    gap = stats.detectable_gap(each.found.standard_error)
+    over_seeds = stats.seeds_gap(each.by_seed)
+    gap = max(stats.detectable_gap(each.found.standard_error), 0.0 if math.isnan(over_seeds) else over_seeds)
     return [
         text(each.method),
         text("average" if each.column is None else each.column.label),

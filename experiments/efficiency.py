@@ -23,6 +23,8 @@ def build(study: Study) -> list[Artefact]:
     notes = []
     if packed:
         notes.append(f"{len(packed)} runs were trained in a pack; their times are their pack's and are left out here.")
+    if diverged := sum(run.record is not None and run.record["status"] == "diverged" for run in study.runs):
+        notes.append(f"{diverged} runs diverged and trained no further; their times are left out here.")
     devices = sorted({_device(run.record) for run in study.runs if run.record is not None})
     if len(devices) > 1:
         notes.append("The runs were not all made on one device, so times of different cells cannot be compared.")
@@ -94,7 +96,8 @@ def _costs(study: Study, groups: dict[tuple[object, ...], Group], words: str, no
 
 
 def _alone(group: Group) -> list[Record]:
-    return [record for record in group.records if record["pack"]["size"] == 1]
+    """The records whose times are those of one whole run: a pack's are not, nor those of a run that diverged."""
+    return [record for record in group.records if record["pack"]["size"] == 1 and record["status"] == "ok"]
 
 
 def seconds(record: Record) -> float:

@@ -81,18 +81,17 @@ def chosen(study: Study, runs: Sequence[Run], by: Column, *axes: str) -> Group:
     """One group out of ``runs`` that agree on ``axes``: the setting with the best mean on the select split.
 
     Other settings than one arise where a sweep has an axis besides ``axes`` and the seeds: each is a trial, and the
-    number of trials is told, because the best of many looks better than it is. Settings are compared only when all of
-    them have a score, so that a half-finished sweep chooses nothing by accident: before that the first one stands.
+    number of trials is told, because the best of many looks better than it is. Settings are compared only when every
+    run of all of them has a score: a half-finished sweep chooses nothing by accident, before that the first one stands.
     """
     settings: dict[object, list[Run]] = {}
     for run in runs:
         settings.setdefault(study.setting(run, *axes), []).append(run)
     groups = [Group(tuple(each), len(settings)) for each in settings.values()]
     select = Column(by.task, by.metric, "select")
-    means = [group.mean(select) for group in groups]
-    if any(math.isnan(value) for value in means):
+    if any(len(group.scores(select)) < len(group.runs) for group in groups):
         return groups[0]
-    return groups[int(np.argmax(means))]
+    return groups[int(np.argmax([group.mean(select) for group in groups]))]
 
 
 def score_cell(group: Group | None, column: Column, weights: str = "selected") -> Cell:

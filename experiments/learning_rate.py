@@ -94,8 +94,8 @@ def _best(study: Study, groups: Groups, methods: Sequence[str]) -> Table:
             column = columns(study, task)[0]
             select = Column(task, column.metric, "select")
             tried = {float(str(r)): g[task] for (m, r), g in groups.items() if m == method and task in g}
-            means = {rate: group.mean(select) for rate, group in tried.items()}
-            known = {rate: mean for rate, mean in means.items() if not math.isnan(mean)}
+            whole = {rate: each for rate, each in tried.items() if len(each.scores(select)) == len(each.runs)}
+            known = {rate: group.mean(select) for rate, group in whole.items()}
             missing = tuple(command for group in tried.values() for command in score_cell(group, column).commands)
             labels = [text(method_label(method)), text(column.label)]
             if not known:
@@ -121,7 +121,8 @@ def _best(study: Study, groups: Groups, methods: Sequence[str]) -> Table:
         caption=caption(
             study,
             "The learning rate with the best mean on the select split, and its score on the report split (points, mean "
-            "± population SD over seeds). Learning rates: those with a score, of those planned.",
+            "± population SD over seeds). Learning rates: those of which every seed has a score, of those planned; "
+            "another study of the same task may have tried more.",
             same,
         ),
         columns=["method", "metric", "learning rates", "best", "select", "report", "remark"],
@@ -170,12 +171,16 @@ def _pair(run: Run, select: Column, report: Column) -> tuple[float, float] | Non
 def expected(found: Sequence[tuple[float, float]], count: int) -> tuple[float, float]:
     """Expected select score of the best of ``count`` trials, and the report score that comes with it.
 
-    ``found``: (select, report) sorted by select. Of equal select scores the later one counts, which changes the first
-    value not at all.
+    ``found``: (select, report) sorted by select. Trials of equal select scores are chosen from at random: each stands
+    for the mean of their report scores.
     """
     weights = stats.best_of(len(found), count)
-    select, report = (math.fsum(weights * each) for each in np.asarray(found).T)  # @ rounds as the processor likes
-    return select, report
+    ties: dict[float, list[float]] = {}
+    for select, report in found:
+        ties.setdefault(select, []).append(report)
+    pairs = [(select, stats.mean(ties[select])) for select, _ in found]
+    best, with_it = (math.fsum(weights * each) for each in np.asarray(pairs).T)  # @ rounds as the processor likes
+    return best, with_it
 
 
 def _expected(study: Study, methods: Sequence[str]) -> Table:

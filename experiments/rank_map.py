@@ -44,7 +44,7 @@ def _totals(study: Study, groups: Mapping[tuple[object, ...], Group]) -> Table:
             [
                 text(method_label(str(method))),
                 text(task_label(str(task))),
-                Cell(group.coverage, len(group.records), {"of": len(group.runs)}, commands(group.runs)),
+                Cell(_told(group), len(group.records), {"of": len(group.runs)}, commands(group.runs)),
                 *_kept(found, full),
                 number(_mean([len(dead(each)) for each in found]), 1),
                 params_cell(group.live()),
@@ -79,6 +79,11 @@ def _totals(study: Study, groups: Mapping[tuple[object, ...], Group]) -> Table:
         ],
         rows=rows,
     )
+
+
+def _told(group: Group) -> str:
+    """``3/3 [1 diverged]``."""
+    return group.coverage + (f" [{', '.join(remarks)}]" if (remarks := group.remarks()) else "")
 
 
 def _kept(found: Sequence[Mapping[str, int]], full: Sequence[float]) -> list[Cell]:

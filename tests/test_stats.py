@@ -13,7 +13,7 @@ from scipy import stats as reference
 from sklearn.metrics import jaccard_score
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import normal_power
+from statsmodels.stats.power import TTestPower, normal_power
 
 from sora.stats import (
     best_of,
@@ -25,6 +25,7 @@ from sora.stats import (
     population_sd,
     probability_of_improvement,
     sample_sd,
+    seeds_gap,
     smallest_sign_p,
     spearman,
     t_interval,
@@ -71,6 +72,19 @@ def test_the_interval_of_an_average_agrees_with_scipy():
     assert t_interval_of_average([SCORES]) == pytest.approx(t_interval(SCORES), rel=1e-12)
     assert t_interval_of_average([SCORES, [0.5]]) is None
     assert t_interval_of_average([[0.5, 0.5], [0.7, 0.7]]) == pytest.approx((0.6, 0.6))
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_the_gap_that_seeds_can_show_agrees_with_statsmodels(n):
+    values = np.random.default_rng(n).normal(size=n)
+    effect = TTestPower().solve_power(nobs=n, alpha=0.05, power=0.8, alternative="two-sided")
+    assert seeds_gap([values]) == pytest.approx(effect * values.std(ddof=1), rel=1e-3)
+    assert seeds_gap([values]) > detectable_gap(values.std(ddof=1) / math.sqrt(n))
+
+
+def test_seeds_that_agree_or_are_alone_have_no_gap_to_show():
+    assert seeds_gap([[0.5, 0.5]]) == 0.0
+    assert math.isnan(seeds_gap([[0.5], [0.1, 0.2]]))
 
 
 def test_t_interval_covers_at_its_nominal_rate():

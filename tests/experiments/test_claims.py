@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import claims
@@ -71,7 +72,57 @@ def test_equal_ranks_are_compared(tmp_path: Path) -> None:
         key = record["config"]["method"]["name"], record["config"]["method"]["r"], record["config"]["seed"]
         scores[key] = 100 * record["metrics"]["selected"]["report"]["accuracy"]
     expected = [sum(scores["sora", r, seed] - scores["lora", r, seed] for r in (2, 4)) / 2 for seed in SEEDS]
-    assert of(tmp_path, "SoRA scores higher than LoRA at equal r").values == pytest.approx(expected)
+    found = of(tmp_path, "SoRA scores higher than LoRA at equal r")
+    assert found.values == pytest.approx(expected)
+    within(found, expected, bootstrapped(tmp_path, "sora") - bootstrapped(tmp_path, "lora"))
+
+
+def bootstrapped(folder: Path, method: str) -> np.ndarray:
+    """[B] means of a method's accuracies in points over resampled seeds and items, of all its settings together."""
+    rng = np.random.default_rng(0)
+    right: dict[int, list[np.ndarray]] = {}
+    for path in sorted((folder / "records").rglob("*.json")):
+        record = records.read(path)
+        if record["config"]["method"]["name"] == method:
+            arrays = records.read_arrays(path, record)
+            hits = arrays["report_logits"].astype(float).argmax(1) == arrays["report_labels"]
+            right.setdefault(record["config"]["seed"], []).append(hits)
+    table = np.array([np.mean(each, axis=0) for _, each in sorted(right.items())])  # [seeds, items]
+    seeds, items = table.shape
+    draws = [table[rng.integers(0, seeds, seeds)][:, rng.integers(0, items, items)].mean() for _ in range(4000)]
+    return 100 * np.array(draws)
+
+
+def within(found: claims.Reading, values: list[float], draws: np.ndarray) -> None:
+    """The interval reaches as far as Student's, and as far as a bootstrap of its own, up to its noise."""
+    student = stats.t_interval(values)
+    assert student is not None
+    assert found.range is not None
+    low, high = np.percentile(draws, [2.5, 97.5])
+    assert found.range.low == pytest.approx(min(student.low, low), abs=0.6)
+    assert found.range.high == pytest.approx(max(student.high, high), abs=0.6)
+
+
+def test_the_cost_of_a_threshold_has_the_items_in_its_interval(tmp_path: Path) -> None:
+    """Equal gaps in every seed: over the seeds there is no doubt, over the items there is."""
+    axes = {"method": ["sora"], "method.threshold": [1e-4, 1e-2], "task": ["rte"], "seed": SEEDS}
+    manifest = made.study(tmp_path, "threshold", axes, items=100)
+    for run in manifest["runs"]:
+        path = tmp_path / run["record"]
+        record = records.read(path)
+        arrays = dict(records.read_arrays(path, record))
+        labels = arrays["report_labels"]
+        wrong = 40 if run["axes"]["method.threshold"] == 1e-2 else 30
+        predicted = np.where(np.arange(100) < wrong, 1 - labels, labels)
+        arrays["report_logits"] = np.eye(2, dtype=np.float16)[predicted]
+        record["metrics"]["selected"]["report"]["accuracy"] = 1 - wrong / 100
+        record["data"]["arrays_sha256"] = records.arrays_digest(arrays)
+        records.write(path, record, arrays)
+    cost = of(tmp_path, "The largest threshold costs score")
+    assert cost.values == pytest.approx([-10, -10, -10])
+    assert cost.range is not None
+    reach = 100 * 1.96 * math.sqrt(0.1 * 0.9 / 100)  # of a share of 10 % among 100 items
+    assert (cost.range.low, cost.range.high) == pytest.approx((-10 - reach, -10 + reach), abs=1.5)
 
 
 def test_thresholds(tmp_path: Path) -> None:
@@ -112,7 +163,7 @@ def test_what_a_schedule_keeps(tmp_path: Path) -> None:
             for i, (r, score) in enumerate(zip(ranks, (0.8, 0.8, 0.712), strict=True))
         ]
 
-    axes = {"method": ["sora"], "task": ["rte"], "seed": SEEDS}
+    axes = {"method": ["sora"], "task": ["sst2"], "seed": SEEDS}
     levelled.study(tmp_path, "scheduler", axes, levels, lambda axes: {"name": "sparsify"})
     shallow = of(tmp_path, "Shallow layers lose their ranks first")
     assert shallow.values == pytest.approx([100, 100, 100])

@@ -111,7 +111,7 @@ def test_a_verdict_needs_the_items_and_the_seeds(gaps: list[float], p: float, sa
     x = np.array(gaps)
     found = bootstrap.Difference(x.mean(), stats.Interval(0, 0), p, 0.01, (len(gaps),) * 2, 100)
     column = None if average else Column("rte", "accuracy")
-    comparison = Comparison(column, "SoRA", found, stats.t_interval(x), 0.5, np.zeros(1), x, 1.0 if average else p)
+    comparison = Comparison(column, "SoRA", found, stats.t_interval(x), 0.5, np.zeros(1), (x,), p)
     assert comparison.verdict == said
 
 
@@ -177,6 +177,31 @@ def test_the_best_of_several_settings_is_chosen_on_the_select_split_and_the_tria
     assert row(found["main_table"], "LoRA")["RTE acc."].value == pytest.approx(100 * means[max(means)])
     assert "Trials per cell: 2" in found["main_table"].caption
     assert row(found["details"], "LoRA", "RTE acc.")["trials in this study"].value == 2
+
+
+def test_half_a_setting_does_not_stand_for_the_others(tmp_path: Path) -> None:
+    """The second learning rate has one run of three, whichever its score: the first, whole one stands."""
+    axes = {"method": ["lora"], "task": ["rte"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1, 2]}
+    manifest = made.study(tmp_path, "main_table", axes, leave_out=2)
+    path = tmp_path / manifest["runs"][3]["record"]
+    record = read(path)
+    record["metrics"]["selected"]["select"]["accuracy"] = 1.0
+    path.write_text(json.dumps(record), encoding="utf-8")
+    cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
+    assert (cell.extra["n"], cell.extra["of"]) == (3, 3)
+
+
+def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
+    """Without the logits beside the records there is no bootstrap: the task is left out, and the table says so."""
+    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte", "stsb"], "seed": [0, 1]})
+    for run in manifest["runs"]:
+        if run["axes"]["task"] == "stsb":
+            (tmp_path / run["record"]).with_suffix(".npz").unlink()
+    (study,) = load(tmp_path, lambda _: find("main_table").accepts).studies
+    table = next(each for each in find("main_table").build(study) if each.name == "comparisons")
+    assert isinstance(table, Table)
+    assert [line[2].text for line in table.rows] == ["RTE acc."]
+    assert any(note.startswith("Left out, and with it the average: STS-B Pearson") for note in table.notes)
 
 
 def test_nothing_run_yet_is_a_table_of_zeros_and_no_figure(tmp_path: Path) -> None:

@@ -201,6 +201,11 @@ def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) ->
     assert "All methods have the same grid" in found["learning_rate"].caption
 
 
+def test_of_trials_that_tie_none_is_preferred() -> None:
+    found = [(70.0, 60.0), (80.0, 75.0), (80.0, 85.0)]
+    assert learning_rate.expected(found, 3)[1] == pytest.approx(60 / 27 + 80 * 26 / 27)
+
+
 def test_expected_maximum_and_the_report_score_that_comes_with_it() -> None:
     """Against the mean over all draws of two and of three trials."""
     found = [(60.0, 55.0), (62.0, 59.0), (66.0, 54.0), (70.0, 61.0)]
