@@ -74,6 +74,8 @@ def _open(run: Run, runs: Path) -> Open:
     folder = runs / run.run_id
     try:
         said = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        if not isinstance(said, dict):
+            return Open(run, STOPPED, f"{folder / 'status.json'} holds no object")
     except FileNotFoundError:
         return Open(run, WAITING)
     except (OSError, ValueError) as error:

@@ -97,7 +97,9 @@ class Study:
 
 
 def freeze(value: Any) -> Any:
-    """The value, lists as tuples, so that it can be a key."""
+    """The value, lists and dictionaries as tuples, so that it can be a key."""
+    if isinstance(value, dict):
+        return tuple((str(key), freeze(each)) for key, each in sorted(value.items()))
     return tuple(freeze(each) for each in value) if isinstance(value, list) else value
 
 

@@ -70,6 +70,8 @@ def study(words: Sequence[str]) -> Path:
     arms = {name: fixed | values for name, values in fidelity.settings().items()}
     packs = {name: runs_of(f"{key}={value}" for key, value in values.items()) for name, values in arms.items()}
     first = packs["authors"][0]
+    if first.dry_run:
+        raise UserError("dry_run: this script trains and writes its page; try a setting with run.py dry_run=true")
     data, weights = load(first.task, first.protocol, first.data), backbone_identity(first.backbone)
     axes = fidelity.axes(first.task.name, [run.seed for run in packs["authors"]])
     entries = [

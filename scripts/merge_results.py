@@ -2,9 +2,9 @@
 
     python scripts/merge_results.py results-from-a results-from-b --into results
 
-Every record is read and checked, with its logits, before anything is written. A run that several folders have counts
-once when its science is equal; when it differs, nothing is written, and both files are named. Study manifests come
-along.
+Every record is read and checked, with its logits, and every study manifest, before anything is written. A run that
+several folders have counts once when its science is equal; when it differs, nothing is written, and both files are
+named. Manifests of one sweep become one that names all their runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
     """Copy what ``target`` lacks; returns how many records were ``new``, and how many it had as ``equal`` ones.
 
     Raises:
-        UserError: a file is damaged, two records of one run differ, or the target cannot be written.
+        UserError: a folder has no results, a file is damaged, two records of one run or two manifests of one sweep
+            differ, or the target cannot be written.
     """
     known = {record["run_id"]: (path, record) for path, record in _records(target)} if target.is_dir() else {}
     new: dict[str, Path] = {}  # place below the target -> file to copy
@@ -34,6 +35,8 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
     for source in sources:
         if not source.is_dir():
             raise UserError(f"{source}: no such folder of results")
+        if not any((source / name).is_dir() for name in ("records", studies.FOLDER)):
+            raise UserError(f"{source}: has neither records/ nor {studies.FOLDER}/, so it is no folder of results")
         for path, record in _records(source):
             name = record["run_id"]
             if name not in known:
@@ -47,15 +50,16 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
                     f"{path} and {known[name][0]}: both are run {name}, but differ in {', '.join(keys)}; nothing was "
                     "merged. Find out which machine is wrong, and take that record away"
                 )
+    manifests = _manifests([*([target] if target.is_dir() else []), *sources])
     for name, path in new.items():
         record = known[name][1]
         place = target / "records" / _place(record)
         for file in (path.with_suffix(".npz"), path):  # the JSON last: where it is, the run is complete
             _copy(file, place.with_suffix(file.suffix))
-    for source in sources:
-        for path in sorted((source / "studies").glob("*.json")):
-            studies.read(path)
-            _copy(path, target / "studies" / path.name)
+    for manifest in manifests:
+        place = studies.path(target, manifest)
+        if not place.is_file() or studies.read(place) != manifest:
+            studies.write(target, manifest)
     return {"new": len(new), "equal": equal}
 
 
@@ -66,6 +70,25 @@ def _records(results: Path) -> list[tuple[Path, Record]]:
         records.read_arrays(path)
         found.append((path, records.read(path)))
     return found
+
+
+def _manifests(folders: Sequence[Path]) -> list[studies.Manifest]:
+    """The manifests of all folders, those of one sweep united."""
+    found: dict[str, tuple[Path, studies.Manifest]] = {}
+    for folder in folders:
+        for path in sorted((folder / studies.FOLDER).glob("*.json")):
+            manifest = studies.read(path)
+            if path.name not in found:
+                found[path.name] = path, manifest
+                continue
+            known, first = found[path.name]
+            if places := studies.contradictions(first, manifest):
+                raise UserError(
+                    f"{path} and {known}: name different runs for {places[0]}; nothing was merged. The data, the "
+                    "weights or the versions of the two machines differ: take one of the manifests away"
+                )
+            found[path.name] = known, studies.united(first, manifest)
+    return [manifest for _, manifest in found.values()]
 
 
 def _place(record: Record) -> Path:

@@ -24,6 +24,8 @@ from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
 from sora.errors import UserError
 from sora.records import write_bytes
+from sora.studies import FOLDER
+from sora.untrusted import is_name
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -49,9 +51,15 @@ def tune(results: Path, conf: Path) -> list[Path]:
     studies = [study for study in loaded.studies if study.name == "learning_rate"]
     if not studies:
         raise UserError(f"{results}: no learning_rate study here; python run.py experiment=learning_rate makes one")
+    unread = {path.stem for path in (results / FOLDER).glob("learning_rate-*.json")} - {study.key for study in studies}
+    if unread:  # a grid less would choose another rate
+        told = "; ".join(problem for problem in loaded.problems if any(name in problem for name in unread))
+        raise UserError(f"{', '.join(sorted(unread))}: cannot be used ({told}); restore the manifest, or take it away")
     found: dict[Path, list[tuple[Choice, Study]]] = {}
     for study in studies:
         for backbone in study.values("backbone"):
+            if not is_name(str(backbone)):
+                raise UserError(f"{study.key}: backbone {backbone!r} names no folder of conf/recipe")
             for choice in choices(study):
                 path = conf / "recipe" / str(backbone) / choice.method / f"{choice.task}.yaml"
                 found.setdefault(path, []).append((choice, study))
@@ -66,9 +74,15 @@ def tune(results: Path, conf: Path) -> list[Path]:
 
 
 def _is_published(path: Path) -> bool:
-    if not path.is_file():
+    if not path.exists():
         return False
-    return bool((yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("unpublished") != ["*"])
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no keys; restore it")
+    return content.get("unpublished") != ["*"]
 
 
 def joined(path: Path, grids: Sequence[tuple[Choice, Study]]) -> tuple[Choice, list[str]]:

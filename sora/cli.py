@@ -26,7 +26,7 @@ from sora.coercion import nearest, one_of
 from sora.commands import published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
-from sora.recipes import CONF, check_recipe
+from sora.recipes import CONF, check_recipe, check_study
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
 from sora.training.preemption import Preempted
 
@@ -35,6 +35,7 @@ LAUNCHERS = {  # of Hydra, which a cluster= needs -> its package, and the extra 
     "submitit_slurm": ("hydra-submitit-launcher", "slurm"),
     "ray": ("hydra-ray-launcher", "ray"),
 }
+NO_GROUP = "Config group override must be"  # how Hydra's ValueError for schedule=null begins
 DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 
 
@@ -45,6 +46,9 @@ def main() -> None:
     typed = command(sys.argv[1:])  # not in the job: a launcher may run that in a process with other arguments
     sys.argv[1:] = _ordered(sys.argv[1:])
     mistakes, in_job = 0, False
+    if empty := next((each for each in sys.argv[1:] if each in ("paths.results=", "paths.runs=")), None):
+        _complain(f"{empty} is empty; give a folder, or leave it out")  # before Hydra makes a folder of it
+        sys.exit(2)
 
     def job(cfg: DictConfig) -> UserError | None:
         nonlocal mistakes, in_job
@@ -57,6 +61,8 @@ def main() -> None:
         try:
             if number is None and config.sweeper.get("dry_run"):
                 raise UserError(f"{DRY_RUN} lists the jobs of a sweep; add -m, or set dry_run=true for one run's sizes")
+            if number is None:
+                _check_single(config.runtime.choices, cfg)
             check_recipe(cfg, config.runtime.choices, _overrides())
             runs = build_runs(cfg)
             from sora.training.runner import run_pack
@@ -82,6 +88,11 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         mistakes += 1
         _complain(explain(error))
+    except ValueError as error:
+        if in_job or not str(error).startswith(NO_GROUP):
+            raise
+        mistakes += 1
+        _complain(explain(error))
     except OSError as error:
         if in_job:
             raise
@@ -96,6 +107,15 @@ def main() -> None:
         raise
     if mistakes:
         sys.exit(2)
+
+
+def _check_single(choices: Any, cfg: DictConfig) -> None:
+    """Refuse what only a sweep would heed. Raises UserError."""
+    if f"hydra.mode={RunMode.RUN.name}" in sys.argv:
+        return  # one job of a study, as it is listed or sent to Slurm, which has the study's words
+    if (cluster := OmegaConf.select(cfg, "cluster.name", default="local")) != "local":
+        raise UserError(f"cluster={cluster}: one run trains here; add -m, or name a study with experiment=")
+    check_study(choices, _overrides())
 
 
 def joined(values: Any) -> str:
@@ -121,10 +141,17 @@ def _ordered(arguments: list[str]) -> list[str]:
 def explain(error: Exception) -> str:
     """One sentence for an error of Hydra or OmegaConf, with the nearest key or choice."""
     text = str(error).strip()
+    if text.startswith(NO_GROUP):
+        return (
+            "a group (schedule=, recipe=, task=, ...) was given null, a number or a list; it takes the name of a choice"
+        )
     if isinstance(error, OverrideParseException):
         reason = [line for line in text.splitlines() if not line.startswith(("Error parsing", "See "))]
         why = "; ".join(reason)
-        return f"{error.override}: cannot be read ({why}); write key=value, quoted where it has [ or {{"
+        return (
+            f"{error.override}: cannot be read ({why}); write key=value, quoted for the shell where it has [ or {{; "
+            "a value with other signs is quoted within as well: 'key=\"value\"'"
+        )
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and choice in LAUNCHERS:
@@ -140,6 +167,8 @@ def explain(error: Exception) -> str:
             return f"{key}: no key of this method, only of method={', '.join(owners)}; leave it out, or the method"
         if key.startswith("hydra.launcher."):
             return f"{key}: no key of this launcher; +{key}=<value> hands it on all the same"
+        if key in known_keys():
+            return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
     if merged := re.match(r"Error merging override (.*)", text):
         reason = str(error.__cause__ or "").strip().splitlines()[:1]

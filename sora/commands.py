@@ -9,7 +9,13 @@ from collections.abc import Sequence
 
 def without_paths(word: str) -> str:
     """``word`` with absolute paths replaced by PATH: records and manifests are published."""
-    return re.sub(r"(^|[=\[,])(file://)?(/|~/)[^,\]]*", r"\1PATH", word)
+    return _PATH.sub(r"\1PATH", word)
+
+
+_START = r"(?:file://)?(?:/|~/)"
+_PATH = re.compile(  # at the start, as a value, in a list or a dictionary; quoted for Hydra or bare
+    rf"""(^|[=\[,]|:\s)(?:'{_START}[^']*'|"{_START}[^"]*"|{_START}[^,\]}}]*)"""
+)
 
 
 def portable(words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from sora.config import RunConfig
+from sora.errors import UserError
 from sora.recipes import check_recipe
 from sora.resolve import build_runs
 
@@ -19,7 +20,10 @@ def runs_of(overrides: Iterable[str]) -> list[RunConfig]:
     """The runs of one job. Raises UserError, or HydraException or OmegaConfBaseException for a mistake of spelling."""
     words = list(overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", words, return_hydra_config=True)
+        try:
+            config = compose("config", words, return_hydra_config=True)
+        except ValueError as error:  # schedule=null
+            raise UserError(f"{' '.join(words)}: {error}; a group takes the name of a choice") from error
     choices = config.hydra.runtime.choices
     with open_dict(config):
         config.pop("hydra")

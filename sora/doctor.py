@@ -209,6 +209,8 @@ def _disk(case: Case) -> tuple[str, str]:
     told, level = [], "ok"
     for key, folder in folders.items():
         base = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+        if not base.is_dir():
+            return "FAIL", f"{key}: {base} is a file, must be a folder"
         free = shutil.disk_usage(base).free
         text = f"{key} needs about {needed[key] >> 20:,} MiB, {free >> 20:,} MiB are free at {base}"
         if not os.access(base, os.W_OK):

@@ -30,14 +30,22 @@ from sora.errors import UserError
 from sora.methods.sora import GATE_EPS
 from sora.optim import PROX
 
+NOT_HERE = {"name", "version", "packable", "learning_rate"}  # fields of SoraConfig that are about runs
+
 
 def inject(
-    model: nn.Module, targets: Sequence[str], *, train: Sequence[str] = (), seed: int = 0, **options: Any
+    model: nn.Module,
+    targets: str | Sequence[str],
+    *,
+    train: str | Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
 ) -> SoraAdapters:
     """Freeze ``model``, put a gated adapter on each target, and leave it otherwise as it is.
 
     Args:
         targets: linear layers, as ends of their names (``query``, ``mlp.down_proj``) or shell patterns of full names.
+            Those inside a module of ``train`` get no adapter: they train whole.
         train: modules that train whole and are saved with the adapter, named in the same way, such as the classifier.
         seed: of the adapters' initial values.
         options: fields of :class:`sora.config.SoraConfig`: ``r``, ``alpha``, ``threshold``, ``dropout``, ``fidelity``
@@ -46,16 +54,26 @@ def inject(
     Raises:
         UserError: a name that matches nothing, a target that is no linear layer, an option out of its range.
     """
-    config = coerce(SoraConfig, {"name": "sora", "targets": list(targets), **options}, "inject").resolved()
+    targets, train = _names(targets), _names(train)
+    for key in NOT_HERE & options.keys():
+        raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate")
+    config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
     if not targets:
         raise UserError("inject.targets: got an empty list; name the linear layers to adapt")
-    chosen = _find(model, targets, "targets")
+    whole = _find(model, train, "train")
+    inside = tuple(f"{name}." for name in whole)
+    chosen = {
+        name: module
+        for name, module in _find(model, targets, "targets").items()
+        if name not in whole and not name.startswith(inside)
+    }
+    if not chosen:
+        raise UserError("inject.targets: names nothing but modules of train; name the linear layers to adapt")
     for name, module in chosen.items():
         if not isinstance(module, nn.Linear):
             raise UserError(
                 f"inject.targets: {name} is a {type(module).__name__}, not a linear layer; name linear ones"
             )
-    whole = _find(model, train, "train")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, LowRankLinear] = {}
@@ -70,6 +88,10 @@ def inject(
     for module in whole.values():
         module.requires_grad_(True)
     return SoraAdapters(model, config, layers, list(whole))
+
+
+def _names(patterns: str | Sequence[str]) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
 def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.Module]:
@@ -133,7 +155,7 @@ class SoraAdapters:
         """Cut the dead ranks out and write what is left, with the modules that trained whole, as a PEFT folder.
 
         The model itself stays as it is. ``base``: what ``from_pretrained`` takes to get the frozen model elsewhere
-        (default: what it was loaded from).
+        (default: what it was loaded from). Raises UserError where ``folder`` is a file or cannot be written.
         """
         factors = {name: layer.pruned(0) for name, layer in self.layers.items()}
         scaling = next(iter(self.layers.values())).scaling
@@ -143,7 +165,10 @@ class SoraAdapters:
             for key, value in self.model.get_submodule(name).state_dict().items()
         }
         base = base if base is not None else str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
-        export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
+        try:
+            export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from error
 
 
 class LiveRanks(TrainerCallback):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from sora import records
 from sora.cache import cache_folder
@@ -51,10 +52,37 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
             f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; "
             f"finish it by repeating its command{command}"
         )
-    if not (folder / "adapter").is_dir():
-        raise UserError(f"{folder}: adapter/ is missing; move its record away and repeat the run to get it again")
-    (run,) = build_runs(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    _check_adapter(folder / "adapter")
+    run = _configuration(folder / "config.yaml")
     return FinishedRun(folder, run, records.read(_record(folder, run, status, results)))
+
+
+def _configuration(path: Path) -> RunConfig:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}); restore it, or train the run again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no configuration; restore it, or train the run again")
+    runs = build_runs(values)
+    if len(runs) != 1:
+        raise UserError(f"{path}: describes {len(runs)} runs, must be one; restore it, or train the run again")
+    return runs[0]
+
+
+def _check_adapter(adapter: Path) -> None:
+    """Raise UserError unless the folder has weights that can be read."""
+    again = "move its record away and repeat the run to get it again"
+    weights = sorted(adapter.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"{adapter}: is missing, or has no weights; {again}")
+    for path in weights:
+        try:
+            with safe_open(path, "numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {again}") from error
 
 
 def _record(folder: Path, run: RunConfig, status: dict[str, Any], results: Path) -> Path:

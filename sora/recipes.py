@@ -57,6 +57,17 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
             )
 
 
+def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse what a study's file would read where none is chosen, and a schedule's settings without a schedule."""
+    typed = [each.partition("=")[0].lstrip("+") for each in overrides]
+    for key in ("study.tasks", "study.seeds"):
+        if key in typed and choices.get("experiment") in (None, "null"):
+            raise UserError(f"{key}: only a study sweeps over it; name one with experiment=, or give task= and seed=")
+    settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
+    if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
+        raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")
+
+
 def origin(run: RunConfig) -> dict[str, Any]:
     """``name`` and ``budget`` of the files in use, the keys they leave ``unpublished``, and those ``changed`` since.
     ``tuned``, where trials of ours chose values of the recipe: which.

@@ -153,7 +153,9 @@ def validate(record: Any, where: str) -> None:
     ``where``: the file, for messages. Raises UserError that names the file and the key.
     """
     if not isinstance(record, dict):
-        raise UserError(f"{where}: holds no record but {_show(record)}; restore the file or run again")
+        raise UserError(
+            f"{where}: holds no record but {_show(record)}; restore the file, or move it away and run again"
+        )
     schema = record.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise UserError(
@@ -210,7 +212,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _refuse(where: str, key: str, what: str) -> None:
-    raise UserError(f"{where}: {key} {what}; restore the file or run again")
+    raise UserError(f"{where}: {key} {what}; restore the file, or move it away and run again")
 
 
 def _show(value: Any) -> str:
@@ -228,13 +230,16 @@ def record_path(results: Path, run: RunConfig, run_id: str) -> Path:
 
 
 def find(results: Path, run_id: str) -> Path | None:
-    """The record of that run id, or None. Only the id in its name counts: the rest is for people."""
-    return min((Path(results) / "records").glob(f"**/*-{run_id}.json"), default=None)
+    """The record of that run id, or None, also where its arrays are gone. Only the id in its name counts."""
+    paths = (Path(results) / "records").glob(f"**/*-{run_id}.json")
+    return min((path for path in paths if path.with_suffix(".npz").is_file()), default=None)
 
 
 def finished(results: Path) -> dict[str, Path]:
-    """Every record below ``results`` by run id, from the names alone: one look for many runs."""
-    paths = sorted((Path(results) / "records").glob("**/*.json"), reverse=True)
+    """Every record below ``results`` that has its arrays, by run id, from the names alone: one look for many runs."""
+    folder = Path(results) / "records"
+    arrays = {path.with_suffix("") for path in folder.glob("**/*.npz")}
+    paths = sorted((path for path in folder.glob("**/*.json") if path.with_suffix("") in arrays), reverse=True)
     return {path.stem[-12:]: path for path in paths}
 
 
@@ -331,11 +336,15 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it or run again") from error
+        raise UserError(
+            f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it, or move it away and run again"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); restore it or run again") from error
+        raise UserError(
+            f"{path}: not UTF-8 text ({error.reason}); restore it, or move it away and run again"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{path}: damaged JSON ({error}); restore it or run again") from error
+        raise UserError(f"{path}: damaged JSON ({error}); restore it, or move it away and run again") from error
     validate(record, str(path))
     return record
 
@@ -362,9 +371,11 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
         with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
             arrays = {entry.filename.removesuffix(".npy"): _member(archive, entry) for entry in archive.infolist()}
     except UNREADABLE as error:
-        raise UserError(f"{file}: cannot be read ({error}); restore the file or run again") from error
+        raise UserError(f"{file}: cannot be read ({error}); restore the file, or move it away and run again") from error
     if arrays_digest(arrays) != record["data"]["arrays_sha256"]:
-        raise UserError(f"{file}: is not the file {path} was written with; restore both or run again")
+        raise UserError(
+            f"{file}: is not the file {path} was written with; restore both, or move them away and run again"
+        )
     return arrays
 
 

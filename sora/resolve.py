@@ -188,6 +188,9 @@ def resolved(run: RunConfig) -> RunConfig:
 
 def _check_together(run: RunConfig) -> None:
     _check_places(run)
+    for key, folder in (("paths.results", run.paths.results), ("paths.runs", run.paths.runs)):
+        if not folder.strip():
+            raise UserError(f"{key}: empty, must be a folder")
     backbone, arch = run.backbone, run.backbone.arch
     hidden = arch.get("hidden_size")
     if hidden is not None and (isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1):

@@ -85,6 +85,27 @@ def write(results: Path, manifest: Manifest) -> Path:
     return file
 
 
+def united(old: Manifest, new: Manifest) -> Manifest:
+    """``new`` with the runs that only ``old`` could name; both are of one sweep, on machines that have different data.
+
+    The order is that of ``old``, so that repeating a sweep with less at hand changes nothing. A run that both name is
+    that of ``new``.
+    """
+    own = {_place(run): run for run in new["runs"]}
+    runs = [own.pop(_place(run), run) for run in old["runs"]]
+    return {**new, "runs": [*runs, *own.values()]}
+
+
+def contradictions(one: Manifest, other: Manifest) -> list[str]:
+    """The places, as text, at which two manifests of one sweep name different runs."""
+    ids = {_place(run): run["run_id"] for run in one["runs"]}
+    return [place for run in other["runs"] if ids.get(place := _place(run), run["run_id"]) != run["run_id"]]
+
+
+def _place(run: Mapping[str, Any]) -> str:
+    return json.dumps(run["axes"], sort_keys=True)
+
+
 def read(file: Path) -> Manifest:
     """The manifest in ``file``, checked. Raises UserError that names the file and the key."""
     try:
@@ -133,7 +154,7 @@ def validate(manifest: Any, where: str) -> None:
         for axis, value in run["axes"].items():
             if value not in manifest["axes"][axis]:
                 _refuse(where, f"{key}.axes.{axis}", f"got {value!r}, which axes.{axis} does not list")
-        place = json.dumps(run["axes"], sort_keys=True)
+        place = _place(run)
         if place in seen:
             _refuse(where, f"{key}.axes", f"are those of runs.{seen[place]} too")
         seen[place] = index

@@ -147,8 +147,11 @@ class Plan:
             }
             for cell in self.cells
         ]
-        path = studies.write(Path(self.cells[0].run.paths.results), studies.make(study, axes, fixed, runs))
-        return f"; manifest {path}"
+        results, manifest = Path(self.cells[0].run.paths.results), studies.make(study, axes, fixed, runs)
+        if self.mistakes and (path := studies.path(results, manifest)).is_file():
+            # What cannot be named here and now, for want of its data, may have been, or elsewhere.
+            manifest = studies.united(studies.read(path), manifest)
+        return f"; manifest {studies.write(results, manifest)}"
 
 
 class Sources:

@@ -102,6 +102,12 @@ def test_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert "rte is partial (train 2,490 expected, 2,489 found)" in partial["data"][1]
 
 
+def test_a_file_where_a_folder_should_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = examined(capsys, f"paths.runs={tmp_path / 'file'}", status=1)
+    assert failed(found) == {"disk": f"paths.runs: {tmp_path / 'file'} is a file, must be a folder"}
+
+
 def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 30, 1 << 30, 100_000))

@@ -12,7 +12,14 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from sora import schedules
 from sora.errors import UserError
@@ -175,6 +182,40 @@ def test_any_model_trains_prunes_and_reloads(kind, tmp_path):
     kept = {n.removeprefix("base_model.model.").partition(".lora_A")[0] for n, _ in loaded.named_parameters()}
     alive = {name for name, rank in adapters.live_ranks().items() if rank}
     assert kept & set(adapters.layers) == alive < set(adapters.layers)
+
+
+def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
+    """RoBERTa's head has a layer called dense, as its encoder has."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(vocab_size=50, max_position_embeddings=34, **sizes)
+    model = RobertaForSequenceClassification(config)
+    plain = copy.deepcopy(model)
+    adapters = inject(model, ["query", "dense"], r=2, train="classifier")
+    assert not any("classifier" in name for name in adapters.layers)
+    adapters.optimizer(lr=1e-3)
+    adapters.save(tmp_path / "adapter")
+    batch = {"input_ids": torch.arange(2, 12).view(1, -1)}
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    assert torch.allclose(loaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot be written"):
+        adapters.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "said"),
+    [
+        ("query", {"learning_rate": 5.0}, "inject.learning_rate: decides nothing here"),
+        (iter(["query"]), {"packable": []}, "inject.packable: decides nothing here"),
+        (["classifier"], {"train": ["classifier"]}, "names nothing but modules of train"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(targets, options, said):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    with pytest.raises(UserError, match=said):
+        inject(model, targets, **options)
+    assert len(inject(model, iter(["query"]), r=2).layers) == 1
 
 
 def test_the_step_survives_autocast_and_a_single_example():

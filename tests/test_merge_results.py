@@ -8,7 +8,7 @@ from copy import deepcopy
 import pytest
 
 from scripts.merge_results import main, merge
-from sora import records
+from sora import records, studies
 from sora.errors import UserError
 from tests.composing import arrays
 from tests.composing import record as example
@@ -69,6 +69,47 @@ def test_a_damaged_source_is_named_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "into").exists()
     with pytest.raises(UserError, match="no such folder"):
         merge([tmp_path / "nowhere"], tmp_path / "into")
+
+
+def manifest(path, tasks):
+    """A sweep over RTE and CoLA of which one machine could name ``tasks``."""
+    axes = {"method": ["sora"], "task": ["rte", "cola"], "seed": [0]}
+    runs = [
+        {
+            "run_id": tasks[task],
+            "axes": {"method": "sora", "task": task, "seed": 0},
+            "record": f"records/tiny/{task}/sora-s0-{tasks[task]}.json",
+            "command": f"python run.py task={task}",
+        }
+        for task in tasks
+    ]
+    studies.write(path, studies.make("sweep", axes, {}, runs))
+
+
+def test_manifests_of_one_sweep_become_one(tmp_path):
+    one, two, into = folder(tmp_path / "one", IDS[0]), folder(tmp_path / "two", IDS[1]), tmp_path / "into"
+    manifest(one, {"rte": IDS[0], "cola": IDS[1]})
+    manifest(two, {"cola": IDS[1]})
+    merge([one, two], into)
+    (whole,) = studies.read_all(into)
+    assert [run["axes"]["task"] for run in whole["runs"]] == ["rte", "cola"]
+    merge([two], one)  # the shorter one takes nothing away
+    assert studies.read_all(one) == [whole]
+    manifest(two, {"cola": IDS[2]})
+    with pytest.raises(UserError, match=r"name different runs for .*cola.*; nothing was merged"):
+        merge([one, two], tmp_path / "else")
+    assert not (tmp_path / "else").exists()
+
+
+def test_a_folder_without_results_and_a_damaged_manifest_are_told_before_anything_is_copied(tmp_path):
+    one = folder(tmp_path / "one", IDS[0])
+    with pytest.raises(UserError, match="neither records/ nor studies/"):
+        merge([one / "records"], tmp_path / "into")
+    (one / "studies").mkdir()
+    (one / "studies" / "sweep-0123456789ab.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        merge([one], tmp_path / "into")
+    assert not (tmp_path / "into").exists()
 
 
 def test_a_record_names_no_place_outside(tmp_path):

@@ -13,7 +13,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sora import card, records
 from sora.config import AdapterConfig
@@ -188,15 +188,21 @@ def test_the_command_takes_a_run_id(place, tmp_path):
 @pytest.fixture
 def mistakes(place, tmp_path):
     """A folder of runs that are not finished, or lost their adapter or their record."""
-    for name, status in (("half", "running"), ("lost", "ok"), ("unrecorded", "ok")):
+    for name, status in (("half", "running"), ("lost", "ok")):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         content = {"status": status, "run_id": name, "command": "python run.py method=sora"}
         (folder / "status.json").write_text(json.dumps(content))
     (tmp_path / "minilm").symlink_to(place / "minilm")
-    unrecorded = tmp_path / "runs" / "unrecorded"
-    (unrecorded / "adapter").mkdir()
-    (unrecorded / "config.yaml").write_text((place / "cls" / "run" / "config.yaml").read_text())
+    for name in ("unrecorded", "cut", "unconfigured"):
+        folder = tmp_path / "runs" / name
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "status.json").write_text(json.dumps({"status": "ok", "run_id": name}))
+        save_file({"x": torch.zeros(2)}, folder / "adapter" / "adapter_model.safetensors")
+        (folder / "config.yaml").write_text((place / "cls" / "run" / "config.yaml").read_text())
+    weights = tmp_path / "runs" / "cut" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    (tmp_path / "runs" / "unconfigured" / "config.yaml").write_text("method: [")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     return tmp_path
@@ -210,7 +216,9 @@ def mistakes(place, tmp_path):
         (("hal", "out"), "no run of that id in runs; did you mean half"),
         (("/nowhere/at/all", "out"), "no run of that id"),
         (("full", "out"), "no status.json"),
-        (("lost", "out"), "adapter/ is missing"),
+        (("lost", "out"), "adapter: is missing, or has no weights"),
+        (("cut", "out"), r"adapter_model\.safetensors: cannot be read"),
+        (("unconfigured", "out"), r"config\.yaml: cannot be read \(while parsing"),
         (("unrecorded", "out"), "its record is not in results"),
         (("half", "out", "--runs", "elsewhere"), "no runs in elsewhere"),
     ],

@@ -211,7 +211,7 @@ def test_finished_runs_are_not_started_again(typed: Command, tmp_path: Path) -> 
     before = (tmp_path / "results" / "studies").glob("*.json")
     texts = [path.read_bytes() for path in before]
     for run in manifest_of(tmp_path)["runs"][:3]:
-        records.write_text(tmp_path / "results" / run["record"], json.dumps(composing.record(run["run_id"])))
+        records.write(tmp_path / "results" / run["record"], composing.record(run["run_id"]), composing.arrays())
     done = typed(*command)
     assert [pack[0].method.name for pack in done.packs] == ["sora"]
     assert seeds(done) == [[0, 1]], "its pack stays whole, so that it resumes in the company it had"

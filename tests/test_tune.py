@@ -113,6 +113,25 @@ def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.
     assert sorted(conf.rglob("*.yaml")) == before
 
 
+def test_a_manifest_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    for rates in ([2e-4, 8e-4], [5e-5, 3.2e-3]):
+        manifest = made.study(results, "learning_rate", AXES | {"trainer.learning_rate": rates})
+    path = results / "studies" / f"learning_rate-{manifest['hash']}.json"
+    path.write_text(path.read_text()[:-20])
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
+    assert f"learning_rate-{manifest['hash']}: cannot be used" in capsys.readouterr().err
+
+
+def test_a_damaged_recipe_is_a_sentence(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").write_text("method: [")
+    made.study(tmp_path / "results", "learning_rate", AXES)
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
+    assert "sora/stsb.yaml: cannot be read (while parsing" in capsys.readouterr().err
+
+
 def test_without_a_grid(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tune.main(["--results", str(tmp_path), "--conf", str(conf)]) == 2
     assert "no learning_rate study here" in capsys.readouterr().err

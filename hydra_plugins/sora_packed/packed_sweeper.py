@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sora.sweeps import Axis, Fixed
 
 
+WHOLE = ("experiment", "cluster", "tracker")  # of a sweep, not of a run
 ALWAYS_AXES = ("method", "task", "seed")  # in a manifest, however few values they have: readers look there
 
 
@@ -58,10 +59,12 @@ class PackedSweeper(Sweeper):
             UserError: after the last job, when one of them did not finish.
         """
         from sora.errors import UserError
+        from sora.recipes import check_study
         from sora.sweeps import Planner
 
         if self.max_pack is not None and self.max_pack < 1:
             raise UserError(f"hydra.sweeper.max_pack: got {self.max_pack}, must be an integer >= 1 or null")
+        check_study(self.composed.hydra.runtime.choices, arguments)
         plan = Planner(self._slots(arguments), self._compose, self.max_pack).plan()
         for label, error in plan.mistakes:
             print(f"error: {label}: {error}", file=sys.stderr, flush=True)
@@ -96,10 +99,15 @@ class PackedSweeper(Sweeper):
         return list({override.get_key_element(): self._slot(override) for override in overrides}.values())
 
     def _slot(self, override: Override) -> "Axis | Fixed":
+        from sora.errors import UserError
         from sora.sweeps import Axis, Fixed, Value
 
         key = override.key_or_group
         if override.is_sweep_override():
+            if key in WHOLE or key.startswith(("paths.", "study.", "hydra")):
+                raise UserError(
+                    f"{override.input_line}: one sweep has one {key}; give one value, and a command for each"
+                )
             if not override.is_discrete_sweep():
                 raise HydraException(f"{override.input_line}: only lists, ranges and globs can be swept over")
             # One pass for both forms: shuffle() has another order each time it is asked.
@@ -129,7 +137,8 @@ class PackedSweeper(Sweeper):
         search = [each for each in typed if each.startswith("hydra.searchpath=")]
         # A study's file asks for a multirun by itself: its jobs must not.
         mode = [] if f"hydra.mode={RunMode.MULTIRUN.name}" in typed else [f"hydra.mode={RunMode.RUN.name}"]
-        return ["python", "run.py", *flags, *search, *overrides, *mode]
+        words = [word for word in overrides if not word.lstrip("+").startswith(("cluster=", "cluster."))]
+        return ["python", "run.py", *flags, *search, *words, *mode]
 
 
 def _unquoted(value: Any) -> Any:

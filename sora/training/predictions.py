@@ -40,10 +40,10 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
     Raises:
         UserError: the task has no test set, its files are not as described, or a run's weights are gone.
     """
-    waiting = [job for job in jobs if not _done(job)]
+    asked = _test_sets(jobs[0])
+    waiting = [job for job in jobs if not _done(job, asked)]
     if not waiting:
         return
-    asked = _test_sets(waiting[0])
     runs = [job.run for job in waiting]
     pack = build_pack(runs, data, device, encode=False)
     for replica, job in enumerate(waiting):
@@ -64,8 +64,14 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
             print(f"  {name:8} " + " ".join(f"{key} {value:.4f}" for key, value in metrics.items()), flush=True)
 
 
-def _done(job: Job) -> bool:
+def _done(job: Job, asked: Sequence[Asked]) -> bool:
+    """Whether every file that is asked for is there, and whole: predictions of a part are made again."""
     folder = job.folder / "predictions"
+    try:
+        for task, split, _ in asked:
+            submissions.check(folder / task.submission[split])
+    except UserError:
+        return False
     done = (folder / "scores.json").is_file()
     if done:
         print(f"{job.run_id} ({job.label}): predictions are in {folder}", flush=True)

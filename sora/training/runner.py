@@ -106,6 +106,7 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     for job in jobs:
         path = finished[job.run_id]
         if path is not None:
+            records.read(path)  # a damaged one is no result
             print(f"{job.run_id} ({job.label}) is finished: {path}", flush=True)
     if any(path is None for path in finished.values()):
         _train(jobs, data, command)

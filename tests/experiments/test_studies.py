@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,18 @@ def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> N
     (made_row,) = artefacts(tmp_path, "mine")["scores"].rows
     assert [cell.text for cell in made_row[:3]] == ["LoRA", "RTE", "RTE acc."]
     assert made_row[3].text.endswith("(2/3)")
+
+
+def test_values_that_are_groups_can_be_swept_over(tmp_path: Path) -> None:
+    axes = {"method": ["lora"], "method.options": [{"r": 8}, {"r": [16]}], "task": ["rte"], "seed": SEEDS}
+    made.study(tmp_path, "mine", {key: value for key, value in axes.items() if key != "method.options"})
+    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    runs = [
+        replace(study.runs[0], axes=study.runs[0].axes | {"method.options": each}) for each in axes["method.options"]
+    ]
+    swept = replace(study, runs=runs)
+    assert swept.values("method.options") == [(("r", 8),), (("r", (16,)),)]
+    assert len(swept.groups("method.options")) == 2
 
 
 # -- rank_budget -----------------------------------------------------------------------------------------------
