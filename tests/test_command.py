@@ -185,6 +185,20 @@ def test_a_schedule_without_gates_is_refused(tmp_path):
     assert "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear" in said
 
 
+def test_a_damaged_record_is_not_called_finished(tmp_path):
+    command = ("method=lora", *SMALL, "trainer.max_steps=2")
+    trained(tmp_path, *command)
+    (path,) = (tmp_path / "results").rglob("*.json")
+    path.write_text(path.read_text()[:100])
+    done = run(tmp_path, *command)
+    assert done.returncode == 2
+    assert "finished" not in done.stdout
+    assert "damaged JSON" in done.stderr
+    assert "move it away and run again" in done.stderr
+    path.rename(tmp_path / "away")
+    assert run(tmp_path, *command).returncode == 0
+
+
 def test_a_missing_test_set_is_told_before_the_training(tmp_path):
     for told in ("predict=true", "dry_run=true predict=true"):
         assert "task synthetic_pair has no test split; leave predict out" in refused(tmp_path, *told.split(), *SMALL)

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_a_whole_file_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest
     small(monkeypatch)
     (tmp_path / name).write_text(GOOD[name], encoding="utf-8")
     assert submissions.check(tmp_path / name) == (4 if name == "MultiRC.jsonl" else 3)
+
+
+def test_predictions_are_there_only_when_every_file_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sora.training import predictions
+
+    small(monkeypatch)
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    job: Any = SimpleNamespace(folder=tmp_path, run_id="0123456789ab", label="seed 0")
+    asked: Any = [(submissions.task_of(name)[0], "test", None) for name in ("RTE.tsv", "CB.jsonl")]
+    for name in ("RTE.tsv", "CB.jsonl"):
+        assert not predictions._done(job, asked)
+        (folder / name).write_text(GOOD[name], encoding="utf-8")
+    (folder / "scores.json").write_text("{}")
+    assert predictions._done(job, asked)
+    (folder / "RTE.tsv").write_text(GOOD["RTE.tsv"][:-5], encoding="utf-8")
+    assert not predictions._done(job, asked)
 
 
 @pytest.mark.parametrize(

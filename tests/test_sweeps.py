@@ -13,6 +13,7 @@ from sora.config import RunConfig
 from sora.identity import run_id
 from sora.tasks import load
 from tests import composing
+from tests.tasks.test_load import write
 from tests.typed import TOY, Command, Outcome
 
 WEIGHTS = {"random": 0}
@@ -203,6 +204,27 @@ def test_a_dry_run_lists_commands_that_do_the_same(typed: Command, tmp_path: Pat
     assert len(lines) == 3
     assert typed(*arguments, "hydra.sweeper.dry_run=true", "paths.runs=my runs").out == listed.out
     assert "--dry-run lists the jobs of a sweep" in typed("--dry-run", *TOY).err
+
+
+def test_a_manifest_keeps_the_runs_that_cannot_be_named_now(typed: Command, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "RTE", {"train": 2490, "dev": 277})
+    command = ("-m", "method=lora", "task=rte,synthetic_pair", TOY[1], f"data.dir={tmp_path / 'data'}")
+    assert typed(*command).status == 0
+    whole = manifest_of(tmp_path)
+    assert [run["axes"]["task"] for run in whole["runs"]] == ["rte", "synthetic_pair"]
+    (tmp_path / "data").rename(tmp_path / "away")
+    assert typed(*command).status == 2
+    assert manifest_of(tmp_path) == whole
+
+
+def test_a_record_without_its_logits_is_no_result(typed: Command, tmp_path: Path) -> None:
+    command = ("-m", "method=lora", "seed=0,1", *TOY)
+    typed(*command)
+    for run in manifest_of(tmp_path)["runs"]:
+        records.write(tmp_path / "results" / run["record"], composing.record(run["run_id"]), composing.arrays())
+    assert typed(*command).packs == []
+    next((tmp_path / "results").rglob("*.npz")).unlink()
+    assert len(typed(*command).packs) == 1
 
 
 def test_finished_runs_are_not_started_again(typed: Command, tmp_path: Path) -> None:
