@@ -153,7 +153,9 @@ def _main_table(study: Study) -> Iterator[Reading]:
             spared = _pairwise(*pair, _percent_fewer)
             printed = {"lora": "31.5 %", "adalora": "28.3 %"}[other]
             claim = f"SoRA has fewer live parameters than {label}"
-            yield Reading(claim, f"{printed} fewer (text)", column.label, spared, "%", study.key, -1)
+            ends = _student(spared)  # of changes, none of which takes away more than all
+            ends = stats.Interval(max(-100.0, ends.low), ends.high) if ends else None
+            yield Reading(claim, f"{printed} fewer (text)", column.label, spared, "%", study.key, -1, interval=ends)
 
 
 def _gap(other: str, column: Column) -> str:
