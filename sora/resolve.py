@@ -41,6 +41,7 @@ GROUPS: dict[str, type[Any]] = {
     "tracker": TrackerConfig,
 }
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
+BENCHMARKS = ("glue", "superglue", "synthetic")
 NOT_OF_A_RUN = (
     "pack",
     "cluster",
@@ -192,9 +193,12 @@ def _check_together(run: RunConfig) -> None:
         if not folder.strip():
             raise UserError(f"{key}: empty, must be a folder")
     backbone, arch = run.backbone, run.backbone.arch
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+        size = arch.get(key)
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise UserError(f"backbone.arch.{key}: got {show(size)}, must be an integer >= 1")
     hidden = arch.get("hidden_size")
-    if hidden is not None and (isinstance(hidden, bool) or not isinstance(hidden, int) or hidden < 1):
-        raise UserError(f"backbone.arch.hidden_size: got {show(hidden)}, must be an integer >= 1")
+    _check_task(run.task)
     for key in ("r", "init_r"):
         rank = getattr(run.method, key, None)
         if hidden and rank and rank > hidden:
@@ -213,6 +217,18 @@ def _check_together(run: RunConfig) -> None:
             f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder"
             + nearest(backbone.weights, ("pretrained", "random"))
         )
+
+
+def _check_task(task: TaskConfig) -> None:
+    """Facts of a task that its file could get wrong."""
+    if task.benchmark not in BENCHMARKS:
+        found = f"got {show(task.benchmark)}, must be {one_of(BENCHMARKS)}"
+        raise UserError(f"task.benchmark: {found}{nearest(task.benchmark, BENCHMARKS)}")
+    if task.regression and (len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]):
+        raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
+    for split, size in task.sizes.items():
+        if size < 1:
+            raise UserError(f"task.sizes.{split}: got {size}, must be an integer >= 1")
 
 
 def _check_places(run: RunConfig) -> None:

@@ -21,6 +21,7 @@ from sora.errors import UserError
 from sora.tasks import Examples, TaskConfig, load_task
 from sora.tasks.metrics import predict
 from sora.tasks.spec import CONF
+from sora.untrusted import parse_json
 
 HEADER = "index\tprediction"
 AGAIN = "write it again with predict=true"
@@ -143,9 +144,9 @@ def _check_objects(task: TaskConfig, path: Path, lines: list[str]) -> int:
     for number, line in enumerate(lines, 1):
         place = f"{path}:{number}"
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place}: not JSON ({error.msg}); {AGAIN}") from error
+            values = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{place}: not JSON ({error}); {AGAIN}") from error
         keys = ["idx", "passage"] if task.scoring == "answers" else ["idx", "label"]
         _expect(place, values, keys, number - 1)
         if task.scoring != "answers":

@@ -71,6 +71,16 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["experiment=main_table", "study.tasks=[]"], "study.tasks: empty, must be a list of at least one"),
         (["-m", "seed=0,1", "hydra.sweeper.max_pack=abc"], "hydra.sweeper.max_pack=abc: cannot be taken (Value 'abc'"),
         (["backbone.arch={hidden_size: abc}"], "backbone.arch.hidden_size: got 'abc', must be an integer >= 1"),
+        (
+            ["task.benchmark=glu"],
+            "task.benchmark: got 'glu', must be one of glue, superglue, synthetic",
+        ),
+        (
+            ["task=stsb", "task.score_range=[1]"],
+            "task.score_range: got [1.0], must be the lowest",
+        ),
+        (["task.sizes={train: -3, validation: 5}"], "task.sizes.train: got -3, must be an integer >= 1"),
+        (["+backbone.arch.num_hidden_layers=0"], "backbone.arch.num_hidden_layers: got 0, must be an integer >= 1"),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
         (["paths.runs="], "paths.runs= is empty; give a folder"),
         (["paths.results=''"], "paths.results: empty, must be a folder"),

@@ -120,7 +120,10 @@ def _check_prepared(config: BackboneConfig, files: list[Path]) -> None:
 
 def _package(config: BackboneConfig) -> Path:
     """Folder inside the pip package, found without importing it."""
-    spec = importlib.util.find_spec(config.package)
+    try:
+        spec = importlib.util.find_spec(config.package)
+    except ModuleNotFoundError:  # the package above it
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         wanted = PACKAGES.get(config.package, config.package)
         raise UserError(
