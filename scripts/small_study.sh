@@ -3,9 +3,9 @@
 # reported), then the studies. What is finished is not trained again, so the same command goes on after a stop; several
 # shells may run it at once.
 #
-#   make study DATA=/path/to/data [TASKS=stsb,sst2_10k] [SEEDS=0,21,42] [RESULTS=results]
+#   make study DATA=/path/to/data [TASKS=sst2_10k,stsb,cola,mrpc] [SEEDS=0,21,42,81,100] [RESULTS=results]
 set -euo pipefail
-PY=${PY:-python} TASKS=${TASKS:-stsb,sst2_10k} SEEDS=${SEEDS:-0,21,42} RESULTS=${RESULTS:-results}
+PY=${PY:-python} TASKS=${TASKS:-sst2_10k,stsb,cola,mrpc} SEEDS=${SEEDS:-0,21,42,81,100} RESULTS=${RESULTS:-results}
 STEPS=${STEPS:-"tuning main_table threshold rank_map scheduler pruning_baselines rank_budget fidelity efficiency"}
 
 study() {
