@@ -124,7 +124,7 @@ def test_predictions_are_there_only_when_every_file_is_whole(tmp_path: Path, mon
     folder = tmp_path / "predictions"
     folder.mkdir()
     job: Any = SimpleNamespace(folder=tmp_path, run_id="0123456789ab", label="seed 0")
-    asked: Any = [(submissions.task_of(name)[0], "test", None) for name in ("RTE.tsv", "CB.jsonl")]
+    asked: Any = [(submissions.task_of(name)[0], "test", examples(3)) for name in ("RTE.tsv", "CB.jsonl")]
     for name in ("RTE.tsv", "CB.jsonl"):
         assert not predictions._done(job, asked)
         (folder / name).write_text(GOOD[name], encoding="utf-8")

@@ -68,8 +68,10 @@ def _done(job: Job, asked: Sequence[Asked]) -> bool:
     """Whether every file that is asked for is there, and whole: predictions of a part are made again."""
     folder = job.folder / "predictions"
     try:
-        for task, split, _ in asked:
-            submissions.check(folder / task.submission[split])
+        for task, split, examples in asked:
+            questions = task.scoring == "candidates" and examples.groups is not None
+            count = len(np.unique(examples.groups)) if questions else len(examples)
+            submissions.check(folder / task.submission[split], count)
     except UserError:
         return False
     done = (folder / "scores.json").is_file()
