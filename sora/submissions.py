@@ -88,6 +88,20 @@ def _words(task: TaskConfig) -> list[str | int]:
     return [int(word) if numbers else word for word in words]
 
 
+def is_whole(path: Path, task: TaskConfig, examples: Examples) -> bool:
+    """Whether the file has as many whole lines as :func:`content` writes for these examples, however few they are."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    lines = len(examples) + (task.benchmark == "glue")
+    if task.scoring == "answers" and examples.idx is not None:
+        lines = len(np.unique(examples.idx[:, 0]))
+    elif task.scoring == "candidates" and examples.groups is not None:
+        lines = len(np.unique(examples.groups))
+    return text.endswith("\n") and text.count("\n") == lines
+
+
 # -- checking ------------------------------------------------------------------------------------------------
 
 
@@ -102,10 +116,8 @@ def task_of(name: str) -> tuple[TaskConfig, str]:
     return names[name]
 
 
-def check(path: Path, expected: int | None = None) -> int:
+def check(path: Path) -> int:
     """Check a file against what the leaderboard expects; returns the number of predictions.
-
-    ``expected``: how many there must be, where that is not the official number.
 
     Raises UserError with ``file:line`` for a wrong header, number, word or order, and for a wrong count.
     """
@@ -117,7 +129,7 @@ def check(path: Path, expected: int | None = None) -> int:
     if lines.pop() != "":
         raise UserError(f"{path}:{len(lines) + 1}: no line end; {AGAIN}")
     found = _check_table(task, path, lines) if task.benchmark == "glue" else _check_objects(task, path, lines)
-    expected = task.items.get(split, task.sizes[split]) if expected is None else expected
+    expected = task.items.get(split, task.sizes[split])
     if found != expected:
         raise UserError(
             f"{path}: {found:,} predictions, and {expected:,} are expected; use the complete test file and {AGAIN}"

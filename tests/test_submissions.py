@@ -57,6 +57,21 @@ def test_words_of_superglue(name: str, line: str) -> None:
     assert submissions.content(load_task(name), examples(1), logits(1)) == line + "\n"
 
 
+def test_a_file_is_whole_that_has_the_lines_it_was_written_with(tmp_path: Path) -> None:
+    idx = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]])
+    asked = {"rte": examples(3), "multirc": examples(4, idx=idx, groups=idx[:, 1])}
+    asked["record"] = examples(4, idx=idx[:, :2], groups=idx[:, 1], answers=["Ann", "Zoë", "Ann", "Zoë"])
+    for name, each in asked.items():
+        task = load_task(name)
+        text = submissions.content(task, each, np.eye(2)[[0, 1, 0, 1][: len(each)]])
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert submissions.is_whole(tmp_path / name, task, each), name
+        for part in (text[:-1], text.partition("\n")[2], ""):
+            (tmp_path / name).write_text(part, encoding="utf-8")
+            assert not submissions.is_whole(tmp_path / name, task, each), name
+    assert not submissions.is_whole(tmp_path / "nothing", task, each)
+
+
 def test_multirc_nests_answers() -> None:
     idx = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]])
     text = submissions.content(load_task("multirc"), examples(4, idx=idx, groups=idx[:, 1]), logits(1, 0, 0, 1))

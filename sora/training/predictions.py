@@ -67,14 +67,10 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
 def _done(job: Job, asked: Sequence[Asked]) -> bool:
     """Whether every file that is asked for is there, and whole: predictions of a part are made again."""
     folder = job.folder / "predictions"
-    try:
-        for task, split, examples in asked:
-            questions = task.scoring == "candidates" and examples.groups is not None
-            count = len(np.unique(examples.groups)) if questions else len(examples)
-            submissions.check(folder / task.submission[split], count)
-    except UserError:
-        return False
-    done = (folder / "scores.json").is_file()
+    files = all(
+        submissions.is_whole(folder / task.submission[split], task, examples) for task, split, examples in asked
+    )
+    done = files and (folder / "scores.json").is_file()
     if done:
         print(f"{job.run_id} ({job.label}): predictions are in {folder}", flush=True)
     return done
