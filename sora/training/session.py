@@ -36,6 +36,7 @@ STORED = ("select", "report", "report_mm")  # splits whose logits go into the .n
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "scipy", "hydra-core", "pyarrow")
 NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; a mirror was told of the first two
 Arrays = dict[str, np.ndarray]
+ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
 
 
 def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, preemption: Preemption) -> None:
@@ -316,13 +317,17 @@ def _memory_errors(replicas: int, batch_size: int) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(replicas, batch_size) from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
+        # On the CPU neither torch's allocator nor oneDNN has an exception of its own; the latter's words may mean
+        # something else, so they stay in the sentence.
+        if "can't allocate memory" in str(error):
             raise _too_large(replicas, batch_size) from error
+        if found := next((words for words in ONEDNN if words in str(error)), ""):
+            raise _too_large(replicas, batch_size, f" (oneDNN: {found})") from error
         raise
 
 
-def _too_large(replicas: int, batch_size: int) -> OutOfMemory:
+def _too_large(replicas: int, batch_size: int, words: str = "") -> OutOfMemory:
     return OutOfMemory(
-        f"out of memory with {replicas} x {batch_size} examples a step; "
+        f"out of memory with {replicas} x {batch_size} examples a step{words}; "
         "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
     )

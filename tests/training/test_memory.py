@@ -10,7 +10,7 @@ from sora import estimate, records
 from sora.config import RunConfig
 from sora.errors import OutOfMemory, UserError
 from sora.tasks import load
-from sora.training import memory
+from sora.training import memory, session
 from sora.training.loop import Loop
 from sora.training.runner import run_pack
 from tests import composing, tiny
@@ -81,6 +81,20 @@ def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(tmp_path, monkeypat
     said = capfd.readouterr().err
     assert "out of memory with 3 x 2 examples a step: split into packs of 1 + 2 runs" in said
     assert "out of memory with 2 x 2 examples a step: split into packs of 1 + 1 runs" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried", "out of memory with 2 x 8 examples a step; lower"),
+        ("could not create a primitive", r"a step \(oneDNN: could not create a primitive\); lower"),
+    ],
+)
+def test_what_the_cpu_says_without_memory(words: str, said: str) -> None:
+    with pytest.raises(OutOfMemory, match=said), session._memory_errors(2, 8):
+        raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="another"), session._memory_errors(2, 8):
+        raise RuntimeError("another")
 
 
 def test_one_run_that_does_not_fit_is_a_sentence(tmp_path, monkeypatch):
