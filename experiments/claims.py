@@ -116,7 +116,7 @@ def table(studies: Sequence[Study]) -> Table | None:
 
 
 def _hull(values: Sequence[float], drawn: stats.Interval | None) -> stats.Interval | None:
-    """From Student's interval and that of the bootstrap, what either reaches; None without both."""
+    """What Student's interval and that of the bootstrap reach together; None where there is neither."""
     ends = [each for each in (_student(values), drawn) if each]
     return stats.Interval(min(e.low for e in ends), max(e.high for e in ends)) if ends else None
 
