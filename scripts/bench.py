@@ -96,7 +96,7 @@ def _device() -> str:
 def _provenance(device: str) -> dict[str, Any]:
     import torch
 
-    from sora.training.session import environment
+    from sora.training.device import environment
 
     cores = len(os.sched_getaffinity(0))
     return environment(torch.device(device)) | {

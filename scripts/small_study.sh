@@ -3,16 +3,19 @@
 # reported), then the studies. What is finished is not trained again, so the same command goes on after a stop; several
 # shells may run it at once.
 #
-#   make study DATA=/path/to/data [TASKS=sst2_10k,stsb,cola,mrpc] [SEEDS=0,21,42,81,100] [RESULTS=results]
+#   make study DATA=/path/to/data [TASKS=sst2_10k,stsb,cola,mrpc] [SEEDS=0,21,42,81,100] [RESULTS=results] [PRECISION=bf16]
+#
+# PRECISION=fp32 is faster where the processor has no AVX-512; a table is of one precision, so that a study stays with one.
 set -euo pipefail
 PY=${PY:-python} TASKS=${TASKS:-sst2_10k,stsb,cola,mrpc} SEEDS=${SEEDS:-0,21,42,81,100} RESULTS=${RESULTS:-results}
+PRECISION=${PRECISION:-bf16}
 STEPS=${STEPS:-"tuning main_table threshold rank_map scheduler pruning_baselines rank_budget fidelity efficiency"}
 
 study() {
     local name=$1
     shift
     echo "== $name $(date +%T)"
-    "$PY" run.py "experiment=$name" backbone=minilm-l6 protocol=holdout precision=bf16 "study.tasks=[$TASKS]" \
+    "$PY" run.py "experiment=$name" backbone=minilm-l6 protocol=holdout "precision=$PRECISION" "study.tasks=[$TASKS]" \
         "paths.results=$RESULTS" "$@"
 }
 

@@ -29,8 +29,8 @@ from sora.config import RunConfig
 from sora.errors import UserError
 from sora.tasks import TaskData, load
 from sora.training.checkpoint import KEEP
+from sora.training.device import choose_device, slow
 from sora.training.pack import Pack, build_pack, losses_of
-from sora.training.session import choose_device
 from sora.wandb_mirror import check_key
 
 ROW_COPIES = 4  # of a replica's weights in a checkpoint: values, two moments, the best so far
@@ -160,6 +160,8 @@ def _determinism(case: Case) -> tuple[str, str]:
 
 
 def _device(case: Case) -> tuple[str, str]:
+    if words := slow(case.run.precision, case.device):
+        return "note", words
     if case.device.type == "cpu":
         return "ok", f"no GPU in use: {torch.get_num_threads()} threads of the CPU, torch {torch.__version__}"
     name = torch.cuda.get_device_name(case.device)

@@ -110,6 +110,7 @@ def test_the_key_names_everything_that_decides_the_tokens(tmp_path: Path) -> Non
         key(spans=np.zeros((1, 2, 3), dtype=np.int64)),
         key(replace(MINILM, tokenizer="hf")),
         key(replace(MINILM, family="roberta")),
+        key(replace(MINILM, arch=MINILM.arch | {"vocab_size": 100})),  # for which the tokenizer does not fit
     ]
     assert len({key(), *others}) == len(others) + 1
     assert key(replace(MINILM, name="copy", weights=str(folder), dropout=0.0), where=str) == key()

@@ -67,6 +67,16 @@ def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert not list(tmp_path.iterdir()), "it writes nothing"
 
 
+def test_bf16_on_a_processor_without_its_products(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sora.training.device.bf16_kernels", lambda: False)
+    level, text = examined(capsys, "precision=bf16", status=0)["device"]
+    assert level == "note"
+    assert "has no fast products in bf16" in text
+    assert text.endswith("set precision=fp32, or use a GPU or a processor with AVX-512")
+
+
 def test_a_head_in_half_precision(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def half(*arguments: Any, **named: Any) -> Head:
         head = Head(*arguments, **named)

@@ -42,6 +42,7 @@ def token_key(
         "files": {path.name: file_hash(path) for path in tokenizer_files(folder)},
         "family": config.family,
         "tokenizer": config.tokenizer,
+        "fit": [config.arch.get(key) for key in ("vocab_size", "pad_token_id")],  # golden.check_fit looks at them
         "max_length": max_length,
         "segments": segments,
         "choices": choices,

@@ -141,7 +141,7 @@ def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
 
 def _predict(jobs: Sequence[Job], data: TaskData) -> None:
     from sora.training import predictions
-    from sora.training.session import choose_device
+    from sora.training.device import choose_device
 
     predictions.write(jobs, data, choose_device(jobs[0].run.deterministic))
 
@@ -186,7 +186,8 @@ def _train_packs(
 ) -> None:
     """Train the packs ``waiting``, split where memory asks for it; what is done leaves the list."""
     from sora.training import memory
-    from sora.training.session import choose_device, train
+    from sora.training.device import choose_device
+    from sora.training.session import train
 
     device = choose_device(waiting[0][0].run.deterministic)
     facts = facts_of(data)

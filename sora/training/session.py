@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import os
-import platform
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,10 +15,10 @@ from sora import card, records
 from sora.errors import OutOfMemory
 from sora.identity import recorded_config
 from sora.recipes import origin
-from sora.snapshot import commit
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
 from sora.training import checkpoint
+from sora.training.device import choose_device, environment, peak_bytes, slow
 from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
@@ -33,7 +29,6 @@ if TYPE_CHECKING:
     from sora.training.runner import Job
 
 STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
-LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "scipy", "hydra-core", "pyarrow")
 NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; a mirror was told of the first two
 Arrays = dict[str, np.ndarray]
 ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
@@ -67,6 +62,8 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
                 check=preemption.check,
                 before_write=claims.verify,
             )
+            if words := slow(run.precision, device):
+                tracker.say(f"warning: {words}")
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
@@ -103,17 +100,6 @@ def mirrors_of(jobs: Sequence[Job]) -> list[Sink]:
         for job in jobs
     ]
     return [WandbSink(run.tracker, mirrored, Path(run.paths.runs))]
-
-
-def choose_device(deterministic: bool) -> torch.device:
-    """The first GPU, or the CPU.
-
-    ``deterministic`` forbids kernels whose sums depend on timing. What that costs on a GPU has not been measured.
-    """
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
-        torch.use_deterministic_algorithms(True)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
@@ -284,29 +270,6 @@ def _compact(data: TaskData, split: str, logits: np.ndarray) -> np.ndarray:
         half = exact.astype(np.float16)
     same = compute_metrics(data.task, half, **gold) == compute_metrics(data.task, exact, **gold)
     return half if same else exact
-
-
-# -- the surroundings ------------------------------------------------------------------------------------------
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Highest memory so far: what torch allocated on a GPU, the resident set of the process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device, threads and commit; no host name."""
-    installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}"
-    return {
-        "git": commit(),
-        "versions": {"python": platform.python_version()} | versions,
-        "device": name,
-        "threads": torch.get_num_threads(),
-    }
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def test_deberta_has_no_nan_in_bf16_where_fp16_overflows(device: str) -> None:
 
 @pytest.mark.gpu
 def test_deterministic_repeats_a_training_to_the_bit(tmp_path: Any) -> None:
-    from sora.training.session import choose_device
+    from sora.training.device import choose_device
 
     device = str(choose_device(deterministic=True))
     try:
