@@ -66,13 +66,17 @@ def figure_markdown(figure: Figure, path: str) -> str:
     return f"### {figure.title}\n\n![{figure.title}]({path})\n\n{figure.caption}\n"
 
 
-def latex(table: Table) -> str:
-    """A booktabs table, or a longtable of more than ``LONG`` rows; the notes are part of the caption."""
+def latex(table: Table, study: str = "") -> str:
+    """A booktabs table, or a longtable of more than ``LONG`` rows; the notes are part of the caption.
+
+    ``study``: stands in the label before the table's name, since a paper may take in the same table of several studies.
+    """
     columns = "".join("r" if _numeric(table, i) else "l" for i in _columns(table))
     head = " & ".join(escape(name) for name in table.columns) + r" \\"
     rows = [" & ".join(escape(cell.text) for cell in row) + r" \\" for row in table.rows]
     words = " ".join([f"{table.title}.", table.caption, *table.notes])
-    caption, label = rf"\caption{{{escape(words)}}}", rf"\label{{tab:{table.name.replace('_', '-')}}}"
+    name = "-".join(filter(None, dict.fromkeys((study, table.name)))).replace("_", "-")
+    caption, label = rf"\caption{{{escape(words)}}}", rf"\label{{tab:{name}}}"
     top = [r"% needs \usepackage{booktabs} and \usepackage{" + ("longtable}" if len(rows) > LONG else "graphicx}")]
     if len(rows) > LONG:
         top += [

@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--write", metavar="FILE", help="a file with the two coverage marks")
     options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        print(f"error: --repeats {options.repeats}: must be at least 1", file=sys.stderr)
+        return 2
     text = table(options.repeats)
     if options.write is None:
         print(text)

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print where the studies stand; returns the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/status.py", description="How far each study is.")
     parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
-    parser.add_argument("--runs", default="runs", help="the folder of run folders, paths.runs (default: runs)")
+    parser.add_argument("--runs", metavar="FOLDER", help="the folder of run folders, paths.runs (default: runs)")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
     parser.add_argument("--commands", type=int, default=3, help="commands of missing runs to print (default: 3)")
     options = parser.parse_args(arguments)
@@ -35,10 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: --study {unknown[0]}: no manifest of that name in {results / 'studies'}", file=sys.stderr)
         return 2
     for study in shown:
-        print(told(progress(study, Path(options.runs)), options.commands))
+        print(told(progress(study, Path(options.runs or "runs")), options.commands))
     if not shown:
         print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
-    for problem in loaded.problems:
+    problems = [*loaded.problems]
+    if options.runs is not None and not Path(options.runs).is_dir():
+        problems.append(f"--runs {options.runs}: no such folder, so that no run seems to run now")
+    for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     return 0
 

@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def collect(options: argparse.Namespace) -> None:
     """Write the zip. Raises UserError where a file is wrong or, without --incomplete, missing."""
+    out = options.out or Path(f"{options.what}.zip")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder, must be the zip to write, such as {out / options.what}.zip")
     files: dict[str, Path] = {}
     missing: list[str] = []
     asked = [
@@ -72,7 +75,6 @@ def collect(options: argparse.Namespace) -> None:
                 f"the leaderboard of {options.what} refuses a zip without {missing[0]}; train its task with "
                 "predict=true, or write what there is with --incomplete"
             )
-    out = options.out or Path(f"{options.what}.zip")
     records.write_bytes(out, zipped(files))
     print(out)
 
@@ -91,7 +93,9 @@ def best_run(tasks: list[str], candidates: list[dict[str, Any]], runs: Path) -> 
 
 def selected(record: dict[str, Any]) -> float:
     """The select metric of the weights that predicted."""
-    value: float | None = record["metrics"]["selected"]["select"][record["config"]["task"]["select_metric"]]
+    value: float | None = record["metrics"]["selected"]["select"].get(
+        record["config"]["task"]["select_metric"]  # another one, where a task's file was changed since
+    )
     return float("-inf") if value is None else value
 
 

@@ -134,7 +134,7 @@ def _place(run: Run) -> str:
 
 
 def _write_table(folder: Path, table: Table, writer: Writer) -> None:
-    writer.put(folder / f"{table.name}.tex", render.latex(table).encode("utf-8"))
+    writer.put(folder / f"{table.name}.tex", render.latex(table, folder.name).encode("utf-8"))
     writer.put(folder / f"{table.name}.csv", render.comma_separated(table).encode("utf-8"))
 
 

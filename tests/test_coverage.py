@@ -30,6 +30,11 @@ def test_the_stated_coverage_is_found_again(index: int, seeds: int):
         assert mine == pytest.approx(theirs, abs=2 * error)  # four standard errors
 
 
+def test_a_table_of_no_simulations_is_refused(capsys):
+    assert coverage.main(["--repeats", "0"]) == 2
+    assert "--repeats 0: must be at least 1" in capsys.readouterr().err
+
+
 def test_a_file_without_marks_is_left_alone(tmp_path, capsys):
     file = tmp_path / "x.md"
     file.write_text("nothing here", encoding="utf-8")

@@ -275,10 +275,23 @@ def test_the_best_run_by_the_select_split_is_collected(command: Command, tmp_pat
     assert (tmp_path / "some.zip").read_bytes() == first
 
 
+def test_a_run_selected_by_another_metric_comes_last(command: Command, tmp_path: Path) -> None:
+    finished(tmp_path, "a" * 12, 0.9, word="entailment")
+    finished(tmp_path, "b" * 12, 0.1)
+    path = tmp_path / "results" / "records" / f"x-{'a' * 12}.json"
+    record = records.read(path)
+    record["metrics"]["selected"]["select"] = {"f1": 0.9}
+    path.write_text(json.dumps(record))
+    assert command("superglue", "--incomplete", "--out", "some.zip") == 0, command.err
+    assert "run bbbbbbbbbbbb, select accuracy 0.1000" in command.out
+
+
 def test_nothing_to_collect_and_files_to_check(command: Command, tmp_path: Path) -> None:
     finished(tmp_path, "a" * 12, 0.7)
     assert command("glue") == 2
     assert "error: runs: no run of glue that counts has predictions; give predict=true" in command.err
+    assert command("superglue", "--incomplete", "--out", "runs") == 2
+    assert "error: --out runs: is a folder, must be the zip to write, such as runs/superglue.zip" in command.err
     path = tmp_path / "runs" / ("a" * 12) / "predictions" / "CB.jsonl"
     assert command("check", str(path)) == 0
     assert command.out == f"{path}: 250 predictions\n"

@@ -72,6 +72,8 @@ def test_it_needs_no_torch_and_names_mistakes(tmp_path: Path, capsys: pytest.Cap
     assert done.stdout == "False\n"
     assert status.main(["--results", str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    assert status.main(["--results", str(tmp_path), "--runs", str(tmp_path / "gone")]) == 0
+    assert "gone: no such folder, so that no run seems to run now" in capsys.readouterr().err
     assert status.main(["--results", str(tmp_path), "--study", "x"]) == 2
     assert "--study x: no manifest of that name" in capsys.readouterr().err
     assert status.main(["--results", str(tmp_path)]) == 0

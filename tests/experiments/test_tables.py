@@ -259,6 +259,8 @@ def test_latex_compiles(tmp_path: Path) -> None:
     found = sorted((ROOT / "results" / "tables").rglob("*.tex"))
     assert found
     assert [path.name for path in found if not path.read_text(encoding="utf-8").isascii()] == []
+    labels = [label for path in found for label in re.findall(r"\\label\{.*?\}", path.read_text(encoding="utf-8"))]
+    assert len(set(labels)) == len(labels) == len(found)
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
     head = r"\documentclass{article}\usepackage{booktabs,graphicx,longtable}\begin{document}"
