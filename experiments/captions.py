@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,10 +40,12 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
     for head in said(records, "head"):
         words = HEADS.get(str(head))
         parts.append(f"Head {head}: {words}." if words else f"Head {head}.")
+    for precision in said(records, "precision"):
+        parts.append(f"Precision {precision}.")
     if seeds := study.values("seed"):
         parts.append(f"Seeds {', '.join(map(str, seeds))}.")
-    for task, rows in {(r["config"]["task"]["name"], configured(r, "task.train_rows")): None for r in records}:
-        if rows:
+    for task in said(records, "task"):
+        if rows := _stated("task", task).get("train_rows"):
             parts.append(f"{task} trains on {rows:,} fixed rows of its training file.")
     groups = list(groups)
     trials = sorted({group.trials for group in groups})
@@ -55,6 +58,7 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
             f"Trials per cell: {', '.join(map(str, trials))}; the setting that is best on the select split stands."
         )
     parts += _lengths(records)
+    parts += _thresholds(study, records)
     if flagged := _flagged(records):
         parts.append(flagged)
     return " ".join(parts)
@@ -68,11 +72,15 @@ def _decides(axis: str) -> bool:
 def _lengths(records: list[Record]) -> list[str]:
     """How long the runs trained, where a number of steps bounds them or levels of sparsity follow."""
     told = []
-    limits = [value for value in said(records, "trainer.max_steps") if value != "None"]
     levelled = [record for record in records if record["level_results"]]
-    if limits:
+    pairs = dict.fromkeys(
+        (configured(record, "trainer.max_steps"), configured(record, "trainer.batch_size")) for record in records
+    )
+    if limits := [f"{steps} steps of {size}" for steps, size in pairs if steps]:
         what = "Training before the levels" if levelled else "Training"
-        told.append(f"{what} stopped after {' or '.join(limits)} steps at the latest.")
+        told.append(f"{what} stopped after {' or '.join(limits)} examples at the latest.")
+    if unlimited := [str(size) for steps, size in pairs if not steps]:
+        told.append(f"Batches of {' or '.join(unlimited)} examples.")
     trained = [record for record in levelled if configured(record, "schedule.kind") == "sparsify"]
     for count, steps, epochs in dict.fromkeys(
         (len(record["level_results"]) - 1, configured(record, "schedule.steps"), configured(record, "schedule.epochs"))
@@ -82,6 +90,20 @@ def _lengths(records: list[Record]) -> list[str]:
         each = f"{steps} steps" if steps else f"{float(epochs or 0):g} epochs"
         told.append(f"A sparsifying schedule then trained {count} levels of {each} each.")
     return told
+
+
+def _thresholds(study: Study, records: list[Record]) -> list[str]:
+    """SoRA's ξ, which decides how many parameters stay, where the study does not vary it."""
+    axis = "method.threshold"
+    tasks: dict[float, dict[str, None]] = {}
+    for record in records:
+        if (value := configured(record, axis)) is not None:
+            tasks.setdefault(float(value), {})[str(configured(record, "task"))] = None
+    if not tasks or len(study.axes.get(axis, ())) > 1:
+        return []
+    when = " before the levels" if any(record["level_results"] for record in records) else ""
+    told = (f"{value:g}" + (f" ({', '.join(names)})" if len(tasks) > 1 else "") for value, names in tasks.items())
+    return [f"SoRA's threshold ξ{when}: {', '.join(told)}."]
 
 
 def _tuning(records: list[Record], varied: Sequence[str] = ()) -> str:
@@ -114,10 +136,13 @@ def said(records: Iterable[Record], axis: str) -> list[str]:
 
 def backbone_note(name: str) -> str:
     """What conf/backbone says must be told beside every number of that backbone; empty where it says nothing."""
-    file = CONF / "backbone" / f"{name}.yaml"
-    if not file.is_file():  # somebody's own backbone, in a folder of theirs
-        return ""
-    return str(yaml.safe_load(file.read_text(encoding="utf-8")).get("note", "")).strip()
+    return str(_stated("backbone", name).get("note", "")).strip()
+
+
+def _stated(group: str, name: str) -> dict[str, Any]:
+    """What conf/<group>/<name>.yaml says; nothing of somebody's own, in a folder of theirs."""
+    file = CONF / group / f"{name}.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def learning_rates(groups: Iterable[Group]) -> str:

@@ -9,8 +9,9 @@ from experiments.artefacts import EMPTY, Artefact, Cell, Table, number, text
 from experiments.captions import caption
 from experiments.columns import method_label, task_label
 from experiments.groups import Group, params_cell
+from experiments.items import paired
 from experiments.published import NAMES, seconds_per_epoch
-from experiments.study import Definition, Record, Study, commands
+from experiments.study import Definition, Record, Run, Study, commands
 from sora import stats
 
 PAIR = ("adalora", "sora")  # what the paper compares
@@ -38,10 +39,9 @@ def _seconds(study: Study, groups: dict[tuple[object, ...], Group], words: str, 
     published = seconds_per_epoch()
     rows = []
     for task in dict.fromkeys(str(task) for _, task in groups):
-        means = {method: _mean(groups.get((method, task))) for method in methods}
         cells = [text(task_label(task)), *(_time_cell(groups.get((method, task))) for method in methods)]
         if compared:
-            cells.append(_change(means[PAIR[0]], means[PAIR[1]]))
+            cells.append(_paired_change(groups.get((PAIR[1], task)), groups.get((PAIR[0], task))))
         theirs = [published.get((task, method), math.nan) for method in PAIR]
         rows.append([*cells, *(number(value, 1) for value in theirs), _change(*theirs)])
     return Table(
@@ -49,7 +49,8 @@ def _seconds(study: Study, groups: dict[tuple[object, ...], Group], words: str, 
         title="Seconds per epoch",
         caption=caption(
             study,
-            "Training steps alone, without evaluation; mean ± population SD over seeds.",
+            "Seconds of training steps, without evaluation, divided by the epochs trained: an extrapolation where that "
+            "is less than one. Mean ± population SD over seeds; change: mean over seeds of each seed's own.",
             words,
             "The paper's times are of an RTX 3090, batch size 32.",
         ),
@@ -70,7 +71,7 @@ def _costs(study: Study, groups: dict[tuple[object, ...], Group], words: str, no
     for (method, task), group in groups.items():
         alone = _alone(group)
         speed = [r["throughput"]["examples_per_s"] for r in alone if r["throughput"]["examples_per_s"] is not None]
-        memory = [r["memory"]["peak_bytes"] for r in alone if r["memory"]["peak_bytes"] is not None]
+        memory = [r["memory"]["peak_bytes"] for r in alone if _allocated(r)]
         rows.append(
             [
                 text(method_label(str(method))),
@@ -86,7 +87,8 @@ def _costs(study: Study, groups: dict[tuple[object, ...], Group], words: str, no
         title="Speed and memory",
         caption=caption(
             study,
-            "Examples a second while training; highest allocation of a GPU, or resident set of the process on a CPU.",
+            "Examples a second while training. Peak memory: highest allocation of a GPU; none is told of a CPU, where "
+            "the process alone is known, whose earlier runs raise it.",
             words,
         ),
         columns=["method", "task", "runs", "examples/s", "peak memory (GiB)", "live parameters"],
@@ -106,9 +108,25 @@ def seconds(record: Record) -> float:
     return float(record["time"]["train_s"]) / epochs if epochs else math.nan
 
 
-def _mean(group: Group | None) -> float:
-    values = [] if group is None else [seconds(record) for record in _alone(group)]
-    return stats.mean(values) if values else math.nan
+def slower(a: Run, b: Run) -> float:
+    """Percent of time that an epoch of ``a`` takes more than one of ``b``; NaN where a time is not a whole run's."""
+    if a.record is None or b.record is None or a.record["pack"]["size"] + b.record["pack"]["size"] > 2:
+        return math.nan  # a pack's time is not a run's
+    if "diverged" in (a.record["status"], b.record["status"]):
+        return math.nan
+    return 100.0 * (seconds(a.record) / seconds(b.record) - 1)
+
+
+def _paired_change(a: Group | None, b: Group | None) -> Cell:
+    """The mean of :func:`slower` over the seeds that both have."""
+    pairs = zip(*paired(a, b), strict=True) if a is not None and b is not None else ()
+    values = [value for pair in pairs if not math.isnan(value := slower(*pair))]
+    return Cell(f"{stats.mean(values):+.1f} %", round(stats.mean(values), 6)) if values else Cell(EMPTY)
+
+
+def _allocated(record: Record) -> bool:
+    """Whether the peak is what a GPU allocated for this run, instead of what a process ever had."""
+    return record["memory"]["peak_bytes"] is not None and not record["provenance"]["device"].startswith("cpu")
 
 
 def _time_cell(group: Group | None) -> Cell:

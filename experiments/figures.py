@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments import columns
 from experiments.artefacts import Figure
@@ -20,6 +20,7 @@ from experiments.artefacts import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+CROWD = 4  # labels of numbers that stand beside each other in a small plot; more of them are turned
 METHODS = tuple(columns.METHODS)  # each keeps its colour and marker in every figure
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
@@ -65,10 +66,20 @@ def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool
     return list(axes[: len(titles)])
 
 
-def log_scale(axis: Axes) -> None:
-    """A logarithmic x axis that is labelled at powers of ten only."""
+def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
+    """A logarithmic x axis, labelled at ``values``; without them at powers of ten, or 1, 2 and 5 of fewer than two."""
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
+    low, high = axis.get_xlim()
+    if values:
+        axis.set_xticks(sorted(set(values)), minor=False)
+    elif high < 100 * low:
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        return
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if len(values) > CROWD:
+        axis.tick_params(axis="x", rotation=45)
 
 
 def legend_below(canvas: Canvas, columns: int = 6) -> None:

@@ -236,14 +236,13 @@ def _curves(study: Study, groups: Groups, methods: Sequence[str]) -> Figure | No
                 axis.plot(x, [round(each, 3) for each in y], label=method_label(method), **style)
                 low, high = ([round(m + s * d, 3) for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
                 axis.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
-            log_scale(axis)
+            log_scale(axis, sorted({point[0] for points in by_method.values() for point in points}))
             axis.set_xlabel("peak learning rate")
             axis.set_ylabel("score (points)")
         legend_below(canvas)
 
-    return _figure(
-        study, "score_by_learning_rate", "Score by learning rate", "Band: one population SD.", draw, len(curves)
-    )
+    words = "Report split, selected weights: mean over seeds, band: one population SD."
+    return _figure(study, "score_by_learning_rate", "Score by learning rate", words, draw, len(curves))
 
 
 def _maxima(study: Study, methods: Sequence[str]) -> Figure | None:

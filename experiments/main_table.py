@@ -93,11 +93,11 @@ def score_figure(study: Study, rows: Sequence[Line], items: dict[Column, ItemSco
                 label=row.name,
                 **look(row.method),
             )
-            log_scale(axis)
         for axis in axes.values():
+            axis.margins(x=0.25)
+            log_scale(axis)
             axis.set_xlabel("live parameters")
             axis.set_ylabel("score (points)")
-            axis.margins(x=0.25)
         legend_below(canvas)
 
     wide, high = min(4, len(shown)), -(-len(shown) // 4)

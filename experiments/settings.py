@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
-from experiments.artefacts import Artefact, Cell, Figure, text
+from experiments.artefacts import Artefact, Cell, Figure
 from experiments.captions import caption
 from experiments.columns import columns
 from experiments.figures import COLOURS, log_scale, panels
@@ -54,11 +54,6 @@ def number_label(value: Any) -> Cell:
     return Cell(f"{float(value):g}", float(value))
 
 
-def word_label(value: Any) -> Cell:
-    """A list as its parts."""
-    return text(" ".join(map(str, value)) if isinstance(value, tuple) else value)
-
-
 def _curve(study: Study, rows: Sequence[Line], head: str) -> Figure | None:
     """Score and live parameters over the values, one panel a task; None for words, or without a score."""
     values = [row.labels[0].value for row in rows]
@@ -85,7 +80,7 @@ def _curve(study: Study, rows: Sequence[Line], head: str) -> Figure | None:
             axis.plot(x, y, color=COLOURS[0], marker="o")
             low, high = ([m + s * d for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
             axis.fill_between(x, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
-            log_scale(axis)
+            log_scale(axis, x)
             axis.set_xlabel(head)
             axis.set_ylabel("score (points)", color=COLOURS[0])
             second = axis.twinx()

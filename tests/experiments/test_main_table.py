@@ -75,10 +75,19 @@ def test_the_caption_says_under_which_conditions(results: Path) -> None:
         "classifier and pooler train",
         "Seeds 0, 1, 2",
         "One trial per method and task",
-        "30 steps",
+        "Precision fp32.",
+        "Training stopped after 30 steps of 8 examples at the latest.",
+        "SoRA's threshold ξ: 0.0001.",
         "Peak learning rate: Fine-tuning 0.0008; LoRA 0.0008; SoRA 0.0008.",
     ):
         assert words in caption
+
+
+def test_the_caption_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["sst2_10k", "rte"], "seed": [0]})
+    caption = artefacts(tmp_path)["main_table"].caption
+    assert "sst2_10k trains on 10,000 fixed rows of its training file." in caption
+    assert "rte trains on" not in caption
 
 
 def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None:

@@ -132,9 +132,20 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
     cells = row(table, "CoLA")
     assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
     assert cells["SoRA"].text == "6.8 ± 0.2 (2/3)"
-    assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (6.75 / 5.75 - 1))
+    assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (14 / 11 - 1))  # seed 1, which both have alone
     assert cells["SoRA paper, SoRA to AdaLoRA"].text == "-64.3 %"  # as its Table 4 prints
     assert "1 runs were trained in a pack" in table.notes[0]
+
+
+@pytest.mark.parametrize(("device", "told"), [("cpu x86_64 AVX2", "–"), ("NVIDIA H100", "2.00")])
+def test_memory_is_told_of_a_gpu_alone(device: str, told: str, tmp_path: Path) -> None:
+    manifest = made.study(tmp_path, "efficiency", {"method": ["sora"], "task": ["cola"], "seed": SEEDS})
+    for run in manifest["runs"]:
+        path = tmp_path / run["record"]
+        content = json.loads(path.read_text())
+        content["memory"]["peak_bytes"], content["provenance"]["device"] = 2 << 30, device
+        path.write_text(json.dumps(content))
+    assert row(artefacts(tmp_path, "efficiency")["cost"], "SoRA", "CoLA")["peak memory (GiB)"].text == told
 
 
 # -- rank_map --------------------------------------------------------------------------------------------------
