@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.errors import UserError
+from sora.metrics_file import escape, plain, restore
 from sora.records import write_text
 from sora.untrusted import parse_json
 
@@ -54,7 +55,9 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
             os.fsync(file.fileno())
         partial.replace(path)
         head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": digest}
-        write_text(path.with_suffix(".json"), json.dumps(head | meta))
+        nonfinite: dict[str, str] = {}  # a run that diverged has losses that JSON does not know
+        content = {key: plain(value, escape(key), nonfinite) for key, value in (head | meta).items()}
+        write_text(path.with_suffix(".json"), json.dumps(content | {"nonfinite": nonfinite}, allow_nan=False))
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise UserError(
@@ -82,9 +85,10 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
     weights = path.with_suffix(".safetensors")
     try:
         meta = parse_json(path.read_text(encoding="utf-8"))
+        restore(meta)
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
         return None
     if not isinstance(meta, dict) or meta.get("step") != step:
         return None
@@ -125,6 +129,19 @@ def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
         if len(complete) == len(run_dirs):
             return complete
     return {}
+
+
+def forget_after(run_dir: Path, step: int) -> None:
+    """Remove the checkpoints beyond ``step``, from which a run went on.
+
+    They were damaged, or their pack could not go on from them. Left there, they would be the newest two for good, and
+    what is written now would be dropped at once.
+    """
+    for later in steps(run_dir):
+        if later > step:
+            path = run_dir / "checkpoint" / f"step-{later:08d}.json"
+            path.unlink()
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:

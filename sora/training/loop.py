@@ -80,6 +80,7 @@ class Loop:
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
         self.shown_loss: dict[str, list[float]] = {}  # of the last log line, for the progress bar
         self.step = 0
+        self.since = time.perf_counter()  # up to here time has been added to what it was spent on
         self.evaluation_due = False  # stopped by a signal in the middle of the evaluation of ``step``
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -93,6 +94,7 @@ class Loop:
         try:
             self._train()
         except Preempted as stop:
+            self._clock("eval_s" if self.evaluation_due else "train_s")
             if self.step:
                 self.save(again=self.evaluation_due)
                 self.tracker.say(f"{stop}; step {self.step} is in a checkpoint")
@@ -109,10 +111,10 @@ class Loop:
             bucketing=trainer.bucketing,
         )
         pack.model.train()
-        started = time.perf_counter()
+        self.since = time.perf_counter()
         if self.evaluation_due:
             self._evaluate()
-            started = self._clock("eval_s", started)
+            self._clock("eval_s")
             self.save(again=True)
         for indices in () if self._over() else order:
             self._update(indices)
@@ -120,12 +122,12 @@ class Loop:
             if self.step % trainer.log_every == 0 or last:
                 self._log()
             if self._evaluates():
-                started = self._clock("train_s", started)
+                self._clock("train_s")
                 self._evaluate()
                 self._show()
-                started = self._clock("eval_s", started)
+                self._clock("eval_s")
             if self.step % trainer.checkpoint_every == 0 and not last:
-                started = self._clock("train_s", started)
+                self._clock("train_s")
                 self.save()
             self.tracker.progress(self.step)
             self.check()
@@ -270,7 +272,7 @@ class Loop:
 
     def save(self, again: bool = False) -> None:
         """Write a checkpoint of every run of the pack; ``again``: also where there is one of this step."""
-        if self.step in checkpoint.steps(self.run_dirs[0]) and not again:
+        if not again and all(self.step in checkpoint.steps(folder) for folder in self.run_dirs):
             return
         self.before_write()
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
@@ -289,14 +291,19 @@ class Loop:
                 "progress": asdict(self.progress[replica]),
             }
             checkpoint.save(folder, run_id, self.step, tensors, meta)
+        self.since = time.perf_counter()  # writing is neither training nor evaluation
         self.after_checkpoint(self.step)
 
     def resume(self) -> int:
         """Go on from the newest checkpoint all members share; returns its step, 0 where there is none.
 
-        The thread count of the first half is restored, because sums are rounded by it.
+        Later ones, which not all members have whole, are removed. The thread count of the first half is restored,
+        because sums are rounded by it.
         """
         found = checkpoint.newest_shared(dict(zip(self.run_ids, self.run_dirs, strict=True)))
+        reached = min((point.step for point in found.values()), default=0)
+        for folder in self.run_dirs:
+            checkpoint.forget_after(folder, reached)
         if not found:
             return 0
         for replica, run_id in enumerate(self.run_ids):
@@ -326,12 +333,12 @@ class Loop:
         self.tracker.resume_at(self.step, evaluated=not self.evaluation_due)
         return self.step
 
-    def _clock(self, what: str, since: float) -> float:
-        """Add the time since ``since`` to every run's ``what``; returns now."""
+    def _clock(self, what: str) -> None:
+        """Add the time that was not yet added to anything to every run's ``what``."""
         now = time.perf_counter()
         for progress in self.progress:
-            setattr(progress, what, getattr(progress, what) + now - since)
-        return now
+            setattr(progress, what, getattr(progress, what) + now - self.since)
+        self.since = now
 
 
 class Window:

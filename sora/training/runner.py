@@ -207,7 +207,7 @@ def _train_packs(
 
 def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
     """Runs whose newest checkpoints were written together stay together, so that they resume to the bit; the others
-    form one more pack."""
+    form one more pack for each step they have reached, so that none goes back to what another has."""
     from sora.training import checkpoint
 
     by_id = {job.run_id: job for job in jobs if job.run.resume == "auto"}
@@ -215,8 +215,12 @@ def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
     whole = {names for names in written.values() if names and all(written.get(name) == names for name in names)}
     together = [[by_id[name] for name in names] for names in sorted(whole)]
     taken = set(itertools.chain.from_iterable(whole))
-    others = [job for job in jobs if job.run_id not in taken]
-    return [*together, others] if others else together
+    others: dict[int, list[Job]] = {}
+    for job in jobs:
+        if job.run_id not in taken:
+            reached = checkpoint.steps(job.folder)[-1:] if job.run_id in by_id else []
+            others.setdefault(sum(reached), []).append(job)
+    return [*together, *others.values()]
 
 
 def _unfinished(pack: Sequence[Job]) -> list[Job]:

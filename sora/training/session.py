@@ -186,7 +186,8 @@ def _finish(
     small = pack.method.summary(replica).ranks or all(group.stacked for group in pack.optimizer.groups)
     if small or job.run.predict:  # full weights lie in the adapter's folder already: twice only to predict
         checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
-    if not job.record_path.exists():
+    written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
+    if written is None:
         stored = {name: values for name, values in final["logits"].items() if name in STORED}
         arrays = arrays_of(data, stored) | level_arrays(loop, replica, data)
         record = {
@@ -226,15 +227,16 @@ def _finish(
             "provenance": provenance | {"recipe": origin(job.run), "resumed_at": progress.resumed_at},
         }
         records.write(job.record_path, record, arrays)
-    record = records.read(job.record_path)
+        written = job.record_path
+    record = records.read(written)
     card.write(adapter, job.run, record)
     loop.tracker.summarize(replica, **{key: record[key] for key in record if key not in NO_SUMMARY})
-    job.set_status(status, record=str(job.record_path))
+    job.set_status(status, record=str(written))
     metric = job.run.task.select_metric
     reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())
     print(
         f"{job.label}: {status}, step {progress.best_step} selected by {metric}; report {reported}\n"
-        f"  record   {job.record_path}\n"
+        f"  record   {written}\n"
         f"  adapter  {adapter}",
         flush=True,
     )

@@ -136,6 +136,27 @@ def test_runs_resume_in_the_company_they_had(tmp_path, monkeypatch):
         assert records.science(record) == records.science(expected)
 
 
+def test_a_run_goes_on_from_where_it_was_beside_one_that_begins(tmp_path):
+    """Its company is not asked for again: it does not begin anew with another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_evaluate", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_pack(runs(tmp_path, [0, 1], "trainer.checkpoint_every=2"), "python run.py")
+    later = run_pack(runs(tmp_path, [0, 2], "trainer.checkpoint_every=2"), "python run.py")
+    assert [record["provenance"]["resumed_at"] for record in later] == [[2], []]
+    assert later[0]["flags"]["members_changed"]
+
+
+def test_a_record_that_lost_its_arrays_is_made_whole_again(tmp_path):
+    (record,) = run_pack(runs(tmp_path, [0]), "python run.py")
+    (arrays,) = tmp_path.glob("results/records/**/*.npz")
+    content = arrays.read_bytes()
+    arrays.unlink()
+    (again,) = run_pack(runs(tmp_path, [0]), "python run.py")
+    assert arrays.read_bytes() == content
+    assert records.science(again) == records.science(record)
+
+
 def test_entries_that_are_one_run_are_refused(tmp_path):
     pack = "pack=[{seed: 0, method.penalty: 0.1}, {seed: 0, method.penalty: 0.2}]"
     twice = composing.runs(tmp_path / "conf", pack, "method.penalty_rule=off", *SMALL, backbone="minilm-l6")

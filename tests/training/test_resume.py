@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,6 +77,45 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     content[-1] ^= 1
     newest.write_bytes(content)
     assert tiny.train(configs, tmp_path).progress[0].resumed_at == [10]
+
+
+def test_a_checkpoint_that_not_all_have_whole_is_written_anew(tmp_path):
+    """Seed 1 lost its file of step 15: the pack goes back to 10, and what it writes at 15 counts again for both."""
+    configs = tiny.runs(seeds=[0, 1])
+    with pytest.raises(Stopped):
+        tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+    (tmp_path / "seed-1" / "checkpoint" / "step-00000015.safetensors").write_bytes(b"torn")
+    with pytest.raises(Stopped):
+        tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+    assert [checkpoint.steps(tmp_path / name) for name in ("seed-0", "seed-1")] == [[10, 15], [10, 15]]
+    assert [progress.resumed_at for progress in tiny.train(configs, tmp_path).progress] == [[10, 15], [10, 15]]
+
+
+def test_old_checkpoints_do_not_push_new_ones_out(tmp_path):
+    """Seed 0 has reached 15 in another pack, seed 1 nothing: they begin together, and their common steps stay."""
+    configs = tiny.runs(seeds=[0, 1])
+    with pytest.raises(Stopped):
+        tiny.train(configs[:1], tmp_path, after_checkpoint=stop_at(15))
+    with pytest.raises(Stopped):
+        tiny.train(configs, tmp_path, after_checkpoint=stop_at(5))
+    assert [progress.resumed_at for progress in tiny.train(configs, tmp_path).progress] == [[5], [5]]
+
+
+def test_a_run_that_diverged_does_not_send_its_pack_back(tmp_path):
+    configs = tiny.runs(
+        trainer={"clip": 0.0, "eval_every": 5},
+        pack=[{"seed": 0}, {"seed": 1, "trainer.learning_rate": 1e30}],
+    )
+    whole = tiny.train(configs, tmp_path / "whole")
+    assert [progress.diverged_at is not None for progress in whole.progress] == [False, True]
+    assert math.isnan(whole.progress[1].history[0]["loss"]), "which JSON does not know"
+    again = train_with_stops(configs, tmp_path / "parts", [10])
+    assert [progress.resumed_at for progress in again.progress] == [[10], [10]]
+    for a, b in zip(science(whole), science(again), strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else repr(a) == repr(b)
+    for name in ("seed-0", "seed-1"):
+        one, other = (tmp_path / part / name / "metrics.jsonl" for part in ("whole", "parts"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
@@ -207,6 +248,36 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(where, number, step, unin
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
     for name in ("seed-0", "seed-1"):
         assert (tmp_path / name / "metrics.jsonl").read_text() == (folder / name / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("where", "number"), [((Loop, "_update"), 7), ((tiny.Tokens, "collate"), 6 + 2)], ids=["training", "evaluation"]
+)
+def test_a_signal_loses_no_time(where, number, tmp_path, monkeypatch):
+    """By a clock on which a step takes a second, a batch of an evaluation a hundredth, and nothing else any time."""
+    monkeypatch.setattr(evaluation, "BATCH", BATCH)
+    now = [0.0]
+    monkeypatch.setattr("sora.training.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    update, collate = Loop._update, tiny.Tokens.collate
+
+    def step(loop, indices):
+        now[0] += 1
+        update(loop, indices)
+        now[0] -= 0.01  # the batch of the step
+
+    def batch(tokens, indices):
+        now[0] += 0.01
+        return collate(tokens, indices)
+
+    monkeypatch.setattr(Loop, "_update", step)
+    monkeypatch.setattr(tiny.Tokens, "collate", batch)
+    configs = tiny.runs(**INTERRUPTED)
+    with signals_at(monkeypatch, where, number) as preemption, pytest.raises(Preempted):
+        tiny.train(configs, tmp_path, check=preemption.check)
+    for progress in tiny.train(configs, tmp_path).progress:
+        repeated = 0.02 if where[0] is tiny.Tokens else 0.0  # two batches of the evaluation that was broken off
+        assert progress.train_s == pytest.approx(20)
+        assert progress.eval_s == pytest.approx(4 * 4 * 0.01 + repeated)
 
 
 def test_killed_after_a_postponed_evaluation_it_is_logged_once(tmp_path, monkeypatch):
