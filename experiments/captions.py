@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from experiments.groups import Group
-from experiments.study import Record, Study, configured
+from experiments.study import CONF, Record, Study, configured
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 RATE = "trainer.learning_rate"
 PROTOCOLS = {
     "paper": "selected and reported on the two halves of the validation set (SST-2, QNLI, QQP: selected on 1,000 "

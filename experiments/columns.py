@@ -81,8 +81,7 @@ def columns(study: Study, task: str) -> list[Column]:
     The task's metrics are those of its records; where there is none yet, those of conf/task.
     """
     record: Record | None = next(
-        (run.record for run in study.runs if run.record is not None and run.record["config"]["task"]["name"] == task),
-        None,
+        (run.record for run in study.runs if run.record is not None and study.value(run, "task") == task), None
     )
     metrics = record["config"]["task"].get("metrics") if record is not None else _planned(task)
     if not metrics:

@@ -15,6 +15,7 @@ from experiments.artefacts import Artefact
 from sora import records, studies
 from sora.errors import UserError
 
+CONF = Path(__file__).resolve().parents[1] / "conf"
 Record = Mapping[str, Any]
 SEED_AXES = ("seed", "seeds.init", "seeds.data")  # what tells repetitions apart, not settings
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
@@ -203,6 +204,8 @@ def _contradiction(axes: Mapping[str, Any], record: Record) -> str:
             continue
         if isinstance(held, list) and sorted(map(str, held)) == sorted(map(str, [wanted])):
             continue  # method.targets=query and [query] are one setting
+        if (CONF / axis).is_dir() and not (CONF / axis / f"{wanted}.yaml").is_file():
+            continue  # somebody's own choice of a group, whose file may give another name: the run id ties the two
         return f"{axis} is {held!r} and not {wanted!r}"
     return ""
 

@@ -1,7 +1,7 @@
 """Collect the predictions of the best run of every task into the zip that a leaderboard takes, checked.
 
     python scripts/submission.py superglue --out superglue.zip          GLUE: glue
-    python scripts/submission.py superglue --backbone deberta-v3-base --method sora
+    python scripts/submission.py superglue --backbone deberta-v3-base --method sora --protocol paper
     python scripts/submission.py check runs/4f1c2a9b7d3e/predictions/RTE.jsonl ...
 
 The best run is the one with the highest select metric: the report split has no say in it. Runs must have been trained
@@ -51,6 +51,7 @@ def collect(options: argparse.Namespace) -> None:
         for record in records.read_many(options.results / "records")
         if options.backbone in (None, record["config"]["backbone"]["name"])
         and options.method in (None, record["config"]["method"]["name"])
+        and options.protocol in (None, record["config"]["protocol"]["name"])
     ]
     candidates = [record for record in asked if not any(record["flags"][flag] for flag in NOT_IN)]
     if len(candidates) < len(asked):
@@ -80,7 +81,11 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def best_run(tasks: list[str], candidates: list[dict[str, Any]], runs: Path) -> dict[str, Any] | None:
-    """The record of these tasks with predictions and the highest select metric; ties to the smallest run id."""
+    """The record of these tasks with predictions and the highest select metric; ties to the smallest run id.
+
+    Raises UserError where they were selected on examples of different kinds, so that their metrics say nothing of one
+    another.
+    """
     fitting = [
         record
         for record in candidates
@@ -88,6 +93,12 @@ def best_run(tasks: list[str], candidates: list[dict[str, Any]], runs: Path) -> 
         and (runs / record["run_id"] / "predictions" / "scores.json").is_file()
         and record["status"] == "ok"
     ]
+    protocols = sorted({record["config"]["protocol"]["name"] for record in fitting})
+    if len(protocols) > 1:
+        raise UserError(
+            f"{tasks[0]}: its runs were selected by the protocols {' and '.join(protocols)}, whose scores cannot be "
+            f"compared; choose one, such as --protocol {protocols[0]}"
+        )
     return min(fitting, key=lambda record: (-selected(record), record["run_id"]), default=None)
 
 
@@ -105,6 +116,7 @@ def described(record: dict[str, Any]) -> str:
     metric = config["task"]["select_metric"]
     return (
         f"{config['backbone']['name']} {config['method']['name']} seed {config['seed']} run {record['run_id']}, "
+        f"protocol {config['protocol']['name']}, "
         f"select {metric} {selected(record):.4f}"
     )
 
@@ -130,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help=f"the zip to write ({name}.zip)")
         command.add_argument("--backbone", help="only runs of this backbone")
         command.add_argument("--method", help="only runs of this method")
+        command.add_argument("--protocol", help="only runs that were selected by this protocol")
         command.add_argument("--incomplete", action="store_true", help="write the zip although files are missing")
     check = commands.add_parser("check", help="check prediction files")
     check.add_argument("files", nargs="+", type=Path, metavar="FILE")

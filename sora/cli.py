@@ -170,6 +170,8 @@ def explain(error: Exception) -> str:
         if key in known_keys():
             return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
+    if added := re.match(r"(?:Multiple values for )?(\S+?)(?:\. To override| appears more than once)", text):
+        return f"+{added[1]}=: the configuration has a choice of it already; write {added[1]}=<choice>, without the +"
     if merged := re.match(r"Error merging override (.*)", text):
         reason = str(error.__cause__ or "").strip().splitlines()[:1]
         return f"{merged[1]}: cannot be taken" + (f" ({reason[0]})" if reason else "")

@@ -21,8 +21,9 @@ T = TypeVar("T")
 
 def nearest(word: str, options: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the option most like ``word``, or an empty string."""
-    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    lowered = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
+    return f"; did you mean {lowered[close[0]]}?" if close else ""
 
 
 def one_of(options: Iterable[str]) -> str:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from sora.errors import UserError
+
+PATIENCE = 10  # seconds for a connection to the hub
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,13 @@ class NotThere(UserError):
 def fetch(repository: Repository, name: str) -> Path:
     """The file ``name`` in the hub's cache, downloaded if need be. Raises NotThere with the reason."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
+    where = {"revision": repository.revision or None, "repo_type": repository.kind}
     try:
-        revision = repository.revision or None
-        return Path(hf_hub_download(repository.name, name, revision=revision, repo_type=repository.kind))
+        there = isinstance(try_to_load_from_cache(repository.name, name, **where), str)
+        alone = not there and not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
+        return Path(hf_hub_download(repository.name, name, **where, local_files_only=alone))
     except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
         offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
         raise NotThere(f"{offline}, and {_cache_of(repository)}") from error
@@ -55,6 +63,22 @@ def fetch(repository: Repository, name: str) -> Path:
         raise NotThere(f"the cache {repository.cached} cannot be written ({reason}); set HF_HOME") from error
     except Exception as error:  # what the network and the hub answer comes in many types
         raise NotThere(f"the hub answered {type(error).__name__}") from error
+
+
+@cache
+def _answers(endpoint: str) -> bool:
+    """Whether a connection to the hub can be made, asked once; a proxy is trusted to make it.
+
+    The client itself would try each file five times, with growing pauses, before it says that there is no network.
+    """
+    if getproxies():
+        return True
+    address = urlsplit(endpoint)
+    try:
+        with socket.create_connection((address.hostname, address.port or address.scheme), PATIENCE):
+            return True
+    except OSError:
+        return False
 
 
 def _cache_of(repository: Repository) -> str:

@@ -47,10 +47,10 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         raise UserError(
             f"recipe={cfg['recipe']}: its epochs would be cut short by budget={cfg['budget']}; add budget=none"
         )
-    typed = {each.partition("=")[0].lstrip("+") for each in overrides}
+    typed = {each.partition("=")[0].lstrip("+~") for each in overrides}
     if bounded and "trainer.epochs" in typed and "trainer.max_steps" not in typed:
         trainer = cfg["trainer"]
-        if trainer["max_steps"] is not None:  # a study's file may have set it to null
+        if trainer.get("max_steps") is not None:  # a study's file may have set it to null
             raise UserError(
                 f"trainer.epochs={trainer['epochs']}: has no effect beside the trainer.max_steps="
                 f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"

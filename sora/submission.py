@@ -19,7 +19,7 @@ class Command:
     """``python run.py <overrides>``, called in the job; the interface is submitit's."""
 
     def __call__(self, overrides: Sequence[str]) -> None:
-        """Run the command.
+        """Run the command; ``overrides`` begin with the flags for a user's own configuration files.
 
         Raises:
             SystemExit: with the command's status, unless that is 0. USR1 and USR2 first go to submitit's handler, which

@@ -94,6 +94,9 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["-m", "cluster=local,joblib"], "cluster=local,joblib: one sweep has one cluster"),
         (["-m", "paths.results=a,b"], "paths.results=a,b: one sweep has one paths.results"),
         (["tracker.mode=online"], "tracker.mode: not in this configuration; +tracker.mode=<value> adds it"),
+        (["+experiment=main_table"], "+experiment=: the configuration has a choice of it already; write experiment=<"),
+        (["+trainer=default"], "+trainer=: the configuration has a choice of it already; write trainer=<choice>"),
+        (["task=RTE"], "task=RTE: no such choice ... did you mean rte?"),
         (["paths.results=a(1"], "a value with other signs is quoted within as well: 'key=\"value\"'"),
     ],
 )
@@ -105,6 +108,11 @@ def test_a_mistake_is_one_sentence(typed: Command, arguments: list[str], said: s
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
     assert (done.out, done.packs) == ("", [])
+
+
+def test_a_bound_that_was_taken_away_does_not_stand_against_epochs(typed: Command) -> None:
+    done = typed("task=rte", "budget=minilm-l6/rte", "~trainer.max_steps", "trainer.epochs=1")
+    assert (done.status, done.packs[0][0].trainer.max_steps) == (0, None)
 
 
 def test_a_mistake_that_the_runner_finds_is_told_alike(typed: Command) -> None:

@@ -98,6 +98,21 @@ def test_a_hub_that_does_not_answer(hub: Path, monkeypatch: pytest.MonkeyPatch) 
         assert reason(REPOSITORY) == "the hub cannot be reached, and its cache lacks the repository"
 
 
+def test_without_a_network_it_is_told_at_once(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(REPOSITORY, "model.safetensors")
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the client waited to try again"))
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody)
+        template = nobody + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        assert reason(REPOSITORY, "pytorch_model.bin") == "the hub cannot be reached, and its cache lacks the file"
+        assert fetch(REPOSITORY, "model.safetensors").read_bytes() == b"weights"
+
+
 def test_a_cache_that_cannot_be_written(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (hub / "file").touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "file"))

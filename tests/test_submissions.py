@@ -266,7 +266,7 @@ def test_the_best_run_by_the_select_split_is_collected(command: Command, tmp_pat
     assert "error: the leaderboard of superglue refuses a zip without AX-b.jsonl" in command.err
     assert not (tmp_path / "superglue.zip").exists()
     assert command("superglue", "--incomplete", "--out", "some.zip") == 0, command.err
-    assert "250 predictions  tiny sora seed 0 run bbbbbbbbbbbb, select accuracy 0.8000" in command.out
+    assert "250 predictions  tiny sora seed 0 run bbbbbbbbbbbb, protocol paper, select accuracy 0.8000" in command.out
     with zipfile.ZipFile(tmp_path / "some.zip") as archive:
         assert archive.namelist() == ["CB.jsonl", "COPA.jsonl"]
         assert b"entailment" in archive.read("CB.jsonl")
@@ -283,7 +283,20 @@ def test_a_run_selected_by_another_metric_comes_last(command: Command, tmp_path:
     record["metrics"]["selected"]["select"] = {"f1": 0.9}
     path.write_text(json.dumps(record))
     assert command("superglue", "--incomplete", "--out", "some.zip") == 0, command.err
-    assert "run bbbbbbbbbbbb, select accuracy 0.1000" in command.out
+    assert "run bbbbbbbbbbbb, protocol paper, select accuracy 0.1000" in command.out
+
+
+def test_protocols_are_not_compared(command: Command, tmp_path: Path) -> None:
+    finished(tmp_path, "a" * 12, 0.7)
+    finished(tmp_path, "b" * 12, 0.9)
+    path = tmp_path / "results" / "records" / f"x-{'b' * 12}.json"
+    record = records.read(path)
+    record["config"]["protocol"] = {"name": "dev"}
+    path.write_text(json.dumps(record))
+    assert command("superglue", "--incomplete") == 2
+    assert "cb: its runs were selected by the protocols dev and paper, whose scores cannot be" in command.err
+    assert command("superglue", "--incomplete", "--protocol", "paper") == 0, command.err
+    assert "run aaaaaaaaaaaa" in command.out
 
 
 def test_nothing_to_collect_and_files_to_check(command: Command, tmp_path: Path) -> None:

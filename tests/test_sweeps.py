@@ -206,6 +206,12 @@ def test_a_dry_run_lists_commands_that_do_the_same(typed: Command, tmp_path: Pat
     assert "--dry-run lists the jobs of a sweep" in typed("--dry-run", *TOY).err
 
 
+@pytest.mark.parametrize("words", [["study.name=null"], ["~study"]])
+def test_a_sweep_without_a_name_is_called_a_sweep(typed: Command, tmp_path: Path, words: list[str]) -> None:
+    typed("-m", "method=lora", "seed=0,1", *TOY, *words)
+    assert manifest_of(tmp_path)["study"] == "sweep"
+
+
 def test_a_manifest_keeps_the_runs_that_cannot_be_named_now(typed: Command, tmp_path: Path) -> None:
     write(tmp_path / "data" / "RTE", {"train": 2490, "dev": 277})
     command = ("-m", "method=lora", "task=rte,synthetic_pair", TOY[1], f"data.dir={tmp_path / 'data'}")

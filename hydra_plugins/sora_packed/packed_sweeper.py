@@ -60,6 +60,7 @@ class PackedSweeper(Sweeper):
         """
         from sora.errors import UserError
         from sora.recipes import check_study
+        from sora.studies import UNNAMED
         from sora.sweeps import Planner
 
         if self.max_pack is not None and self.max_pack < 1:
@@ -69,7 +70,7 @@ class PackedSweeper(Sweeper):
         for label, error in plan.mistakes:
             print(f"error: {label}: {error}", file=sys.stderr, flush=True)
         waiting = plan.unfinished()
-        study = str(OmegaConf.select(self.composed, "study.name"))
+        study = str(OmegaConf.select(self.composed, "study.name") or UNNAMED)
         manifest = plan.write_manifest(study, self._command)
         jobs = f"{len(waiting)} job{'' if len(waiting) == 1 else 's'} to do"
         print(f"study {study}: {plan.counts()}; {jobs}{manifest}", file=sys.stderr, flush=True)
@@ -130,15 +131,20 @@ class PackedSweeper(Sweeper):
 
     def _command(self, overrides: Sequence[str]) -> list[str]:
         """The words of a plain command for one job: no sweep, and no launcher."""
-        runtime = self.composed.hydra.runtime
-        folders = [str(each.path) for each in runtime.config_sources if each.provider == "command-line"]
         typed = [str(each) for each in self.composed.hydra.overrides.hydra]
-        flags = [word for folder in folders for word in ("--config-dir", folder.removeprefix("file://"))]
-        search = [each for each in typed if each.startswith("hydra.searchpath=")]
         # A study's file asks for a multirun by itself: its jobs must not.
         mode = [] if f"hydra.mode={RunMode.MULTIRUN.name}" in typed else [f"hydra.mode={RunMode.RUN.name}"]
         words = [word for word in overrides if not word.lstrip("+").startswith(("cluster=", "cluster."))]
-        return ["python", "run.py", *flags, *search, *words, *mode]
+        return ["python", "run.py", *own_files(self.composed), *words, *mode]
+
+
+def own_files(composed: DictConfig) -> list[str]:
+    """The words of a command that say where a user's own configuration files lie, as they were typed for the sweep."""
+    runtime = composed.hydra.runtime
+    folders = [str(each.path) for each in runtime.config_sources if each.provider == "command-line"]
+    flags = [word for folder in folders for word in ("--config-dir", folder.removeprefix("file://"))]
+    typed = [str(each) for each in composed.hydra.overrides.hydra]
+    return [*flags, *(each for each in typed if each.startswith("hydra.searchpath="))]
 
 
 def _unquoted(value: Any) -> Any:

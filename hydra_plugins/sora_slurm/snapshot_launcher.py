@@ -26,6 +26,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # Hydra impo
             """Called by the sweeper. Raises UserError when Slurm does not take the jobs."""
             import submitit
 
+            from hydra_plugins.sora_packed.packed_sweeper import own_files
             from sora import snapshot
             from sora.errors import UserError
             from sora.submission import Command
@@ -40,7 +41,8 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # Hydra impo
             try:
                 executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=timeouts)
                 executor.update_parameters(**{k if k in common else f"slurm_{k}": v for k, v in params.items()})
-                jobs = executor.map_array(Command(), [list(overrides) for overrides in job_overrides])
+                files = own_files(self.config)
+                jobs = executor.map_array(Command(), [[*files, *overrides] for overrides in job_overrides])
             except (RuntimeError, submitit.core.utils.FailedSubmissionError) as error:
                 reason = " ".join(str(error).split())
                 raise UserError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,12 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
             "with predict=true, which also predicts it"
         )
     check_metrics(task)
+    for split in ("train", "validation"):
+        if split not in task.sizes:
+            raise UserError(
+                f"task.sizes: has no {split}, must have the number of examples of each official split; "
+                f"correct the YAML of task {task.name}"
+            )
     needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
     official, partial = _read(task, needed, data)
     official["train"] = train_slice(official["train"], task.train_rows)
@@ -111,6 +118,9 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         return {split: official[split] for split in splits}, partial
     _check(task)
     given = data.dir or os.environ.get(ENV)
+    for (one, file), (other, same) in combinations(((split, task.files.get(split)) for split in splits), 2):
+        if file is not None and file == same:
+            raise UserError(f"task.files: {one} and {other} are both {file}, so that they would share their examples")
     snapshot = open_snapshot(task, given)
     folder = Path() if snapshot else data_folder(task, data.dir)
     for split in splits:

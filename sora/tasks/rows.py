@@ -77,8 +77,8 @@ class Row:
     def idx(self, kind: str = "row") -> int:
         """The official number under ``idx``; within a file no two of a kind are equal."""
         found = self.integer("idx")
-        if found < 0:
-            raise self.refuse(f"idx is {found}, a number from 0 on expected")
+        if not 0 <= found < 2**63:
+            raise self.refuse(f"idx is {found}, a number from 0 to 2^63 - 1 expected")
         if (kind, found) in self.numbers:
             raise self.refuse(f"idx {found} of this {kind} was given before, at {self.numbers[kind, found]}")
         self.numbers[kind, found] = self.place

@@ -89,6 +89,15 @@ def test_a_snapshot_is_named_by_what_it_holds_and_taken_once(tmp_path):
     assert not list(first.rglob("__pycache__"))
 
 
+def test_a_job_is_the_command_of_its_sweep(monkeypatch):
+    """Its words come through submitit as they are, the flags for the user's own files first."""
+    monkeypatch.setattr("sora.cli.main", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    words = ["--config-dir", "/own", "hydra.searchpath=[file:///more]", "method=mine", "seed=0"]
+    Command()(words)
+    assert sys.argv[1:] == [*words, "hydra.mode=RUN"]
+
+
 @pytest.mark.parametrize(("number", "handed"), [(signal.SIGUSR1, 1), (signal.SIGUSR2, 1), (signal.SIGTERM, 0)])
 def test_only_usr1_and_usr2_ask_for_another_turn(number, handed, monkeypatch):
     calls = []

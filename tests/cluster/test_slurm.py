@@ -103,6 +103,17 @@ def test_waiting_ends_with_the_last_job(tmp_path):
     assert ended(job)["JobState"] == "COMPLETED"
 
 
+def test_a_job_reads_the_users_own_files(tmp_path):
+    """From another folder than the command's: a relative --config-dir would not be found there."""
+    (tmp_path / "own/method").mkdir(parents=True)
+    (tmp_path / "own/method/mine.yaml").write_text("defaults: [lora, _self_]\nr: 3\n")
+    words = ("-m", "--config-dir", "own", *SLURM, *SMALL, "method=mine", "seed=0", "cluster.wait=true")
+    done = run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    (record,) = records.read_many(tmp_path / "results/records")
+    assert record["config"]["method"]["r"] == 3
+
+
 def test_a_mistake_is_the_jobs_failure(tmp_path):
     (tmp_path / "results/records").mkdir(parents=True)
     (tmp_path / "results/records/minilm-l6").write_text("a file where a folder must be")

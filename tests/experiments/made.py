@@ -98,7 +98,7 @@ def write_run(results: Path, axes: Mapping[str, Any], items: int = 60, salt: str
     """Write one record with its arrays; returns its path."""
     method, task, seed = axes.get("method", "sora"), axes.get("task", "rte"), int(axes.get("seed", 0))
     generator = np.random.default_rng(int(run_id(axes, salt), 16))
-    content = arrays(task, generator, items, GAIN[method])
+    content = arrays(task, generator, items, GAIN.get(method, 1.0))
     path = results / "records" / "minilm-l6" / task / f"{method}-s{seed}-{run_id(axes, salt)}.json"
     digest = records.arrays_digest(content)
     records.write(path, record(axes, scores(task, content), digest, salt, **flags), content)
@@ -145,7 +145,7 @@ def many(results: Path, name: str, axes: Mapping[str, Sequence[Any]], items: int
         path = results / run["record"]
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind not in stock:
-            content = arrays(task, np.random.default_rng(index), items, GAIN[method])
+            content = arrays(task, np.random.default_rng(index), items, GAIN.get(method, 1.0))
             found, digest = scores(task, content), records.arrays_digest(content)
             records.write(path, record(run["axes"], found, digest), content)
             stock[kind] = found, digest, path.with_suffix(".npz")

@@ -194,6 +194,28 @@ def test_a_bad_file_is_named_and_the_rest_is_built(
     assert str(results) not in page
 
 
+@pytest.mark.parametrize(("group", "own", "base"), [("method", "lora16", "lora"), ("task", "rte64", "rte")])
+def test_choices_of_somebodys_own_may_be_named_otherwise_within(
+    tmp_path: Path, group: str, own: str, base: str
+) -> None:
+    """conf/method/lora16.yaml of a user that builds on lora: its records say lora, the sweep says lora16."""
+    axes = {"method": ["lora"], "task": ["rte"], "seed": [0, 1]}
+    manifest = made.manifest("main_table", axes | {group: [own]})
+    for run in manifest["runs"]:
+        path = made.write_run(tmp_path, run["axes"] | {group: base}, items=20)
+        content = json.loads(path.read_text())
+        for file in (path, path.with_suffix(".npz")):
+            target = (tmp_path / run["record"]).with_suffix(file.suffix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
+        content |= {"run_id": run["run_id"], "pack": {"size": 1, "members": [run["run_id"]]}}
+        (tmp_path / run["record"]).write_text(json.dumps(content))
+    studies.write(tmp_path, manifest)
+    assert tables.main(["--results", str(tmp_path), "--strict"]) == 0
+    (row,) = csv.DictReader(next(tmp_path.glob("tables/main_table-*/main_table.csv")).open(encoding="utf-8"))
+    assert [value for key, value in row.items() if key.endswith("acc. n")] == ["2"]
+
+
 def test_the_same_record_twice_does_no_harm(built: Path, tmp_path: Path) -> None:
     results = copy(built, tmp_path)
     path = next(results.glob("records/*/*/*.json"))

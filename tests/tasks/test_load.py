@@ -113,6 +113,12 @@ def test_no_examples_are_refused_even_then(rte: tuple[TaskConfig, DataConfig]) -
     [
         ({"reader": "csv"}, "task.reader='csv' is not 'tsv' or 'jsonl' or 'synthetic'"),
         ({"files": {"train": "train.tsv"}}, "task.sizes names validation, task.files does not"),
+        ({"sizes": {}}, "task.sizes: has no train, must have the number of examples of each official split"),
+        ({"sizes": {"train": 40}}, "task.sizes: has no validation"),
+        (
+            {"files": {"train": "dev.tsv", "validation": "dev.tsv"}},
+            "task.files: train and validation are both dev.tsv, so that they would share their examples",
+        ),
     ],
 )
 def test_a_wrong_description_is_refused(
