@@ -26,7 +26,7 @@ THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 ifdef DATA
 export SORA_DATA := $(abspath $(DATA))
 endif
-export TASKS SEEDS STEPS PRECISION  # of make study
+export TASKS SEEDS STUDIED FEW STEPS PRECISION  # of make study
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity study clean
