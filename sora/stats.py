@@ -27,11 +27,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        """Half of its length, the number after "+-" where the interval is symmetric."""
-        return (self.high - self.low) / 2
-
 
 def mean(values: ArrayLike) -> float:
     """Arithmetic mean, ``sum(x) / n``, of a non-empty sequence."""
@@ -107,35 +102,6 @@ def _average(samples: Sequence[ArrayLike]) -> _Average | None:
         return _Average(centre, 0.0, 0.0)
     freedom = parts.sum() ** 2 / sum(v * v / (each.size - 1) for v, each in zip(parts, values, strict=True))
     return _Average(centre, math.sqrt(parts.sum()) / len(values), float(freedom))
-
-
-def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> Interval:
-    """Interval for one accuracy from ``correct`` of ``total`` independent items.
-
-    With p = correct / total, n = total and z the normal quantile of (1 + c) / 2::
-
-        (p + z^2 / 2n  +-  z * sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
-
-    Wilson (1927), "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22(158).
-    Unlike ``p +- z * sqrt(p (1 - p) / n)`` it stays inside [0, 1] and keeps its coverage near 0, near 1 and
-    for small n.
-
-    Raises
-    ------
-    ValueError
-        unless ``0 <= correct <= total`` and ``total >= 1``.
-    """
-    check_confidence(confidence)
-    if not (total >= 1 and 0 <= correct <= total):
-        raise ValueError(f"{correct} correct of {total}: needs 0 <= correct <= total and total >= 1")
-    z = float(special.ndtri((1 + confidence) / 2))
-    p = correct / total
-    scale = 1 + z * z / total
-    centre = (p + z * z / (2 * total)) / scale
-    reach = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / scale
-    low = 0.0 if correct == 0 else centre - reach  # exactly 0 and 1 at the ends, which rounding would miss
-    high = 1.0 if correct == total else centre + reach
-    return Interval(low, high)
 
 
 def detectable_gap(standard_error: float, alpha: float = 0.05, power: float = 0.8) -> float:

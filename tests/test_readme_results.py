@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORDS = " ".join(README.split())  # sentences, wherever their lines break
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -27,10 +29,23 @@ def test_the_main_table() -> None:
     scores = [name.removesuffix(" sd") for name in found[0] if name.endswith(" sd")]
     assert (len(found), len(scores)) == (6, 4)
     assert f"| method | live parameters | {' | '.join(scores)} |" in README
+    details = rows(path.with_name("details.csv"))
     for row in found:
         line = next(line for line in README.splitlines() if line.startswith(f"| {row['method']} | "))
-        cells = [f"{float(row[name]):.2f} ± {float(row[f'{name} sd']):.2f}" for name in scores]
-        assert f"| {' | '.join(cells)} |" in line
+        live = float(row["live parameters"])
+        size = f"{live / 1e6:.2f}M" if live >= 1e5 else f"{live / 1e3:.1f}k"
+        cells = [
+            f"{float(row[name]):.2f} ± {float(row[f'{name} sd']):.2f}"
+            + (f" [{row[f'{name} one_class']} one-class]" if int(row[f"{name} one_class"]) else "")
+            for name in scores
+        ]
+        rates = [
+            f"{float(each['peak learning rate']):g}"
+            for name in scores
+            for each in details
+            if (each["method"], each["metric"]) == (row["method"], name)
+        ]
+        assert line == f"| {row['method']} | {size} | {' | '.join(cells)} | {', '.join(rates)} |"
 
 
 def test_sora_against_lora() -> None:
@@ -44,6 +59,131 @@ def test_sora_against_lora() -> None:
         low, high = float(higher["95 % interval"]), float(higher["95 % interval high"])
         score = f"{float(higher['ours']):+.2f} | {low:+.2f} to {high:+.2f}"
         assert f"| {task} | {score} | {float(fewer['ours']):+.0f} % | {higher['verdict']} |" in README
+
+
+def study(name: str, task: str = "") -> Path:
+    """The folder of the tables of the one study of that name (on that task alone)."""
+    manifests = [
+        json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / "studies").glob(f"{name}-*")
+    ]
+    (found,) = (each for each in manifests if not task or each["axes"]["task"] == [task])
+    return ROOT / "results" / "tables" / f"{name}-{found['hash']}"
+
+
+def linked(folder: Path) -> str:
+    """The end of a link to the page of a study, which the README must have."""
+    link = f"results/tables/{folder.name}/README.md"
+    assert f"]({link})" in README
+    return link
+
+
+def claim(beginning: str) -> dict[str, dict[str, str]]:
+    """The rows of a claim, by task."""
+    found = rows(ROOT / "results" / "tables" / "claims" / "claims.csv")
+    return {row["task"]: row for row in found if row["claim"].startswith(beginning)}
+
+
+def interval(row: dict[str, str]) -> tuple[float, float]:
+    return float(row["95 % interval"]), float(row["95 % interval high"])
+
+
+SLICE, STSB = "sst2_10k acc.", "STS-B Pearson"
+TASKS = {SLICE: "sst2_10k", STSB: "stsb"}
+
+
+def test_both_methods_at_one_rank_and_at_one_size() -> None:
+    folder = study("rank_budget")
+    linked(folder)
+    found = claim("SoRA scores higher than LoRA at equal r")
+    (low, high), (below, above) = interval(found[SLICE]), interval(found[STSB])
+    assert (
+        f"SoRA is lower by {-float(found[SLICE]['ours']):.2f} points on SST-2's slice (95 % interval {-high:.2f} to "
+        f"{-low:.2f}) and by {-float(found[STSB]['ours']):.2f} on STS-B ({-above:.2f} to {-below:.2f})"
+    ) in WORDS
+    gaps = {
+        task: [-float(row["difference"]) for row in rows(folder / "iso_parameter.csv") if row["metric"] == task]
+        for task in (SLICE, STSB)
+    }
+    told = " and ".join(f"by {min(each):.2f} to {max(each):.2f}" for each in gaps.values())
+    assert f"{told} (r = 4, 8 and 16; ranges, not intervals)" in WORDS
+
+
+def test_a_smaller_threshold() -> None:
+    lora = next(row for row in rows(study("main_table") / "main_table.csv") if row["method"] == "LoRA")
+    live, score = [], []
+    for task in (SLICE, STSB):
+        folder = study("threshold", TASKS[task])
+        linked(folder)
+        row = next(row for row in rows(folder / "threshold.csv") if float(row["ξ"]) == 1e-3)
+        live.append(f"{float(row['live parameters']) / 1e3:.0f}k")
+        score.append(f"{float(row[task]):.2f}")
+    assert (
+        f"1e-3, SoRA has {' and '.join(live)} of LoRA's {float(lora['live parameters']) / 1e3:.0f}k parameters and "
+        f"{' and '.join(score)} points"
+    ) in WORDS
+    assert f"LoRA {float(lora[SLICE]):.2f} and {float(lora[STSB]):.2f}." in WORDS
+
+
+def test_the_levels_of_sparsity() -> None:
+    levels = {}
+    for task in ("sst2_10k", "stsb"):
+        folder = study("scheduler", task)
+        linked(folder)
+        levels[task] = [
+            (f"{float(row['% of dense']):.1f}", f"{float(row['generalization %']):.1f}")
+            for row in rows(folder / "levels.csv")
+        ]
+    ours, other = levels["sst2_10k"], levels["stsb"]
+    assert f"at {ours[4][0]} % of its live parameters generalization is {ours[4][1]} % of the dense model's" in WORDS
+    assert f"at {ours[5][0]} % it is {ours[5][1]} %" in WORDS
+    assert f"the head alone can do, {ours[-1][1]} % with no live parameter" in WORDS
+    assert ours[-1][0] == "0.0"
+    assert ", ".join(f"{kept} % at {share} %" for share, kept in (other[3], other[4], other[6])) in WORDS.replace(
+        f"at {other[3][0]} % of the parameters", f"at {other[3][0]} %"
+    )
+    (kept,) = claim("3.7 % of the dense model's parameters keep").values()
+    low, high = interval(kept)
+    assert f"here that is {float(kept['ours']):.0f} % ({low:.0f} to {high:.0f})" in WORDS
+    assert low < float(ours[-1][1]) < high, "no more than the head alone"
+
+
+def test_the_schedule_against_one_shot() -> None:
+    """Where the interval of the difference leaves out 0, of the shares 50, 25, 10, 5 and 2 %."""
+    apart: dict[tuple[str, str], list[str]] = {}
+    for task in (SLICE, STSB):
+        folder = study("pruning_baselines", TASKS[task])
+        linked(folder)
+        for row in rows(folder / "budgets.csv"):
+            for share in ("50", "25", "10", "5", "2"):
+                low, high = (row[f"at {share} %, minus one-shot{end}"] for end in ("", " high"))
+                if low and (float(low) > 0 or float(high) < 0):
+                    apart.setdefault((task, row["schedule"]), []).append(f"{'+' if float(low) > 0 else '-'}{share}")
+    assert apart.keys() == {
+        (STSB, "scheduler, constant rate"),
+        (STSB, "scheduler, no rate"),
+        (SLICE, "scheduler, no rate"),
+    }
+    assert apart[STSB, "scheduler, constant rate"] == ["+25", "+10"], "at a quarter and a tenth of the parameters"
+    assert {sign[0] for key, signs in apart.items() if "no rate" in key[1] for sign in signs} == {"-"}
+
+
+def test_ranks_and_times() -> None:
+    folders = [study("rank_map", task) for task in ("sst2_10k", "stsb")]
+    agreement = [float(rows(folder / "rank_map.csv")[0]["rank agreement"]) for folder in folders]
+    for folder in folders:
+        linked(folder)
+    assert f"maps of two seeds correlate at {agreement[0]:.2f}, on STS-B" in WORDS
+    assert f"at {agreement[1]:.2f}. The mean map" in WORDS
+    linked(study("efficiency"))
+    found = claim("An epoch of SoRA takes less time")
+    told = {}
+    for task in (SLICE, STSB):
+        low, high = interval(found[task])
+        told[task] = f"({-low:.1f} % less to {high:.1f} % more)"
+    assert f"{-float(found[SLICE]['ours']):.1f} % less time on SST-2's slice {told[SLICE]}" in WORDS
+    assert f"{-float(found[STSB]['ours']):.1f} % less on STS-B {told[STSB]}" in WORDS
+    assert found[STSB]["paper"] == "-20.3 % (Table 4)"
+    assert "On an RTX 3090 the paper has 20.3 % less on STS-B, 29.5 % on average" in WORDS
 
 
 def test_the_speed_table() -> None:

@@ -7,8 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as formula
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats as reference
 from sklearn.metrics import jaccard_score
 from statsmodels.stats.anova import anova_lm
@@ -31,7 +29,6 @@ from sora.stats import (
     t_interval,
     t_interval_of_average,
     two_way,
-    wilson_interval,
 )
 
 SCORES = [0.701, 0.722, 0.688, 0.731, 0.709]
@@ -91,29 +88,6 @@ def test_t_interval_covers_at_its_nominal_rate():
     rng = np.random.default_rng(1)
     hits = sum(low <= 0.7 <= high for low, high in (t_interval(rng.normal(0.7, 0.02, 3)) for _ in range(4000)))
     assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
-
-
-@given(
-    st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
-    st.sampled_from([0.8, 0.95, 0.99]),
-)
-def test_wilson_agrees_with_scipy(counts, confidence):
-    correct, total = counts
-    expected = reference.binomtest(correct, total).proportion_ci(confidence, method="wilson")
-    interval = wilson_interval(correct, total, confidence)
-    assert interval == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert 0 <= interval.low <= correct / total <= interval.high <= 1
-
-
-def test_wilson_on_the_papers_rte_half():
-    """139 items resolve about five and a half points either way at the paper's LoRA score."""
-    assert wilson_interval(round(0.8532 * 139), 139).half_width == pytest.approx(0.058, abs=0.002)
-
-
-def test_wilson_refuses_impossible_counts():
-    for correct, total in [(-1, 10), (11, 10), (0, 0)]:
-        with pytest.raises(ValueError, match="correct of"):
-            wilson_interval(correct, total)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -139,10 +139,6 @@ class Head(nn.Module):
         """PEFT's ``modules_to_save``."""
         return list(self.form.modules)
 
-    def classification_class(self) -> str:
-        """transformers' class with this head."""
-        return self.form.cls
-
 
 def fits_class(pooling: str, spans: int) -> bool:
     """Whether transformers' class computes what a head does: neither means over tokens nor span vectors."""

@@ -25,7 +25,7 @@ def test_logits_equal_transformers(family):
     hf = type(backbone.hf_config).from_dict(backbone.hf_config.to_dict())
     hf.num_labels = 3
     model = AutoModelForSequenceClassification.from_config(hf, attn_implementation="eager").eval()
-    assert type(model).__name__ == head.classification_class()
+    assert type(model).__name__ == head.form.cls
     for replica in (0, 1):
         state = {f"{backbone.prefix}.{key}": value for key, value in backbone.encoder.state_dict().items()}
         model.load_state_dict(state | head.export_state(replica))
