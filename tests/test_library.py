@@ -19,6 +19,8 @@ from transformers import (
     LlamaForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from sora import schedules
@@ -182,6 +184,28 @@ def test_any_model_trains_prunes_and_reloads(kind, tmp_path):
     kept = {n.removeprefix("base_model.model.").partition(".lora_A")[0] for n, _ in loaded.named_parameters()}
     alive = {name for name, rank in adapters.live_ranks().items() if rank}
     assert kept & set(adapters.layers) == alive < set(adapters.layers)
+
+
+def test_a_model_that_reads_the_weights_of_its_layers(tmp_path):
+    """T5 asks ``wo`` for the type of its weight before it calls it, in encoder and decoder."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes)).eval()
+    plain = copy.deepcopy(model)
+    adapters = inject(model, ["wo"], r=2)
+    batch = {"input_ids": torch.randint(0, 50, (3, 7)), "labels": torch.randint(0, 50, (3, 5))}
+    optimizer = adapters.optimizer(lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    adapters.save(tmp_path)
+    with torch.no_grad():
+        logits, before = model(**batch).logits, plain(**batch).logits
+        loaded = PeftModel.from_pretrained(plain, tmp_path).eval()
+        torch.testing.assert_close(loaded(**batch).logits, logits, rtol=0, atol=1e-5)
+    assert len(adapters.layers) == 4
+    assert not torch.allclose(logits, before, atol=1e-2), "nothing was learnt, so nothing was checked"
 
 
 def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
