@@ -21,6 +21,8 @@ from transformers import (
     RobertaForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
+    WavLMConfig,
+    WavLMModel,
 )
 
 from sora import schedules
@@ -206,6 +208,42 @@ def test_a_model_that_reads_the_weights_of_its_layers(tmp_path):
         torch.testing.assert_close(loaded(**batch).logits, logits, rtol=0, atol=1e-5)
     assert len(adapters.layers) == 4
     assert not torch.allclose(logits, before, atol=1e-2), "nothing was learnt, so nothing was checked"
+
+
+def wavlm():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    convolutions = {"conv_dim": (8,), "conv_kernel": (4,), "conv_stride": (4,), "num_conv_pos_embedding_groups": 2}
+    return WavLMModel(WavLMConfig(num_feat_extract_layers=1, num_conv_pos_embeddings=4, **sizes, **convolutions))
+
+
+BYPASSING = {
+    "wavlm": (wavlm, (1, 400), ["q_proj", "k_proj", "v_proj", "out_proj"], "WavLMAttention"),
+    "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 16), (3, 1, 8), ["out_proj"], "MultiheadAttention"),
+    "fast": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        (1, 3, 8),
+        ["linear1", "linear2"],
+        "TransformerEncoderLayer",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BYPASSING)
+def test_layers_that_their_parent_does_not_call_are_refused(kind):
+    """Which those are, the model itself tells: it runs although they cannot be called."""
+    build, shape, names, parent = BYPASSING[kind]
+    model = build().eval()
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    refused = [name for name in linear if name.endswith(tuple(names))]
+    assert len(refused) == len(names)
+    for name in refused:  # not by a hook: torch has no fast path where one is
+        linear[name].forward = None
+    with torch.no_grad():
+        model(torch.randn(shape))
+    for full in refused:
+        with pytest.raises(UserError, match=rf"inject\.targets: {parent} takes the weight of {full} without calling"):
+            inject(model, full)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
