@@ -8,6 +8,7 @@ whose ranks all died is left out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +73,23 @@ def write_lora(
         "fan_in_fan_out": False,
         "use_rslora": False,
         "target_modules": sorted(ranks),
-        "rank_pattern": {name: rank for name, rank in sorted(ranks.items()) if rank != top},
-        "alpha_pattern": {name: scaling * rank for name, rank in sorted(ranks.items()) if rank != top},
+        "rank_pattern": {_key(name, ranks): rank for name, rank in sorted(ranks.items()) if rank != top},
+        "alpha_pattern": {_key(name, ranks): scaling * rank for name, rank in sorted(ranks.items()) if rank != top},
         "modules_to_save": list(modules_to_save) if modules_to_save else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
     _save(tensors, folder / PEFT_WEIGHTS)
     write_text(folder / PEFT_CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _key(name: str, ranks: dict[str, int]) -> str:
+    """What stands for ``name`` in a pattern of PEFT: the name, or an expression where that also fits another rank.
+
+    PEFT takes a key for the end of a name, a dot in it for any character, and the first key that fits.
+    """
+    end = re.compile(r"(.*\.)?" + re.escape(name).replace(r"\.", "."))
+    unlike = (other for other, rank in ranks.items() if rank != ranks[name])
+    return f"^{re.escape(name)}" if any(map(end.fullmatch, unlike)) else name
 
 
 def write_peft(folder: Path, factors: Factors, scaling: float, backbone: Backbone, head: Head, replica: int) -> None:
@@ -144,9 +155,10 @@ def write_merged(folder: Path, adapter: Path, backbone: Backbone) -> None:
     fits_class = config["task_type"] == "SEQ_CLS"
     prefix = f"{backbone.prefix}." if fits_class else ""
     encoder = dict(backbone.encoder.state_dict())
-    for name in config["target_modules"]:
+    ranks = {name: tensors[f"{name}.lora_A.weight"].shape[0] for name in config["target_modules"]}
+    for name, rank in ranks.items():
         a, b = (tensors.pop(f"{name}.lora_{x}.weight").double() for x in "AB")
-        scaling = config["alpha_pattern"].get(name, config["lora_alpha"]) / a.shape[0]
+        scaling = config["alpha_pattern"].get(_key(name, ranks), config["lora_alpha"]) / rank
         key = f"{name.removeprefix(prefix)}.weight"
         encoder[key] = (encoder[key].double() + scaling * (b @ a)).float()
     write_plain(folder, backbone, encoder, tensors if fits_class else load_file(adapter / HEAD_WEIGHTS), fits_class)

@@ -42,11 +42,11 @@ def fetch(repository: Repository, name: str) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
 
-    where = {"revision": repository.revision or None, "repo_type": repository.kind}
+    revision, kind = repository.revision or None, repository.kind
     try:
-        there = isinstance(try_to_load_from_cache(repository.name, name, **where), str)
-        alone = not there and not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
-        return Path(hf_hub_download(repository.name, name, **where, local_files_only=alone))
+        there = try_to_load_from_cache(repository.name, name, revision=revision, repo_type=kind)
+        alone = not isinstance(there, str) and not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
+        return Path(hf_hub_download(repository.name, name, revision=revision, repo_type=kind, local_files_only=alone))
     except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
         offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
         raise NotThere(f"{offline}, and {_cache_of(repository)}") from error

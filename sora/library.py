@@ -31,6 +31,11 @@ from sora.methods.sora import GATE_EPS
 from sora.optim import PROX
 
 NOT_HERE = {"name", "version", "packable", "learning_rate"}  # fields of SoraConfig that are about runs
+BYPASSED = {  # layers that their parent, by the name of its class, does not call: it multiplies with the weights itself
+    "MultiheadAttention": {"out_proj"},
+    "TransformerEncoderLayer": {"linear1", "linear2"},  # in evaluation
+    "WavLMAttention": {"q_proj", "k_proj", "v_proj", "out_proj"},
+}
 
 
 def inject(
@@ -52,7 +57,8 @@ def inject(
             and the switches it stands for.
 
     Raises:
-        UserError: a name that matches nothing, a target that is no linear layer, an option out of its range.
+        UserError: a name that matches nothing, a target that is no linear layer or is never called, an option out of
+            its range.
     """
     targets, train = _names(targets), _names(train)
     for key in NOT_HERE & options.keys():
@@ -74,6 +80,13 @@ def inject(
             raise UserError(
                 f"inject.targets: {name} is a {type(module).__name__}, not a linear layer; name linear ones"
             )
+        parent, _, child = name.rpartition(".")
+        for kind in type(model.get_submodule(parent)).__mro__:
+            if child in BYPASSED.get(kind.__name__, ()):
+                raise UserError(
+                    f"inject.targets: {kind.__name__} takes the weight of {name} without calling it, so that an "
+                    "adapter there does nothing; leave it out"
+                )
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, LowRankLinear] = {}

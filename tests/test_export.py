@@ -1,13 +1,18 @@
 """What is exported, plain PEFT and plain transformers load, and it predicts what the trained pack predicts."""
 
+import copy
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModel, AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
+from sora import export
 from sora.backbones import load_backbone
 from sora.training.evaluation import predict
 from tests import tiny
@@ -116,3 +121,48 @@ def test_regression_has_one_output(tmp_path):
     loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
     model = PeftModel.from_pretrained(plain_model(loop.pack.runs[0], classes=1), tmp_path / "adapter").eval()
     np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[0], atol=2e-5)
+
+
+class Nested(nn.Module):
+    """Names that end in one another, and one that does if a dot is any character."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj, self.block_proj = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.block, self.head = nn.ModuleDict({"proj": nn.Linear(6, 6)}), nn.ModuleDict({"proj": nn.Linear(6, 6)})
+
+    def forward(self, x):
+        for layer in (self.proj, self.block_proj, self.block["proj"], self.head["proj"]):
+            x = layer(x).tanh()
+        return x
+
+
+@pytest.mark.parametrize(
+    ("ranks", "keys"),
+    [
+        ({"proj": 1, "block.proj": 2, "head.proj": 3, "block_proj": 3}, {"^proj", r"^block\.proj"}),
+        ({"proj": 3, "block.proj": 1, "head.proj": 2, "block_proj": 1}, {"block.proj", "head.proj", "block_proj"}),
+        ({"proj": 2, "block.proj": 2, "head.proj": 2, "block_proj": 3}, {"proj", r"^block\.proj", "head.proj"}),
+        ({"proj": 2, "block.proj": 0, "head.proj": 3, "block_proj": 0}, {"^proj"}),
+        ({"block.proj": 2, "head.proj": 3}, {"block.proj"}),
+    ],
+)
+def test_names_that_end_in_one_another_keep_their_ranks(ranks, keys, tmp_path):
+    """By PEFT, by its merged weights, and by ours; names that collide with none stay as they are."""
+    torch.manual_seed(0)
+    model = Nested()
+    factors = {name: (torch.randn(rank, 6), torch.randn(6, rank)) for name, rank in ranks.items()}
+    export.write_lora(tmp_path, factors, 0.7, base="", task_type="FEATURE_EXTRACTION")
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for name, (a, b) in factors.items():
+        expected[f"{name}.weight"] += 0.7 * b @ a
+    merged = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).merge_and_unload()
+    torch.testing.assert_close(dict(merged.state_dict()), expected)
+
+    save_file({"out": torch.zeros(1)}, tmp_path / export.HEAD_WEIGHTS)
+    backbone = SimpleNamespace(prefix="bert", encoder=model, hf_config=BertConfig())
+    export.write_merged(tmp_path / "merged", tmp_path, backbone)
+    torch.testing.assert_close(load_file(tmp_path / "merged" / export.MODEL_WEIGHTS), expected)
+
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert set(config["rank_pattern"]) == set(config["alpha_pattern"]) == keys

@@ -19,6 +19,10 @@ from transformers import (
     LlamaForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    WavLMConfig,
+    WavLMModel,
 )
 
 from sora import schedules
@@ -182,6 +186,64 @@ def test_any_model_trains_prunes_and_reloads(kind, tmp_path):
     kept = {n.removeprefix("base_model.model.").partition(".lora_A")[0] for n, _ in loaded.named_parameters()}
     alive = {name for name, rank in adapters.live_ranks().items() if rank}
     assert kept & set(adapters.layers) == alive < set(adapters.layers)
+
+
+def test_a_model_that_reads_the_weights_of_its_layers(tmp_path):
+    """T5 asks ``wo`` for the type of its weight before it calls it, in encoder and decoder."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes)).eval()
+    plain = copy.deepcopy(model)
+    adapters = inject(model, ["wo"], r=2)
+    batch = {"input_ids": torch.randint(0, 50, (3, 7)), "labels": torch.randint(0, 50, (3, 5))}
+    optimizer = adapters.optimizer(lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    adapters.save(tmp_path)
+    with torch.no_grad():
+        logits, before = model(**batch).logits, plain(**batch).logits
+        loaded = PeftModel.from_pretrained(plain, tmp_path).eval()
+        torch.testing.assert_close(loaded(**batch).logits, logits, rtol=0, atol=1e-5)
+    assert len(adapters.layers) == 4
+    assert not torch.allclose(logits, before, atol=1e-2), "nothing was learnt, so nothing was checked"
+
+
+def wavlm():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    convolutions = {"conv_dim": (8,), "conv_kernel": (4,), "conv_stride": (4,), "num_conv_pos_embedding_groups": 2}
+    return WavLMModel(WavLMConfig(num_feat_extract_layers=1, num_conv_pos_embeddings=4, **sizes, **convolutions))
+
+
+BYPASSING = {
+    "wavlm": (wavlm, (1, 400), ["q_proj", "k_proj", "v_proj", "out_proj"], "WavLMAttention"),
+    "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 16), (3, 1, 8), ["out_proj"], "MultiheadAttention"),
+    "fast": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        (1, 3, 8),
+        ["linear1", "linear2"],
+        "TransformerEncoderLayer",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BYPASSING)
+def test_layers_that_their_parent_does_not_call_are_refused(kind):
+    """Which those are, the model itself tells: it runs although they cannot be called."""
+    build, shape, names, parent = BYPASSING[kind]
+    model = build().eval()
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    refused = [name for name in linear if name.endswith(tuple(names))]
+    assert len(refused) == len(names)
+    for name in refused:  # not by a hook: torch has no fast path where one is
+        linear[name].forward = None
+    with torch.no_grad():
+        model(torch.randn(shape))
+    for full in refused:
+        with pytest.raises(UserError, match=rf"inject\.targets: {parent} takes the weight of {full} without calling"):
+            inject(model, full)
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):

@@ -80,6 +80,16 @@ class LowRankLinear(nn.Module):
         self.gate = nn.Parameter(torch.ones(replicas, r, device=device)) if gated else None
         self.dropout = dropout
 
+    @property
+    def weight(self) -> Tensor:
+        """The frozen layer's: some models, such as T5, ask a layer for its weight's type before they call it."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The frozen layer's."""
+        return self.base.bias
+
     @torch.no_grad()
     def reset(self, generators: Sequence[torch.Generator]) -> None:
         """A ~ Kaiming uniform with a = sqrt(5), so U(-1/sqrt(in), 1/sqrt(in)); B = 0; g ~ N(0, 1) (authors' code).

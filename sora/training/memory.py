@@ -1,17 +1,19 @@
-"""Whether a pack fits into memory, before it starts, and what to do when it did not (torch-free but for a GPU)."""
+"""Whether a pack fits into memory, before it starts, and what to do when it did not. Torch only where it must be."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sora import estimate
+from sora.errors import OutOfMemory
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 USABLE = 0.9  # share of the memory a pack may count on: others need some, and an estimate is an estimate
+ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -62,6 +65,43 @@ def fitting(jobs: Sequence[Job], facts: estimate.DataFacts, device: torch.device
             packs,
         )
     return packs
+
+
+def work_off(waiting: list[list[Job]], device: torch.device, work: Callable[[list[Job]], None]) -> None:
+    """Do ``work`` with the packs ``waiting``, halved where memory runs out; what is done leaves the list."""
+    while waiting:
+        pack, halves = waiting[0], []
+        try:
+            work(pack)
+        except OutOfMemory as error:
+            if len(pack) == 1:
+                raise
+            halves = parts(pack, 2)
+            say_split(str(error).partition(";")[0], halves)
+        waiting[:1] = halves
+        release(device)
+
+
+@contextlib.contextmanager
+def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
+    """Turn "out of memory" into one sentence that ends with ``advice``."""
+    import torch
+
+    def too_large(words: str = "") -> OutOfMemory:
+        return OutOfMemory(f"out of memory with {replicas} x {batch_size} examples a step{words}; {advice}")
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise too_large() from error
+    except RuntimeError as error:
+        # On the CPU neither torch's allocator nor oneDNN has an exception of its own; the latter's words may mean
+        # something else, so they stay in the sentence.
+        if "can't allocate memory" in str(error):
+            raise too_large() from error
+        if found := next((words for words in ONEDNN if words in str(error)), ""):
+            raise too_large(f" (oneDNN: {found})") from error
+        raise
 
 
 def say_split(reason: str, packs: Sequence[Sequence[Job]]) -> None:

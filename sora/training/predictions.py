@@ -21,42 +21,55 @@ from safetensors.torch import load_file
 
 from sora import submissions
 from sora.errors import UserError
+from sora.estimate import facts_of
 from sora.records import write_text
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
 from sora.tasks.load import why_not
-from sora.training import checkpoint
-from sora.training.evaluation import predict
+from sora.training import checkpoint, memory
+from sora.training.evaluation import BATCH, predict
 from sora.training.pack import Pack, build_pack, encode_split
 
 if TYPE_CHECKING:
     from sora.training.runner import Job
 
+# No smaller batch or length: the one is that of every evaluation (evaluation.py), the other would be another run.
+LARGER = "the records stay, so give predict=true again on a machine with more memory"
 Asked = tuple[TaskConfig, str, Examples]  # task, split, its examples
 
 
 def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
     """Predict the test sets with every run of ``jobs`` that has not yet, and write its files.
 
+    Packs are split where memory asks for it, as in training.
+
     Raises:
-        UserError: the task has no test set, its files are not as described, or a run's weights are gone.
+        UserError: the task has no test set, its files are not as described, a run's weights are gone, or the device's
+            memory does not suffice for one run.
     """
     asked = _test_sets(jobs[0])
     waiting = [job for job in jobs if not _done(job, asked)]
-    if not waiting:
-        return
-    runs = [job.run for job in waiting]
-    pack = build_pack(runs, data, device, encode=False)
-    for replica, job in enumerate(waiting):
-        _load_selected(pack, replica, job.folder)
-    scores: list[dict[str, dict[str, float]]] = [{} for _ in waiting]
-    for task, split, examples in asked:
-        logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]))
-        for replica, job in enumerate(waiting):
-            text = submissions.content(task, examples, logits[replica])
-            write_text(job.folder / "predictions" / task.submission[split], text)
-            if not split.startswith("test"):
-                scores[replica][task.name] = compute_metrics(task, logits[replica].astype(np.float64), **examples.gold)
-    for job, found in zip(waiting, scores, strict=True):
+    if waiting:
+        packs = memory.fitting(waiting, facts_of(data), device)
+        memory.work_off(packs, device, lambda pack: _write_pack(pack, asked, data, device))
+
+
+def _write_pack(jobs: Sequence[Job], asked: Sequence[Asked], data: TaskData, device: torch.device) -> None:
+    runs = [job.run for job in jobs]
+    scores: list[dict[str, dict[str, float]]] = [{} for _ in jobs]
+    with memory.errors(len(jobs), BATCH, LARGER):
+        pack = build_pack(runs, data, device, encode=False)
+        for replica, job in enumerate(jobs):
+            _load_selected(pack, replica, job.folder)
+        for task, split, examples in asked:
+            logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]))
+            for replica, job in enumerate(jobs):
+                own = logits[replica]
+                write_text(
+                    job.folder / "predictions" / task.submission[split], submissions.content(task, examples, own)
+                )
+                if not split.startswith("test"):
+                    scores[replica][task.name] = compute_metrics(task, own.astype(np.float64), **examples.gold)
+    for job, found in zip(jobs, scores, strict=True):
         # Written last, and also when it is empty: it says that the files beside it are complete.
         write_text(job.folder / "predictions" / "scores.json", json.dumps(found, indent=1) + "\n")
         print(f"{job.run_id} ({job.label}): predictions in {job.folder / 'predictions'}", flush=True)
@@ -96,7 +109,8 @@ def _load_selected(pack: Pack, replica: int, folder: Path) -> None:
             "train it again with predict=true"
         )
     try:
-        pack.optimizer.load_named(replica, load_file(path))
+        with memory.errors(pack.replicas, BATCH, LARGER):  # without memory, weights may well fit the model
+            pack.optimizer.load_named(replica, load_file(path))
     except (KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{path}: does not fit this model ({error}); move the run's record away and train it again"

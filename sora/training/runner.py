@@ -29,7 +29,7 @@ import yaml
 from sora import records
 from sora.backbones.source import backbone_identity
 from sora.config import RunConfig
-from sora.errors import OutOfMemory, UserError
+from sora.errors import UserError
 from sora.estimate import facts_of
 from sora.identity import run_id
 from sora.tasks import TaskData, load, load_test
@@ -192,17 +192,8 @@ def _train_packs(
     device = choose_device(waiting[0][0].run.deterministic)
     facts = facts_of(data)
     waiting[:] = [pack for company in waiting for pack in memory.fitting(company, facts, device)]
-    while waiting:
-        pack, halves = waiting[0], []
-        try:
-            train(pack, data, command, claims, preemption)
-        except OutOfMemory as error:
-            if len(pack) == 1:
-                raise
-            halves = memory.parts(pack, 2)
-            memory.say_split(str(error).partition(";")[0], halves)
-        waiting[:1] = halves  # each goes on from the checkpoints its members share
-        memory.release(device)
+    # The parts of a pack each go on from the checkpoints that their members share.
+    memory.work_off(waiting, device, lambda pack: train(pack, data, command, claims, preemption))
 
 
 def _companies(jobs: Sequence[Job]) -> list[list[Job]]:

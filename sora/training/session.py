@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,11 @@ import numpy as np
 import torch
 
 from sora import card, records
-from sora.errors import OutOfMemory
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
-from sora.training import checkpoint
+from sora.training import checkpoint, memory
 from sora.training.device import choose_device, environment, peak_bytes, slow
 from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
 NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; a mirror was told of the first two
 Arrays = dict[str, np.ndarray]
-ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
+SMALLER = "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
 
 
 def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, preemption: Preemption) -> None:
@@ -50,7 +48,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             checkpoint.discard(job.folder)
     mirrors = mirrors_of(jobs)
     device = choose_device(run.deterministic)
-    with _memory_errors(len(jobs), run.trainer.batch_size):
+    with memory.errors(len(jobs), run.trainer.batch_size, SMALLER):
         pack = build_pack([job.run for job in jobs], data, device)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
@@ -272,27 +270,3 @@ def _compact(data: TaskData, split: str, logits: np.ndarray) -> np.ndarray:
         half = exact.astype(np.float16)
     same = compute_metrics(data.task, half, **gold) == compute_metrics(data.task, exact, **gold)
     return half if same else exact
-
-
-@contextlib.contextmanager
-def _memory_errors(replicas: int, batch_size: int) -> Iterator[None]:
-    """Turn "out of memory" into one sentence."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _too_large(replicas, batch_size) from error
-    except RuntimeError as error:
-        # On the CPU neither torch's allocator nor oneDNN has an exception of its own; the latter's words may mean
-        # something else, so they stay in the sentence.
-        if "can't allocate memory" in str(error):
-            raise _too_large(replicas, batch_size) from error
-        if found := next((words for words in ONEDNN if words in str(error)), ""):
-            raise _too_large(replicas, batch_size, f" (oneDNN: {found})") from error
-        raise
-
-
-def _too_large(replicas: int, batch_size: int, words: str = "") -> OutOfMemory:
-    return OutOfMemory(
-        f"out of memory with {replicas} x {batch_size} examples a step{words}; "
-        "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
-    )

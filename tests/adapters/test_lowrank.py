@@ -1,6 +1,8 @@
 """The low-rank layer against PEFT, against autograd through its closed form, and against its own solo runs."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -97,6 +99,23 @@ def test_equal_to_peft_forward_and_gradients():
     torch.testing.assert_close(adapted.lora_A.grad[0], theirs.lora_A["default"].weight.grad)
     torch.testing.assert_close(adapted.lora_B.grad[0].T, theirs.lora_B["default"].weight.grad)
     assert adapted.base.weight.grad is None
+
+
+def test_what_models_read_of_a_layer_is_the_frozen_layers_as_in_peft():
+    for bias in (True, False):
+        adapted = layer(2, gated=True, dtype=torch.float32, bias=bias)
+        theirs = get_peft_model(
+            nn.Sequential(copy.deepcopy(adapted.base)), LoraConfig(target_modules=["0"])
+        ).base_model.model[0]
+        for each in (adapted, copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):
+            assert each.weight is each.base.weight
+            assert torch.equal(each.weight, theirs.weight)
+            assert each.bias is each.base.bias
+            assert (each.bias is None) == (theirs.bias is None) == (not bias)
+            assert (each.in_features, each.out_features) == (theirs.in_features, theirs.out_features) == (IN, OUT)
+            own = ["lora_A", "lora_B", "gate", "base.weight"] + ["base.bias"] * bias
+            assert [name for name, _ in each.named_parameters()] == list(each.state_dict()) == own
+            assert each.load_state_dict(adapted.state_dict()).missing_keys == []
 
 
 def test_initial_values_are_the_authors():

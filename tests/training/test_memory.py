@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,10 +11,11 @@ from sora import estimate, records
 from sora.config import RunConfig
 from sora.errors import OutOfMemory, UserError
 from sora.tasks import load
-from sora.training import memory, session
+from sora.training import memory, predictions
 from sora.training.loop import Loop
+from sora.training.pack import EncodedSplit, Pack
 from sora.training.runner import run_pack
-from tests import composing, tiny
+from tests import composing, superglue, tiny
 
 SMALL = (
     "backbone=minilm-l6",
@@ -91,9 +93,9 @@ def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(tmp_path, monkeypat
     ],
 )
 def test_what_the_cpu_says_without_memory(words: str, said: str) -> None:
-    with pytest.raises(OutOfMemory, match=said), session._memory_errors(2, 8):
+    with pytest.raises(OutOfMemory, match=said), memory.errors(2, 8, "lower it"):
         raise RuntimeError(words)
-    with pytest.raises(RuntimeError, match="another"), session._memory_errors(2, 8):
+    with pytest.raises(RuntimeError, match="another"), memory.errors(2, 8, "lower it"):
         raise RuntimeError("another")
 
 
@@ -155,6 +157,80 @@ def test_a_record_that_lost_its_arrays_is_made_whole_again(tmp_path):
     (again,) = run_pack(runs(tmp_path, [0]), "python run.py")
     assert arrays.read_bytes() == content
     assert records.science(again) == records.science(record)
+
+
+def finished(folder: Path, seeds: list[int]) -> list[RunConfig]:
+    """Trained runs that now only have to predict."""
+    superglue.download(folder, "cb")
+    asked = ("task=cb", "trainer.max_steps=2", f"seed={seeds}")
+    run_pack(superglue.tiny_runs(folder, *asked), "python run.py")
+    return superglue.tiny_runs(folder, *asked, "predict=true")
+
+
+def predicted(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("runs/*/predictions/*")}
+
+
+def no_memory_to_predict(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Packs of more than ``most`` runs fail, as a GPU does. The sizes that were tried are in the list."""
+    sizes: list[int] = []
+    predict = predictions.predict
+
+    def fail(pack: Pack, split: EncodedSplit) -> np.ndarray:
+        sizes.append(pack.replicas)
+        if pack.replicas > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(pack, split)
+
+    monkeypatch.setattr(predictions, "predict", fail)
+    return sizes
+
+
+def test_predictions_that_would_not_fit_are_made_in_smaller_packs(tmp_path, monkeypatch, capfd):
+    whole = finished(tmp_path / "whole", [0, 1, 2, 3, 4])
+    run_pack(whole, "python run.py")
+    some = finished(tmp_path / "split", [0, 1, 2, 3, 4])
+    facts = estimate.facts_of(load(some[0].task, some[0].protocol, some[0].data))
+    room = estimate.peak_bytes(some[:2], facts)
+    monkeypatch.setattr(memory, "capacity", lambda device: room)
+    sizes = no_memory_to_predict(monkeypatch, most=2)
+    capfd.readouterr()
+    run_pack(some, "python run.py")
+    assert sizes == [1, 2, 2]
+    assert len(predicted(tmp_path / "split")) == 2 * 5
+    assert predicted(tmp_path / "split") == predicted(tmp_path / "whole")
+    assert "split into packs of 1 + 2 + 2 runs" in capfd.readouterr().err
+    run_pack(some, "python run.py")
+    assert sizes == [1, 2, 2], "predictions that are there are not made again"
+
+
+def test_predictions_that_run_out_of_memory_are_made_in_halves(tmp_path, monkeypatch, capfd):
+    run_pack(finished(tmp_path / "whole", [0, 1, 2]), "python run.py")
+    some = finished(tmp_path / "split", [0, 1, 2])
+    sizes = no_memory_to_predict(monkeypatch, most=1)
+    run_pack(some, "python run.py")
+    assert sizes == [3, 1, 2, 1, 1]
+    assert predicted(tmp_path / "split") == predicted(tmp_path / "whole")
+    said = capfd.readouterr().err
+    assert "out of memory with 3 x 32 examples a step: split into packs of 1 + 2 runs" in said
+    assert "out of memory with 2 x 32 examples a step: split into packs of 1 + 1 runs" in said
+
+
+@pytest.mark.parametrize("place", ["predict", "build_pack", "load_file"])
+def test_one_run_that_cannot_predict_is_a_sentence(place, tmp_path, monkeypatch):
+    runs = finished(tmp_path, [0])
+
+    def fail(*args: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predictions, place, fail)
+        with pytest.raises(OutOfMemory, match=r"out of memory with 1 x 32 examples a step; .* give predict=true again"):
+            run_pack(runs, "python run.py")
+    (status,) = tmp_path.glob("runs/*/status.json")
+    assert json.loads(status.read_text())["status"] == "ok"
+    run_pack(runs, "python run.py")
+    assert len(predicted(tmp_path)) == 2
 
 
 def test_entries_that_are_one_run_are_refused(tmp_path):
