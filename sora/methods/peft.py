@@ -127,9 +127,14 @@ class Peft:
     def penalty(self) -> Tensor | None:
         return None
 
-    def after_step(self, step: int) -> None:
-        """At the first step, make sure that the encoder passes through the tuner: some need PEFT's own forward."""
-        if step == 0 and not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
+    def after_step(self, step: int, alive: Tensor) -> None:
+        """At the first step, make sure that the encoder passes through the tuner: some need PEFT's own forward.
+
+        A run that diverged there has no gradient to judge by: clipping to an infinite norm leaves zeros.
+        """
+        if step > 0 or not bool(alive.all()):
+            return
+        if not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
             name = self.config.peft_type
             raise UserError(f"method.peft_type: {name} gets no gradient from this encoder; choose another tuner")
 

@@ -237,6 +237,13 @@ def test_memory_that_runs_out_is_no_mistake_in_an_option(error, monkeypatch):
         tiny.pack(configs())
 
 
+def test_a_gradient_too_large_for_its_norm_is_a_divergence_and_no_missing_gradient(tmp_path):
+    """Finite gradients of an infinite norm are clipped to zeros: the tuner has had its gradient all the same."""
+    pack = tiny.pack(configs(method={"options": {"r": 2}}))
+    pack.model.head.out.register_hook(lambda grad: torch.full_like(grad, 1e30))
+    assert tiny.finish(pack, tmp_path).progress[0].diverged_at == 1
+
+
 def test_it_is_not_packed():
     with pytest.raises(UserError, match="method=peft cannot be packed"):
         configs(seed=[0, 1])
