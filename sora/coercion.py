@@ -102,8 +102,10 @@ def _number(value: Any, hint: type[int] | type[float]) -> Any:
             return int(value)
         except ValueError:
             pass  # "1e3" is an integer too
+    if hint is int and isinstance(value, int):
+        return value  # of any size: beyond a double it is refused by its range
     try:
-        number = value if hint is int and isinstance(value, int) else float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return _WRONG
     if not math.isfinite(number):

@@ -22,6 +22,7 @@ from sora.tasks.spec import TaskConfig
 PACKABLE = ["seed", "seeds.init", "seeds.data", "trainer.learning_rate"]  # whatever the method
 PRECISIONS = ("fp32", "tf32", "bf16")
 HEADS = ("classifier+pooler", "classifier", "frozen")
+MAX_STEPS = 10**9  # and epochs: more is a slip, and their product with other numbers leaves the range of a double
 MAX_SEED = 2**63 - 1  # what a torch generator takes
 
 
@@ -250,8 +251,8 @@ class ProtocolConfig:
 class TrainerConfig:
     """The loop. Steps are optimiser steps."""
 
-    epochs: float = opt(20.0, above=0.0)  # passes over the training examples
-    max_steps: int | None = opt(None, minimum=1)  # as many, whatever the epochs are; null = what they are
+    epochs: float = opt(20.0, above=0.0, maximum=MAX_STEPS)  # passes over the training examples
+    max_steps: int | None = opt(None, minimum=1, maximum=MAX_STEPS)  # in place of epochs; null = what the epochs are
     batch_size: int = opt(8, minimum=1)  # examples per replica
     learning_rate: float | None = opt(None, above=0.0)  # peak; null = the method's
     weight_decay: float = opt(0.1, minimum=0.0)  # on matrices
@@ -279,8 +280,8 @@ class ScheduleConfig:
     start: float = opt(1e-4, minimum=0.0)  # first level
     stop: float = opt(1e-3, above=0.0)  # last level
     count: int = opt(10, minimum=2)  # of levels
-    epochs: float = opt(5.0, above=0.0)  # per level
-    steps: int | None = opt(None, minimum=1)  # per level; null = what the epochs are
+    epochs: float = opt(5.0, above=0.0, maximum=MAX_STEPS)  # per level
+    steps: int | None = opt(None, minimum=1, maximum=MAX_STEPS)  # per level; null = what the epochs are
     lr: str = opt("rewarm", choices=("rewarm", "constant", "authors_zero"))
 
     def resolved(self) -> ScheduleConfig:

@@ -24,8 +24,8 @@ from transformers import TrainerCallback
 from sora import export, schedules
 from sora.adapters.lowrank import LowRankLinear, replace_module
 from sora.backbones.load import matches
-from sora.coercion import coerce, nearest
-from sora.config import SoraConfig
+from sora.coercion import coerce, nearest, show
+from sora.config import MAX_SEED, SoraConfig
 from sora.errors import UserError
 from sora.methods.sora import GATE_EPS
 from sora.optim import PROX
@@ -57,13 +57,15 @@ def inject(
             and the switches it stands for.
 
     Raises:
-        UserError: a name that matches nothing, a target that is no linear layer or is never called, an option out of
-            its range.
+        UserError: a name that matches nothing, a target that is no linear layer or is never called, a seed or an option
+            out of its range.
     """
     targets, train = _names(targets), _names(train)
     for key in NOT_HERE & options.keys():
         raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate")
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
     if not targets:
         raise UserError("inject.targets: got an empty list; name the linear layers to adapt")
     whole = _find(model, train, "train")

@@ -113,17 +113,23 @@ def packable_keys(values: Any) -> list[str]:
     if declared is None:
         cls = METHODS.get(str(values.get("name")), MethodConfig)
         declared = cls(name="").packable
+    if not isinstance(declared, list):
+        raise UserError(f"method.packable: got {show(declared)}, must be a list of texts")
     return [str(key) for key in declared]
 
 
 def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``values`` with the dotted keys of ``overrides`` set."""
+    """A copy of ``values`` with the dotted keys of ``overrides`` set. Raises UserError where a key's group is none."""
     result = deepcopy(values)
     for dotted, value in overrides.items():
         *parents, leaf = dotted.split(".")
         node = result
         for parent in parents:
+            if node.get(parent) is None:  # its defaults
+                node[parent] = {}
             node = node[parent]
+            if not isinstance(node, dict):
+                raise UserError(f"{parent}: got {show(node)}, must be a group of keys")
         node[leaf] = value
     return result
 

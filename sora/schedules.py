@@ -112,6 +112,7 @@ SPACINGS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] =
     "log_linear": (math.exp, math.log),
     "exp_linear": (math.log, math.exp),
 }
+LARGEST_EXPONENT = 700  # exp(709.8) is the largest double, and multiples of it are taken
 
 
 def spaced(spacing: str, start: float, stop: float, count: int) -> list[float]:
@@ -122,7 +123,7 @@ def spaced(spacing: str, start: float, stop: float, count: int) -> list[float]:
     that the name of a run does not depend on a machine's exp and log.
 
     Raises:
-        UserError: ``exp_linear`` from 0, or a ``stop`` that is not above ``start``.
+        UserError: ``exp_linear`` from 0, ``log_linear`` to where exp overflows, a ``stop`` that is not above ``start``.
     """
     if stop <= start:
         raise UserError(f"schedule.stop: got {stop:g}, must be above schedule.start={start:g}")
@@ -130,6 +131,11 @@ def spaced(spacing: str, start: float, stop: float, count: int) -> list[float]:
         raise UserError(
             "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear, "
             "whose levels are equal factors apart"
+        )
+    if spacing == "log_linear" and stop > LARGEST_EXPONENT:
+        raise UserError(
+            f"schedule.stop: got {stop:g}, must be at most {LARGEST_EXPONENT} with schedule.spacing=log_linear, "
+            "which takes its exponential"
         )
     there, back = SPACINGS[spacing]
     low, high = there(start), there(stop)

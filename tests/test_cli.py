@@ -237,4 +237,4 @@ def test_the_real_command_from_any_folder_without_torch(tmp_path: Path) -> None:
     assert "'pack=[{seed: 0}, {seed: 1}]'  # 2 runs x " in listed.stdout
     wrong = run("trainer.epochs=none")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: trainer.epochs: got 'none', must be a number > 0\n"
+    assert wrong.stderr == "error: trainer.epochs: got 'none', must be a number > 0 and <= 1000000000\n"

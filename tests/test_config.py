@@ -145,6 +145,12 @@ def test_a_list_of_seeds_is_a_pack_in_its_order() -> None:
     assert [run.seed for run in build_runs(plain(seed=[3, 0, 7]))] == [3, 0, 7]
 
 
+@pytest.mark.parametrize("seeds", [{"seeds": None}, {"seeds": {"data": 4}}, {}])
+def test_an_entry_of_a_pack_may_be_in_a_group_that_was_left_out(seeds: dict[str, Any]) -> None:
+    (run,) = build_runs(plain(seed=3, pack=[{"seeds.init": 1}], **seeds))
+    assert (run.seeds.init, run.seeds.data) == (1, 4 if seeds.get("seeds") else 3)
+
+
 def test_an_entry_of_a_pack_changes_what_it_names() -> None:
     entries = [{"seed": 4, "method.threshold": 1e-5}, {"method.threshold": "5e-5"}]
     first, second = build_runs(plain(seed=2, pack=entries))
@@ -167,6 +173,7 @@ def test_an_entry_of_a_pack_changes_what_it_names() -> None:
         ({"pack": [{"method.r": 4}]}, "pack: got 'method.r', but method=sora can pack one of seed"),
         ({"pack": [{"seed": 0}, {"seed": 0}]}, "pack: entries 0 and 1 (from 0) are the same run"),
         ({"pack": [{"seed": 0}, {"seed": 1}], "method": {"name": "full"}}, "cannot be packed"),
+        ({"pack": [{"seeds.init": 0}], "seeds": 5}, "seeds: got 5, must be a group of keys"),
     ],
 )
 def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
@@ -183,13 +190,22 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"seed": 0.5}, "seed: got 0.5, must be an integer >= 0"),
         ({"seed": True}, "seed: got True, must be an integer >= 0"),
         ({"seed": 2**63}, "seed: got 9223372036854775808"),
+        ({"seed": 10**400}, "seed: got 1000 ... must be an integer >= 0"),
         ({"trainer__epochs": "many"}, "trainer.epochs: got 'many', must be a number > 0"),
         ({"trainer__epochs": float("nan")}, "trainer.epochs: got nan, must be a number > 0"),
         ({"trainer__epochs": 0}, "trainer.epochs: got 0, must be a number > 0"),
         ({"trainer__batch_size": 2.5}, "trainer.batch_size: got 2.5, must be an integer >= 1"),
         ({"trainer__batch_size": None}, "trainer.batch_size: got null, must be an integer >= 1"),
         ({"trainer__bucketing": 1}, "trainer.bucketing: got 1, must be true or false"),
-        ({"trainer__max_steps": 0}, "trainer.max_steps: got 0, must be an integer >= 1 or null"),
+        ({"trainer__max_steps": 0}, "trainer.max_steps: got 0, must be an integer >= 1 and <= 1000000000 or null"),
+        (
+            {"trainer__max_steps": 10**400},
+            "trainer.max_steps: got 1000 ... must be an integer >= 1 and <= 1000000000 or null",
+        ),
+        ({"trainer__epochs": 1e308}, "trainer.epochs: got 1e+308, must be a number > 0 and <= 1000000000"),
+        ({"schedule__epochs": 1e308}, "schedule.epochs: got 1e+308, must be a number > 0 and <= 1000000000"),
+        ({"method__packable": 5}, "method.packable: got 5, must be a list of texts"),
+        ({"method__packable": "seed"}, "method.packable: got 'seed', must be a list of texts"),
         ({"trainer__warmup_ratio": 1}, "trainer.warmup_ratio: got 1, must be a number >= 0 and < 1"),
         ({"trainer__batchsize": 4}, "trainer.batchsize: no such key; did you mean batch_size?"),
         ({"precision": "fp23"}, "must be one of fp32, tf32, bf16; did you mean fp32?"),
@@ -224,6 +240,11 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
             {"start": 0, "spacing": "exp_linear"},
             {},
             "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear",
+        ),
+        (
+            {"stop": 1000, "spacing": "log_linear"},
+            {},
+            "schedule.stop: got 1000, must be at most 700 with schedule.spacing=log_linear",
         ),
         ({"stop": 1e-5}, {}, "schedule.stop: got 1e-05, must be above schedule.start=0.0001"),
         ({"count": 1}, {}, "schedule.count: got 1, must be an integer >= 2"),

@@ -326,6 +326,13 @@ def test_a_resumed_optimiser_goes_on_as_it_would_have():
         (["query"], {"r": 0}, r"inject\.r: got 0"),
         (["query"], {"threshold": -1.0}, r"inject\.threshold"),
         (["query"], {"rank": 8}, "rank"),
+        (
+            ["query"],
+            {"seed": 2**64},
+            r"inject\.seed: got 18446744073709551616, must be an integer from 0 to 2\*\*63 - 1",
+        ),
+        (["query"], {"seed": "a"}, r"inject\.seed: got 'a', must be an integer"),
+        (["query"], {"seed": True}, r"inject\.seed: got True, must be an integer"),
         ([], {}, r"inject\.targets: .*empty"),
     ],
 )

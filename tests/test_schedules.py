@@ -9,6 +9,7 @@ import torch
 from transformers import get_linear_schedule_with_warmup
 
 from sora import schedules
+from sora.errors import UserError
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(10, 0), (10, 3), (100, 6), (7, 7), (1, 0)])
@@ -80,6 +81,14 @@ def test_spacings_are_the_authors_formulas_in_numpy():
         assert (levels[0], levels[-1]) == (low, high)
     # The shipped script: linspace(0, 7e-4, 7), of which the 0 is its ordinary training.
     assert schedules.spaced("linear", 0.0, 7e-4, 7)[1:3] == [1.16667e-4, 2.33333e-4]
+
+
+def test_log_linear_reaches_as_far_as_its_limit():
+    levels = schedules.spaced("log_linear", 1.0, schedules.LARGEST_EXPONENT, 5)
+    np.testing.assert_allclose(levels, np.log(np.linspace(np.exp(1.0), np.exp(700.0), 5)), rtol=1e-5)
+    with pytest.raises(UserError, match=r"schedule\.stop: got 701, must be at most 700 with .*log_linear"):
+        schedules.spaced("log_linear", 1.0, 701.0, 5)
+    assert len(schedules.spaced("linear", 0.0, 1000.0, 5)) == 5
 
 
 def test_the_shipped_script_shrinks_gates_as_was_measured_on_it():

@@ -57,14 +57,18 @@ class SvdLinear(LowRankLinear):
         return super().live() | unscored
 
     @torch.no_grad()
-    def score(self, beta1: float, beta2: float) -> None:
-        """Update the running sensitivity |w grad| and its uncertainty (Eq. 9-10) from the present gradients."""
+    def score(self, beta1: float, beta2: float, alive: Tensor) -> None:
+        """Update the running sensitivity |w grad| and its uncertainty (Eq. 9-10) from the present gradients.
+
+        Of the replicas that are not ``alive`` [R] nothing changes.
+        """
         for name in self.SCORED:
             tensor = getattr(self, name)
             now = (tensor * tensor.grad).abs()
             mean, spread = getattr(self, f"sensitivity_{name}"), getattr(self, f"uncertainty_{name}")
-            mean.lerp_(now, 1 - beta1)
-            spread.lerp_((now - mean).abs(), 1 - beta2)
+            trains = alive.view(-1, *[1] * (tensor.ndim - 1))
+            mean.copy_(torch.where(trains, mean.lerp(now, 1 - beta1), mean))
+            spread.copy_(torch.where(trains, spread.lerp((now - mean).abs(), 1 - beta2), spread))
 
     def importance(self) -> Tensor:
         """Score of each triplet, [R, r]: s(lambda) + mean s(P) + mean s(Q), s = sensitivity * uncertainty (Eq. 7)."""
@@ -72,10 +76,11 @@ class SvdLinear(LowRankLinear):
         return gate + a.mean(-1) + b.mean(-1)
 
     @torch.no_grad()
-    def keep(self, kept: Tensor) -> None:
-        """Set lambda to 0 where ``kept`` [R, r] is False."""
-        self.kept.copy_(kept)
-        self._gate.mul_(kept)
+    def keep(self, kept: Tensor, alive: Tensor) -> None:
+        """Set lambda to 0 where ``kept`` [R, r] is False, in the replicas that are ``alive`` [R]."""
+        trains = alive.unsqueeze(1)
+        self.kept.copy_(torch.where(trains, kept, self.kept))
+        self._gate.mul_(kept | ~trains)
 
     def orthogonality(self) -> Tensor:
         """||P^T P - I||_F and ||Q Q^T - I||_F, [2, R]; norms without the square, as in the authors' code."""

@@ -38,8 +38,7 @@ def cubic_budget(step: int, warmup: int, last: int, start: int, end: int) -> int
 def allocate(scores: Tensor, budget: int) -> Tensor:
     """Which triplets stay, bool [R, n]: those of the ``budget`` highest of ``scores`` [R, n], replica by replica.
 
-    Ties at the border die together, as in the authors' code. A replica whose scores are not finite has diverged and
-    keeps everything: its weights stay as they were.
+    Ties at the border die together, as in the authors' code. A replica whose scores are not finite keeps everything.
     """
     dropped = scores.shape[1] - budget
     if dropped <= 0:
@@ -95,21 +94,21 @@ class Adalora(Lora):
         norms = torch.cat([layer.orthogonality() for layer in self.layers.values()])  # [2 * matrices, R]
         return self.config.orthogonality * norms.mean(dim=0)
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, alive: Tensor) -> None:
         """Score, and at every ``interval`` steps between the first and the last phase spend the budget anew."""
         config, layers = self.config, list(self.layers.values())
         if step > self.last:  # the final phase trains what was chosen
             for layer in layers:
-                layer.keep(layer.kept)
+                layer.keep(layer.kept, alive)
             return
         if step < self.last:
             for layer in layers:
-                layer.score(config.beta1, config.beta2)
+                layer.score(config.beta1, config.beta2, alive)
         if step == self.last or (step > self.warmup and step % config.interval == 0):
             budget = cubic_budget(step, self.warmup, self.last, self.start, self.end)
             kept = allocate(torch.cat([layer.importance() for layer in layers], dim=1), budget)
             for layer, part in zip(layers, kept.split(config.init_r, dim=1), strict=True):
-                layer.keep(part)
+                layer.keep(part, alive)
 
 
 def _steps(value: float, total: int) -> int:

@@ -55,7 +55,7 @@ class Adapter:
     def penalty(self) -> Tensor | None:
         return None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, alive: Tensor) -> None:
         """Nothing."""
 
     def summary(self, replica: int) -> Summary:

@@ -61,8 +61,11 @@ class Method(Protocol):
     def penalty(self) -> Tensor | None:
         """[R], added to each replica's training loss and never to an evaluation loss; None where there is none."""
 
-    def after_step(self, step: int) -> None:
-        """Called after update number ``step`` (0-based), before gradients are cleared."""
+    def after_step(self, step: int, alive: Tensor) -> None:
+        """Called after update number ``step`` (0-based), before gradients are cleared.
+
+        ``alive`` [R]: which replicas have not diverged; those that have must stay as they are.
+        """
 
     def summary(self, replica: int) -> Summary:
         """The size of a replica's adapter with the weights it has now."""

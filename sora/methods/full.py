@@ -44,7 +44,7 @@ class Full:
     def penalty(self) -> Tensor | None:
         return None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, alive: Tensor) -> None:
         """Nothing."""
 
     def summary(self, replica: int) -> Summary:

@@ -63,7 +63,7 @@ class Lora:
     def penalty(self) -> Tensor | None:
         return None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, alive: Tensor) -> None:
         """Nothing: LoRA has no state beside its weights."""
 
     def summary(self, replica: int) -> Summary:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.dropout import replace_dropouts
 from sora.backbones.head import fits_class
-from sora.coercion import nearest
+from sora.coercion import nearest, one_of
 from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
 from sora.methods.base import Plan, Summary
@@ -35,6 +36,16 @@ OWNED = {  # options of PEFT that have a key of their own here
     "task_type": "task",
     "base_model_name_or_path": "backbone",
 }
+INERT = {  # options of PEFT that would change nothing here and still be in the record
+    "layers_to_transform": "does nothing where targets are full names; use method.targets",
+    "layers_pattern": "does nothing where targets are full names; use method.targets",
+    "use_qalora": "does nothing to weights that are not quantised with GPTQ; leave it out",
+    "qalora_group_size": "does nothing to weights that are not quantised with GPTQ; leave it out",
+    "corda_config": "is of an initialisation from data, which nothing here runs; leave it out",
+    "eva_config": "is of an initialisation from data, which nothing here runs; leave it out",
+    "lora_ga_config": "is of an initialisation from data, which nothing here runs; leave it out",
+}
+FROM_DATA = ("corda", "eva", "lora_ga")  # values of init_lora_weights that want passes over data before training
 UNSUITED = {  # tuners that take target_modules and still cannot train here
     "ADALORA": "waits for its allocator to be called; use method=adalora",
     "ADAPTION_PROMPT": "is for decoders",
@@ -62,7 +73,7 @@ class Peft:
         root = _Root(backbone, self.classifies)
         names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
         settings = self._settings(names)
-        with torch.random.fork_rng(), _refused_by("PEFT"):
+        with torch.random.fork_rng(), _refused_by("PEFT", self.config.options):
             torch.manual_seed(generators[0].initial_seed())
             self.model = PeftModel(root.module, settings)
         replace_dropouts(backbone.encoder, backbone.dropout)
@@ -82,15 +93,19 @@ class Peft:
             hint = nearest(name, names) or f"; choose one of {', '.join(names)}"
             raise UserError(f"method.peft_type: the installed PEFT has no {name}{hint}")
         cls, preset = kinds["LORA" if name in PEFT_VARIANTS else name], PEFT_VARIANTS.get(name, {})
-        known = [name for name in _fields(cls) if name not in OWNED]
+        defaults = _fields(cls)
+        known = [name for name in defaults if name not in OWNED]
         options = self.config.options or {}
-        for key in options:
+        for key, value in options.items():
             if owner := OWNED.get(key) or ("method.peft_type" if key in preset else None):
                 raise UserError(f"method.options.{key}: set by {owner}; leave it out")
             if key not in known:
                 hint = nearest(key, known) or f"; the options are {', '.join(sorted(known))}"
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
-        with _refused_by(f"PEFT's {cls.__name__}"):
+            if key in INERT and value != defaults[key]:
+                raise UserError(f"method.options.{key}: {INERT[key]}")
+        _check_initialisation(options.get("init_lora_weights"))
+        with _refused_by(f"PEFT's {cls.__name__}", options):
             return cls(
                 target_modules=targets,
                 task_type="SEQ_CLS" if self.classifies else "FEATURE_EXTRACTION",
@@ -112,9 +127,14 @@ class Peft:
     def penalty(self) -> Tensor | None:
         return None
 
-    def after_step(self, step: int) -> None:
-        """At the first step, make sure that the encoder passes through the tuner: some need PEFT's own forward."""
-        if step == 0 and not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
+    def after_step(self, step: int, alive: Tensor) -> None:
+        """At the first step, make sure that the encoder passes through the tuner: some need PEFT's own forward.
+
+        A run that diverged there has no gradient to judge by: clipping to an infinite norm leaves zeros.
+        """
+        if step > 0 or not bool(alive.all()):
+            return
+        if not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
             name = self.config.peft_type
             raise UserError(f"method.peft_type: {name} gets no gradient from this encoder; choose another tuner")
 
@@ -151,15 +171,34 @@ class _Root:
             self.module.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
 
 
-def _fields(cls: Any) -> list[str]:
-    """Options that a configuration class of PEFT takes."""
-    return [item.name for item in dataclasses.fields(cls) if item.init]
+def _fields(cls: Any) -> dict[str, Any]:
+    """Options that a configuration class of PEFT takes, with their defaults."""
+    return {item.name: item.default for item in dataclasses.fields(cls) if item.init}
+
+
+def _check_initialisation(value: Any) -> None:
+    """Raises UserError for an ``init_lora_weights`` that nothing here runs or that differs on loading."""
+    if value in FROM_DATA:
+        raise UserError(
+            f"method.options.init_lora_weights: {value} is an initialisation from data, which nothing here runs; "
+            "choose one from the weights, such as pissa or olora"
+        )
+    # PEFT subtracts the initial adapter from the frozen weights, and does so anew on loading.
+    if isinstance(value, str) and value.startswith("pissa") and "_niter_" in value:
+        raise UserError(
+            f"method.options.init_lora_weights: {value} draws its SVD at random, so that plain PEFT would load the "
+            "adapter onto other weights than it was trained on; use the exact pissa"
+        )
 
 
 @contextlib.contextmanager
-def _refused_by(who: str) -> Iterator[None]:
+def _refused_by(who: str, options: dict[str, Any] | None) -> Iterator[None]:
     """Turn what PEFT says about an option into one sentence."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, NotImplementedError, AssertionError, ImportError) as error:
-        raise UserError(f"method.options: refused by {who} ({' '.join(str(error).split())})") from error
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # PEFT checks few options: the others fail wherever they are first used
+        words = textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
+        advice = f"correct or leave out {one_of(options)}" if options else "choose another method.peft_type"
+        raise UserError(f"method.options: refused by {who} ({words}); {advice}") from error

@@ -157,7 +157,7 @@ class Loop:
         optimizer.zero_grad()
         objective.sum().backward()
         norms = optimizer.step(objective, pack.timeline.multiplier(self.step), pack.thresholds(self.step))
-        pack.method.after_step(self.step)
+        pack.method.after_step(self.step, optimizer.alive)
         self.step += 1
         fresh = ~optimizer.alive & (self.diverged < 0)
         self.diverged = torch.where(fresh, torch.full_like(self.diverged, self.step), self.diverged)

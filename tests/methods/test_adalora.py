@@ -88,7 +88,7 @@ def test_scores_and_masks_are_those_of_peft():
         allocator = peft.base_model.rankallocator
         before = {name: dict(getattr(allocator, name)) for name in ("exp_avg_ipt", "exp_avg_unc")}
         peft.base_model.update_and_allocate(step)
-        method.after_step(step)
+        method.after_step(step, torch.tensor([True]))
         scores = before if step == total - final else vars(allocator)  # PEFT forgets its scores at the last allocation
         for name, layer in theirs.items():
             for key, tensor in theirs_of(layer).items():
@@ -137,6 +137,33 @@ def test_resuming_keeps_scores_and_budget(step, tmp_path):
     for name, value in again.pack.adaptive_state().items():
         assert torch.equal(state[name], value), name
     assert whole.pack.method.summary(0) == again.pack.method.summary(0)
+
+
+@pytest.mark.parametrize("healthy", [2, 8])
+def test_a_replica_whose_norm_overflowed_stays_as_it_was(healthy, tmp_path):
+    """Its gradients are finite, so its scores could move: in the warm-up, and between two allocations."""
+    whole = tiny.train(tiny.runs(seeds=[0, 1], method=METHOD), tmp_path / "whole").pack
+    pack = tiny.pack(tiny.runs(seeds=[0, 1], method=METHOD, trainer={"checkpoint_every": 1}))
+    factor, before = torch.ones(2, 1, 1), {}
+
+    def state(pack, replica):
+        tensors = {"row": pack.optimizer.rows} | pack.adaptive_state()
+        return {name: tensor[replica].detach().clone() for name, tensor in tensors.items()}
+
+    def poison(step):
+        if step == healthy:
+            factor[0] = 1e30
+            before.update(state(pack, 0))
+        elif step == healthy + 1:
+            assert torch.isfinite(pack.optimizer.grads).all()
+
+    pack.model.head.out.register_hook(lambda grad: grad * factor)
+    loop = tiny.finish(pack, tmp_path / "poisoned", after_checkpoint=poison)
+    assert [progress.diverged_at for progress in loop.progress] == [healthy + 1, None]
+    for name, value in state(pack, 0).items():
+        assert torch.equal(value, before[name]), name
+    for name, value in state(whole, 1).items():
+        assert torch.equal(value, state(pack, 1)[name]), name
 
 
 def test_orthogonality_is_a_penalty_and_no_loss(tmp_path):
