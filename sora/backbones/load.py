@@ -169,7 +169,8 @@ def load_backbone(
     """Build the encoder of ``config.arch`` with its weights, everything frozen.
 
     Weights are read as fp32 whatever the file holds. ``precision``: fp32; tf32, which lets a GPU round the inputs of
-    fp32 products; bf16, in which the frozen weights are kept and multiplied, LayerNorm and softmax staying in fp32.
+    fp32 products; bf16, to which the checkpoint is rounded and in which the frozen weights are multiplied. LayerNorm,
+    softmax and all that trains compute in fp32 from there, full fine-tuning and biases from the rounded values.
     A pickled file is converted once into the folder ``cache``; None reads the pickle every time.
 
     Raises:

@@ -320,6 +320,8 @@ class Loop:
                 progress.resumed_at.append(point.step)
                 progress.members_changed |= point.meta["members"] != self.run_ids
                 self.step, self.evaluation_due = point.step, point.meta["evaluation_due"]
+            except torch.OutOfMemoryError:
+                raise  # a RuntimeError too, and no fault of the checkpoint
             except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
                 raise UserError(
                     f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "

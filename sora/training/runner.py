@@ -203,7 +203,8 @@ def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
 
     by_id = {job.run_id: job for job in jobs if job.run.resume == "auto"}
     written = {name: tuple(checkpoint.company(job.folder)) for name, job in by_id.items()}
-    whole = {names for names in written.values() if names and all(written.get(name) == names for name in names)}
+    # A member without any was not reached when the first was being written.
+    whole = {names for names in written.values() if names and all(written.get(n) in (names, ()) for n in names)}
     together = [[by_id[name] for name in names] for names in sorted(whole)]
     taken = set(itertools.chain.from_iterable(whole))
     others: dict[int, list[Job]] = {}
