@@ -67,19 +67,26 @@ def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool
 
 
 def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
-    """A logarithmic x axis, labelled at ``values``; without them at powers of ten, or 1, 2 and 5 of fewer than two."""
+    """A logarithmic x axis, labelled at ``values``; without them at powers of ten, below two of which at 1 and 3."""
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     low, high = axis.get_xlim()
     if values:
         axis.set_xticks(sorted(set(values)), minor=False)
     elif high < 100 * low:
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     else:
         return
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     if len(values) > CROWD:
         axis.tick_params(axis="x", rotation=45)
+
+
+def short(value: float) -> str:
+    """A number on an axis: 0.0005, 20k, 0.5M."""
+    if value < 1e3:
+        return f"{value:g}"
+    return f"{value / 1e3:g}k" if value < 1e5 else f"{value / 1e6:g}M"
 
 
 def legend_below(canvas: Canvas, columns: int = 6) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
 
-from experiments import render
+from experiments import figures, render
 from experiments.artefacts import Cell, Table, text
 from scripts import tables
 from sora import studies
@@ -303,6 +305,26 @@ def test_csv_holds_the_values_and_their_companions() -> None:
     assert rows[0]["n & m"] == "1.5"
     assert rows[0]["n & m sd"] == "0.1"
     assert (rows[1]["a|b"], rows[1]["n & m"], rows[1]["n & m sd"]) == ("p|q", "", "")
+
+
+@pytest.mark.parametrize(
+    ("x", "values", "labels"),
+    [
+        ([4.1e4, 6.6e5], [], ["0.1M", "0.3M"]),
+        ([2e4, 6.6e5], [], ["30k", "0.1M", "0.3M"]),
+        ([5e-4, 2e-3], [5e-4, 1e-3, 2e-3], ["0.0005", "0.001", "0.002"]),
+    ],
+)
+def test_a_short_logarithmic_axis_can_be_read(x: list[float], values: list[float], labels: list[str]) -> None:
+    canvas = Canvas()
+    FigureCanvasAgg(canvas)
+    axis = canvas.subplots()
+    axis.plot(x, x)
+    figures.log_scale(axis, values)
+    canvas.draw_without_rendering()
+    low, high = axis.get_xlim()
+    shown = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+    assert [label.get_text() for place, label in shown if low <= place <= high] == labels
 
 
 def test_a_row_that_does_not_fit_is_refused() -> None:
