@@ -11,8 +11,18 @@ export SLURM_CONF=$folder/slurm.conf
 unavailable() { echo "no Slurm: $*"; exit 3; }
 
 stop() {
+    local daemon pid
     for daemon in slurmd slurmctld munged; do
-        [ -f "$folder/$daemon.pid" ] && kill "$(cat "$folder/$daemon.pid")" 2>/dev/null || true
+        if [ -f "$folder/$daemon.pid" ]; then
+            pid=$(cat "$folder/$daemon.pid")
+            kill "$pid" 2>/dev/null || true
+            # Until it is gone it writes into the folder.
+            for _ in $(seq 60); do
+                kill -0 "$pid" 2>/dev/null || break
+                sleep 0.5
+            done
+            kill -9 "$pid" 2>/dev/null || true
+        fi
         rm -f "$folder/$daemon.pid"
     done
 }
