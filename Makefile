@@ -38,7 +38,7 @@ setup: $(STAMP)  ## create .venv and install the tested set of packages (does no
 
 $(PY):
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or name it: make setup PYTHON=..."; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(STAMP): pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet $(TORCH) -c constraints.txt $(TORCH_FLAGS)

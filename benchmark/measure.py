@@ -105,7 +105,11 @@ class Contestant:
 
     def turn(self, steps: int) -> float | None:
         """Train ``steps`` steps, alone."""
-        self.connection.send(steps)
+        try:
+            self.connection.send(steps)
+        except OSError:  # it was killed while it waited for its turn
+            self.result.error = "the process ended"
+            return None
         return self.wait()
 
     def close(self) -> None:

@@ -135,7 +135,7 @@ def _cost(progress: Progress) -> str:
         where = f" on {' or '.join(progress.devices)}" if progress.devices else ""
         parts.append(f"about {duration(progress.seconds)}{where}, going by the finished runs of each method and task")
     if progress.unknown:
-        parts.append(f"{progress.unknown} runs of which no like has finished, so nothing is known of their time")
+        parts.append(f"{progress.unknown} runs like none that has finished, so that their time is not known")
     return "; ".join(parts)
 
 

@@ -71,7 +71,9 @@ def main() -> None:
         except UserError as error:
             _complain(str(error) if number is None else f"job {number} ({overrides}): {error}")
             mistakes += number is None
-            return error  # the sweeper counts it, from whichever process
+            # The sweeper counts it, from whichever process. Its traceback would keep the job's model alive until then.
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
         except Exception:
             if number is not None:  # Hydra keeps it until all jobs are done
                 traceback.print_exc()

@@ -66,6 +66,12 @@ class JsonlSink:
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
 
+    def sync(self) -> None:
+        """Force the files to disk, so that no checkpoint that follows is newer than its lines."""
+        for path, file in zip(self._paths, self._files or [], strict=False):
+            with told("write", path):
+                os.fsync(file.fileno())
+
     def close(self) -> None:
         """Force the files to disk and close them."""
         files, self._files, self._mode = self._files or [], None, "a"

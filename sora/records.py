@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -270,7 +271,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """As :func:`write_text`, for bytes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # containers have equal process numbers
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -133,6 +133,12 @@ class Plan:
         for key, values in self.lists.items():
             known = axes.setdefault(key, [])
             known += [value for value in values if value not in known]
+        for key, values in axes.items():
+            axes[key] = [_published(value) for value in values]
+            if len(set(map(repr, axes[key]))) < len(values):
+                raise UserError(
+                    f"{key}: two of its folders have one name, by which alone a manifest knows them; rename one"
+                )
         fixed = {
             slot.key: without_paths(slot.text)
             for slot in self.slots
@@ -141,7 +147,7 @@ class Plan:
         runs = [
             {
                 "run_id": cell.run_id,
-                "axes": {key: cell.axes.get(key) for key in axes},
+                "axes": {key: _published(cell.axes.get(key)) for key in axes},
                 "record": records.record_path(Path(), cell.run, cell.run_id).as_posix(),
                 "command": portable(command(cell.overrides)),
             }
@@ -152,6 +158,11 @@ class Plan:
             # What cannot be named here and now, for want of its data, may have been, or elsewhere.
             manifest = studies.united(studies.read(path), manifest)
         return f"; manifest {studies.write(results, manifest)}"
+
+
+def _published(value: Any) -> Any:
+    """A value of an axis without the folders of this machine: of an absolute path its name."""
+    return Path(value).name if isinstance(value, str) and without_paths(value) != value else value
 
 
 class Sources:

@@ -173,6 +173,10 @@ class Tracker:
             with told("write", folder / LOG), (folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(f"{stamp}  {line}\n")
 
+    def sync(self) -> None:
+        """Force what was logged to disk."""
+        self._truth.sync()
+
     def close(self, stopped_by: str = "", silent: bool = False) -> None:
         """Write the last line, unless ``silent``, and close every sink, whatever one raises. Again: does nothing."""
         if self._closed:

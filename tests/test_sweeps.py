@@ -1,7 +1,9 @@
 """The packed sweeper: what becomes one job, what is skipped, what is listed; no job is trained here."""
 
+import gc
 import json
 import shlex
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import yaml
 
 from sora import records, studies
 from sora.config import RunConfig
+from sora.errors import UserError
 from sora.identity import run_id
 from sora.tasks import load
 from tests import composing
@@ -231,6 +234,48 @@ def test_a_record_without_its_logits_is_no_result(typed: Command, tmp_path: Path
     assert typed(*command).packs == []
     next((tmp_path / "results").rglob("*.npz")).unlink()
     assert len(typed(*command).packs) == 1
+
+
+def test_a_failed_job_is_forgotten_before_the_next(typed: Command) -> None:
+    """Its model would stay in memory: Hydra keeps what a job returned until the last one is over."""
+
+    class Model:
+        pass
+
+    models, alive = [], []
+
+    def then(runs: list[RunConfig]) -> None:
+        gc.collect()
+        alive.append([model() is not None for model in models])
+        model = Model()
+        models.append(weakref.ref(model))
+        raise UserError("no memory") from MemoryError()
+
+    done = typed("-m", "method=lora,sora", *TOY, then=then)
+    assert (done.status, alive) == (2, [[], [False]])
+
+
+def test_what_another_process_trained_is_no_failure(typed: Command, tmp_path: Path) -> None:
+    """A job is refused, as its run is held; when the sweep is over the run has its record."""
+    command = ("-m", "method=lora", "seed=0,1", *TOY)
+
+    def then(runs: list[RunConfig]) -> None:
+        for run in manifest_of(tmp_path)["runs"]:
+            records.write(tmp_path / "results" / run["record"], composing.record(run["run_id"]), composing.arrays())
+        raise UserError("another process is training it")
+
+    assert typed(*command, then=then).status == 0
+
+
+def test_a_manifest_has_no_folder_of_this_machine_on_its_axes(typed: Command, tmp_path: Path) -> None:
+    command = ("-m", "method=lora", "seed=0", *TOY)
+    typed(*command, f"data.dir={tmp_path}/one,{tmp_path}/two")
+    manifest = manifest_of(tmp_path)
+    assert manifest["axes"]["data.dir"] == [run["axes"]["data.dir"] for run in manifest["runs"]] == ["one", "two"]
+    assert str(tmp_path) not in json.dumps(manifest)
+    refused = typed(*command, f"data.dir={tmp_path}/one,{tmp_path}/away/one")
+    assert refused.status == 2
+    assert "data.dir: two of its folders have one name" in refused.err
 
 
 def test_finished_runs_are_not_started_again(typed: Command, tmp_path: Path) -> None:

@@ -81,7 +81,11 @@ class PackedSweeper(Sweeper):
         elif waiting:
             launcher = Plugins.instance().instantiate_launcher(self.context, self.task_function, self.composed)
             returns = launcher.launch([job.overrides for job in waiting], initial_job_idx=0)
-        failed = sum(each.status == JobStatus.FAILED or isinstance(each.return_value, UserError) for each in returns)
+        left = plan.unfinished()  # what another process trained in the meantime is there
+        failed = sum(
+            (each.status == JobStatus.FAILED or isinstance(each.return_value, UserError)) and job in left
+            for job, each in zip(waiting, returns, strict=False)
+        )
         if failed or plan.mistakes:
             parts = [f"{failed} of {len(waiting)} jobs did not finish"] if failed else []
             parts += [f"{len(plan.mistakes)} could not be planned"] if plan.mistakes else []

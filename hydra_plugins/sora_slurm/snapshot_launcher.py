@@ -5,6 +5,7 @@ as they are then, waits until every job is over, and calls a job that ended in a
 plain command of each job, with the same keys under ``hydra.launcher``, through submitit as well.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -35,7 +36,7 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # Hydra impo
             params = dict(self.params)
             folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
             # Safe path: else python -m would look into the current folder first, where the code may have changed.
-            path = f"export PYTHONSAFEPATH=1 PYTHONPATH='{code}'${{PYTHONPATH:+:$PYTHONPATH}}"
+            path = f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"
             params["setup"] = [path, *(params["setup"] or [])]
             common = set(OmegaConf.structured(BaseQueueConf))
             try:

@@ -112,21 +112,37 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
 
 def company(run_dir: Path) -> list[str]:
     """Ids of the runs whose pack wrote the newest checkpoint of a run; [] where there is none, or it is damaged."""
-    newest = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
     try:
-        members = parse_json(newest.read_text(encoding="utf-8"))["members"] if newest is not None else []
-        return [str(name) for name in members]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [str(name) for name in _newest(run_dir)["members"]]
+    except (KeyError, TypeError):
         return []
 
 
+def reached(run_dir: Path) -> tuple[int, bool]:
+    """Where the newest checkpoint of a run is: its step, 0 without one, and whether that step's evaluation is due."""
+    newest = _newest(run_dir)
+    return max(steps(run_dir), default=0), bool(newest.get("evaluation_due"))
+
+
+def _newest(run_dir: Path) -> dict[str, Any]:
+    """What the newest checkpoint says; {} where there is none, or it is damaged."""
+    path = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
+    try:
+        meta = parse_json(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
-    """The newest checkpoints that all members of a pack have at the same step, by run id; {} where there is none."""
+    """The newest checkpoints that all members of a pack have at the same point, by run id; {} where there is none."""
     shared = set.intersection(*(set(steps(folder)) for folder in run_dirs.values()))
     for step in sorted(shared, reverse=True):
         found = {run_id: load(folder, run_id, step) for run_id, folder in run_dirs.items()}
         complete = {run_id: checkpoint for run_id, checkpoint in found.items() if checkpoint is not None}
-        if len(complete) == len(run_dirs):
+        # Some may have been stopped in the evaluation of this step and others not: no pack goes on from both.
+        alike = len({checkpoint.meta.get("evaluation_due") for checkpoint in complete.values()}) == 1
+        if len(complete) == len(run_dirs) and alike:
             return complete
     return {}
 

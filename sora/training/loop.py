@@ -275,6 +275,7 @@ class Loop:
         if not again and all(self.step in checkpoint.steps(folder) for folder in self.run_dirs):
             return
         self.before_write()
+        self.tracker.sync()
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
             tensors = self.pack.optimizer.state(replica)
             tensors["best"] = self.best[replica].detach().cpu().clone()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 USABLE = 0.9  # share of the memory a pack may count on: others need some, and an estimate is an estimate
 ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = {"0": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 
 
 def capacity(device: torch.device) -> int:
@@ -35,11 +35,22 @@ def capacity(device: torch.device) -> int:
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory * USABLE)
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in map(Path, CGROUP_LIMITS):
-        text = path.read_text().strip() if path.is_file() else "max"
-        limits += [int(text)] if text.isdigit() else []
-    return int(min(limits) * USABLE)
+    return int(min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *group_limits()]) * USABLE)
+
+
+def group_limits(membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that the control group of this process, and each group above it, may use, of either version."""
+    limits = []
+    for line in membership.read_text().splitlines() if membership.is_file() else []:
+        number, names, group = line.split(":", 2)
+        root, file = CGROUPS.get("memory" if "memory" in names.split(",") else number, ("", ""))
+        place = Path(root) / group.strip("/")
+        for folder in (place, *place.parents) if root else ():
+            if folder == Path(root).parent:
+                break
+            text = (folder / file).read_text().strip() if (folder / file).is_file() else "max"
+            limits += [int(text)] if text.isdigit() else []
+    return limits
 
 
 def parts(members: Sequence[T], count: int) -> list[list[T]]:
@@ -78,8 +89,9 @@ def work_off(waiting: list[list[Job]], device: torch.device, work: Callable[[lis
                 raise
             halves = parts(pack, 2)
             say_split(str(error).partition(";")[0], halves)
+        finally:
+            release(device)
         waiting[:1] = halves
-        release(device)
 
 
 @contextlib.contextmanager

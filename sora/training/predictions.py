@@ -10,7 +10,7 @@ are there. Weights come from ``checkpoint/selected.safetensors``, so that a run 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +37,10 @@ LARGER = "the records stay, so give predict=true again on a machine with more me
 Asked = tuple[TaskConfig, str, Examples]  # task, split, its examples
 
 
-def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
+def write(jobs: Sequence[Job], data: TaskData, device: torch.device, check: Callable[[], None] = lambda: None) -> None:
     """Predict the test sets with every run of ``jobs`` that has not yet, and write its files.
 
-    Packs are split where memory asks for it, as in training.
+    Packs are split where memory asks for it, as in training. ``check`` is called before every batch, and may raise.
 
     Raises:
         UserError: the task has no test set, its files are not as described, a run's weights are gone, or the device's
@@ -50,10 +50,12 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device) -> None:
     waiting = [job for job in jobs if not _done(job, asked)]
     if waiting:
         packs = memory.fitting(waiting, facts_of(data), device)
-        memory.work_off(packs, device, lambda pack: _write_pack(pack, asked, data, device))
+        memory.work_off(packs, device, lambda pack: _write_pack(pack, asked, data, device, check))
 
 
-def _write_pack(jobs: Sequence[Job], asked: Sequence[Asked], data: TaskData, device: torch.device) -> None:
+def _write_pack(
+    jobs: Sequence[Job], asked: Sequence[Asked], data: TaskData, device: torch.device, check: Callable[[], None]
+) -> None:
     runs = [job.run for job in jobs]
     scores: list[dict[str, dict[str, float]]] = [{} for _ in jobs]
     with memory.errors(len(jobs), BATCH, LARGER):
@@ -61,7 +63,7 @@ def _write_pack(jobs: Sequence[Job], asked: Sequence[Asked], data: TaskData, dev
         for replica, job in enumerate(jobs):
             _load_selected(pack, replica, job.folder)
         for task, split, examples in asked:
-            logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]))
+            logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]), check)
             for replica, job in enumerate(jobs):
                 own = logits[replica]
                 write_text(

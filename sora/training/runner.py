@@ -65,6 +65,14 @@ class Job:
         """Whether checkpoints are there: they go when every record of the pack is written."""
         return any((self.folder / "checkpoint").glob("step-*.json"))
 
+    @property
+    def status(self) -> str:
+        """What status.json says; empty without one."""
+        try:
+            return str(json.loads((self.folder / "status.json").read_text(encoding="utf-8"))["status"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
     def set_status(self, status: str, **values: Any) -> None:
         """Replace status.json."""
         content = {"status": status, "run_id": self.run_id, "pid": os.getpid(), "time": now()} | values
@@ -108,10 +116,13 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
         if path is not None:
             records.read(path)  # a damaged one is no result
             print(f"{job.run_id} ({job.label}) is finished: {path}", flush=True)
-    if any(path is None for path in finished.values()):
-        _train(jobs, data, command)
-    if first.predict:
-        _predict(jobs, data)
+    with Preemption() as preemption:
+        if any(path is None for path in finished.values()):
+            _train(jobs, data, command, preemption)
+        else:
+            _complete(jobs)
+        if first.predict:
+            _predict(jobs, data, preemption)
     written = (records.find(Path(job.run.paths.results), job.run_id) for job in jobs)
     return [records.read(path) for path in written if path is not None]
 
@@ -139,18 +150,45 @@ def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     return lines
 
 
-def _predict(jobs: Sequence[Job], data: TaskData) -> None:
+def _predict(jobs: Sequence[Job], data: TaskData, preemption: Preemption) -> None:
     from sora.training import predictions
     from sora.training.device import choose_device
 
-    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic))
+    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic), preemption.check)
 
 
-def _train(pack: Sequence[Job], data: TaskData, command: str) -> None:
+def _complete(jobs: Sequence[Job]) -> None:
+    """Write the card and the status of runs whose process ended between their record and that, and drop checkpoints."""
+    left = [job for job in jobs if job.in_progress or job.status in ("running", "failed", "preempted", "interrupted")]
+    left = [job for job in left if _pack_is_finished(job)]
+    if not left:
+        return
+    from sora import card
+    from sora.training import checkpoint
+
+    with contextlib.suppress(UserError), claimed({job.run_id: job.folder for job in left}):  # held: at work on it
+        for job in left:
+            path = records.find(Path(job.run.paths.results), job.run_id)
+            if path is not None and (job.folder / "adapter").is_dir():
+                record = records.read(path)
+                card.write(job.folder / "adapter", job.run, record)
+                job.set_status(record["status"], record=str(path))
+                checkpoint.discard(job.folder)
+
+
+def _pack_is_finished(job: Job) -> bool:
+    """Whether nobody needs the checkpoints of a finished run any more: its pack would want them to come together."""
+    from sora.training import checkpoint
+
+    results = Path(job.run.paths.results)
+    return all(records.find(results, member) is not None for member in checkpoint.company(job.folder))
+
+
+def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemption) -> None:
     for job in pack:
         _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
         _make_writable(job.folder, "paths.runs")
-    with Preemption() as preemption, claimed({job.run_id: job.folder for job in pack}) as claims:
+    with claimed({job.run_id: job.folder for job in pack}) as claims:
         jobs = _unfinished(pack)  # another process may have finished some before they were claimed here
         if not jobs:
             return
@@ -198,7 +236,7 @@ def _train_packs(
 
 def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
     """Runs whose newest checkpoints were written together stay together, so that they resume to the bit; the others
-    form one more pack for each step they have reached, so that none goes back to what another has."""
+    form one more pack for each point they have reached, so that none goes back to what another has."""
     from sora.training import checkpoint
 
     by_id = {job.run_id: job for job in jobs if job.run.resume == "auto"}
@@ -207,11 +245,11 @@ def _companies(jobs: Sequence[Job]) -> list[list[Job]]:
     whole = {names for names in written.values() if names and all(written.get(n) in (names, ()) for n in names)}
     together = [[by_id[name] for name in names] for names in sorted(whole)]
     taken = set(itertools.chain.from_iterable(whole))
-    others: dict[int, list[Job]] = {}
+    others: dict[tuple[int, bool], list[Job]] = {}
     for job in jobs:
         if job.run_id not in taken:
-            reached = checkpoint.steps(job.folder)[-1:] if job.run_id in by_id else []
-            others.setdefault(sum(reached), []).append(job)
+            point = checkpoint.reached(job.folder) if job.run_id in by_id else (0, False)
+            others.setdefault(point, []).append(job)
     return [*together, *others.values()]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             checkpoint.discard(job.folder)
     mirrors = mirrors_of(jobs)
     device = choose_device(run.deterministic)
-    with memory.errors(len(jobs), run.trainer.batch_size, SMALLER):
+    surroundings = environment(device)  # now: the commit may be another one when the training is over
+    with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
         pack = build_pack([job.run for job in jobs], data, device)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
@@ -72,11 +74,22 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             claims.verify()
             for progress in loop.progress:
                 progress.eval_s += time.perf_counter() - clock
-            provenance = {"command": command, "started": started, "finished": now()} | environment(device)
+            provenance = {"command": command, "started": started, "finished": now()} | surroundings
+            provenance["threads"] = torch.get_num_threads()  # of the first half, where a run was continued
             for replica, job in enumerate(jobs):
                 _finish(loop, replica, job, data, final[replica], setup_s, provenance)
     for job in jobs:  # only now: see runner.run_pack
         checkpoint.discard(job.folder)
+
+
+@contextlib.contextmanager
+def _threads_as_before() -> Iterator[None]:
+    """A run that is continued takes the threads it began with; the next job of this process does not."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def mirrors_of(jobs: Sequence[Job]) -> list[Sink]:

@@ -14,6 +14,7 @@ import pytest
 from sora.errors import TakenOver, UserError
 from sora.training import claims
 from sora.training.claims import claimed
+from sora.training.preemption import Preemption
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -124,7 +125,7 @@ def test_who_lost_a_run_leaves_its_status_to_the_other(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "_train_packs", train_packs)
     with pytest.raises(TakenOver, match="run abc was taken over"):
-        runner._train([job], None, "python run.py")
+        runner._train([job], None, "python run.py", Preemption())
     told = json.loads((job.folder / "status.json").read_text())
     assert (told["status"], told["pid"]) == ("running", 12345)
 

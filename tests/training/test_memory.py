@@ -1,6 +1,7 @@
 """Packs that do not fit are split: by estimate before they start, and when memory runs out all the same."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +177,11 @@ def no_memory_to_predict(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int
     sizes: list[int] = []
     predict = predictions.predict
 
-    def fail(pack: Pack, split: EncodedSplit) -> np.ndarray:
+    def fail(pack: Pack, split: EncodedSplit, check: Callable[[], None]) -> np.ndarray:
         sizes.append(pack.replicas)
         if pack.replicas > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict(pack, split)
+        return predict(pack, split, check)
 
     monkeypatch.setattr(predictions, "predict", fail)
     return sizes
@@ -246,6 +247,53 @@ def test_parts_are_almost_equal_and_in_order():
         split = memory.parts(range(11), count)
         assert [each for part in split for each in part] == list(range(11))
         assert max(map(len, split)) - min(map(len, split)) <= 1
+
+
+def test_control_groups_bound_from_where_the_process_is(tmp_path, monkeypatch):
+    """As in a job of Slurm: the limit lies on a group between the root and the process, of either version."""
+    for root, file in (("v2", "memory.max"), ("v1", "memory.limit_in_bytes")):
+        (tmp_path / root / "slurm" / "job" / "step").mkdir(parents=True)
+        (tmp_path / root / "slurm" / "job" / file).write_text("2147483648\n")
+        (tmp_path / root / file).write_text("max\n" if root == "v2" else "9223372036854771712\n")
+    places = {"0": (str(tmp_path / "v2"), "memory.max"), "memory": (str(tmp_path / "v1"), "memory.limit_in_bytes")}
+    monkeypatch.setattr(memory, "CGROUPS", places)
+    for line in ("0::/slurm/job/step", "5:cpuset:/\n4:memory:/slurm/job/step"):
+        (tmp_path / "cgroup").write_text(f"{line}\n")
+        assert min(memory.group_limits(tmp_path / "cgroup")) == 2 << 30
+    (tmp_path / "cgroup").write_text("0::/\n")
+    assert memory.group_limits(tmp_path / "cgroup") == []
+    assert memory.group_limits(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("where", ["card.write", "checkpoint.discard"])
+def test_a_run_that_ended_just_after_its_record_is_completed_by_its_command(where, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(f"sora.training.session.{where}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_pack(runs(tmp_path, [0]), "python run.py")
+    (folder,) = (path.parent for path in tmp_path.glob("runs/*/status.json"))
+    assert list(folder.glob("checkpoint/step-*"))
+    run_pack(runs(tmp_path, [0]), "python run.py")
+    assert json.loads((folder / "status.json").read_text())["status"] == "ok"
+    assert (folder / "adapter" / "README.md").is_file()
+    assert not list(folder.glob("checkpoint/step-*"))
+
+
+def test_the_commit_and_the_threads_are_those_of_the_training(tmp_path, monkeypatch):
+    commits = iter(["a" * 40, "b" * 40, "c" * 40])
+    monkeypatch.setattr("sora.training.device.commit", lambda: next(commits))
+    before = torch.get_num_threads()
+    resume = Loop.resume
+
+    def with_other_threads(loop):
+        torch.set_num_threads(before + 1)
+        return resume(loop)
+
+    monkeypatch.setattr(Loop, "resume", with_other_threads)
+    (record,) = run_pack(runs(tmp_path, [0]), "python run.py")
+    assert record["provenance"]["git"] == "a" * 40
+    assert record["provenance"]["threads"] == before + 1
+    assert torch.get_num_threads() == before
 
 
 def test_the_machines_memory_is_a_bound():

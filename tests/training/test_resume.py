@@ -101,6 +101,21 @@ def test_old_checkpoints_do_not_push_new_ones_out(tmp_path):
     assert [progress.resumed_at for progress in tiny.train(configs, tmp_path).progress] == [[5], [5]]
 
 
+def test_a_due_evaluation_and_one_that_was_made_are_two_points(tmp_path, monkeypatch):
+    """Seed 0 was stopped in the evaluation of step 6, seed 1 after it: together they go on from before it."""
+    monkeypatch.setattr(evaluation, "BATCH", BATCH)
+    both = tiny.runs(seeds=[0, 1], trainer={"eval_every": 6, "checkpoint_every": 3})
+    with signals_at(monkeypatch, (tiny.Tokens, "collate"), 6 + 2) as preemption, pytest.raises(Preempted):
+        tiny.train(both[:1], tmp_path, check=preemption.check)
+    with pytest.raises(Stopped):
+        tiny.train(both[1:], tmp_path, after_checkpoint=stop_at(6))
+    assert [checkpoint.reached(tmp_path / name) for name in ("seed-0", "seed-1")] == [(6, True), (6, False)]
+    for progress in tiny.train(both, tmp_path).progress:
+        assert progress.resumed_at == [3]
+        assert [entry["step"] for entry in progress.history] == [6, 12, 18, 20]
+        assert all(entry["loss"] > 0 for entry in progress.history)
+
+
 def test_a_run_that_diverged_does_not_send_its_pack_back(tmp_path):
     configs = tiny.runs(
         trainer={"clip": 0.0, "eval_every": 5},
