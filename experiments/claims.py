@@ -98,11 +98,11 @@ def table(studies: Sequence[Study]) -> Table | None:
         caption=(
             "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
             f"contradicts it, else {OPEN}; {GIVEN}: SoRA starts with the ranks that the other ends with and only cuts, "
-            "so that how many parameters went is a matter of its threshold. A verdict is about the settings at hand, not "
-            "about the best ones: its study's page names threshold, learning rates and lengths. Intervals: Student's over "
-            "seeds; of score differences, widened to the bootstrap over seeds and items where that reaches further. No "
-            "correction for the number of claims: the comparisons of the main table with LoRA and fine-tuning are "
-            "corrected, and may leave undecided what is decided here. "
+            "so that how many parameters went is a matter of its threshold. A verdict is about the settings at hand, "
+            "not about the best ones: its study's page names threshold, learning rates and lengths. Intervals: "
+            "Student's over seeds; of score differences, widened to the bootstrap over seeds and items where that "
+            "reaches further. No correction for the number of claims: the comparisons of the main table with LoRA and "
+            "fine-tuning are corrected, and may leave undecided what is decided here. "
             f"Backbone {', '.join(backbones)} here, DeBERTaV3-base (Figure 2: RoBERTa-large) in the paper, and other "
             "budgets: a claim that fails here is not refuted there."
         ),
