@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import yaml
 
 from experiments.groups import Group
-from experiments.study import CONF, Record, Study, configured
+from experiments.study import Record, Study, configured
+from sora.recipes import values_of
 
 RATE = "trainer.learning_rate"
 PROTOCOLS = {
@@ -43,7 +41,7 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
     if seeds := study.values("seed"):
         parts.append(f"Seeds {', '.join(map(str, seeds))}.")
     for task in said(records, "task"):
-        if rows := _stated("task", task).get("train_rows"):
+        if rows := values_of("task", task).get("train_rows"):
             parts.append(f"{task} trains on {rows:,} fixed rows of its training file.")
     groups = list(groups)
     trials = sorted({group.trials for group in groups})
@@ -134,13 +132,7 @@ def said(records: Iterable[Record], axis: str) -> list[str]:
 
 def backbone_note(name: str) -> str:
     """What conf/backbone says must be told beside every number of that backbone; empty where it says nothing."""
-    return str(_stated("backbone", name).get("note", "")).strip()
-
-
-def _stated(group: str, name: str) -> dict[str, Any]:
-    """What conf/<group>/<name>.yaml says; nothing of somebody's own, in a folder of theirs."""
-    file = CONF / group / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return str(values_of("backbone", name).get("note", "")).strip()
 
 
 def learning_rates(groups: Iterable[Group]) -> str:

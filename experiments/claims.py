@@ -170,9 +170,11 @@ def _main_table(study: Study) -> Iterator[Reading]:
 
 def _only_cut(sora: Run, other: Run) -> bool:
     """Whether SoRA starts with no more ranks than the other ends with, so that it cannot end with more of them."""
-    assert sora.record is not None
-    assert other.record is not None
-    return int(configured(sora.record, "method.r")) <= int(configured(other.record, "method.r"))
+    ours, theirs = sora.record, other.record
+    assert ours is not None
+    assert theirs is not None
+    same = configured(ours, "method.targets") == configured(theirs, "method.targets")
+    return bool(same and configured(ours, "method.r") <= configured(theirs, "method.r"))
 
 
 def _gap(other: str, column: Column) -> str:

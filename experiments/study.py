@@ -14,8 +14,8 @@ from typing import Any
 from experiments.artefacts import Artefact
 from sora import records, studies
 from sora.errors import UserError
+from sora.recipes import CONF
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 Record = Mapping[str, Any]
 SEED_AXES = ("seed", "seeds.init", "seeds.data")  # what tells repetitions apart, not settings
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}

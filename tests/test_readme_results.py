@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+from experiments.groups import params_cell
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = " ".join(README.split())  # sentences, wherever their lines break
@@ -32,8 +34,7 @@ def test_the_main_table() -> None:
     details = rows(path.with_name("details.csv"))
     for row in found:
         line = next(line for line in README.splitlines() if line.startswith(f"| {row['method']} | "))
-        live = float(row["live parameters"])
-        size = f"{live / 1e6:.2f}M" if live >= 1e5 else f"{live / 1e3:.1f}k"
+        size = params_cell(float(row["live parameters"])).text
         cells = [
             f"{float(row[name]):.2f} ± {float(row[f'{name} sd']):.2f}"
             + (f" [{row[f'{name} one_class']} one-class]" if int(row[f"{name} one_class"]) else "")

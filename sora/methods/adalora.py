@@ -43,7 +43,7 @@ def allocate(scores: Tensor, budget: int) -> Tensor:
     dropped = scores.shape[1] - budget
     if dropped <= 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    border = scores.sort(dim=1).values[:, dropped - 1 : dropped]  # kthvalue is not deterministic on a GPU
+    border = scores.sort(dim=1).values[:, dropped - 1 : dropped]
     return (scores > border) | ~torch.isfinite(scores).all(dim=1, keepdim=True)
 
 

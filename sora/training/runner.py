@@ -159,7 +159,7 @@ def _predict(jobs: Sequence[Job], data: TaskData, preemption: Preemption) -> Non
 
 def _complete(jobs: Sequence[Job]) -> None:
     """Write the card and the status of runs whose process ended between their record and that, and drop checkpoints."""
-    left = [job for job in jobs if job.in_progress or job.status in ("running", "failed", "preempted", "interrupted")]
+    left = [job for job in jobs if job.in_progress or job.status not in ("", "ok", "diverged")]
     left = [job for job in left if _pack_is_finished(job)]
     if not left:
         return

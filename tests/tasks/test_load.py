@@ -11,6 +11,7 @@ import pytest
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.tasks import TaskConfig, TaskData, load, load_task, load_test
+from tests.conftest import ROOT
 
 HEADER = "index\tsentence1\tsentence2\tlabel\n"
 PAPER = ProtocolConfig("paper")
@@ -203,3 +204,21 @@ def test_partial_real_tasks(shared: Path, name: str) -> None:
     found = load(task, PAPER, replace(data, allow_partial=True))
     assert found.partial == PARTIAL[name]
     assert np.isin(found.splits["report"].labels, range(len(task.labels))).all()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "split", "other", "shared_sentences"),
+    [("paper", "report", "select", 32), ("holdout", "select", "train", 39)],
+)
+def test_sentences_of_wsc_that_two_splits_share(
+    shared: Path, protocol: str, split: str, other: str, shared_sentences: int
+) -> None:
+    """The counts of docs/tasks.md. Its texts carry signs around the spans: without them they are the sentences."""
+    found = load(load_task("wsc"), ProtocolConfig(protocol), DataConfig(str(shared / "data"))).splits
+    texts = {
+        name: [" ".join(text.replace("*", "").replace("#", "").split()) for text in found[name].texts[0]]
+        for name in (split, other)
+    }
+    assert sum(text in texts[other] for text in texts[split]) == shared_sentences
+    told = " ".join((ROOT / "docs" / "tasks.md").read_text(encoding="utf-8").split())
+    assert f"{shared_sentences} of the {len(texts[split])} {split} examples of `{protocol}`" in told
