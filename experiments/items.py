@@ -17,11 +17,20 @@ from sora.stats import Floats, Interval
 
 
 @dataclass(frozen=True)
+class OneClass:
+    """Points of the constant answer: the class that is commonest among the items' labels, given to every item."""
+
+    score: float
+    resampled: Floats  # [B]
+
+
+@dataclass(frozen=True)
 class ItemScores:
     """One column's scores in points, [B, R], of R runs on the same B resamples of its items."""
 
     scores: Floats
     place: dict[str, int]  # run id -> column of ``scores``
+    one_class: OneClass | None = None  # None for a regression
 
     def of(self, runs: Sequence[Run]) -> Floats | None:
         """[B, len(runs)], or None where a run's items are not known."""
@@ -34,6 +43,13 @@ class ItemScores:
         """95 % over seeds and items for the mean of a group, or None."""
         scores = self.of(group.done)
         return None if scores is None else bootstrap.percentile(bootstrap.mean_over_seeds(scores))
+
+    def above_one_class(self, group: Group) -> Interval | None:
+        """95 % over seeds and items for the mean of a group minus the constant answer on the same items, or None."""
+        scores = self.of(group.done)
+        if scores is None or self.one_class is None:
+            return None
+        return bootstrap.percentile(bootstrap.mean_over_seeds(scores) - self.one_class.resampled)
 
 
 def item_scores(study: Study, columns: Sequence[Column], runs: Sequence[Run]) -> dict[Column, ItemScores]:
@@ -85,7 +101,15 @@ def _resampled(column: Column, usable: list[tuple[Run, Arrays]]) -> ItemScores:
         logits, labels = arrays[f"{column.split}_logits"], arrays[f"{column.split}_labels"]
         table.append(bootstrap.features(column.metric, _predicted(logits), labels, logits.shape[1]))
     place = {run.run_id: index for index, (run, _) in enumerate(usable)}
-    return ItemScores(100 * bootstrap.resample(table, column.metric, bootstrap.resamples_for(len(table[0]))), place)
+    items, classes = len(table[0]), logits.shape[1]
+    if classes > 1:
+        commonest = np.full(items, np.bincount(labels.astype(np.int64)).argmax())
+        table.append(bootstrap.features(column.metric, commonest, labels, classes))
+    scores = 100 * bootstrap.resample(table, column.metric, bootstrap.resamples_for(items))
+    if classes == 1:
+        return ItemScores(scores, place)
+    on_all = 100 * float(bootstrap.combine(column.metric, table[-1].sum(0), items))
+    return ItemScores(scores[:, :-1], place, OneClass(on_all, scores[:, -1]))
 
 
 def _predicted(logits: NDArray[np.floating]) -> NDArray[np.generic]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score
 
 from experiments import find, published
 from experiments.artefacts import EMPTY, Figure, Table
 from experiments.columns import Column
 from experiments.comparisons import Comparison
 from experiments.study import load
-from sora import bootstrap, stats
+from sora import bootstrap, records, stats
 from sora.records import read, read_arrays
 from tests.experiments import made
 
@@ -234,3 +235,47 @@ def test_every_published_column_is_one_of_ours() -> None:
     qqp = (sora.pop(Column("qqp", "accuracy")) + sora.pop(Column("qqp", "f1"))) / 2
     mnli = (sora.pop(Column("mnli", "accuracy")) + sora.pop(Column("mnli", "accuracy", "report_mm"))) / 2
     assert round(float(np.mean([*sora.values(), qqp, mnli])), 2) == 89.36
+
+
+def test_the_table_is_headed_by_the_constant_answer(results: Path) -> None:
+    """Against scikit-learn on the labels themselves."""
+    found = row(artefacts(results)["main_table"], "Commonest class")
+    expected = {}
+    for task in ("rte", "qqp"):
+        labels = read_arrays(of(results, "lora", task)[0])["report_labels"]
+        commonest = [max((0, 1), key=list(labels).count)] * len(labels)
+        expected[task] = 100 * accuracy_score(labels, commonest), 100 * f1_score(labels, commonest, zero_division=0)
+    assert found["RTE acc."].value == pytest.approx(expected["rte"][0])
+    assert (found["QQP acc."].value, found["QQP F1"].value) == pytest.approx(expected["qqp"])
+    assert found["average"].value == pytest.approx((expected["rte"][0] + sum(expected["qqp"]) / 2) / 2)
+    assert found["live parameters"].text == EMPTY
+
+
+@pytest.mark.parametrize("chance", [True, False])
+def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path: Path, chance: bool) -> None:
+    manifest = made.study(
+        tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}, items=90
+    )
+    for run in manifest["runs"]:
+        content = made.arrays("rte", np.random.default_rng(run["axes"]["seed"]), 90, 3.0)
+        if run["axes"]["method"] == "sora" and chance:  # answers that have nothing to do with the labels
+            noise = np.random.default_rng(run["axes"]["seed"]).normal(size=(90, 2))
+            content |= {"report_logits": noise.astype(np.float16)}
+        record = made.record(run["axes"], made.scores("rte", content), records.arrays_digest(content))
+        records.write(tmp_path / run["record"], record, content)
+    (note,) = artefacts(tmp_path)["main_table"].notes
+    assert note.startswith("Commonest class: always answers")
+    assert note.endswith("does not lie above 0: RTE acc.: SoRA." if chance else "which no run is told.")
+
+
+def test_a_regression_has_no_constant_answer(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb"], "seed": [0, 1]})
+    table = artefacts(tmp_path)["main_table"]
+    assert [each[0].text for each in table.rows] == ["LoRA"]
+    assert not table.notes
+
+
+def test_beside_a_regression_the_constant_answer_has_no_average(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb", "cola"], "seed": [0, 1]})
+    found = row(artefacts(tmp_path)["main_table"], "Commonest class")
+    assert (found["STS-B Pearson"].text, found["CoLA MCC"].text, found["average"].text) == (EMPTY, "0.00", EMPTY)
