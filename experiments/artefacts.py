@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,12 +31,36 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Caption:
+    """What stands below a title: ``own`` words on these numbers, then the ``conditions`` of the runs, a sentence each.
+
+    A page tells once what all its tables and figures share; a LaTeX table, which leaves its page, tells everything.
+    """
+
+    own: str
+    conditions: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.beyond(())
+
+    def beyond(self, told: Collection[str]) -> str:
+        """All of it but the conditions that are already told."""
+        return " ".join(filter(None, (self.own, *(each for each in self.conditions if each not in told))))
+
+
+def shared(captions: Sequence[Caption]) -> tuple[str, ...]:
+    """The conditions that every caption has which has any, in their order."""
+    first, *others = [caption.conditions for caption in captions if caption.conditions] or [()]
+    return tuple(each for each in first if all(each in other for other in others))
+
+
+@dataclass(frozen=True)
 class Table:
     """A table; every row has as many cells as there are columns. ``notes`` stand below it, one paragraph each."""
 
     name: str  # of its files
     title: str
-    caption: str
+    caption: Caption
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
@@ -53,7 +77,7 @@ class Figure:
 
     name: str
     title: str
-    caption: str
+    caption: Caption
     draw: Callable[[Canvas], None]
     size: tuple[float, float] = (6.4, 4.0)
 

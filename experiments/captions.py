@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from experiments.artefacts import Caption
 from experiments.groups import Group
 from experiments.study import Record, Study, configured
 from sora.recipes import values_of
@@ -22,10 +23,10 @@ HEADS = {
 }
 
 
-def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
-    """``sentences``, then backbone and its note, protocol, head, seeds and trials of the study, in words."""
+def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> Caption:
+    """``sentences``; as conditions backbone and its note, protocol, head, seeds and trials of the study, in words."""
     records = [run.record for run in study.runs if run.record is not None]
-    parts = [*sentences]
+    parts: list[str] = []
     backbones = study.values("backbone") or said(records, "backbone")
     for backbone in backbones:
         note = backbone_note(str(backbone))
@@ -57,7 +58,7 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> str:
     parts += _thresholds(study, records)
     if flagged := _flagged(records):
         parts.append(flagged)
-    return " ".join(parts)
+    return Caption(" ".join(sentences), tuple(filter(None, parts)))
 
 
 def _decides(axis: str) -> bool:

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from experiments import published
-from experiments.artefacts import EMPTY, Cell, Table, number, text
+from experiments.artefacts import EMPTY, Caption, Cell, Table, number, text
 from experiments.columns import Column, columns, method_label
 from experiments.comparisons import compare
 from experiments.efficiency import slower
@@ -95,7 +95,7 @@ def table(studies: Sequence[Study]) -> Table | None:
     return Table(
         name="claims",
         title=TITLE,
-        caption=(
+        caption=Caption(
             "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
             f"contradicts it, else {OPEN}; {GIVEN}: SoRA starts with the ranks that the other ends with and only cuts, "
             "so that how many parameters went is a matter of its threshold. A verdict is about the settings at hand, "

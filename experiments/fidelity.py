@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import readings
-from experiments.artefacts import EMPTY, Artefact, Cell, Table, number, text
+from experiments.artefacts import EMPTY, Artefact, Caption, Cell, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, task_label
 from experiments.groups import Group, params_cell, score, score_cell
@@ -133,7 +133,7 @@ def _switches() -> Table:
     return Table(
         name="switches",
         title="Where the paper and the released code differ",
-        caption="Beside each its value of our switch. Places are those of TsinghuaC3I/SoRA at commit c275ac2.",
+        caption=Caption("Beside each its value of our switch. Places are those of TsinghuaC3I/SoRA at commit c275ac2."),
         columns=["switch", "the paper", "value", "the released code", "value", "place in the code"],
         rows=rows,
         notes=[

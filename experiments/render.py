@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from experiments.artefacts import Cell, Figure, Table, Value
 
@@ -45,9 +45,12 @@ def missing(table: Table) -> list[str]:
     return list(dict.fromkeys(command for row in table.rows for cell in row for command in cell.commands))
 
 
-def markdown(table: Table) -> str:
-    """Title, caption, a pipe table, notes, and the commands that fill what is missing."""
-    lines = [f"### {table.title}", "", table.caption, ""]
+def markdown(table: Table, told: Collection[str] = ()) -> str:
+    """Title, caption, a pipe table, notes, and the commands that fill what is missing.
+
+    ``told``: conditions that its page has told before.
+    """
+    lines = [f"### {table.title}", "", table.caption.beyond(told), ""]
     lines += [
         _pipe(table.columns),
         "|" + "|".join("---:" if _numeric(table, i) else "---" for i in _columns(table)) + "|",
@@ -61,9 +64,9 @@ def markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure_markdown(figure: Figure, path: str) -> str:
-    """Title, the picture at ``path``, caption."""
-    return f"### {figure.title}\n\n![{figure.title}]({path})\n\n{figure.caption}\n"
+def figure_markdown(figure: Figure, path: str, told: Collection[str] = ()) -> str:
+    """Title, the picture at ``path``, caption without the conditions ``told`` before."""
+    return f"### {figure.title}\n\n![{figure.title}]({path})\n\n{figure.caption.beyond(told)}\n"
 
 
 def latex(table: Table, study: str = "") -> str:
@@ -74,7 +77,7 @@ def latex(table: Table, study: str = "") -> str:
     columns = "".join("r" if _numeric(table, i) else "l" for i in _columns(table))
     head = " & ".join(escape(name) for name in table.columns) + r" \\"
     rows = [" & ".join(escape(cell.text) for cell in row) + r" \\" for row in table.rows]
-    words = " ".join([f"{table.title}.", table.caption, *table.notes])
+    words = " ".join([f"{table.title}.", str(table.caption), *table.notes])
     name = "-".join(filter(None, dict.fromkeys((study, table.name)))).replace("_", "-")
     caption, label = rf"\caption{{{escape(words)}}}", rf"\label{{tab:{name}}}"
     top = [r"% needs \usepackage{booktabs} and \usepackage{" + ("longtable}" if len(rows) > LONG else "graphicx}")]

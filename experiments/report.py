@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from experiments.artefacts import Artefact, Cell, Figure, Table
+from experiments.artefacts import Artefact, Cell, Figure, Table, shared
 from experiments.render import missing, plain
 from experiments.study import Run, Study
 
@@ -133,13 +133,19 @@ def _heading(section: Section) -> str:
 
 def _section(section: Section) -> list[str]:
     lines = [f'<h2 id="{_id(section)}">{escape(_heading(section))}</h2>']
+    told = shared([artefact.caption for artefact in section.artefacts])
+    if told:
+        lines.append(f'<p class="caption">{escape(" ".join(told))}</p>')
     for artefact in section.artefacts:
-        lines += _table(artefact) if isinstance(artefact, Table) else _figure(artefact, section.svgs[artefact.name])
+        if isinstance(artefact, Table):
+            lines += _table(artefact, told)
+        else:
+            lines += _figure(artefact, section.svgs[artefact.name], told)
     lines += _missing(section.study) + _commands(section.study)
     return lines + _provenance(section.study)
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: Table, told: Collection[str] = ()) -> list[str]:
     numeric = [
         all(isinstance(row[i].value, int | float | None) for row in table.rows) for i in range(len(table.columns))
     ]
@@ -153,7 +159,7 @@ def _table(table: Table) -> list[str]:
     ]
     lines = [
         f"<h3>{escape(table.title)}</h3>",
-        f'<p class="caption">{escape(table.caption)}</p>',
+        f'<p class="caption">{escape(table.caption.beyond(told))}</p>',
         '<div class="scroll"><table><thead><tr>',
         *heads,
         "</tr></thead><tbody>",
@@ -174,12 +180,12 @@ def _cell(cell: Cell, number: bool) -> str:
     return f'<td{kind}{title} data-v="{escape(plain(cell))}">{escape(cell.text)}</td>'
 
 
-def _figure(figure: Figure, svg: bytes) -> list[str]:
+def _figure(figure: Figure, svg: bytes, told: Collection[str]) -> list[str]:
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
     return [
         f"<h3>{escape(figure.title)}</h3>",
         f'<figure><img alt="{escape(figure.title)}" src="{source}">',
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>",
+        f"<figcaption>{escape(figure.caption.beyond(told))}</figcaption></figure>",
     ]
 
 

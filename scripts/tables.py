@@ -24,7 +24,7 @@ from pathlib import Path
 
 import experiments
 from experiments import claims, figures, published, render, report
-from experiments.artefacts import Figure, Table
+from experiments.artefacts import Figure, Table, shared
 from experiments.study import Run, Study, commands, load
 from sora.errors import UserError
 from sora.records import write_bytes
@@ -109,17 +109,18 @@ def _study(results: Path, study: Study, writer: Writer) -> report.Section:
     definition = experiments.find(study.name)
     artefacts = definition.build(study)
     tables, pictures = results / "tables" / study.key, results / "figures" / study.key
-    pages, svgs = [f"# {definition.title}\n"], {}
+    told, svgs = shared([artefact.caption for artefact in artefacts]), {}
+    pages = [f"# {definition.title}\n", *([" ".join(told) + "\n"] if told else [])]
     for artefact in artefacts:
         if isinstance(artefact, Table):
-            pages.append(render.markdown(artefact))
+            pages.append(render.markdown(artefact, told))
             _write_table(tables, artefact, writer)
         elif isinstance(artefact, Figure):
             png, svg = figures.render(artefact)
             writer.put(pictures / f"{artefact.name}.png", png)
             writer.put(pictures / f"{artefact.name}.svg", svg)
             svgs[artefact.name] = svg
-            pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png"))
+            pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png", told))
     writer.put(tables / "README.md", "\n".join(pages).encode("utf-8"))
     writer.put(tables / "runs.sh", "".join(f"{_place(run)}\n{run.command}\n" for run in study.runs).encode("utf-8"))
     if missing := commands(study.runs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import report
-from experiments.artefacts import Cell, Table, text
+from experiments.artefacts import Caption, Cell, Table, text
 from experiments.study import load
 from scripts import tables
 from tests.experiments import made
@@ -73,7 +73,7 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     made.studies.write(tmp_path, made.manifest("mine", {"task": ["rte"], "x": [HOSTILE]}, {"y": HOSTILE}))
     study = load(tmp_path, lambda _: frozenset()).studies[0]
     cells = [[text(HOSTILE), Cell(HOSTILE, HOSTILE, {}, (HOSTILE,))]]
-    table = Table("t", HOSTILE, HOSTILE, [HOSTILE, "b"], cells, [HOSTILE])
+    table = Table("t", HOSTILE, Caption(HOSTILE, (HOSTILE,)), [HOSTILE, "b"], cells, [HOSTILE])
     content = report.page([report.Section(study, HOSTILE, [table], {})], [HOSTILE], HOSTILE)
     tags = Tags(content)
     assert sum(tag == "script" for tag, _ in tags.seen) == 1  # the page's own

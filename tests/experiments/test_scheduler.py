@@ -121,7 +121,7 @@ def test_every_level_is_mean_and_sd_over_its_seeds(scheduler: Path) -> None:
     points_of = [100 * (0.8 - slope) for slope in (0.04, 0.044, 0.056)]
     assert found["report"].text == f"{np.mean(points_of):.2f} ± {np.std(points_of):.2f}"
     assert row(table, "QNLI", "1")["runs"].text == "2/3"
-    assert "Metrics: RTE acc, QNLI acc." in table.caption
+    assert "Metrics: RTE acc, QNLI acc." in str(table.caption)
 
 
 def test_fewest_parameters_that_keep(scheduler: Path) -> None:
@@ -145,7 +145,7 @@ def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
     means = [100 - 100 * level * np.mean([0.04, 0.044, 0.056]) / 0.8 for level in (3, 2, 1, 0)]
     expected = np.interp(np.log1p(share * 9600), np.log1p([0, 800, 4800, 9600]), means)
     assert found["ours: generalization %"].value == pytest.approx(expected)
-    assert "RoBERTa-large" in table.caption
+    assert "RoBERTa-large" in str(table.caption)
 
 
 def test_the_figure_draws_the_means_and_the_seeds(scheduler: Path) -> None:

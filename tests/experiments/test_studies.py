@@ -222,7 +222,7 @@ def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) ->
     assert cells["report"].value == pytest.approx(means[best][1])
     assert bool(cells["remark"].text) == (best != 4e-4)
     assert row(found["learning_rate"], "SoRA")["learning rates"].text == "2/3"
-    assert "All methods have the same grid" in found["learning_rate"].caption
+    assert "All methods have the same grid" in str(found["learning_rate"].caption)
 
 
 def test_of_trials_that_tie_none_is_preferred() -> None:
@@ -290,6 +290,6 @@ def test_names_are_unique_and_figures_draw(tmp_path: Path, name: str) -> None:
     assert len({artefact.name for artefact in built}) == len(built)
     for artefact in built:
         if isinstance(artefact, Table):
-            assert artefact.caption.count("Backbone minilm-l6") == (artefact.name != "switches")
+            assert str(artefact.caption).count("Backbone minilm-l6") == (artefact.name != "switches")
         else:
             assert all(render(artefact))

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
 from experiments import figures, render
-from experiments.artefacts import Cell, Table, text
+from experiments.artefacts import Caption, Cell, Table, shared, text
 from scripts import tables
 from sora import studies
 from sora.records import read
@@ -219,6 +219,29 @@ def test_choices_of_somebodys_own_may_be_named_otherwise_within(
     assert [value for key, value in row.items() if key.endswith("acc. n")] == ["2"]
 
 
+def test_a_page_tells_once_what_all_its_runs_share(built: Path) -> None:
+    """And each of its tables as LaTeX, which leaves the page, tells it all."""
+    folder = next(built.glob("tables/main_table-*"))
+    head, *parts = (folder / "README.md").read_text(encoding="utf-8").split("### ")
+    assert "Backbone minilm-l6." in head
+    assert "Protocol paper:" in head
+    assert not any("Backbone minilm-l6." in part for part in parts)
+    for name in ("main_table", "comparisons", "details"):
+        words = (folder / f"{name}.tex").read_text(encoding="utf-8")
+        assert (words.count("Backbone minilm-l6."), words.count("Protocol paper:")) == (1, 1)
+    report = (built / "report.html").read_text(encoding="utf-8")
+    assert report.count("Protocol paper:") == len(list(built.glob("studies/*.json")))
+
+
+def test_what_is_not_shared_stays_with_its_table() -> None:
+    one, other = Caption("Points.", ("Seeds 0.", "Precision fp32.")), Caption("", ("Precision fp32.", "Seeds 1."))
+    assert shared([one, Caption("No run is meant."), other]) == ("Precision fp32.",)
+    assert one.beyond(("Precision fp32.",)) == "Points. Seeds 0."
+    assert str(one) == "Points. Seeds 0. Precision fp32."
+    assert other.beyond(("Precision fp32.",)) == "Seeds 1."
+    assert shared([Caption("No run is meant.")]) == ()
+
+
 def test_the_same_record_twice_does_no_harm(built: Path, tmp_path: Path) -> None:
     results = copy(built, tmp_path)
     path = next(results.glob("records/*/*/*.json"))
@@ -249,7 +272,7 @@ def test_an_empty_folder_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixtu
 NASTY = Table(
     name="nasty",
     title="50 % & more_of $x$",
-    caption="<script>alert(1)</script>",
+    caption=Caption("<script>alert(1)</script>"),
     columns=["a|b", "n & m"],
     rows=[
         [text(r"x_1 \ {y} ~ ^ # <b>"), Cell("1.50 ± 0.10 (1/2)", 1.5, {"sd": 0.1}, ("python run.py 'a|b'",))],
@@ -330,7 +353,7 @@ def test_a_short_logarithmic_axis_can_be_read(x: list[float], values: list[float
 
 def test_a_row_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="1 cells under 2 columns"):
-        Table("x", "x", "x", ["a", "b"], [[text("1")]])
+        Table("x", "x", Caption("x"), ["a", "b"], [[text("1")]])
 
 
 @pytest.mark.slow
