@@ -31,6 +31,7 @@ from sora.optim import ParameterGroup
 
 OWNED = {  # options of PEFT that have a key of their own here
     "target_modules": "method.targets",
+    "target_parameters": "method.targets",
     "modules_to_save": "head",
     "peft_type": "method.peft_type",
     "task_type": "task",
@@ -104,6 +105,10 @@ class Peft:
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
             if key in INERT and value != defaults[key]:
                 raise UserError(f"method.options.{key}: {INERT[key]}")
+        if options.get("loftq_config") and options.get("init_lora_weights") != "loftq":
+            raise UserError(
+                "method.options.loftq_config: does nothing without init_lora_weights: loftq; leave it out or add that"
+            )
         _check_initialisation(options.get("init_lora_weights"))
         with _refused_by(f"PEFT's {cls.__name__}", options):
             return cls(

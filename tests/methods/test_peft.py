@@ -186,6 +186,14 @@ def test_one_tuner_has_one_spelling():
         ({"options": {"layers_to_transform": [0]}}, r"method\.options\.layers_to_transform: .*; use method\.targets"),
         ({"peft_type": "VERA", "options": {"layers_to_transform": 0}}, r"layers_to_transform: .*; use method\.targets"),
         ({"options": {"layers_pattern": "layer"}}, r"method\.options\.layers_pattern: .*; use method\.targets"),
+        (
+            {"options": {"target_parameters": ["x.weight"]}},
+            r"target_parameters: set by method\.targets",
+        ),
+        (
+            {"options": {"loftq_config": {"loftq_bits": 4}}},
+            r"method\.options\.loftq_config: does nothing .* or add that",
+        ),
         ({"options": {"use_qalora": True}}, r"method\.options\.use_qalora: does nothing .*; leave it out"),
         ({"options": {"qalora_group_size": 4}}, r"method\.options\.qalora_group_size: does nothing .*; leave it out"),
         ({"options": {"eva_config": {"rho": 1.0}}}, r"method\.options\.eva_config: .*; leave it out"),
@@ -211,7 +219,8 @@ def test_what_is_refused_would_have_changed_nothing():
     (run,) = configs(method={"options": {"r": 2}})
     names = [name for name, module in plain_model(run).named_modules() if name.endswith("query")]
     states = []
-    for options in ({}, {"layers_to_transform": [0]}, {"use_qalora": True}, {"init_lora_weights": "lora_ga"}):
+    lazy = {"init_lora_weights": "lora_ga"}, {"loftq_config": {"loftq_bits": 4}}
+    for options in ({}, {"layers_to_transform": [0]}, {"use_qalora": True}, *lazy):
         torch.manual_seed(3)
         state = PeftModel(plain_model(run), LoraConfig(r=2, target_modules=names, **options)).state_dict()
         states.append({name: tensor for name, tensor in state.items() if "lora_" in name})
