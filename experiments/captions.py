@@ -46,9 +46,9 @@ def caption(study: Study, *sentences: str, groups: Iterable[Group] = ()) -> Capt
             parts.append(f"{task} trains on {rows:,} fixed rows of its training file.")
     groups = list(groups)
     trials = sorted({group.trials for group in groups})
-    if not groups and records and len(study.values(RATE)) < 2:
+    if not groups and records and len(study.axes.get(RATE, ())) < 2:
         parts.append(_rates(records))
-    if trials == [1] or (not groups and records and len(study.values(RATE)) < 2):
+    if trials == [1] or (not groups and records and len(study.axes.get(RATE, ())) < 2):
         parts.append(_tuning(records, [axis for axis in study.axes if _decides(axis) and len(study.axes[axis]) > 1]))
     elif trials:
         parts.append(
@@ -122,8 +122,20 @@ def _tuning(records: list[Record], varied: Sequence[str] = ()) -> str:
         told += f"; with the default of {', '.join(varied)} alone"
     if without := found.count(""):
         return f"Chosen beforehand: {told}. {without} of {len(found)} runs have a setting that nothing chose."
-    alike = "for every method and task alike" if len(studies) == 1 else "for every method alike"
-    return f"Chosen beforehand, {alike}: {told}."
+    return f"Chosen beforehand{_alike(records)}: {told}."
+
+
+def _alike(records: Iterable[Record]) -> str:
+    """Whether the methods had the same trials on each task, where there are several."""
+    trials: dict[str, dict[str, set[str]]] = {}
+    for record in records:
+        by_method = trials.setdefault(str(configured(record, "task")), {})
+        found = record["provenance"].get("recipe", {}).get("tuned", "").partition(" (")[0]
+        by_method.setdefault(str(configured(record, "method")), set()).add(found)
+    if any(len(by_method) < 2 for by_method in trials.values()):
+        return ""
+    same = all(found == next(iter(by_method.values())) for by_method in trials.values() for found in by_method.values())
+    return ", for every method alike" if same else ", not for every method alike"
 
 
 def said(records: Iterable[Record], axis: str) -> list[str]:

@@ -12,7 +12,7 @@ from experiments.artefacts import EMPTY, Cell, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns
 from experiments.groups import Group, score
-from experiments.items import ItemScores, paired
+from experiments.items import ItemScores, paired, seeds_of
 from experiments.lines import Line, every_group, interval_cell, tasks
 from experiments.study import Run, Study
 from sora import bootstrap, stats
@@ -32,7 +32,7 @@ class Comparison:
     over_seeds: stats.Interval | None
     improvement: float
     draws: Floats
-    by_seed: tuple[Floats, ...]  # [S] differences of each task
+    by_seed: tuple[Floats, ...]  # [S] differences of each task, or of what stands for all of them
     p_holm: float = math.nan
 
     @property
@@ -118,23 +118,29 @@ def _left_out(study: Study, items: dict[Column, ItemScores]) -> list[str]:
 
 
 def _compared(study: Study, row: Line, against: Line, items: dict[Column, ItemScores]) -> list[Comparison]:
-    found: list[Comparison] = []
-    for index, task in enumerate(tasks(study)):
-        column = columns(study, task)[0]
-        a, b = row.groups.get(task), against.groups.get(task)
-        if a is None or b is None or column not in items:
-            continue
-        if (one := compare(row.name, column, a, b, items[column], index)) is not None:
-            found.append(one)
+    pairs = [
+        (index, column, a, b)
+        for index, task in enumerate(tasks(study))
+        if (column := columns(study, task)[0]) in items
+        and (a := row.groups.get(task)) is not None
+        and (b := against.groups.get(task)) is not None
+    ]
+    # One seed gives adapters the same start on every task: tasks that were run with the same seeds draw them together.
+    together = len({tuple(seeds_of(run) for run in paired(a, b)[0]) for _, _, a, b in pairs}) == 1
+    found = [
+        one
+        for index, column, a, b in pairs
+        if (one := compare(row.name, column, a, b, items[column], 0 if together else index)) is not None
+    ]
     if len(found) == len(tasks(study)) > 1:
-        found.append(_average(row.name, found))
+        found.append(_average(row.name, found, together))
     return found
 
 
-def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, stream: int) -> Comparison | None:
+def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, stream: int = 0) -> Comparison | None:
     """``a`` minus ``b`` over the seeds both have; None where one of those runs has no score or no items.
 
-    ``stream``: a number of its own for each task, so that tasks draw their seeds apart.
+    ``stream``: comparisons of one stream and as many seeds draw them together.
     """
     first, second = paired(a, b)
     resampled, other = items.of(first), items.of(second)
@@ -143,20 +149,22 @@ def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, 
     x, y = _scores(first, column), _scores(second, column)
     if np.isnan(x).any() or np.isnan(y).any():
         return None
-    # Each task draws its seeds apart: seed 0 of one task has nothing in common with seed 0 of another.
     draws = bootstrap.mean_over_seeds(resampled - other, stream=stream)
     summary = bootstrap.summary(float(x.mean() - y.mean()), draws, (len(x), len(y)))
     improvement = stats.probability_of_improvement(x, y)
     return Comparison(column, method, summary, stats.t_interval(x - y), improvement, draws, (x - y,))
 
 
-def _average(method: str, found: Sequence[Comparison]) -> Comparison:
+def _average(method: str, found: Sequence[Comparison], together: bool) -> Comparison:
+    """Over the tasks; ``together``: they share their seeds, so that what varies is each seed's own average."""
     least = min(len(each.draws) for each in found)
     draws = np.mean([each.draws[:least] for each in found], axis=0)
     mean = stats.mean([each.found.mean for each in found])
     seeds = min(each.found.seeds[0] for each in found)
     improvement = stats.mean([each.improvement for each in found])
     gaps = tuple(gap for each in found for gap in each.by_seed)
+    if together:
+        gaps = (np.mean(gaps, axis=0),)
     summary = bootstrap.summary(mean, draws, (seeds, seeds))
     return Comparison(None, method, summary, stats.t_interval_of_average(gaps), improvement, draws, gaps)
 

@@ -17,8 +17,8 @@ from sora.stats import Floats, Interval
 
 
 @dataclass(frozen=True)
-class OneClass:
-    """Points of the constant answer: the class that is commonest among the items' labels, given to every item."""
+class Constant:
+    """Points of one class given to every item, the class that scores best on the items as they are."""
 
     score: float
     resampled: Floats  # [B]
@@ -30,7 +30,7 @@ class ItemScores:
 
     scores: Floats
     place: dict[str, int]  # run id -> column of ``scores``
-    one_class: OneClass | None = None  # None for a regression
+    constant: Constant | None = None  # None for a regression
 
     def of(self, runs: Sequence[Run]) -> Floats | None:
         """[B, len(runs)], or None where a run's items are not known."""
@@ -44,12 +44,12 @@ class ItemScores:
         scores = self.of(group.done)
         return None if scores is None else bootstrap.percentile(bootstrap.mean_over_seeds(scores))
 
-    def above_one_class(self, group: Group) -> Interval | None:
+    def above_constant(self, group: Group) -> Interval | None:
         """95 % over seeds and items for the mean of a group minus the constant answer on the same items, or None."""
         scores = self.of(group.done)
-        if scores is None or self.one_class is None:
+        if scores is None or self.constant is None:
             return None
-        return bootstrap.percentile(bootstrap.mean_over_seeds(scores) - self.one_class.resampled)
+        return bootstrap.percentile(bootstrap.mean_over_seeds(scores) - self.constant.resampled)
 
 
 def item_scores(study: Study, columns: Sequence[Column], runs: Sequence[Run]) -> dict[Column, ItemScores]:
@@ -102,14 +102,15 @@ def _resampled(column: Column, usable: list[tuple[Run, Arrays]]) -> ItemScores:
         table.append(bootstrap.features(column.metric, _predicted(logits), labels, logits.shape[1]))
     place = {run.run_id: index for index, (run, _) in enumerate(usable)}
     items, classes = len(table[0]), logits.shape[1]
+    points = []
     if classes > 1:
-        commonest = np.full(items, np.bincount(labels.astype(np.int64)).argmax())
-        table.append(bootstrap.features(column.metric, commonest, labels, classes))
+        constant = [bootstrap.features(column.metric, np.full(items, each), labels, classes) for each in range(classes)]
+        points = [100 * float(bootstrap.combine(column.metric, each.sum(0), items)) for each in constant]
+        table.append(constant[int(np.argmax(points))])
     scores = 100 * bootstrap.resample(table, column.metric, bootstrap.resamples_for(items))
-    if classes == 1:
+    if not points:
         return ItemScores(scores, place)
-    on_all = 100 * float(bootstrap.combine(column.metric, table[-1].sum(0), items))
-    return ItemScores(scores[:, :-1], place, OneClass(on_all, scores[:, -1]))
+    return ItemScores(scores[:, :-1], place, Constant(max(points), scores[:, -1]))
 
 
 def _predicted(logits: NDArray[np.floating]) -> NDArray[np.generic]:

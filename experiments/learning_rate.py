@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -20,6 +20,15 @@ from sora import stats
 from sora.errors import UserError
 
 AXIS = "trainer.learning_rate"
+BUDGET = (  # what else decides how good a rate is
+    "precision",
+    "head",
+    "trainer.max_steps",
+    "trainer.epochs",
+    "trainer.batch_size",
+    "method.r",
+    "method.threshold",
+)
 TRIALS = (1, 2, 4, 8, 16)
 Groups = Mapping[tuple[object, ...], Mapping[str, Group]]
 
@@ -47,6 +56,7 @@ class Choice:
     means: Mapping[float, float]
     seeds: tuple[object, ...]
     protocol: str = "holdout"  # whose select split it was
+    budget: Mapping[str, object] = field(default_factory=dict)  # key -> value of what decides a score besides the rate
 
     @property
     def rate(self) -> float:
@@ -78,8 +88,10 @@ def choices(study: Study) -> list[Choice]:
                         f"{study.key}: {group.coverage} runs of {method} on {task} at {rate:g} are there; {first}"
                     )
             means = {rate: group.mean(select) for rate, group in tried.items()}
-            protocol = str(configured(record, "protocol")) if (record := group.runs[0].record) else ""
-            found.append(Choice(method, task, means, tuple(study.values("seed")), protocol))
+            record = group.runs[0].record
+            protocol = str(configured(record, "protocol")) if record else ""
+            budget = {key: configured(record, key) for key in BUDGET} if record else {}
+            found.append(Choice(method, task, means, tuple(study.values("seed")), protocol, budget))
     return found
 
 
@@ -209,9 +221,9 @@ def _expected(study: Study, methods: Sequence[str]) -> Table:
             study,
             "A trial is one learning rate with one seed, drawn with replacement from those made (Dodge et al. 2019). "
             "Select: expected best score on the select split, points. Report: the score on the report split of the "
-            "trial that is best on the select split. Optimism: their difference.",
+            "trial that is best on the select split. Select - report: their difference.",
         ),
-        columns=["method", "metric", "trials", "select", "report", "optimism"],
+        columns=["method", "metric", "trials", "select", "report", "select - report"],
         rows=rows,
     )
 

@@ -84,7 +84,8 @@ def score_table(study: Study, name: str, title: str, heads: Sequence[str], rows:
         *words,
         "Mean ± population SD over seeds, in points, of the selected weights on the report split; (n/m): n of m runs.",
         "Average: over tasks, two numbers of one task averaged first.",
-        "Live parameters: sum of r (in + out) over the adapted matrices, or what trains outside the head.",
+        "Live parameters: sum of r (in + out) over the adapted matrices, or what trains outside the head, of the "
+        "selected weights, which may be from before the last rank went.",
         learning_rates(groups),
     )
     return Table(
@@ -115,7 +116,7 @@ def average_cell(study: Study, row: Line) -> Cell:
 def detail_table(
     study: Study, name: str, heads: Sequence[str], rows: Sequence[Line], items: dict[Column, ItemScores]
 ) -> Table:
-    """Everything about each cell: both SDs, selected and last weights, both intervals, optimism, parameters."""
+    """Everything about each cell: both SDs, selected and last weights, both intervals, parameters."""
     cells = []
     for row in rows:
         for task, group in row.groups.items():
@@ -127,7 +128,8 @@ def detail_table(
         caption=caption(
             study,
             "Scores in points. Intervals: 95 %; bootstrap over seeds and items, t over seeds only (docs/statistics.md "
-            "says how often they cover). Optimism: select minus report score of the selected weights.",
+            "says how often they cover). Select - report: difference of the two scores of the selected weights: "
+            "optimism about the choice among them and, where the splits are of two files, the difference of those.",
             groups=every_group(rows),
         ),
         columns=[
@@ -141,7 +143,7 @@ def detail_table(
             "t interval",
             "last",
             "last SD",
-            "optimism",
+            "select - report",
             "live",
             "trainable",
             "peak learning rate",
@@ -159,7 +161,7 @@ def _details(group: Group, column: Column, items: ItemScores | None) -> list[Cel
     if not found:
         return [runs, *[Cell(EMPTY)] * 12, remarks]
     select = group.mean(Column(column.task, column.metric, "select"))
-    optimism = select - stats.mean(found) if column.split == "report" else math.nan
+    ahead = select - stats.mean(found) if column.split == "report" else math.nan
     trainable = stats.mean([record["params"]["trainable"] for record in group.records])
     return [
         runs,
@@ -170,7 +172,7 @@ def _details(group: Group, column: Column, items: ItemScores | None) -> list[Cel
         interval_cell(stats.t_interval(found)),
         number(stats.mean(last)) if last else Cell(EMPTY),
         number(stats.population_sd(last)) if last else Cell(EMPTY),
-        number(optimism, sign=True),
+        number(ahead, sign=True),
         params_cell(group.live()),
         params_cell(trainable),
         text(", ".join(f"{rate:g}" for rate in peak_learning_rates(group))),

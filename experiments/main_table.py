@@ -10,10 +10,10 @@ from experiments.artefacts import Artefact, Figure, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
 from experiments.comparisons import against_baselines, comparison_table
+from experiments.constant_answer import beside_constant_answer
 from experiments.figures import legend_below, log_scale, look, panels
 from experiments.items import ItemScores, item_scores
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
-from experiments.one_class import beside_one_class
 from experiments.study import Definition, Study
 from sora import stats
 
@@ -29,7 +29,7 @@ def build(study: Study) -> list[Artefact]:
     ]
     items = resampled(study, rows)
     found = [
-        beside_one_class(study, score_table(study, "main_table", "Scores", ["method"], rows), rows, items),
+        beside_constant_answer(study, score_table(study, "main_table", "Scores", ["method"], rows), rows, items),
         comparison_table(study, against_baselines(rows), items),
         score_figure(study, rows, items),
         published_table(study, "published", ["method"], rows, SOURCES),

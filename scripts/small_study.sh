@@ -7,7 +7,8 @@
 #
 # TASKS of the grids and the main table, SEEDS of what is compared; STUDIED tasks of the other studies (without it the first two
 # of TASKS), FEW seeds of fidelity, pruning_baselines and efficiency (the first three of SEEDS); STEPS, some of those below;
-# RESULTS, another folder. PRECISION=fp32 is faster where the processor has no AVX-512; a table is of one precision.
+# RESULTS, another folder. PRECISION=fp32 is faster where the processor has no AVX-512; it needs a folder of its own, as no
+# learning rate is chosen from grids of two precisions, and writes its rates over those of conf/recipe.
 set -euo pipefail
 PY=${PY:-python} RESULTS=${RESULTS:-results} PRECISION=${PRECISION:-bf16}
 TASKS=${TASKS:-sst2_10k,stsb,cola,mrpc} SEEDS=${SEEDS:-0,21,42,81,100}

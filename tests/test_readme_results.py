@@ -140,15 +140,15 @@ def test_the_levels_of_sparsity() -> None:
     ours, other = levels["sst2_10k"], levels["stsb"]
     assert f"at {ours[4][0]} % of its live parameters generalization is {ours[4][1]} % of the dense model's" in WORDS
     assert f"at {ours[5][0]} % it is {ours[5][1]} %" in WORDS
-    assert f"the head alone can do, {ours[-1][1]} % with no live parameter" in WORDS
+    assert f"then it falls to {ours[-1][1]} % with no live parameter" in WORDS
     assert ours[-1][0] == "0.0"
     assert ", ".join(f"{kept} % at {share} %" for share, kept in (other[3], other[4], other[6])) in WORDS.replace(
         f"at {other[3][0]} % of the parameters", f"at {other[3][0]} %"
     )
-    (kept,) = claim("3.7 % of the dense model's parameters keep").values()
+    (kept,) = claim("About 3.7 % of the dense model's parameters keep").values()
     low, high = interval(kept)
-    assert f"here that is {float(kept['ours']):.0f} % ({low:.0f} to {high:.0f})" in WORDS
-    assert low < float(ours[-1][1]) < high, "no more than the head alone"
+    assert f"here that is {float(kept['ours']):.0f} % ({low:.0f} to {high:.0f}, over seeds)" in WORDS
+    assert low < float(ours[-1][1]) < high, "not told apart from no live parameter"
 
 
 def test_the_schedule_against_one_shot() -> None:
@@ -168,7 +168,8 @@ def test_the_schedule_against_one_shot() -> None:
         (SLICE, "scheduler, no rate"),
     }
     assert apart[STSB, "scheduler, constant rate"] == ["+25", "+10"], "at a quarter and a tenth of the parameters"
-    assert {sign[0] for key, signs in apart.items() if "no rate" in key[1] for sign in signs} == {"-"}
+    for task in (SLICE, STSB):
+        assert apart[task, "scheduler, no rate"] == ["-50", "-25", "-10"], "at a half, a quarter and a tenth"
 
 
 def test_ranks_and_times() -> None:
@@ -188,8 +189,9 @@ def test_ranks_and_times() -> None:
         f"method after method): {-float(found[SLICE]['ours']):.1f} % less time on SST-2's slice {told[SLICE]}" in WORDS
     )
     assert f"{-float(found[STSB]['ours']):.1f} % less on STS-B {told[STSB]}" in WORDS
+    assert found[SLICE]["paper"] == "-11.8 % (Table 4, SST-2, all rows)"
     assert found[STSB]["paper"] == "-20.3 % (Table 4)"
-    assert "On an RTX 3090 the paper has 20.3 % less on STS-B, 29.5 % on average" in WORDS
+    assert "On an RTX 3090 the paper has 11.8 % less on all of SST-2, 20.3 % on STS-B, 29.5 % on average" in WORDS
 
 
 def test_the_speed_table() -> None:

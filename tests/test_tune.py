@@ -105,6 +105,21 @@ def test_grids_of_other_protocols_are_not_joined(tmp_path: Path) -> None:
         tune.joined(Path("x"), [(each, study) for each in choices])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("precision", "bf16"), ("trainer.max_steps", 500), ("method.threshold", 0.1)]
+)
+def test_grids_of_other_budgets_are_not_joined(
+    tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
+) -> None:
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [2e-4, 3.2e-3], key: [value]})
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
+    told = capsys.readouterr().err
+    assert f"different {key} for " in told
+    assert "keep the manifest of one" in told
+
+
 def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made.study(tmp_path / "results", "learning_rate", AXES, leave_out=1)
     before = sorted(conf.rglob("*.yaml"))
@@ -165,12 +180,17 @@ def tune_origin(run: object) -> object:
     ("told", "says"),
     [
         (["", ""], "One trial per method and task"),
-        (["A, seeds 1, 2"] * 2, "Chosen beforehand, for every method and task alike: A, seeds 1, 2."),
+        (
+            ["A, seeds 1, 2 (studies/x)", "A, seeds 1, 2 (studies/y)"],
+            "Chosen beforehand, for every method alike: A, seed",
+        ),
+        (["A", "B"], "Chosen beforehand, not for every method alike: A; B."),
         (["A", ""], "Chosen beforehand: A. 1 of 2 runs have a setting that nothing chose."),
     ],
 )
 def test_captions_tell_of_the_trials(tmp_path: Path, told: list[str], says: str) -> None:
-    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb"], "seed": [0, 1]})
+    """Of LoRA and SoRA, whose runs the words stand in, in this order."""
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["stsb"], "seed": [0]})
     for path, words in zip(sorted((tmp_path / "records").rglob("*.json")), told, strict=True):
         record = records.read(path)
         record["provenance"]["recipe"] = {"name": "x", "budget": "", "unpublished": ["*"], "changed": []}
@@ -178,4 +198,19 @@ def test_captions_tell_of_the_trials(tmp_path: Path, told: list[str], says: str)
             record["provenance"]["recipe"]["tuned"] = words
         records.write(path, record, records.read_arrays(path, record))
     (study,) = load(tmp_path, lambda name: frozenset()).studies
-    assert says in captions.caption(study, groups=[Group(tuple(study.runs))])
+    assert says in str(captions.caption(study, groups=[Group(tuple(study.runs))]))
+
+
+def test_rates_that_were_tuned_are_no_sweep_of_rates(tmp_path: Path) -> None:
+    """Two methods with a rate each, chosen before: a caption without groups tells of them as the others do."""
+    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["stsb"], "seed": [0]})
+    for run, rate in zip(manifest["runs"], (2e-4, 3.2e-3), strict=True):
+        record = records.read(tmp_path / run["record"])
+        record["config"]["trainer"]["learning_rate"] = rate
+        words = {"name": "x", "budget": "", "unpublished": ["*"], "changed": [], "tuned": "A (studies/x)"}
+        record["provenance"]["recipe"] = words
+        records.write(tmp_path / run["record"], record, records.read_arrays(tmp_path / run["record"], record))
+    (study,) = load(tmp_path, lambda name: frozenset()).studies
+    told = str(captions.caption(study))
+    assert "Peak learning rate: LoRA 0.0002; SoRA 0.0032." in told
+    assert "Chosen beforehand, for every method alike: A (studies/x)." in told

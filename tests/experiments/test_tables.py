@@ -215,7 +215,7 @@ def test_choices_of_somebodys_own_may_be_named_otherwise_within(
     studies.write(tmp_path, manifest)
     assert tables.main(["--results", str(tmp_path), "--strict"]) == 0
     (path,) = tmp_path.glob("tables/main_table-*/main_table.csv")
-    _commonest_class, row = csv.DictReader(path.open(encoding="utf-8"))
+    _constant_answer, row = csv.DictReader(path.open(encoding="utf-8"))
     assert [value for key, value in row.items() if key.endswith("acc. n")] == ["2"]
 
 
