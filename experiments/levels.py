@@ -24,8 +24,8 @@ from sora import stats
 
 SHARES = {"memorization": "train_subset", "generalization": "report"}  # -> split
 SENTENCE = (
-    "Memorization: the metric on up to 1,000 training examples, seen yet or not; generalization: on the report split; both in percent "
-    "of the dense model, the weights selected before the first level."
+    "Memorization: the metric on up to 1,000 training examples, seen yet or not; generalization: on the report split; "
+    "both in percent of the dense model, the weights selected before the first level."
 )
 LAYER = re.compile(r"\.layer\.(\d+)\.")
 
