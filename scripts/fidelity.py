@@ -27,7 +27,7 @@ from sora.commands import published, without_paths
 from sora.compose import runs_of
 from sora.errors import UserError
 from sora.identity import run_id
-from sora.sweeps import NO_SCIENCE
+from sora.sweeps import decides
 from sora.tasks import load
 from sora.training.runner import run_pack
 
@@ -84,11 +84,7 @@ def study(words: Sequence[str]) -> Path:
         for name, runs in packs.items()
         for run in runs
     ]
-    told = {
-        key: without_paths(value)
-        for key, value in fixed.items()
-        if key not in axes and key.partition(".")[0] not in NO_SCIENCE
-    }
+    told = {key: without_paths(value) for key, value in fixed.items() if key not in axes and decides(key)}
     manifest = studies.make("fidelity", axes, told, entries)
     results = Path(first.paths.results)
     studies.write(results, manifest)

@@ -102,10 +102,10 @@ def main() -> None:
         mistakes += 1
         _complain(f"paths.runs: {error.filename} cannot be made ({error.strerror}); choose a folder that can")
     except KeyboardInterrupt:
-        _complain("interrupted; the same command continues from the newest checkpoint")
+        _complain(f"interrupted; the same command {_again()}")
         sys.exit(130)
     except Preempted as stop:
-        _complain(f"{stop}; the same command continues from the newest checkpoint")
+        _complain(f"{stop}; the same command {_again()}")
         raise
     if mistakes:
         sys.exit(2)
@@ -168,7 +168,11 @@ def explain(error: Exception) -> str:
         if owners := [name for name, cls in METHODS.items() if key in {f"method.{f.name}" for f in fields(cls)}]:
             return f"{key}: no key of this method, only of method={', '.join(owners)}; leave it out, or the method"
         if key.startswith("hydra.launcher."):
-            return f"{key}: no key of this launcher; +{key}=<value> hands it on all the same"
+            return f"{key}: no key of this launcher; cluster=slurm or another has one that takes it"
+        if key.startswith("tracker."):
+            return f"{key}: no key of this tracker; add tracker=wandb"
+        if key.startswith("cluster."):
+            return f"{key}: no key of this cluster; cluster=slurm has wait"
         if key in known_keys():
             return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
@@ -196,6 +200,13 @@ def _overrides() -> list[str]:
     """What this job was given, as it was typed: a ${...} in it means nothing in this place."""
     overrides: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     return [str(each) for each in overrides]
+
+
+def _again() -> str:
+    """What the same command would do after a stop."""
+    if "resume=never" in sys.argv:
+        return "starts anew, as resume=never has it; without that it continues from the newest checkpoint"
+    return "continues from the newest checkpoint"
 
 
 def _complain(sentence: str) -> None:

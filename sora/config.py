@@ -255,7 +255,7 @@ class TrainerConfig:
     max_steps: int | None = opt(None, minimum=1, maximum=MAX_STEPS)  # in place of epochs; null = what the epochs are
     batch_size: int = opt(8, minimum=1)  # examples per replica
     learning_rate: float | None = opt(None, above=0.0)  # peak; null = the method's
-    weight_decay: float = opt(0.1, minimum=0.0)  # on matrices
+    weight_decay: float = opt(0.1, minimum=0.0)  # on matrices; none on biases and SoRA's gates
     warmup_ratio: float = opt(0.06, minimum=0.0, below=1.0)  # of the total steps
     clip: float = opt(0.1, minimum=0.0)  # per-replica gradient norm; 0 = off
     max_length: int | None = opt(None, minimum=4)  # tokens; null = the task's

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sora import schedules
-from sora.config import BackboneConfig, RunConfig
+from sora.config import BackboneConfig, PeftConfig, RunConfig
 from sora.tasks import TaskData
 
 CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side
@@ -114,7 +114,11 @@ def trainable(run: RunConfig) -> int:
     head = shape.hidden * (shape.hidden + max(1, len(run.task.labels)))
     if method.name == "full":
         return shape.parameters + head
-    rank = next((getattr(method, name) for name in ("init_r", "r", "bottleneck") if hasattr(method, name)), 1)
+    if isinstance(method, PeftConfig):
+        rank = (method.options or {}).get("r", 8)  # of most tuners
+        rank = rank if isinstance(rank, int) else 8  # a mistake, which PEFT will tell of
+    else:
+        rank = next((getattr(method, name) for name in ("init_r", "r", "bottleneck") if hasattr(method, name)), 1)
     return head + shape.layers * rank * (8 * shape.hidden + 2 * (shape.hidden + shape.inner))
 
 

@@ -6,8 +6,9 @@
     trainer.train()
     adapters.save("my-adapter")          # a folder that plain peft loads
 
-It is the harness' own adapter with one replica, and the same update: gates take their step (AdamW, or plain gradient
-descent), then the proximal map of SoRA (Eq. 10-11) shrinks them by ``threshold`` and sets the small ones to zero.
+It is the harness' own adapter with one replica and, where nothing clips gradients, the same update: gates take their
+step (AdamW, or plain gradient descent), then the proximal map of SoRA (Eq. 10-11) shrinks them by ``threshold`` and
+sets the small ones to zero.
 """
 
 from __future__ import annotations
@@ -205,7 +206,8 @@ class ProximalAdamW(torch.optim.AdamW):
 
     Such a group holds ``threshold`` (xi at the peak rate), ``threshold_rule`` (constant | lr_scaled), ``prox`` (soft |
     authors), ``update`` (adam | gradient: the step before the proximal map) and ``l1`` (weight of sum |g| in the loss,
-    whose gradient is added here). The peak rate is what a learning-rate scheduler notes as ``initial_lr``.
+    whose gradient is added here, after whatever clips the others: the harness clips both together). The peak rate is
+    what a learning-rate scheduler notes as ``initial_lr``.
     """
 
     @torch.no_grad()

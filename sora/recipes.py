@@ -17,7 +17,7 @@ from sora.resolve import resolved
 CONF = Path(__file__).resolve().parents[1] / "conf"
 ALL = "*"
 COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
-SINGLE = {"backbone": ("dropout", "pooling", "tokenizer"), "": ("head", "precision")}
+SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", "precision")}
 
 
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -111,11 +111,22 @@ def _as_written(run: RunConfig) -> RunConfig:
             schedule=coerce(ScheduleConfig, said["schedule"], "schedule"),
             backbone=dataclasses.replace(
                 run.backbone,
-                **{key: said["backbone"].get(key, _default(backbone, key)) for key in SINGLE["backbone"]},
+                arch=_arch(run, said["backbone"].get("arch", {})),
+                **{
+                    key: said["backbone"].get(key, _default(backbone, key))
+                    for key in SINGLE["backbone"]
+                    if key != "arch"
+                },
             ),
             **{key: _default(RunConfig, key) for key in SINGLE[""]},
         )
     )
+
+
+def _arch(run: RunConfig, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture as the backbone's file and the recipe's say; that of somebody's own file is taken as it is."""
+    written = values_of("backbone", run.backbone.name)
+    return {**written.get("arch", {}), **said} if written else run.backbone.arch
 
 
 def _changed(run: RunConfig, written: RunConfig) -> list[str]:

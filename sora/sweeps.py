@@ -38,7 +38,14 @@ NO_SCIENCE = (
     "dry_run",
     "deterministic",
     "pack",
+    "trainer.checkpoint_every",
+    "trainer.log_every",
 )
+
+
+def decides(key: str) -> bool:
+    """Whether a key can decide a number, so that a manifest tells of it."""
+    return key not in NO_SCIENCE and key.partition(".")[0] not in NO_SCIENCE
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ class Plan:
         fixed = {
             slot.key: without_paths(slot.text)
             for slot in self.slots
-            if isinstance(slot, Fixed) and slot.key.partition(".")[0] not in NO_SCIENCE and slot.key not in axes
+            if isinstance(slot, Fixed) and decides(slot.key) and slot.key not in axes
         }
         runs = [
             {

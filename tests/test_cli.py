@@ -93,7 +93,17 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["-m", "experiment=main_table,threshold"], "experiment=main_table,threshold: one sweep has one experiment"),
         (["-m", "cluster=local,joblib"], "cluster=local,joblib: one sweep has one cluster"),
         (["-m", "paths.results=a,b"], "paths.results=a,b: one sweep has one paths.results"),
-        (["tracker.mode=online"], "tracker.mode: not in this configuration; +tracker.mode=<value> adds it"),
+        (
+            ["experiment=main_table", "study.seeds=0,1"],
+            "study.seeds=0,1: one sweep has one study.seeds; write study.seeds=[0,1]",
+        ),
+        (
+            ["experiment=seeds", "study.seeds=[]"],
+            "study.seeds: empty, must be a list of at least one, as in study.seeds=[...]",
+        ),
+        (["tracker.mode=online"], "tracker.mode: no key of this tracker; add tracker=wandb"),
+        (["cluster.wait=true"], "cluster.wait: no key of this cluster; cluster=slurm has wait"),
+        (["hydra.launcher.partition=gpu"], "hydra.launcher.partition: no key of this launcher; cluster=slurm"),
         (["+experiment=main_table"], "+experiment=: the configuration has a choice of it already; write experiment=<"),
         (["+trainer=default"], "+trainer=: the configuration has a choice of it already; write trainer=<choice>"),
         (["task=RTE"], "task=RTE: no such choice ... did you mean rte?"),

@@ -198,6 +198,9 @@ def test_a_run_tells_what_nobody_published(tmp_path: Path) -> None:
     assert changed == ["backbone.dropout", "head", *(f"method.{name}" for name in switches), "trainer.max_steps"]
     assert told("task=rte", "trainer.learning_rate=1e-3", "method=lora")["changed"] == ["trainer.learning_rate"]
     assert told("task=rte", "method=adalora", backbone="tiny")["changed"] == []
+    # the recipe itself sets a part of the architecture, as AdaLoRA's script does
+    assert told("task=cola", "method=adalora")["changed"] == []
+    assert told("task=cola", "method=adalora", "backbone.arch.cls_dropout=0")["changed"] == ["backbone.arch"]
 
 
 def test_a_pack_tells_it_of_each_run(tmp_path: Path) -> None:

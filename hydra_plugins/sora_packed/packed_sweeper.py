@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 WHOLE = ("experiment", "cluster", "tracker")  # of a sweep, not of a run
+LISTS = ("study.tasks", "study.seeds")
 ALWAYS_AXES = ("method", "task", "seed")  # in a manifest, however few values they have: readers look there
 
 
@@ -98,7 +99,8 @@ class PackedSweeper(Sweeper):
 
         for key, value in self.params.items():
             if value == "" and not any(each.startswith(f"{key}=") for each in arguments):
-                raise UserError(f"study.{key}s: empty, must be a list of at least one, as in study.{key}s=[...]")
+                name = f"study.{key.partition('.')[0].removesuffix('s')}s"  # of seeds.init and seed: study.seeds
+                raise UserError(f"{name}: empty, must be a list of at least one, as in {name}=[...]")
         typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         return list({override.get_key_element(): self._slot(override) for override in overrides}.values())
@@ -110,9 +112,9 @@ class PackedSweeper(Sweeper):
         key = override.key_or_group
         if override.is_sweep_override():
             if key in WHOLE or key.startswith(("paths.", "study.", "hydra")):
-                raise UserError(
-                    f"{override.input_line}: one sweep has one {key}; give one value, and a command for each"
-                )
+                values = str(override.input_line).partition("=")[2]
+                advice = f"write {key}=[{values}]" if key in LISTS else "give one value, and a command for each"
+                raise UserError(f"{override.input_line}: one sweep has one {key}; {advice}")
             if not override.is_discrete_sweep():
                 raise HydraException(f"{override.input_line}: only lists, ranges and globs can be swept over")
             # One pass for both forms: shuffle() has another order each time it is asked.

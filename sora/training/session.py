@@ -120,7 +120,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     lines = []
     for replica, job in enumerate(jobs):
         summary = pack.method.summary(replica)
-        low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if "adapter" in counts else {}
+        low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if summary.ranks else {}
         lines.append(
             {
                 "run_id": job.run_id,
@@ -133,8 +133,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 "sizes": data.sizes,
                 "partial": data.partial,
                 "params": parameter_counts(pack, replica) | low_rank,
-                "matrices": len(summary.ranks),
-                "targets": list(summary.ranks),
+                **({"matrices": len(summary.ranks), "targets": list(summary.ranks)} if summary.ranks else {}),
                 "record": str(job.record_path),
             }
         )
@@ -194,8 +193,7 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
-    small = pack.method.summary(replica).ranks or all(group.stacked for group in pack.optimizer.groups)
-    if small or job.run.predict:  # full weights lie in the adapter's folder already: twice only to predict
+    if job.run.method.name != "full" or job.run.predict:  # a whole model lies twice only to predict
         checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
     if written is None:

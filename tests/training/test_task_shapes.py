@@ -135,8 +135,9 @@ def test_long_passages_are_cut_and_counted(tmp_path: Path) -> None:
         (("method=sora", "method.threshold=1e-2"), "[0,1]"),
         (("method=adalora",), "[0,1]"),
         (("method=bitfit",), "[0,1]"),
+        (("method=peft", "method.peft_type=DORA"), "1"),
     ],
-    ids=["sora", "adalora", "bitfit"],
+    ids=["sora", "adalora", "bitfit", "peft"],
 )
 def test_predictions_come_from_the_selected_weights(
     method: tuple[str, ...], seeds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
