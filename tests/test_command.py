@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from sora import records
+from sora.tasks import load
 from sora.training.runner import run_pack
 from tests import superglue
+from tests.composing import runs
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -107,12 +109,16 @@ def test_a_pack_leaves_a_record_and_an_adapter_for_each_seed(pack):
 
 def test_the_logits_beside_the_record_give_its_metrics(pack):
     folder, found, _ = pack
+    (config,) = runs(folder, *SMALL[1:], "method=sora", backbone="minilm-l6")
+    splits = load(config.task, config.protocol, config.data).splits
+    assert splits["report"].ids.tolist() != sorted(splits["report"].ids.tolist()), "an order that could be lost"
     for record in found:
         arrays = records.read_arrays(records.find(folder / "results", record["run_id"]))
         for split in ("select", "report"):
             predicted = arrays[f"{split}_logits"].astype(np.float64).argmax(1)
             accuracy = float(np.mean(predicted == arrays[f"{split}_labels"]))
             assert accuracy == record["metrics"]["selected"][split][METRIC]
+            assert arrays[f"{split}_ids"].tolist() == splits[split].ids.tolist()
             assert len(arrays[f"{split}_ids"]) == record["data"]["sizes"][split]
 
 
@@ -219,6 +225,11 @@ def test_resume_never_starts_afresh(tmp_path):
     short = ("method=lora", *SMALL, "trainer.max_steps=200", "resume=never", "dry_run=true")
     assert json.loads(run(tmp_path, *short).stdout)["steps"] == 200
     assert list(tmp_path.glob("runs/*/checkpoint/step-*.json")), "a dry run must touch nothing"
+    done = run(tmp_path, *short[:-1])
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" not in done.stdout + done.stderr
+    (record,) = records.read_many(tmp_path / "results")
+    assert record["provenance"]["resumed_at"] == []
 
 
 def test_two_processes_do_not_train_the_same_run(tmp_path):

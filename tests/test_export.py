@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from sora import export
+from sora.adapters.lowrank import replace_module
 from sora.backbones import load_backbone
 from sora.training.evaluation import predict
 from tests import tiny
@@ -166,3 +167,44 @@ def test_names_that_end_in_one_another_keep_their_ranks(ranks, keys, tmp_path):
 
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert set(config["rank_pattern"]) == set(config["alpha_pattern"]) == keys
+
+
+def test_bitfit_reloads_in_transformers(tmp_path):
+    """The second replica, whose biases are not the first's."""
+    loop = trained(tmp_path, "bert", method={"name": "bitfit"})
+    expected = predict(loop.pack, loop.pack.splits["report"])
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2
+    for replica in (0, 1):
+        loop.pack.method.export(replica, tmp_path / str(replica), loop.pack.model.head)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / str(replica)).eval()
+        np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[replica], atol=2e-5)
+    np.testing.assert_array_equal(predict(loop.pack, loop.pack.splits["report"]), expected, "the pack trains on")
+
+
+class _Bottleneck(nn.Module):
+    """The equation that stands in the file of an adapter."""
+
+    def __init__(self, base, tensors):
+        super().__init__()
+        self.base, self.tensors = base, tensors
+
+    def forward(self, x):
+        y = self.base(x)
+        inner = nn.functional.gelu(y @ self.tensors["down"].T + self.tensors["down_bias"])
+        return y + inner @ self.tensors["up"] + self.tensors["up_bias"]
+
+
+def test_an_adapter_stands_in_its_equation(tmp_path):
+    """Put into transformers' own model as the file says, it predicts what its replica predicts."""
+    loop = trained(tmp_path, "bert", method={"name": "adapter", "bottleneck": 3})
+    expected = predict(loop.pack, loop.pack.splits["report"])
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2
+    for replica in (0, 1):
+        loop.pack.method.export(replica, tmp_path / str(replica), loop.pack.model.head)
+        tensors = load_file(tmp_path / str(replica) / export.OWN_WEIGHTS)
+        model = plain_model(loop.pack.runs[0])
+        for name in loop.pack.method.layers:
+            own = {key: tensors.pop(f"{name}.{key}") for key in ("down", "down_bias", "up", "up_bias")}
+            replace_module(model.bert, name, _Bottleneck(model.bert.get_submodule(name), own))
+        assert not model.load_state_dict(tensors, strict=False).unexpected_keys
+        np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[replica], atol=2e-5)

@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from sora.training.seeds import derive
 from tests import tiny
 
 
@@ -33,3 +34,20 @@ def test_each_seed_moves_its_own_stream_and_packs_with_the_others(tmp_path):
     for replica, cell in enumerate(cells):
         _, alone = trained(tmp_path, cell)
         torch.testing.assert_close(after[replica], alone[0], rtol=0, atol=1e-9)
+
+
+def test_another_method_leaves_the_head_and_the_order_as_they_were():
+    """Comparisons of methods are paired by their seed."""
+    heads = {
+        name: tiny.pack(tiny.runs(seeds=[3, 4], method={"name": name})).model.head.out.detach()
+        for name in ("lora", "sora", "bitfit", "adapter")
+    }
+    for head in heads.values():
+        assert torch.equal(head, heads["lora"])
+    assert not torch.equal(heads["lora"][0], heads["lora"][1])
+
+
+def test_streams_are_told_apart_by_name_and_seed():
+    """sha256 of ``purpose:seed``, its first eight bytes as a little-endian number without the last bit."""
+    assert [derive(seed, "head") for seed in (0, 1)] == [2209058637769546218, 7160482756468559415]
+    assert derive(0, "adapter") == 1606193933614466795
