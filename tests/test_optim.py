@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sora.optim import PackOptimizer, ParameterGroup, authors_threshold, soft_threshold
+from tests import tiny
 from tests.oracles.authors_rule import ScalarAdam, authors_shrink, clip, paper_shrink
 
 floats = st.floats(-3, 3, allow_nan=False, width=64)
@@ -186,3 +187,23 @@ def test_state_of_a_replica_resumes_to_the_bit():
     advance(rest, second, range(11, 20))
     assert torch.equal(second.rows, reference.rows)
     assert not torch.equal(first.rows, reference.rows)
+
+
+DECAYED = {
+    "sora": {"adapter": 0.3, "gate": 0.0},
+    "lora": {"adapter": 0.3},
+    "adalora": {"adapter": 0.3, "gate": 0.3},
+    "adapter": {"adapter": 0.3, "adapter.bias": 0.0},
+    "bitfit": {"adapter": 0.0},
+    "full": {"matrices": 0.3, "vectors": 0.0},
+    "peft": {"adapter": 0.3, "adapter.vectors": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", DECAYED)
+def test_matrices_decay_and_biases_and_gates_do_not(name):
+    """AdaLoRA's singular values do, as in its code; DoRA has magnitudes, which are vectors."""
+    method = {"name": name} | ({"peft_type": "DORA", "options": {"r": 2}} if name == "peft" else {})
+    groups = tiny.pack(tiny.runs(method=method, trainer={"weight_decay": 0.3})).optimizer.groups
+    assert {group.name: group.weight_decay for group in groups} == DECAYED[name] | {"head": 0.3, "head.bias": 0.0}
+    assert all(group.columns.stop > group.columns.start for group in groups), "a group is empty"

@@ -140,3 +140,17 @@ def test_refusals():
     context.begin(DropoutKey((0, 1), 0))
     with pytest.raises(ValueError, match="5 examples cannot hold 2 replicas"):
         drop(torch.ones(5, 2, 2))
+
+
+def test_rows_that_all_examples_share_are_dropped_for_each_replica():
+    """Kept ones scaled; equal places alike; replicas apart."""
+    drop, context = site(0.25)
+    context.begin(DropoutKey((3, 4), 0))
+    x = torch.rand(40, 96) + 0.5
+    out = drop.shared_rows(x, torch.arange(20).repeat(2))
+    assert out.shape == (2, 40, 96)
+    kept = out != 0
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    torch.testing.assert_close(out, torch.where(kept, x / 0.75, torch.zeros(())).view_as(out))
+    assert torch.equal(kept[:, :20], kept[:, 20:])
+    assert not torch.equal(kept[0], kept[1])

@@ -106,3 +106,14 @@ def test_debertas_own_dropout_before_the_classifier():
 
     assert sites(dropout=None) == (0.0, 0.25)
     assert sites(dropout=0.0) == (0.0, 0.0)
+
+
+def test_both_dropouts_of_a_head_are_those_of_transformers():
+    """RoBERTa drops before and after its dense layer, BERT after it alone, DeBERTa before by its pooler's own."""
+    found = {}
+    for family in tiny.FAMILIES:
+        cfg = config(family, dropout=None)
+        cfg.arch |= {"hidden_dropout_prob": 0.2, "pooler_dropout": 0.3}
+        head = Head(load_backbone(cfg), outputs=2, policy="classifier", generators=generators(0))
+        found[family] = (head.before.p, head.after.p)
+    assert found == {"bert": (0.0, 0.2), "roberta": (0.2, 0.2), "deberta-v2": (0.3, 0.2)}

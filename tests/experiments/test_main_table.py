@@ -308,3 +308,11 @@ def test_beside_a_regression_the_constant_answer_has_no_average(tmp_path: Path) 
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb", "cola"], "seed": [0, 1]})
     found = row(artefacts(tmp_path)["main_table"], "Constant answer")
     assert (found["STS-B Pearson"].text, found["CoLA MCC"].text, found["average"].text) == (EMPTY, "0.00", EMPTY)
+
+
+def test_the_last_weights_have_a_column_of_their_own(results: Path) -> None:
+    records_of = [read(path)["metrics"] for path in of(results, "lora", "rte")]
+    expected = {which: 100 * np.mean([m[which]["report"]["accuracy"] for m in records_of]) for which in records_of[0]}
+    cells = row(artefacts(results)["details"], "LoRA", "RTE acc.")
+    assert (cells["selected"].value, cells["last"].value) == pytest.approx((expected["selected"], expected["last"]))
+    assert expected["last"] < expected["selected"]

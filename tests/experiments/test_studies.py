@@ -51,6 +51,9 @@ def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> N
     (made_row,) = artefacts(tmp_path, "mine")["scores"].rows
     assert [cell.text for cell in made_row[:3]] == ["LoRA", "RTE", "RTE acc."]
     assert made_row[3].text.endswith("(2/3)")
+    selected, last = made_row[3].value, made_row[4].value
+    assert isinstance(selected, float)
+    assert last == pytest.approx(0.9 * selected), "what made.record gives the last weights"
 
 
 def test_values_that_are_groups_can_be_swept_over(tmp_path: Path) -> None:

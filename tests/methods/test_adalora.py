@@ -44,7 +44,7 @@ class Two(nn.Module):
 def peft_pair(rank, target, total, warmup, final):
     """PEFT's AdaLoRA on a small model, and our layers with its weights."""
     config = AdaLoraConfig(
-        init_r=rank, target_r=target, tinit=warmup, tfinal=final, deltaT=2, total_step=total, beta1=0.85, beta2=0.85,
+        init_r=rank, target_r=target, tinit=warmup, tfinal=final, deltaT=2, total_step=total, beta1=0.85, beta2=0.9,
         orth_reg_weight=0.1, lora_alpha=rank, lora_dropout=0.0, target_modules=["one", "two"],
     )  # fmt: skip
     peft = get_peft_model(Two(), config)
@@ -72,7 +72,7 @@ def test_scores_and_masks_are_those_of_peft():
     """The same weights and gradients, step after step: equal running scores, equal survivors, equal weights."""
     total, warmup, final, rank, target = 20, 4, 6, 6, 2
     peft, theirs, ours = peft_pair(rank, target, total, warmup, final)
-    method = Adalora(AdaloraConfig("adalora", r=target, init_r=rank, interval=2))
+    method = Adalora(AdaloraConfig("adalora", r=target, init_r=rank, interval=2, beta2=0.9))
     method.layers, method.warmup, method.last, method.start, method.end = ours, warmup, total - final, 12, 4
     generator = torch.Generator().manual_seed(1)
     kept = []
@@ -243,3 +243,18 @@ def test_equal_ranks_allocate_nothing_and_do_not_fail(tmp_path):
     """init_r = target_r makes PEFT fail in kthvalue."""
     loop = tiny.train(tiny.runs(method=METHOD | {"r": 4}), tmp_path)
     assert set(loop.pack.method.summary(0).ranks.values()) == {4}
+
+
+def test_triplets_start_as_the_authors_do():
+    """P and Q from N(0, 0.02), every lambda 0; a replica draws what it draws alone."""
+    made = SvdLinear(nn.Linear(300, 200), replicas=2, r=20, scaling=1.0)
+    made.reset([torch.Generator().manual_seed(seed) for seed in (5, 6)])
+    alone = SvdLinear(nn.Linear(300, 200), replicas=1, r=20, scaling=1.0)
+    alone.reset([torch.Generator().manual_seed(6)])
+    for name in ("lora_A", "lora_B"):
+        drawn = getattr(made, name).detach()
+        assert drawn.std().item() == pytest.approx(0.02, rel=0.05)
+        assert drawn.mean().item() == pytest.approx(0.0, abs=1e-3)
+        assert torch.equal(drawn[1], getattr(alone, name)[0])
+        assert not torch.equal(drawn[0], drawn[1])
+    assert not made.gate.any()

@@ -99,6 +99,9 @@ def test_holdout_selects_on_a_tenth_of_train(size: int, held: int) -> None:
     assert len(splits["select"]) == held
     everything = np.concatenate([splits["select"].ids, splits["train"].ids])
     assert sorted(everything.tolist()) == list(range(size))
+    labels = np.concatenate([splits["select"].labels, splits["train"].labels])
+    for each in np.unique(labels):  # every class has its share
+        assert abs(np.sum(splits["select"].labels == each) - np.sum(labels == each) * held / size) < 1
 
 
 @given(

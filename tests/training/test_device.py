@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -51,3 +52,18 @@ def test_a_training_says_so_once_and_the_record_names_the_processor(
     (record,) = run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
     assert capsys.readouterr().err.count(WORDS) == 1
     assert record["provenance"]["device"] == f"cpu {platform.machine()} AVX2"
+
+
+def test_deterministic_forbids_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        torch.use_deterministic_algorithms(False)
+        device.choose_device(False)
+        assert not torch.are_deterministic_algorithms_enabled()
+        device.choose_device(True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(before)

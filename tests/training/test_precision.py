@@ -58,7 +58,12 @@ def test_logits_and_gradients_stay_near_fp32(family: str, precision: str, device
 
 def test_tf32_is_fp32_on_a_processor() -> None:
     """Which has no such products: the setting is harmless there, and the records of both are equal."""
-    fp32, tf32 = (first_step(tiny.pack(gentle("bert", precision))) for precision in ("fp32", "tf32"))
+    found, asked = {}, {}
+    for precision in ("fp32", "tf32"):
+        found[precision] = first_step(tiny.pack(gentle("bert", precision)))
+        asked[precision] = torch.get_float32_matmul_precision()
+    assert asked == {"fp32": "highest", "tf32": "high"}, "what a GPU would be told"
+    fp32, tf32 = found.values()
     assert all(torch.equal(one, other) for one, other in zip(fp32, tf32, strict=True))
 
 

@@ -1,6 +1,10 @@
 """What a person reads at the end of a training."""
 
+import numpy as np
+import pytest
+
 from sora.tracking import summary
+from sora.training.evaluation import predicts_one_class
 from tests import tiny
 
 
@@ -10,3 +14,38 @@ def test_the_last_line_tells_the_last_evaluation(tmp_path):
     assert first != last, "the toy's evaluations do not differ: the line below shows nothing"
     line = (tmp_path / "seed-0" / "log.txt").read_text().splitlines()[-1]
     assert summary(accuracy=[last]) in line
+
+
+def test_of_equal_evaluations_the_earliest_is_selected(tmp_path):
+    """At a rate that moves nothing all evaluations are equal."""
+    (run,) = tiny.runs(method={"name": "lora"}, trainer={"learning_rate": 1e-12, "eval_every": 5})
+    (progress,) = tiny.train([run], tmp_path).progress
+    scores = [entry["select"]["accuracy"] for entry in progress.history]
+    assert len(scores) == 4
+    assert len(set(scores)) == 1
+    assert progress.best_step == 5
+
+
+def test_an_epoch_is_every_example_once(tmp_path):
+    """60 examples in batches of 7: eight whole ones and a smaller, nine steps."""
+    (run,) = tiny.runs(trainer={"batch_size": 7, "eval_every": 10, "max_steps": 20})
+    (progress,) = tiny.train([run], tmp_path).progress
+    assert [entry["epoch"] for entry in progress.history] == [round(10 / 9, 4), round(20 / 9, 4)]
+    assert 20 * 7 - 3 * 3 <= progress.examples <= 20 * 7
+
+
+@pytest.mark.parametrize(
+    ("logits", "alike"),
+    [([[1.0, 0.0], [2.0, 1.9]], True), ([[1.0, 0.0], [0.0, 1.0]], False), ([[0.0, 0.0], [0.0, 0.0]], True)],
+)
+def test_one_class_for_every_example_is_noticed(logits, alike):
+    (run,) = tiny.runs()
+    examples = tiny.data(run.task, held=2).splits["report"]
+    assert predicts_one_class(run.task, np.array(logits), examples) is alike
+
+
+def test_one_value_for_every_example_is_noticed():
+    (run,) = tiny.runs(task={"labels": [], "score_range": [0, 5], "metrics": ["pearson"], "select_metric": "pearson"})
+    examples = tiny.data(run.task, held=2).splits["report"]
+    assert predicts_one_class(run.task, np.array([[1.0], [1.00001]]), examples)
+    assert not predicts_one_class(run.task, np.array([[1.0], [1.001]]), examples)

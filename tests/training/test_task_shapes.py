@@ -222,3 +222,38 @@ def test_a_wrong_row_ends_the_command(tmp_path: Path) -> None:
         f"error: {path}:4: characters 4 to 80 are not inside sentence1 (19 characters); "
         "repair that line or download the official file again"
     )
+
+
+def mnli(folder: Path) -> None:
+    """A download of MNLI in small: both validation sets, their labels in another order."""
+    labels = ["entailment", "neutral", "contradiction"]
+    (folder / "MNLI").mkdir()
+    for name, rows, first in (("train", 24, 0), ("dev_matched", 12, 0), ("dev_mismatched", 14, 1)):
+        lines = ["index\tsentence1\tsentence2\tlabel1\tgold_label"]
+        lines += [f"{n}\tIt is {n}.\tThen it is {n % 3}.\tneutral\t{labels[(n + first) % 3]}" for n in range(rows)]
+        (folder / "MNLI" / f"{name}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def test_mnli_is_reported_on_both_its_sets(tmp_path: Path) -> None:
+    mnli(tmp_path)
+    (run, other) = tiny_runs(
+        tmp_path, "task=mnli", "protocol=holdout", "seed=[0,1]", "trainer.max_steps=3", "trainer.batch_size=11"
+    )
+    splits = load(run.task, run.protocol, run.data).splits
+    for record in run_pack([run, other], "test"):
+        arrays = records.read_arrays(records.find(tmp_path / "results", record["run_id"]))
+        for split, size in (("report", 12), ("report_mm", 14)):
+            assert arrays[f"{split}_labels"].tolist() == splits[split].labels.tolist()
+            assert arrays[f"{split}_logits"].shape == (size, 3)
+            right = arrays[f"{split}_logits"].astype(float).argmax(1) == arrays[f"{split}_labels"]
+            assert record["metrics"]["selected"][split] == {"accuracy": pytest.approx(right.mean())}
+            assert split in record["metrics"]["last"]
+        seen = record["throughput"]["examples_per_s"] * record["time"]["train_s"]
+        assert seen == pytest.approx(2 * 3 * run.trainer.batch_size), "both replicas, three steps"
+
+
+def test_padding_counts_every_choice(tmp_path: Path) -> None:
+    """Two texts an example: what is padded cannot be less than what is read."""
+    download(tmp_path, "copa")
+    (record,) = run_pack(tiny_runs(tmp_path, "task=copa", "trainer.max_steps=3"), "test")
+    assert 0 <= record["throughput"]["padding"] < 0.9
