@@ -53,12 +53,10 @@ def owner(folder):
     return path, json.loads(path.read_text())
 
 
-def seen_from_elsewhere(folder, alive=True):
+def seen_from_elsewhere(folder):
     """Make the claim in ``folder`` that of another machine, whose processes cannot be seen from here."""
     path, values = owner(folder)
     path.write_text(json.dumps(values | {"machine": "another boot", "host": "node17"}))
-    if not alive:
-        os.utime(path, ns=(0, 0))
     return path
 
 
@@ -97,6 +95,18 @@ def test_another_machines_heartbeat_is_respected(tmp_path):
         seen_from_elsewhere(tmp_path)
         with pytest.raises(UserError, match="on node17"):
             claimed({"abc": tmp_path}).__enter__()
+
+
+def test_who_holds_a_run_on_a_machine_that_is_silent_for_long(tmp_path, monkeypatch):
+    """Its clock may be another one: ten times as long as a claim needs to be given up."""
+    monkeypatch.setattr(claims, "STALE_S", 60.0)
+    silent = claims.Claims()
+    silent.claims["abc"] = claims._acquire(tmp_path / "claim", "abc")
+    path = seen_from_elsewhere(tmp_path)
+    for seconds, host in ((0, "node17"), (500, "node17"), (700, None)):
+        os.utime(path, (time.time() - seconds,) * 2)
+        found = claims.holder(tmp_path)
+        assert (found and found["host"]) == host
 
 
 def test_another_machine_without_heartbeat_is_replaced_and_its_late_return_refused(tmp_path):
