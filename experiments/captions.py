@@ -132,9 +132,10 @@ def _alike(records: Iterable[Record]) -> str:
         by_method = trials.setdefault(str(configured(record, "task")), {})
         found = record["provenance"].get("recipe", {}).get("tuned", "").partition(" (")[0]
         by_method.setdefault(str(configured(record, "method")), set()).add(found)
-    if any(len(by_method) < 2 for by_method in trials.values()):
+    several = [list(by_method.values()) for by_method in trials.values() if len(by_method) > 1]
+    if not several:
         return ""
-    same = all(found == next(iter(by_method.values())) for by_method in trials.values() for found in by_method.values())
+    same = all(words == each[0] for each in several for words in each)
     return ", for every method alike" if same else ", not for every method alike"
 
 

@@ -166,7 +166,7 @@ def _main_table(study: Study) -> Iterator[Reading]:
             claim = f"SoRA has fewer live parameters than {label}"
             ends = _student(spared)  # of changes, none of which takes away more than all
             ends = stats.Interval(max(-100.0, ends.low), ends.high) if ends else None
-            printed = f"{printed} fewer (text)"
+            printed = f"{printed} fewer on average (text)"
             given = other == "lora" and all(_only_cut(a, b) for a, b in zip(*paired(*pair), strict=True))
             yield Reading(claim, printed, column.label, spared, "%", study.key, -1, interval=ends, given=given)
 

@@ -125,24 +125,45 @@ def _compared(study: Study, row: Line, against: Line, items: dict[Column, ItemSc
         and (a := row.groups.get(task)) is not None
         and (b := against.groups.get(task)) is not None
     ]
-    # One seed gives adapters the same start on every task: tasks that were run with the same seeds draw them together.
-    together = len({tuple(seeds_of(run) for run in paired(a, b)[0]) for _, _, a, b in pairs}) == 1
+    seeds = [[seeds_of(run) for run in paired(a, b)[0]] for _, _, a, b in pairs]
+    # One seed gives adapters the same start on every task: over tasks that share seeds an average is one over those.
+    apart = len(set().union(*seeds)) == sum(map(len, seeds))
+    common = [each for each in seeds[0] if all(each in other for other in seeds)] if seeds else []
     found = [
         one
         for index, column, a, b in pairs
-        if (one := compare(row.name, column, a, b, items[column], 0 if together else index)) is not None
+        if (one := compare(row.name, column, a, b, items[column], stream=index if apart else 0)) is not None
     ]
-    if len(found) == len(tasks(study)) > 1:
-        found.append(_average(row.name, found, together))
-    return found
+    if len(found) < len(tasks(study)) or len(found) < 2:
+        return found
+    if apart:
+        return [*found, _average(row.name, found, together=False)]
+    shared = (
+        [compare(row.name, column, a, b, items[column], only=common) for _, column, a, b in pairs] if common else []
+    )
+    whole = [each for each in shared if each is not None]
+    return [*found, _average(row.name, whole, together=True)] if len(whole) == len(found) else found
 
 
-def compare(method: str, column: Column, a: Group, b: Group, items: ItemScores, stream: int = 0) -> Comparison | None:
+def compare(
+    method: str,
+    column: Column,
+    a: Group,
+    b: Group,
+    items: ItemScores,
+    *,
+    stream: int = 0,
+    only: Sequence[tuple[object, ...]] | None = None,
+) -> Comparison | None:
     """``a`` minus ``b`` over the seeds both have; None where one of those runs has no score or no items.
 
-    ``stream``: comparisons of one stream and as many seeds draw them together.
+    ``stream``: comparisons of one stream and as many seeds draw them together. ``only``: these seeds alone, in this
+    order.
     """
     first, second = paired(a, b)
+    if only is not None:
+        place = {seeds_of(run): index for index, run in enumerate(first)}
+        first, second = ([runs[place[each]] for each in only] for runs in (first, second))
     resampled, other = items.of(first), items.of(second)
     if resampled is None or other is None:
         return None

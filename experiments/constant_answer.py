@@ -46,10 +46,11 @@ def _not_above(rows: Sequence[Line], items: dict[Column, ItemScores]) -> list[st
         names = []
         for row in rows:
             group = row.groups.get(column.task)
-            if group is None or scores.constant is None or (drawn := scores.above_constant(group)) is None:
+            if group is None or scores.constant is None or not group.scores(column):
                 continue
-            over_seeds = stats.t_interval(group.scores(column))
-            if drawn.low <= 0 or (over_seeds is not None and over_seeds.low <= scores.constant.score):
+            drawn, over_seeds = scores.above_constant(group), stats.t_interval(group.scores(column))
+            lows = [each.low - level for each, level in ((drawn, 0.0), (over_seeds, scores.constant.score)) if each]
+            if not lows or min(lows) <= 0:  # no interval shows nothing
                 names.append(row.name)
         if names:
             told.append(f"{column.label}: {', '.join(names)}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -20,15 +21,7 @@ from sora import stats
 from sora.errors import UserError
 
 AXIS = "trainer.learning_rate"
-BUDGET = (  # what else decides how good a rate is
-    "precision",
-    "head",
-    "trainer.max_steps",
-    "trainer.epochs",
-    "trainer.batch_size",
-    "method.r",
-    "method.threshold",
-)
+ELSEWHERE = ("seed", "seeds", "protocol", AXIS)  # of a record's configuration: told apart by name, or what is tried
 TRIALS = (1, 2, 4, 8, 16)
 Groups = Mapping[tuple[object, ...], Mapping[str, Group]]
 
@@ -56,7 +49,7 @@ class Choice:
     means: Mapping[float, float]
     seeds: tuple[object, ...]
     protocol: str = "holdout"  # whose select split it was
-    budget: Mapping[str, object] = field(default_factory=dict)  # key -> value of what decides a score besides the rate
+    budget: Mapping[str, object] = field(default_factory=dict)  # whatever else decides a score: key -> value
 
     @property
     def rate(self) -> float:
@@ -90,9 +83,21 @@ def choices(study: Study) -> list[Choice]:
             means = {rate: group.mean(select) for rate, group in tried.items()}
             record = group.runs[0].record
             protocol = str(configured(record, "protocol")) if record else ""
-            budget = {key: configured(record, key) for key in BUDGET} if record else {}
+            budget = dict(_settings(record["config"])) if record else {}
             found.append(Choice(method, task, means, tuple(study.values("seed")), protocol, budget))
     return found
+
+
+def _settings(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """``trainer.max_steps`` and the like with their values, but for what is ``ELSEWHERE``."""
+    for name, value in config.items():
+        key = f"{above}{name}"
+        if key in ELSEWHERE:
+            continue
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{key}.")
+        else:
+            yield key, value
 
 
 def _rates(groups: Groups, method: str) -> list[float]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 import experiments
-from experiments.learning_rate import BUDGET, Choice, choices
+from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
 from sora.errors import UserError
 from sora.records import write_bytes
@@ -88,7 +88,7 @@ def _is_published(path: Path) -> bool:
 def joined(path: Path, grids: Sequence[tuple[Choice, Study]]) -> tuple[Choice, list[str]]:
     """All rates of the studies that tried some for one recipe, and the studies' keys.
 
-    Raises UserError where their seeds, protocols or budgets differ: means over others cannot be compared.
+    Raises UserError where their seeds, protocols or any other setting differs: means over others cannot be compared.
     """
     first, keys = grids[0][0], sorted(study.key for _, study in grids)
     means: dict[float, float] = {}
@@ -96,7 +96,7 @@ def joined(path: Path, grids: Sequence[tuple[Choice, Study]]) -> tuple[Choice, l
         for what, mine, theirs in (
             ("seeds", choice.seeds, first.seeds),
             ("protocols", choice.protocol, first.protocol),
-            *((key, choice.budget.get(key), first.budget.get(key)) for key in BUDGET),
+            *((key, choice.budget.get(key), first.budget.get(key)) for key in {**choice.budget, **first.budget}),
         ):
             if mine != theirs:
                 raise UserError(f"{' and '.join(keys)}: different {what} for {path}; keep the manifest of one")

@@ -102,10 +102,10 @@ def main() -> None:
         mistakes += 1
         _complain(f"paths.runs: {error.filename} cannot be made ({error.strerror}); choose a folder that can")
     except KeyboardInterrupt:
-        _complain(f"interrupted; the same command {_again()}")
+        _complain(f"interrupted; the same command {_goes_on()}")
         sys.exit(130)
     except Preempted as stop:
-        _complain(f"{stop}; the same command {_again()}")
+        _complain(f"{stop}; the same command {_goes_on()}")
         raise
     if mistakes:
         sys.exit(2)
@@ -168,11 +168,12 @@ def explain(error: Exception) -> str:
         if owners := [name for name, cls in METHODS.items() if key in {f"method.{f.name}" for f in fields(cls)}]:
             return f"{key}: no key of this method, only of method={', '.join(owners)}; leave it out, or the method"
         if key.startswith("hydra.launcher."):
-            return f"{key}: no key of this launcher; cluster=slurm or another has one that takes it"
-        if key.startswith("tracker."):
+            has = "choose the cluster= whose launcher has it, such as cluster=slurm"
+            return f"{key}: no key of this launcher; {has}, or hand it on all the same by +{key}=<value>"
+        if key in known_keys() and key.startswith("tracker."):
             return f"{key}: no key of this tracker; add tracker=wandb"
-        if key.startswith("cluster."):
-            return f"{key}: no key of this cluster; cluster=slurm has wait"
+        if key == "cluster.wait":
+            return f"{key}: no key of this cluster; only cluster=slurm has it"
         if key in known_keys():
             return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
         return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
@@ -202,10 +203,10 @@ def _overrides() -> list[str]:
     return [str(each) for each in overrides]
 
 
-def _again() -> str:
+def _goes_on() -> str:
     """What the same command would do after a stop."""
     if "resume=never" in sys.argv:
-        return "starts anew, as resume=never has it; without that it continues from the newest checkpoint"
+        return "starts anew, as resume=never has it; without that word it continues from the newest checkpoint"
     return "continues from the newest checkpoint"
 
 

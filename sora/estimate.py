@@ -109,7 +109,10 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
 
 
 def trainable(run: RunConfig) -> int:
-    """Weights one replica trains, at most: low-rank factors on all six matrices, or the backbone, and the head."""
+    """Weights one replica trains: low-rank factors on all six matrices, or the backbone, and the head.
+
+    An estimate for PEFT's tuners, of which some have more factors than LoRA.
+    """
     shape, method = Shape.of(run.backbone), run.method
     head = shape.hidden * (shape.hidden + max(1, len(run.task.labels)))
     if method.name == "full":

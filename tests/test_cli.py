@@ -101,9 +101,11 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
             ["experiment=seeds", "study.seeds=[]"],
             "study.seeds: empty, must be a list of at least one, as in study.seeds=[...]",
         ),
+        (["experiment=main_table", "study.seeds=range(0,5)"], "write its values as one list, study.seeds=[...]"),
         (["tracker.mode=online"], "tracker.mode: no key of this tracker; add tracker=wandb"),
-        (["cluster.wait=true"], "cluster.wait: no key of this cluster; cluster=slurm has wait"),
-        (["hydra.launcher.partition=gpu"], "hydra.launcher.partition: no key of this launcher; cluster=slurm"),
+        (["cluster.wait=true"], "cluster.wait: no key of this cluster; only cluster=slurm has it"),
+        (["tracker=wandb", "tracker.mod=online"], "tracker.mod: no such key; did you mean tracker.mode?"),
+        (["hydra.launcher.partition=gpu"], "such as cluster=slurm ... by +hydra.launcher.partition=<value>"),
         (["+experiment=main_table"], "+experiment=: the configuration has a choice of it already; write experiment=<"),
         (["+trainer=default"], "+trainer=: the configuration has a choice of it already; write trainer=<choice>"),
         (["task=RTE"], "task=RTE: no such choice ... did you mean rte?"),
@@ -194,6 +196,8 @@ def test_an_interrupt_ends_at_once(typed: Command, arguments: tuple[str, ...]) -
     assert len(done.packs) == 1
     last = "error: interrupted; the same command continues from the newest checkpoint"
     assert done.err.splitlines()[-1] == last
+    anew = typed(*arguments, "resume=never", then=interrupt).err.splitlines()[-1]
+    assert anew.startswith("error: interrupted; the same command starts anew, as resume=never has it")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(5, "a bug")])

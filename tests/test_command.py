@@ -258,6 +258,12 @@ def test_dry_run_is_one_line_of_json(tmp_path):
     assert not left, "a dry run writes nothing"
 
 
+def test_a_dry_run_speaks_of_low_rank_matrices_where_there_are_some(tmp_path):
+    (line,) = run(tmp_path, "method=bitfit", "dry_run=true", *SMALL).stdout.strip().splitlines()
+    assert not {"matrices", "targets"} & json.loads(line).keys()
+    assert not {"low_rank", "gates"} & json.loads(line)["params"].keys()
+
+
 @pytest.mark.slow
 def test_the_papers_counts_on_deberta_v3_base(tmp_path, shared):
     done = run(

@@ -106,7 +106,7 @@ def test_grids_of_other_protocols_are_not_joined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("precision", "bf16"), ("trainer.max_steps", 500), ("method.threshold", 0.1)]
+    ("key", "value"), [("precision", "bf16"), ("trainer.max_steps", 500), ("trainer.eval_every", 7)]
 )
 def test_grids_of_other_budgets_are_not_joined(
     tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str], key: str, value: object

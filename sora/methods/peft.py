@@ -42,6 +42,7 @@ INERT = {  # options of PEFT that would change nothing here and still be in the 
     "layers_pattern": "does nothing where targets are full names; use method.targets",
     "use_qalora": "does nothing to weights that are not quantised with GPTQ; leave it out",
     "qalora_group_size": "does nothing to weights that are not quantised with GPTQ; leave it out",
+    "loftq_config": "is of quantised weights, which nothing here has; leave it out",
     "corda_config": "is of an initialisation from data, which nothing here runs; leave it out",
     "eva_config": "is of an initialisation from data, which nothing here runs; leave it out",
     "lora_ga_config": "is of an initialisation from data, which nothing here runs; leave it out",
@@ -105,10 +106,6 @@ class Peft:
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
             if key in INERT and value != defaults[key]:
                 raise UserError(f"method.options.{key}: {INERT[key]}")
-        if options.get("loftq_config") and options.get("init_lora_weights") != "loftq":
-            raise UserError(
-                "method.options.loftq_config: does nothing without init_lora_weights: loftq; leave it out or add that"
-            )
         _check_initialisation(options.get("init_lora_weights"))
         with _refused_by(f"PEFT's {cls.__name__}", options):
             return cls(
@@ -187,6 +184,11 @@ def _check_initialisation(value: Any) -> None:
         raise UserError(
             f"method.options.init_lora_weights: {value} is an initialisation from data, which nothing here runs; "
             "choose one from the weights, such as pissa or olora"
+        )
+    if value == "loftq":
+        raise UserError(
+            "method.options.init_lora_weights: loftq is of quantised weights, which nothing here has; choose one from "
+            "the weights, such as pissa or olora"
         )
     # PEFT subtracts the initial adapter from the frozen weights, and does so anew on loading.
     if isinstance(value, str) and value.startswith("pissa") and "_niter_" in value:

@@ -215,7 +215,8 @@ def _again(command: str) -> str:
 
     In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
     """
-    typed = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "run.py" else command
+    words = [word for word in sys.argv if word != "resume=never"]  # which would start anew
+    typed = shlex.join(["python", *words]) if Path(words[0]).name == "run.py" else command
     return f"cd {shlex.quote(os.getcwd())} && {typed}"
 
 

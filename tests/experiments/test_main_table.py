@@ -159,6 +159,23 @@ def test_an_average_over_tasks_takes_each_seed_as_one(tmp_path: Path, same: bool
     assert (cell.value, cell.extra["high"]) == pytest.approx((low, high))
 
 
+def test_a_task_that_lacks_a_seed_leaves_it_out_of_the_average(tmp_path: Path) -> None:
+    axes = {"method": ["lora", "sora"], "task": ["rte", "cola"], "seed": [0, 1, 2, 3]}
+    made.study(tmp_path, "main_table", axes, leave_out=1)  # SoRA on CoLA with seed 3
+    gaps = []
+    for task, metric in (("rte", "accuracy"), ("cola", "matthews")):
+        scores = [
+            [100 * read(path)["metrics"]["selected"]["report"][metric] for path in of(tmp_path, method, task)[:3]]
+            for method in ("sora", "lora")
+        ]
+        gaps.append(np.subtract(*scores))
+    low, high = ttest_1samp(np.mean(gaps, axis=0), 0).confidence_interval()
+    cells = row(artefacts(tmp_path)["comparisons"], "LoRA", "SoRA", "average")
+    assert (cells["t interval"].value, cells["t interval"].extra["high"]) == pytest.approx((low, high))
+    assert cells["seeds"].value == 3
+    assert row(artefacts(tmp_path)["comparisons"], "LoRA", "SoRA", "RTE acc.")["seeds"].value == 4
+
+
 def test_published_numbers_stand_beside_ours(results: Path) -> None:
     table = artefacts(results)["published"]
     found = [each for each in table.rows if each[0].text == "SoRA" and each[1].text == "RTE acc."]
@@ -295,6 +312,21 @@ def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path
     assert note.endswith(
         "does not lie above 0 (95 %, uncorrected): RTE acc.: SoRA." if chance else "which no run is told."
     )
+
+
+def test_a_cell_without_its_logits_is_judged_by_its_seeds(tmp_path: Path) -> None:
+    """Chance in every seed, and the logits of one run are gone: still not shown to be better."""
+    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1, 2]})
+    for run in manifest["runs"]:
+        if run["axes"]["method"] == "sora":
+            record = read(tmp_path / run["record"])
+            record["metrics"]["selected"]["report"]["accuracy"] = 0.5 + 0.1 * (run["axes"]["seed"] - 1)
+            records.write(tmp_path / run["record"], record, read_arrays(tmp_path / run["record"], record))
+    (tmp_path / manifest["runs"][-1]["record"]).with_suffix(".npz").unlink()
+    definition = find("main_table")
+    (study,) = load(tmp_path, lambda _: definition.accepts).studies
+    table = {each.name: each for each in definition.build(study)}["main_table"]
+    assert "RTE acc.: SoRA." in table.notes[-1]
 
 
 def test_a_regression_has_no_constant_answer(tmp_path: Path) -> None:

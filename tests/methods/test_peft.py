@@ -192,11 +192,12 @@ def test_one_tuner_has_one_spelling():
         ),
         (
             {"options": {"loftq_config": {"loftq_bits": 4}}},
-            r"method\.options\.loftq_config: does nothing .* or add that",
+            r"method\.options\.loftq_config: is of quantised weights, .*; leave it out",
         ),
         ({"options": {"use_qalora": True}}, r"method\.options\.use_qalora: does nothing .*; leave it out"),
         ({"options": {"qalora_group_size": 4}}, r"method\.options\.qalora_group_size: does nothing .*; leave it out"),
         ({"options": {"eva_config": {"rho": 1.0}}}, r"method\.options\.eva_config: .*; leave it out"),
+        ({"options": {"init_lora_weights": "loftq"}}, r"init_lora_weights: loftq is of quantised weights, .* pissa"),
         ({"options": {"init_lora_weights": "eva"}}, r"method\.options\.init_lora_weights: eva is .* from data"),
         ({"options": {"init_lora_weights": "lora_ga"}}, r"method\.options\.init_lora_weights: lora_ga is .* from data"),
         ({"options": {"init_lora_weights": "corda"}}, r"method\.options\.init_lora_weights: corda is .* from data"),

@@ -301,10 +301,11 @@ def test_the_machines_memory_is_a_bound():
     assert 0 < memory.capacity(torch.device("cpu")) <= total * 1024
 
 
-@pytest.mark.parametrize("method", ["lora", "sora", "adalora", "adapter", "full"])
+@pytest.mark.parametrize("method", ["lora", "sora", "adalora", "adapter", "full", "peft"])
 def test_the_estimate_counts_the_weights_there_are(method):
     """Against the modules themselves, vectors and gates aside."""
-    configs = tiny.runs("bert", method={"name": method})
+    options = {"peft_type": "LORA", "options": {"r": 2}} if method == "peft" else {}
+    configs = tiny.runs("bert", method={"name": method} | options)
     pack = tiny.pack(configs)
     shape = estimate.Shape.of(configs[0].backbone)
     matrices = sum(p.numel() for p in pack.model.backbone.encoder.parameters() if p.ndim == 2)
