@@ -11,7 +11,7 @@
 # learning rate is chosen from grids of two precisions, and writes its rates over those of conf/recipe.
 set -euo pipefail
 PY=${PY:-python} RESULTS=${RESULTS:-results} PRECISION=${PRECISION:-bf16}
-TASKS=${TASKS:-sst2_10k,stsb,cola,mrpc} SEEDS=${SEEDS:-0,21,42,81,100}
+TASKS=${TASKS:-sst2_10k,stsb,cola,mrpc,rte} SEEDS=${SEEDS:-0,21,42,81,100}
 STUDIED=${STUDIED:-$(cut -d, -f1-2 <<<"$TASKS")} FEW=${FEW:-$(cut -d, -f1-3 <<<"$SEEDS")}
 STEPS=${STEPS:-"tuning main_table threshold rank_map scheduler pruning_baselines rank_budget fidelity efficiency"}
 

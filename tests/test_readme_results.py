@@ -29,7 +29,7 @@ def test_the_main_table() -> None:
     (path,) = (ROOT / "results" / "tables").glob("main_table-*/main_table.csv")
     found = rows(path)
     scores = [name.removesuffix(" sd") for name in found[0] if name.endswith(" sd")]
-    assert (len(found), len(scores)) == (7, 4)
+    assert (len(found), len(scores)) == (7, 5)
     assert f"| method | live parameters | {' | '.join(scores)} |" in README
     details = rows(path.with_name("details.csv"))
     constant, *found = found
@@ -52,10 +52,18 @@ def test_the_main_table() -> None:
         assert line == f"| {row['method']} | {size} | {' | '.join(cells)} | {', '.join(rates)} |"
 
 
+def test_rte_is_at_chance() -> None:
+    (page,) = (ROOT / "results" / "tables").glob("main_table-*/README.md")
+    (note,) = (line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("Constant answer:"))
+    (doubtful,) = re.findall(r"RTE acc\.: ([^;.]*)", note)
+    assert doubtful == "Fine-tuning, Adapter, BitFit, LoRA, AdaLoRA, SoRA"
+    assert "On RTE no method is shown to be better than the constant answer" in WORDS
+
+
 def test_sora_against_lora() -> None:
     claims = {(row["claim"], row["task"]): row for row in rows(ROOT / "results" / "tables" / "claims" / "claims.csv")}
     tasks = [task for claim, task in claims if claim == "SoRA scores higher than LoRA"]
-    assert len(tasks) == 4
+    assert len(tasks) == 5
     for task in tasks:
         higher, fewer = (
             claims[f"SoRA {what} than LoRA", task] for what in ("scores higher", "has fewer live parameters")
