@@ -54,10 +54,15 @@ def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
     return look(key, others) | {"linestyle": LINES[index % len(LINES)]}
 
 
+def tiling(count: int, columns: int = 4) -> tuple[int, int]:
+    """How many panels stand side by side, at most ``columns``, and in how many rows, filled alike: 5 are 3 and 2."""
+    rows = max(1, -(-count // columns))
+    return max(1, -(-count // rows)), rows
+
+
 def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool = False) -> list[Axes]:
     """One small plot per title, in rows of at most ``columns``."""
-    wide = min(columns, len(titles)) or 1
-    rows = -(-len(titles) // wide)
+    wide, rows = tiling(len(titles), columns)
     axes = canvas.subplots(rows, wide, squeeze=False, sharey=sharey).ravel().tolist()
     for title, axis in zip(titles, axes, strict=False):
         axis.set_title(title)

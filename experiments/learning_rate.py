@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
-from experiments.figures import legend_below, line, log_scale, panels
+from experiments.figures import legend_below, line, log_scale, panels, tiling
 from experiments.groups import Group, score, score_cell
 from experiments.lines import lines, tasks
 from experiments.study import Definition, Run, Study, configured
@@ -291,7 +291,8 @@ def _maxima(study: Study, methods: Sequence[str]) -> Figure | None:
 
 def _figure(study: Study, name: str, title: str, words: str, draw: object, count: int) -> Figure:
     assert callable(draw)
-    size = (max(4.6, 2.3 * min(4, count)), 2.1 * -(-count // 4) + 0.5)
+    wide, high = tiling(count)
+    size = (max(4.6, 2.3 * wide), 2.1 * high + 0.5)
     return Figure(name=name, title=title, caption=caption(study, words), draw=draw, size=size)
 
 

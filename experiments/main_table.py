@@ -11,7 +11,7 @@ from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
 from experiments.comparisons import against_baselines, comparison_table
 from experiments.constant_answer import beside_constant_answer
-from experiments.figures import legend_below, log_scale, look, panels
+from experiments.figures import legend_below, log_scale, look, panels, tiling
 from experiments.items import ItemScores, item_scores
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
 from experiments.study import Definition, Study
@@ -101,7 +101,7 @@ def score_figure(study: Study, rows: Sequence[Line], items: dict[Column, ItemSco
             axis.set_ylabel("score (points)")
         legend_below(canvas)
 
-    wide, high = min(4, len(shown)), -(-len(shown) // 4)
+    wide, high = tiling(len(shown))
     return Figure(
         name="score_against_live_parameters",
         title="Score against live parameters",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, text
 from experiments.captions import caption
 from experiments.columns import task_label
-from experiments.figures import legend_below, panels
+from experiments.figures import legend_below, panels, tiling
 from experiments.levels import SENTENCE, SHARES, Curve, Seeds, curves, draw_curve, interpolated, scale, varied
 from experiments.lines import interval_cell
 from experiments.study import Definition, Run, Study, configured
@@ -66,7 +66,7 @@ def figure(study: Study, drawn: Sequence[Curve], share: str) -> Figure | None:
             axis.set_ylabel(f"{share}\n(% of the dense model)")
         legend_below(canvas, 2)
 
-    wide, high = min(3, len(tasks)), -(-len(tasks) // 3)
+    wide, high = tiling(len(tasks), 3)
     return Figure(
         name=share,
         title=f"{share.capitalize()}: the scheduler's readings and one-shot pruning",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
-from experiments.figures import legend_below, line, log_scale, panels
+from experiments.figures import legend_below, line, log_scale, panels, tiling
 from experiments.groups import params_cell
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
 from experiments.main_table import resampled
@@ -113,7 +113,7 @@ def _figure(study: Study, rows: Sequence[Line]) -> Figure | None:
             axis.set_ylabel("score (points)")
         legend_below(canvas)
 
-    wide, high = min(4, len(shown)), -(-len(shown) // 4)
+    wide, high = tiling(len(shown))
     return Figure(
         name="score_by_live_parameters",
         title="Score by live parameters",

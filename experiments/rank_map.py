@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import method_label, task_label
-from experiments.figures import panels
+from experiments.figures import panels, tiling
 from experiments.groups import Group, params_cell
 from experiments.published import ranks
 from experiments.study import Definition, Record, Study, commands, configured
@@ -183,13 +183,14 @@ def _map(study: Study, method: str, groups: Sequence[tuple[str, Group]]) -> Figu
                     axis.text(column, row, f"{value:.2g}", ha="center", va="center", color=ink, fontsize=6.5)
         canvas.colorbar(image, ax=shown, label="live rank, mean over seeds", shrink=0.8)
 
+    wide, high = tiling(len(maps))
     layers = max(len(values) for _, values in maps.values())
     return Figure(
         name=f"ranks_{method}",
         title=f"Ranks that stay, {method_label(method)}",
         caption=caption(study, "Live rank of each adapted matrix, mean over seeds, of the selected weights."),
         draw=draw,
-        size=(2.6 * min(4, len(maps)) + 1.0, (0.21 * layers + 1.1) * -(-len(maps) // 4)),
+        size=(2.6 * wide + 1.0, (0.21 * layers + 1.1) * high),
     )
 
 

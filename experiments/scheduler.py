@@ -11,7 +11,7 @@ from experiments import published
 from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import METRICS, task_label
-from experiments.figures import legend_below, panels
+from experiments.figures import legend_below, panels, tiling
 from experiments.groups import params_cell
 from experiments.levels import (
     SENTENCE,
@@ -57,7 +57,7 @@ def figure(study: Study, drawn: Sequence[Curve]) -> Figure | None:
             axis.set_ylabel("% of the dense model")
         legend_below(canvas)
 
-    wide, high = min(3, len(shown)), -(-len(shown) // 3)
+    wide, high = tiling(len(shown), 3)
     return Figure(
         name="memorization_and_generalization",
         title="Memorization and generalization under the scheduler (Figure 2)",

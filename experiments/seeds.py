@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, number, text
 from experiments.captions import caption
 from experiments.columns import Column, columns, method_label
-from experiments.figures import panels
+from experiments.figures import panels, tiling
 from experiments.groups import Group, score
 from experiments.study import Definition, Run, Study, commands
 from sora import stats
@@ -104,12 +104,13 @@ def _figure(study: Study, groups: dict[tuple[object, ...], Group]) -> Figure | N
                     axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=6.5)
             canvas.colorbar(image, ax=axis, label="score (points)")
 
+    wide, high = tiling(len(grids))
     return Figure(
         name="score_by_init_and_data",
         title="Score by initialisation and order of the data",
         caption=caption(study, "Score on the report split of each run, points."),
         draw=draw,
-        size=(3.1 * min(4, len(grids)), 2.5 * -(-len(grids) // 4)),
+        size=(3.1 * wide, 2.5 * high),
     )
 
 

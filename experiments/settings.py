@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments.artefacts import Artefact, Cell, Figure
 from experiments.captions import caption
 from experiments.columns import columns
-from experiments.figures import COLOURS, log_scale, panels
+from experiments.figures import COLOURS, log_scale, panels, tiling
 from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
 from experiments.main_table import resampled
 from experiments.study import Study
@@ -90,6 +90,7 @@ def _curve(study: Study, rows: Sequence[Line], head: str) -> Figure | None:
             second.grid(visible=False)
             second.spines["right"].set_visible(True)
 
+    wide, high = tiling(len(curves), 3)
     return Figure(
         name=f"score_by_{study.name}",
         title=f"Score and live parameters by {head}",
@@ -99,5 +100,5 @@ def _curve(study: Study, rows: Sequence[Line], head: str) -> Figure | None:
             groups=every_group(rows),
         ),
         draw=draw,
-        size=(3.4 * min(3, len(curves)), 2.5 * -(-len(curves) // 3)),
+        size=(3.4 * wide, 2.5 * high),
     )
