@@ -132,10 +132,10 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (("method=lora", "task=rte"), "budget `minilm-l6/rte`; no recipe; none of the values published"),
+        (("method=lora", "task=sst2"), "budget `minilm-l6/sst2`; no recipe; none of the values published"),
         (
-            ("method=lora", "task=rte", "method.r=3"),
-            "budget `minilm-l6/rte`; no recipe; none of the values published; set otherwise: method.r",
+            ("method=lora", "task=sst2", "method.r=3"),
+            "budget `minilm-l6/sst2`; no recipe; none of the values published; set otherwise: method.r",
         ),
         (
             ("method=sora", "task=rte"),
