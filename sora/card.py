@@ -284,6 +284,8 @@ def _origin(origin: Mapping[str, Any]) -> list[str]:
         files.append("none of the values published")
     elif origin["unpublished"]:
         files.append(f"not published: {', '.join(origin['unpublished'])}")
+    if origin.get("tuned"):
+        files.append(f"chosen by trials: {origin['tuned']}")
     if origin["changed"]:
         files.append(f"set otherwise: {', '.join(origin['changed'])}")
     return files
