@@ -342,26 +342,24 @@ def _efficiency(study: Study) -> Iterator[Reading]:
 
 # -- Figure 2 ----------------------------------------------------------------------------------------------------
 
-KEPT = (  # percent, share of the dense model's parameters; 1,265,000 is read off the figure
-    (99.0, 100 * 47_104 / 1_265_000, "SST-2: > 99 % at 47,104 parameters"),
-    (90.0, 100 * 4_096 / 1_265_000, "SST-2: > 90 % at 4,096 parameters"),
-)
-
-
-KEPT_ON = "sst2"  # said of no other task
-
 
 def _scheduler(study: Study) -> Iterator[Reading]:
     for curve in curves(study, lambda run: varied(study, run, "task", "method")):
         task = columns(study, curve.task)[0].label + (f", {curve.name}" if curve.name else "")
-        for percent, share, printed in KEPT if WHOLE.get(curve.task, curve.task) == KEPT_ON else ():
+        for point in published.scheduler().get(WHOLE.get(curve.task, curve.task), ()):
+            if point.source != "text":  # what is read off the figure alone is no claim
+                continue
+            percent, share = float(point.percent.removeprefix(">")), 100 * point.live / point.dense
             kept = [_generalization(points, share) for points in curve.seeds.values()]
             values = tuple(value for value in kept if not math.isnan(value))
             claim = (
                 f"About {share:.2g} % of the dense model's parameters keep more than {percent:.0f} % of its "
                 "generalization"
             )
-            printed += f" (text) of about 1.27M (read off Figure 2{_on_all(curve.task)})"
+            printed = (
+                f"{point.percent} % at {point.live:,} parameters (text) of about {point.dense:,} (read off Figure 2"
+                f"{_on_all(curve.task)})"
+            )
             yield Reading(claim, printed, task, values, "%", study.key, 1, percent)
         deeper = [_upper_minus_lower(points) for points in curve.seeds.values()]
         values = tuple(value for value in deeper if not math.isnan(value))

@@ -36,7 +36,7 @@ def test_each_seed_moves_its_own_stream_and_packs_with_the_others(tmp_path):
         torch.testing.assert_close(after[replica], alone[0], rtol=0, atol=1e-9)
 
 
-def test_another_method_leaves_the_head_and_the_order_as_they_were():
+def test_another_method_leaves_the_head_as_it_was():
     """Comparisons of methods are paired by their seed."""
     heads = {
         name: tiny.pack(tiny.runs(seeds=[3, 4], method={"name": name})).model.head.out.detach()
