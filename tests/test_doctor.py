@@ -30,7 +30,7 @@ SMALL = (  # MiniLM's tokenizer over a small encoder of random weights
     "trainer.batch_size=4",
     "seed=[0,1]",
 )
-NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "tracker", "trainable", "determinism"]
+NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "regime", "tracker", "trainable", "determinism"]
 
 
 @pytest.fixture(autouse=True)
