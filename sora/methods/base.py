@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
     from sora.config import RunConfig
     from sora.optim import ParameterGroup
+    from sora.schedules import Timeline
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,11 @@ class Plan:
     """
 
     runs: Sequence[RunConfig]
-    total_steps: int
+    timeline: Timeline
+
+    @property
+    def total_steps(self) -> int:
+        return self.timeline.total
 
     @property
     def replicas(self) -> int:
@@ -69,6 +74,13 @@ class Method(Protocol):
 
     def summary(self, replica: int) -> Summary:
         """The size of a replica's adapter with the weights it has now."""
+
+    def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
+        """``Summary.ranks`` as ``step`` updates of stage 0 would leave them if no gradient had come from the data.
+
+        Computed from the seed, not from the present weights. Empty where nothing decides about ranks during training.
+        """
+        return {}
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write the standard artefact of a replica, with the weights it has now, into ``folder``."""

@@ -22,6 +22,7 @@ from sora.errors import UserError
 from sora.tracking import Tracker
 from sora.training import checkpoint
 from sora.training.batching import batches
+from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import predict, score
 from sora.training.levels import Levels
 from sora.training.pack import Pack, losses_of
@@ -233,12 +234,14 @@ class Loop:
         self.before_write()
         means = self.stretch.take()
         self._note_divergence()
+        gates = pack.gates()
+        histograms = gate_histogram(gates) if gates is not None else []
         per_epoch = -(-len(pack.splits["train"].examples) // self.trainer.batch_size)
         for replica, (progress, metrics) in enumerate(zip(self.progress, scores, strict=True)):
             if progress.diverged_at is not None and progress.history:
                 continue  # its weights no longer change
             summary = pack.method.summary(replica)
-            entry = {
+            entry: dict[str, Any] = {
                 "step": self.step,
                 "select": metrics,
                 "live_ranks": sum(summary.ranks.values()) if summary.ranks else None,
@@ -247,6 +250,8 @@ class Loop:
                 "lr": self._learning_rate(replica),
                 "threshold": self._threshold(replica),
             }
+            if histograms:
+                entry["gate_histogram"] = histograms[replica]
             progress.history.append(entry)
             dense = self.step <= pack.timeline.dense
             if dense and (progress.best_score is None or metrics[metric] > progress.best_score):

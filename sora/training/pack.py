@@ -90,6 +90,13 @@ class Pack:
             for name in getattr(module, "ADAPTIVE", ())
         }
 
+    def gates(self) -> Tensor | None:
+        """The gates [R, G] that a proximal step may zero, matrix by matrix; None for a method without."""
+        for group in self.optimizer.groups:
+            if group.rule == "proximal":
+                return self.optimizer.rows[:, group.columns]
+        return None
+
     def thresholds(self, step: int) -> list[list[float]]:
         """xi at the 0-based ``step``, [groups][R]; nothing for groups without a proximal step."""
         multiplier = self.timeline.multiplier(step)
@@ -128,7 +135,7 @@ def build_pack(
         backbone.double()
     timeline = schedules.timeline(run, len(data.splits["train"]))
     method = methods.build(run.method)
-    plan = Plan(runs, timeline.total)
+    plan = Plan(runs, timeline)
     method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
     head = Head(
         backbone,

@@ -14,10 +14,12 @@ import torch
 from sora import card, records
 from sora.identity import recorded_config
 from sora.recipes import origin
+from sora.regime import regime
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
 from sora.training import checkpoint, memory
 from sora.training.device import choose_device, environment, peak_bytes, slow
+from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
 from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
@@ -67,6 +69,8 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
+            for line in regime_lines(pack, labels):
+                tracker.say(line)
             setup_s = time.perf_counter() - clock
             loop.run()
             clock = time.perf_counter()
@@ -120,6 +124,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     lines = []
     for replica, job in enumerate(jobs):
         summary = pack.method.summary(replica)
+        expected = regime(job.run, pack.timeline)
         low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if summary.ranks else {}
         lines.append(
             {
@@ -134,6 +139,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 "partial": data.partial,
                 "params": parameter_counts(pack, replica) | low_rank,
                 **({"matrices": len(summary.ranks), "targets": list(summary.ranks)} if summary.ranks else {}),
+                **({"regime": expected.numbers()} if expected else {}),
                 "record": str(job.record_path),
             }
         )
@@ -158,6 +164,8 @@ def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
 def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
     """Of each replica the metrics of the last and of the selected weights, and the logits of the latter.
 
+    ``ranks_last``: the live ranks of the last weights; not with a schedule, whose last level has them.
+
     Afterwards the model holds the selected weights.
     """
     pack, optimizer = loop.pack, loop.pack.optimizer
@@ -169,6 +177,9 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
                     result["selected"] = dict(result["last"])
                 break
             optimizer.rows.copy_(loop.best)
+        elif pack.runs[0].schedule.kind == "none":
+            for replica, result in enumerate(results):
+                result["ranks_last"] = pack.method.summary(replica).ranks
         metrics, logits = evaluate(pack, loop.check)
         for replica, result in enumerate(results):
             result[which] = metrics[replica]
@@ -198,7 +209,9 @@ def _finish(
     written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
     if written is None:
         stored = {name: values for name, values in final["logits"].items() if name in STORED}
-        arrays = arrays_of(data, stored) | level_arrays(loop, replica, data)
+        arrays = arrays_of(data, stored) | level_arrays(loop, replica, data) | gate_array(pack, replica)
+        # A run that diverged was changed neither by the update in which it did nor by a later one.
+        updates = loop.step if progress.diverged_at is None else progress.diverged_at - 1
         record = {
             "schema": records.SCHEMA_VERSION,
             "run_id": job.run_id,
@@ -218,6 +231,7 @@ def _finish(
             "metrics": {which: final[which] for which in ("selected", "last")},
             "params": parameter_counts(pack, replica),
             "ranks": pack.method.summary(replica).ranks,
+            **rank_diagnostics(pack, replica, final.get("ranks_last"), progress.best_step or 0, updates),
             "data": {
                 "sizes": data.sizes,
                 "partial": data.partial,
