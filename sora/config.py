@@ -261,6 +261,7 @@ class TrainerConfig:
     max_length: int | None = opt(None, minimum=4)  # tokens; null = the task's
     bucketing: bool = opt(True)  # batches of like length
     eval_every: int = opt(1000, minimum=1)  # steps; the last step is always evaluated
+    train_subset: str = opt("both", choices=("both", "selected", "never"))  # weights measured on it at the end
     checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
     log_every: int = opt(10, minimum=1, science=False)  # steps
 

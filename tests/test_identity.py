@@ -125,6 +125,7 @@ def test_what_does_not_decide_the_numbers_does_not_change_the_name(
         "trainer.learning_rate=1e-3",
         "trainer.bucketing=false",
         "trainer.eval_every=7",
+        "trainer.train_subset=never",
         "trainer.clip=0",
         "backbone.dropout=0.0",
         "backbone.pooling=mean",
