@@ -139,6 +139,7 @@ class SoraConfig(LoraConfig):
     gate_update: str | None = opt(None, choices=("adam", "gradient"))
     penalty: float = opt(0.1, minimum=0.0)  # lambda of the L1 term in the loss
     penalty_rule: str | None = opt(None, choices=("off", "mean", "sum"))
+    clip: str = opt("joint", choices=("joint", "own"))  # the gates' gradients: with all others, or by their own norm
 
     GATED: ClassVar[bool] = True
     SWITCHES: ClassVar[dict[str, dict[str, Any]]] = {

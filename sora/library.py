@@ -31,7 +31,7 @@ from sora.errors import UserError
 from sora.methods.sora import GATE_EPS
 from sora.optim import PROX
 
-NOT_HERE = {"name", "version", "packable", "learning_rate"}  # fields of SoraConfig that are about runs
+NOT_HERE = {"name", "version", "packable", "learning_rate", "clip"}  # fields of SoraConfig that are about runs
 BYPASSED = {  # layers that their parent, by the name of its class, does not call: it multiplies with the weights itself
     "MultiheadAttention": {"out_proj"},
     "TransformerEncoderLayer": {"linear1", "linear2"},  # in evaluation
@@ -63,7 +63,7 @@ def inject(
     """
     targets, train = _names(targets), _names(train)
     for key in NOT_HERE & options.keys():
-        raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate")
+        raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate, your loop clips")
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")

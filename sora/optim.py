@@ -34,6 +34,7 @@ class ParameterGroup:
     weight_decay: float = 0.0
     eps: float = 1e-8
     eps_corrected: bool = True  # False: eps joins sqrt(v) before the bias correction, as in transformers' old AdamW
+    clip: str = "joint"  # joint: by the norm of all joint groups together | own: by the group's own norm
     rule: str = "adam"  # adam | proximal
     stacked: bool = True  # tensors have the leading axis R; False only for R = 1
     # proximal groups only
@@ -137,12 +138,13 @@ class PackOptimizer:
 
         ``losses`` [R] decide, with the norms, who is alive. ``lr`` multiplies each group's peak rate;
         ``threshold`` [groups][R] are the thresholds of this step (ignored for groups that have none).
-        Order, as in the authors' loop: clip all tensors of a run by one norm, AdamW, then the proximal map.
+        Order, as in the authors' loop: clip the tensors of a run by their norm (theirs are all ``joint``), AdamW, then
+        the proximal map.
         """
         norms = torch.linalg.vector_norm(self.grads, dim=1)
         self.alive &= torch.isfinite(losses.detach()) & torch.isfinite(norms)
         if self.clip > 0:
-            self.grads.mul_((self.clip / (norms + 1e-6)).clamp_max(1.0).unsqueeze(1))
+            self._clip(norms)
         dead = (~self.alive).float()
         self.updates += 1
         for replica, adam in enumerate(self._adam):
@@ -156,6 +158,19 @@ class PackOptimizer:
             if group.rule == "proximal":
                 self._proximal(group, lr, xi)
         return norms
+
+    def _clip(self, norms: Tensor) -> None:
+        """Scale gradients so that no norm is above ``clip``; ``norms`` [R] are those of the whole rows."""
+        parts = [[group.columns] for group in self.groups if group.clip == "own"]
+        if not parts:
+            self.grads.mul_((self.clip / (norms + 1e-6)).clamp_max(1.0).unsqueeze(1))
+            return
+        parts.append([group.columns for group in self.groups if group.clip == "joint"])
+        for part in filter(None, parts):
+            inside = torch.stack([torch.linalg.vector_norm(self.grads[:, columns], dim=1) for columns in part])
+            factor = (self.clip / (torch.linalg.vector_norm(inside, dim=0) + 1e-6)).clamp_max(1.0).unsqueeze(1)
+            for columns in part:
+                self.grads[:, columns].mul_(factor)
 
     def _uncorrected(self, eps: float) -> float:
         """The eps with which torch's m_hat / (sqrt(v_hat) + .) is the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps)."""

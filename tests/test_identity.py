@@ -118,6 +118,7 @@ def test_what_does_not_decide_the_numbers_does_not_change_the_name(
         "method.prox=soft",
         "method.fidelity=paper",
         "method.penalty=0.2",
+        "method.clip=own",
         "method.targets=[query]",
         "trainer.epochs=3",
         "trainer.max_steps=3",

@@ -47,6 +47,7 @@ class Sora(Lora):
             threshold_rule=str(self.config.threshold_rule),
             prox=str(self.config.prox),
             update=str(self.config.gate_update),
+            clip=self.config.clip,
         )
         return [*super().parameter_groups(), group]
 
