@@ -12,7 +12,7 @@ from sora.tasks.spec import TaskConfig
 
 # The other fields of a task say where the examples come from and how they are read: the hash of what was read
 # covers them, and trainer.max_length holds the length in use.
-TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric", "scoring", "spans", "truncate")
+TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric", "scoring", "spans", "truncate", "standardize")
 
 
 def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> dict[str, Any]:

@@ -232,6 +232,10 @@ def _check_task(task: TaskConfig) -> None:
         raise UserError(f"task.benchmark: {found}{nearest(task.benchmark, BENCHMARKS)}")
     if task.regression and (len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]):
         raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
+    if task.standardize and not task.regression:
+        raise UserError(
+            f"task.standardize: task={task.name} has classes, so there are no targets to standardize; leave it false"
+        )
     for split, size in task.sizes.items():
         if size < 1:
             raise UserError(f"task.sizes.{split}: got {size}, must be an integer >= 1")

@@ -144,6 +144,16 @@ def test_what_decides_the_numbers_changes_the_name(run: RunConfig, tmp_path: Pat
     assert identity(other) != identity(run)
 
 
+def test_standardized_targets_change_the_name_and_plain_ones_do_not(tmp_path: Path) -> None:
+    plain, said, standard = (
+        runs(tmp_path, "recipe=none", "task=stsb", *words)[0]
+        for words in ((), ("task.standardize=false",), ("task.standardize=true",))
+    )
+    assert identity(plain) == identity(said) != identity(standard)
+    assert "standardize" not in science_config(plain, DATA, WEIGHTS)["task"]
+    assert science_config(standard, DATA, WEIGHTS)["task"]["standardize"] is True
+
+
 def test_data_and_weights_are_part_of_the_name(run: RunConfig) -> None:
     names = {
         identity(run),

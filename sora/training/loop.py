@@ -153,7 +153,7 @@ class Loop:
         train = pack.splits["train"]
         batch, labels = train.batch(indices.reshape(-1), pack.device)
         pack.model.backbone.dropout.begin(DropoutKey(pack.dropout_seeds, self.step))
-        losses = losses_of(pack.model(batch), labels, pack.replicas)
+        losses = losses_of(pack.model(batch), labels, pack.replicas, pack.model.head.scale[1])
         penalty = pack.method.penalty()
         objective = losses if penalty is None else losses + penalty
         optimizer.zero_grad()
