@@ -62,5 +62,7 @@ def _decisive(group: Any, defaults: bool = False) -> dict[str, Any]:
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
-    """The field's default; MISSING, which equals no value, where it must be given."""
+    """The value at which a field is left out: its default, or what is ``unnamed``; MISSING equals no value."""
+    if item.metadata.get("unnamed") is not None:
+        return item.metadata["unnamed"]
     return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default

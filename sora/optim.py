@@ -33,7 +33,7 @@ class ParameterGroup:
     lr: Sequence[float]
     weight_decay: float = 0.0
     eps: float = 1e-8
-    eps_corrected: bool = True  # False: eps joins sqrt(v) before the bias correction, as in transformers' old AdamW
+    variant: str = "adamw"  # adamw | adamw_hf: transformers' old one, eps before the bias correction, decay last
     clip: str = "joint"  # joint: by the norm of all joint groups together | own: by the group's own norm
     rule: str = "adam"  # adam | proximal
     stacked: bool = True  # tensors have the leading axis R; False only for R = 1
@@ -124,9 +124,8 @@ class PackOptimizer:
                 continue
             part = nn.Parameter(self.rows[replica, group.columns])
             part.grad = self.grads[replica, group.columns]
-            specs.append(
-                {"params": [part], "lr": group.lr[replica], "eps": group.eps, "weight_decay": group.weight_decay}
-            )
+            decay = group.weight_decay if group.variant == "adamw" else 0.0  # else it follows the step: _decay
+            specs.append({"params": [part], "lr": group.lr[replica], "eps": group.eps, "weight_decay": decay})
         return torch.optim.AdamW(specs, betas=self.betas, fused=True)
 
     def zero_grad(self) -> None:
@@ -151,10 +150,12 @@ class PackOptimizer:
             trained = [g for g in self.groups if g.update != "gradient"]
             for spec, group in zip(adam.param_groups, trained, strict=True):
                 spec["lr"] = group.lr[replica] * lr
-                spec["eps"] = group.eps if group.eps_corrected else self._uncorrected(group.eps)
+                spec["eps"] = group.eps if group.variant == "adamw" else self._uncorrected(group.eps)
             adam.found_inf = dead[replica]  # type: ignore[attr-defined]
             adam.step()
         for group, xi in zip(self.groups, threshold, strict=True):
+            if group.variant == "adamw_hf" and group.weight_decay and group.update == "adam":
+                self._decay(group, lr)
             if group.rule == "proximal":
                 self._proximal(group, lr, xi)
         return norms
@@ -175,6 +176,12 @@ class PackOptimizer:
     def _uncorrected(self, eps: float) -> float:
         """The eps with which torch's m_hat / (sqrt(v_hat) + .) is the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps)."""
         return eps / math.sqrt(1.0 - self.betas[1] ** self.updates)
+
+    def _decay(self, group: ParameterGroup, lr: float) -> None:
+        """w <- w - lr * decay * w, of what the Adam step has left."""
+        values = self.rows[:, group.columns]
+        kept = 1.0 - column([peak * lr * group.weight_decay for peak in group.lr], values)
+        values.mul_(torch.where(self.alive.unsqueeze(1), kept, torch.ones_like(kept)))
 
     def _proximal(self, group: ParameterGroup, lr: float, threshold: Sequence[float]) -> None:
         values = self.rows[:, group.columns]

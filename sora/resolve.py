@@ -180,6 +180,7 @@ def resolved(run: RunConfig) -> RunConfig:
     trainer = dataclasses.replace(
         run.trainer,
         learning_rate=run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate,
+        optimizer=run.trainer.optimizer or method.optimizer(),
         max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
     )
     seeds = SeedsConfig(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sora.config import METHODS, RunConfig
-from sora.identity import run_id, science_config
+from sora.identity import recorded_config, run_id, science_config
 from sora.resolve import build_runs
 from tests.composing import composed, runs
 
@@ -142,6 +142,26 @@ def test_what_decides_the_numbers_changes_the_name(run: RunConfig, tmp_path: Pat
     changed = override if override.split("=")[0] in ("task", "method", "protocol") else f"++{override}"
     (other,) = runs(tmp_path, "recipe=none", changed)
     assert identity(other) != identity(run)
+
+
+def test_the_optimiser_names_a_run_by_what_it_is_not_by_who_asked_for_it(tmp_path: Path) -> None:
+    """SoRA's authors train with transformers' old AdamW; torch's is what a name does not speak of."""
+
+    def named(*words: str) -> RunConfig:
+        return runs(tmp_path, "recipe=none", "task=rte", *words)[0]
+
+    authors, asked = named("method=sora"), named("method=sora", "trainer.optimizer=adamw_hf")
+    plain = named("method=sora", "trainer.optimizer=adamw")
+    assert identity(authors) == identity(asked) != identity(plain)
+    assert science_config(authors, DATA, WEIGHTS)["trainer"]["optimizer"] == "adamw_hf"
+    assert "optimizer" not in science_config(plain, DATA, WEIGHTS)["trainer"]
+    assert recorded_config(plain, WEIGHTS)["trainer"]["optimizer"] == "adamw"
+    paper = named("method=sora", "method.fidelity=paper")
+    assert identity(paper) == identity(named("method=sora", "method.fidelity=paper", "trainer.optimizer=adamw"))
+    for method in set(METHODS) - {"sora"}:
+        run = named(f"method={method}")
+        assert run.trainer.optimizer == "adamw"
+        assert "optimizer" not in science_config(run, DATA, WEIGHTS)["trainer"]
 
 
 def test_standardized_targets_change_the_name_and_plain_ones_do_not(tmp_path: Path) -> None:

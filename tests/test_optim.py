@@ -130,7 +130,7 @@ def test_gates_follow_the_plain_transcription_for_hundreds_of_steps(prox, update
         [
             ParameterGroup("adapter", {"a": packed[0], "b": packed[1]}, lr=[lr, lr], weight_decay=0.1),
             ParameterGroup(
-                "gate", {"g": packed[2]}, lr=[lr, lr], eps=1e-6, eps_corrected=False,
+                "gate", {"g": packed[2]}, lr=[lr, lr], eps=1e-6, variant="adamw_hf",
                 rule="proximal", threshold=[xi, xi], prox=prox, update=update,
             ),
         ],
@@ -200,7 +200,7 @@ def test_state_of_a_replica_resumes_to_the_bit():
         groups = [
             ParameterGroup("a", {"a": packed[0], "b": packed[1]}, lr=[1e-2] * 2, weight_decay=0.1),
             ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 2, rule="proximal", threshold=[1e-3] * 2, prox="authors",
-                           eps=1e-6, eps_corrected=False),
+                           eps=1e-6, variant="adamw_hf"),
         ]  # fmt: skip
         return packed, PackOptimizer(groups, replicas=2, clip=0.1)
 

@@ -85,6 +85,7 @@ def test_the_published_settings_of_sora(tmp_path: Path, task: str) -> None:
     assert run.trainer.learning_rate == (1.2e-3 if task == "rte" else 8e-4)
     assert run.trainer.batch_size == (32 if task == "rte" else 8)
     assert isinstance(run.method, SoraConfig)
+    assert run.trainer.optimizer == "adamw_hf"
     assert (run.method.r, run.method.penalty) == (8, 0.1)
     assert run.method.threshold == THRESHOLDS.get(task, 1e-4)
     assert (run.trainer.weight_decay, run.trainer.warmup_ratio, run.trainer.clip) == (0.1, 0.06, 0.1)
@@ -93,7 +94,7 @@ def test_the_published_settings_of_sora(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize("task", LORA_RATES)
 def test_the_published_settings_of_lora(tmp_path: Path, task: str) -> None:
     (run,) = runs(tmp_path, "method=lora", f"task={task}", backbone="deberta-v3-base")
-    assert run.trainer.learning_rate == LORA_RATES[task]
+    assert (run.trainer.learning_rate, run.trainer.optimizer) == (LORA_RATES[task], "adamw_hf")
     assert run.trainer.epochs == EPOCHS[task]
     assert run.trainer.batch_size == (32 if task == "rte" else 8)
 
@@ -131,7 +132,7 @@ def test_the_other_scripts(
     (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone="deberta-v3-base")
     trainer = run.trainer
     assert (trainer.learning_rate, trainer.epochs, trainer.batch_size) == (rate, epochs, batch)
-    assert trainer.max_length == length
+    assert (trainer.max_length, trainer.optimizer) == (length, "adamw_hf")
     assert origin(run)["unpublished"] == []
 
 
@@ -141,6 +142,7 @@ def test_our_budget_is_the_same_for_every_method_and_ranks_can_die_in_it(tmp_pat
     for method in METHODS:
         (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone="minilm-l6")
         spent[method] = (run.trainer.max_steps, run.trainer.batch_size, run.trainer.eval_every)
+        assert run.trainer.optimizer == "adamw"
         assert (run.budget, origin(run)["unpublished"]) == (f"minilm-l6/{task}", ["*"])
         assert origin(run)["changed"] == []
         if isinstance(run.method, SoraConfig):
@@ -195,7 +197,13 @@ def test_a_run_tells_what_nobody_published(tmp_path: Path) -> None:
         *("trainer.log_every=3", "backbone.dropout=0", "seed=3", "paths.runs=elsewhere", "method.penalty=9"),
     )["changed"]
     switches = ["gate_update", "penalty_rule", "prox", "threshold_rule"]  # the paper's reading has no penalty to change
-    assert changed == ["backbone.dropout", "head", *(f"method.{name}" for name in switches), "trainer.max_steps"]
+    assert changed == [
+        "backbone.dropout",
+        "head",
+        *(f"method.{name}" for name in switches),
+        "trainer.max_steps",
+        "trainer.optimizer",
+    ]
     assert told("task=rte", "trainer.learning_rate=1e-3", "method=lora")["changed"] == ["trainer.learning_rate"]
     assert told("task=rte", "method=adalora", backbone="tiny")["changed"] == []
     # the recipe itself sets a part of the architecture, as AdaLoRA's script does

@@ -143,6 +143,9 @@ def build_pack(
     if dtype == torch.float64:
         model.double()
     groups = [*method.parameter_groups(), *_head_groups(head, plan)]
+    for group in groups:
+        if trainer.optimizer == "adamw_hf":
+            group.variant = "adamw_hf"
     check_trainable(model, dtype)
     optimizer = PackOptimizer(groups, replicas=len(runs), clip=trainer.clip)
     splits = {}

@@ -66,7 +66,7 @@ def test_gates_train_as_the_authors_optimiser_is_set(tmp_path):
     built = tiny.pack(tiny.runs(method={"threshold": 0.25}))
     (gate,) = [group for group in built.optimizer.groups if group.rule == "proximal"]
     assert isinstance(gate, ParameterGroup)
-    assert (gate.weight_decay, gate.eps, gate.eps_corrected) == (0.0, 1e-6, False)
+    assert (gate.weight_decay, gate.eps, gate.variant) == (0.0, 1e-6, "adamw_hf")
     assert gate.columns.stop - gate.columns.start == 12 * 4
     half = 11  # of 20 steps, 2 of them warm-up: (20 - 11) / 18 of the peak rate
     assert built.thresholds(half)[built.optimizer.groups.index(gate)] == [0.25]
