@@ -40,7 +40,7 @@ def test_the_golden_science_and_its_name(run: RunConfig) -> None:
             "threshold_rule": "constant",
         },
         "task": {"name": "rte", "labels": ["entailment", "not_entailment"]},
-        "trainer": {"learning_rate": 8e-4, "max_length": 320},
+        "trainer": {"learning_rate": 8e-4, "max_length": 320, "optimizer": "adamw_hf"},
         "seeds": {"init": 0, "data": 0},
         "data": DATA,
         "weights": WEIGHTS,
@@ -53,7 +53,7 @@ def test_the_golden_science_and_its_name(run: RunConfig) -> None:
         '"threshold_rule":"constant"},'
         '"seeds":{"data":0,"init":0},'
         '"task":{"labels":["entailment","not_entailment"],"name":"rte"},'
-        '"trainer":{"learning_rate":0.0008,"max_length":320},'
+        '"trainer":{"learning_rate":0.0008,"max_length":320,"optimizer":"adamw_hf"},'
         f'"weights":{{"sha256":"{WEIGHTS["sha256"]}"}}}}'
     )
     assert json.loads(text) == science
