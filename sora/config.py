@@ -26,13 +26,14 @@ MAX_STEPS = 10**9  # and epochs: more is a slip, and their product with other nu
 MAX_SEED = 2**63 - 1  # what a torch generator takes
 
 
-def opt(default: Any, *, science: bool = True, **rule: Any) -> Any:
+def opt(default: Any, *, science: bool = True, unnamed: Any = None, **rule: Any) -> Any:
     """A dataclass field with its range.
 
     ``rule``: ``choices`` (a tuple), ``minimum`` and ``maximum`` (ends included), ``above`` and ``below``
-    (ends excluded); on a list they hold for each item. ``science=False``: runs of one name may differ.
+    (ends excluded); on a list they hold for each item. ``science=False``: runs of one name may differ. ``unnamed``:
+    where the default null stands for another value, the value that is left out of the run id in its place.
     """
-    metadata = {"science": science, "rule": rule}
+    metadata = {"science": science, "rule": rule, "unnamed": unnamed}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -84,6 +85,10 @@ class MethodConfig:
         """Fields that do nothing as the others are set, and so are no part of the run's name."""
         return frozenset()
 
+    def optimizer(self) -> str:
+        """What ``trainer.optimizer`` left null stands for."""
+        return "adamw"
+
 
 METHODS: dict[str, type[MethodConfig]] = {}  # method.name -> its dataclass
 
@@ -124,8 +129,8 @@ class LoraConfig(MethodConfig):
 class SoraConfig(LoraConfig):
     """SoRA: h = W0 x + (alpha / r) B (g * A x), with the two readings of its training rule.
 
-    A switch left null means "as ``fidelity`` says" and is resolved before the run is named;
-    ``fidelity`` itself decides nothing else.
+    A switch left null means "as ``fidelity`` says" and is resolved before the run is named, and so is
+    ``trainer.optimizer``; ``fidelity`` itself decides nothing else.
     """
 
     packable: list[str] = opt(
@@ -139,8 +144,10 @@ class SoraConfig(LoraConfig):
     gate_update: str | None = opt(None, choices=("adam", "gradient"))
     penalty: float = opt(0.1, minimum=0.0)  # lambda of the L1 term in the loss
     penalty_rule: str | None = opt(None, choices=("off", "mean", "sum"))
+    clip: str = opt("joint", choices=("joint", "own"))  # the gates' gradients: with all others, or by their own norm
 
     GATED: ClassVar[bool] = True
+    OPTIMIZER: ClassVar[dict[str, str]] = {"authors": "adamw_hf", "paper": "adamw"}
     SWITCHES: ClassVar[dict[str, dict[str, Any]]] = {
         "authors": {
             "gate_update": "adam",
@@ -160,6 +167,9 @@ class SoraConfig(LoraConfig):
         """With every null switch set as ``fidelity`` reads it; a switch that was given wins."""
         switches = self.SWITCHES[self.fidelity]
         return replace(self, **{key: value for key, value in switches.items() if getattr(self, key) is None})
+
+    def optimizer(self) -> str:
+        return self.OPTIMIZER[self.fidelity]
 
     def unused(self) -> frozenset[str]:
         return frozenset({"penalty"}) if self.penalty_rule == "off" else frozenset()
@@ -255,12 +265,15 @@ class TrainerConfig:
     max_steps: int | None = opt(None, minimum=1, maximum=MAX_STEPS)  # in place of epochs; null = what the epochs are
     batch_size: int = opt(8, minimum=1)  # examples per replica
     learning_rate: float | None = opt(None, above=0.0)  # peak; null = the method's
+    # adamw is torch's; adamw_hf transformers' old one, which puts eps before the bias correction and decays last
+    optimizer: str | None = opt(None, choices=("adamw", "adamw_hf"), unnamed="adamw")  # null = the method's
     weight_decay: float = opt(0.1, minimum=0.0)  # on matrices; none on biases and SoRA's gates
     warmup_ratio: float = opt(0.06, minimum=0.0, below=1.0)  # of the total steps
     clip: float = opt(0.1, minimum=0.0)  # per-replica gradient norm; 0 = off
     max_length: int | None = opt(None, minimum=4)  # tokens; null = the task's
     bucketing: bool = opt(True)  # batches of like length
     eval_every: int = opt(1000, minimum=1)  # steps; the last step is always evaluated
+    train_subset: str = opt("both", choices=("both", "selected", "never"))  # weights measured on it at the end
     checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
     log_every: int = opt(10, minimum=1, science=False)  # steps
 

@@ -91,7 +91,8 @@ class Case:
         pack.model.zero_grad(set_to_none=True)
         pack.model.backbone.dropout.begin(DropoutKey(pack.dropout_seeds, 0))
         logits = pack.model(batch)
-        losses_of(logits, labels.float() if task.regression else labels, pack.replicas).sum().backward()
+        labels = labels.float() if task.regression else labels
+        losses_of(logits, labels, pack.replicas, pack.model.head.scale[1]).sum().backward()
         trains = {name: p for name, p in pack.model.named_parameters() if p.requires_grad}
         return {name: p.grad.clone() for name, p in trains.items() if p.grad is not None}
 

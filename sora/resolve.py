@@ -180,6 +180,7 @@ def resolved(run: RunConfig) -> RunConfig:
     trainer = dataclasses.replace(
         run.trainer,
         learning_rate=run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate,
+        optimizer=run.trainer.optimizer or method.optimizer(),
         max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
     )
     seeds = SeedsConfig(
@@ -232,6 +233,10 @@ def _check_task(task: TaskConfig) -> None:
         raise UserError(f"task.benchmark: {found}{nearest(task.benchmark, BENCHMARKS)}")
     if task.regression and (len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]):
         raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
+    if task.standardize and not task.regression:
+        raise UserError(
+            f"task.standardize: task={task.name} has classes, so there are no targets to standardize; leave it false"
+        )
     for split, size in task.sizes.items():
         if size < 1:
             raise UserError(f"task.sizes.{split}: got {size}, must be an integer >= 1")

@@ -43,7 +43,7 @@ ADALORA = {
     "cola": (5e-4, 25, 0.5, 800, 10, 3500, 32, 64, 100, 0.10, 0),
     "stsb": (2.2e-3, 25, 0.1, 800, 10, 2000, 32, 128, 100, 0.2, 0.1),
 }
-# epochs, batch, steps between evaluations; and the steps of protocol=holdout, whose training examples are counted beside
+# epochs, batch, steps between evaluations; below, the training examples of protocol=holdout
 OURS = {"cola": (8, 32, 193), "mrpc": (8, 32, 84), "rte": (10, 32, 71), "sst2": (2, 32, 416)}
 OURS |= {"stsb": (8, 32, 130), "sst2_10k": (5, 32, 141)}
 HOLDOUT = {"cola": 7696, "mrpc": 3302, "rte": 2241, "sst2": 66349, "stsb": 5175, "sst2_10k": 9000}
@@ -87,6 +87,7 @@ def test_the_published_settings_of_sora(tmp_path: Path, task: str) -> None:
     assert run.trainer.learning_rate == (1.2e-3 if task == "rte" else 8e-4)
     assert run.trainer.batch_size == (32 if task == "rte" else 8)
     assert isinstance(run.method, SoraConfig)
+    assert run.trainer.optimizer == "adamw_hf"
     assert (run.method.r, run.method.penalty) == (8, 0.1)
     assert run.method.threshold == THRESHOLDS.get(task, 1e-4)
     assert (run.trainer.weight_decay, run.trainer.warmup_ratio, run.trainer.clip) == (0.1, 0.06, 0.1)
@@ -95,7 +96,7 @@ def test_the_published_settings_of_sora(tmp_path: Path, task: str) -> None:
 @pytest.mark.parametrize("task", LORA_RATES)
 def test_the_published_settings_of_lora(tmp_path: Path, task: str) -> None:
     (run,) = runs(tmp_path, "method=lora", f"task={task}", backbone="deberta-v3-base")
-    assert run.trainer.learning_rate == LORA_RATES[task]
+    assert (run.trainer.learning_rate, run.trainer.optimizer) == (LORA_RATES[task], "adamw_hf")
     assert run.trainer.epochs == EPOCHS[task]
     assert run.trainer.batch_size == (32 if task == "rte" else 8)
 
@@ -133,7 +134,7 @@ def test_the_other_scripts(
     (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone="deberta-v3-base")
     trainer = run.trainer
     assert (trainer.learning_rate, trainer.epochs, trainer.batch_size) == (rate, epochs, batch)
-    assert trainer.max_length == length
+    assert (trainer.max_length, trainer.optimizer) == (length, "adamw_hf")
     assert origin(run)["unpublished"] == []
 
 
@@ -147,6 +148,7 @@ def test_our_budget_is_the_same_for_every_method_and_the_loss_can_hold_a_gate_up
         trainer = run.trainer
         spent[method] = (trainer.epochs, trainer.batch_size, trainer.eval_every)
         assert (run.budget, trainer.max_steps) == (f"minilm-l6/{task}", None)
+        assert trainer.optimizer == "adamw"
         assert origin(run)["changed"] == []
         steps = schedules.total_steps(HOLDOUT[task], trainer.batch_size, trainer.epochs, None)
         assert -(-steps // trainer.eval_every) == 10
@@ -203,7 +205,13 @@ def test_a_run_tells_what_nobody_published(tmp_path: Path) -> None:
         *("trainer.log_every=3", "backbone.dropout=0", "seed=3", "paths.runs=elsewhere", "method.penalty=9"),
     )["changed"]
     switches = ["gate_update", "penalty_rule", "prox", "threshold_rule"]  # the paper's reading has no penalty to change
-    assert changed == ["backbone.dropout", "head", *(f"method.{name}" for name in switches), "trainer.max_steps"]
+    assert changed == [
+        "backbone.dropout",
+        "head",
+        *(f"method.{name}" for name in switches),
+        "trainer.max_steps",
+        "trainer.optimizer",
+    ]
     assert told("task=rte", "trainer.learning_rate=1e-3", "method=lora")["changed"] == ["trainer.learning_rate"]
     assert told("task=rte", "method=adalora", backbone="tiny")["changed"] == []
     # the recipe itself sets a part of the architecture, as AdaLoRA's script does

@@ -131,7 +131,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bitfit": {"name": "bitfit"},
     "adapter": {"name": "adapter", "bottleneck": 3},
 }
-TRAINER = {"max_steps": 10, "eval_every": 5, "log_every": 1, "checkpoint_every": 100}
+TRAINER = {"max_steps": 10, "eval_every": 5, "log_every": 1, "checkpoint_every": 100, "optimizer": "adamw"}
 CASES = [(family, method) for family in tiny.FAMILIES for method in METHODS]
 
 
@@ -210,7 +210,7 @@ def run_ids(folder: Path) -> dict[str, str]:
     commands = [(name,) for name in superglue.FOLDERS] + list(CHANGES)
     result = {}
     for name, *changes in commands:
-        (run,) = composing.runs(folder, "recipe=none", f"task={name}", *changes)
+        (run,) = composing.runs(folder, "recipe=none", "trainer.optimizer=adamw", f"task={name}", *changes)
         result[" ".join((name, *changes))] = run_id(run, DATA, WEIGHTS)
     return result
 

@@ -62,6 +62,9 @@ class Head(nn.Module):
 
     With S ``spans`` the mean vector of the tokens of each marked span joins the features: ``out`` is
     [R, C, (1 + S) d] and the logits are W2 drop([act(W1 drop(x) + b1), s_1, ..., s_S]) + b2.
+
+    ``scale``: mean and SD of a regression's targets where those are standardized. What comes out is the above times
+    the SD plus the mean, so that everything behind the head is on the targets' own scale.
     """
 
     def __init__(
@@ -72,13 +75,14 @@ class Head(nn.Module):
         policy: str,
         generators: Sequence[torch.Generator],
         spans: int = 0,
+        scale: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
         if policy not in POLICIES:
             raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")
         size, std = backbone.arch.hidden, backbone.arch.initializer_range
         self.outputs, self.policy, self.pooling = outputs, policy, backbone.config.pooling
-        self.spans = spans
+        self.spans, self.scale = spans, scale
         self.form = form_of(backbone.arch.family, backbone.hf_config)
         self.replicas = len(generators)
         dense, out = [], []
@@ -107,7 +111,9 @@ class Head(nn.Module):
         if spans is not None:
             x = torch.cat([x, span_means(hidden, spans)], dim=1)
         x = self._split(self.after(x))
-        return torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out.transpose(1, 2)).flatten(0, 1)
+        out = torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out.transpose(1, 2)).flatten(0, 1)
+        mean, sd = self.scale
+        return out if self.scale == (0.0, 1.0) else out * sd + mean
 
     def _pooled(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         if self.pooling == "cls":
@@ -122,12 +128,13 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def export_state(self, replica: int) -> dict[str, Tensor]:
-        """The head of one replica under the names of transformers' class."""
+        """The head of one replica under the names of transformers' class; ``scale`` is folded into its last layer."""
+        mean, sd = self.scale
         return {
             f"{self.form.dense}.weight": self.dense[replica],
             f"{self.form.dense}.bias": self.dense_bias[replica],
-            f"{self.form.output}.weight": self.out[replica],
-            f"{self.form.output}.bias": self.out_bias[replica],
+            f"{self.form.output}.weight": self.out[replica] * sd,
+            f"{self.form.output}.bias": self.out_bias[replica] * sd + mean,
         }
 
     @property

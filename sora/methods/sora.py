@@ -12,6 +12,14 @@ The paper and the released code differ in four places, each a switch of ``method
     penalty_rule     off         mean       an L1 term, lambda * mean |g|, is in the loss beside the proximal step
 
 ``penalty_rule=sum`` is Eq. 14 read as a loss term, lambda * sum |g|.
+
+A and B, and the head where it trains, go by ``trainer.optimizer``. Left null, ``fidelity=authors`` makes it
+``adamw_hf``: transformers' old AdamW, which adds eps to sqrt(v) before the bias correction and decays after the step.
+While gradients are small, eps is no rounding: it decides how A starts. The paper names no optimiser;
+``fidelity=paper`` has torch's (``adamw``). To compare methods, give all of them one.
+
+One difference remains: the authors' learning rates reach zero after int(epochs * N / b) steps (RTE: 3,890), those here
+after all ceil(N / b) * epochs steps (3,900).
 """
 
 from __future__ import annotations
@@ -27,8 +35,8 @@ from sora.methods.lora import Lora
 from sora.optim import PROX, ParameterGroup, column
 from sora.schedules import threshold_factor
 
-# Of the authors' gate optimiser, which adds it to sqrt(v) before the bias correction: early gate gradients are of that
-# size, so it decides how the gates start. For A and B (1e-8) the difference is far below rounding.
+# Of the authors' gate optimiser, which is transformers' old AdamW whatever trains the rest: early gate gradients are of
+# that size, so it decides how the gates start.
 GATE_EPS = 1e-6
 
 
@@ -45,12 +53,13 @@ class Sora(Lora):
             gates,
             lr=self.plan.learning_rates(),
             eps=GATE_EPS,
-            eps_corrected=False,
+            variant="adamw_hf",
             rule="proximal",
             threshold=[run.method.threshold for run in self.plan.runs],  # type: ignore[attr-defined]
             threshold_rule=str(self.config.threshold_rule),
             prox=str(self.config.prox),
             update=str(self.config.gate_update),
+            clip=self.config.clip,
         )
         return [*super().parameter_groups(), group]
 

@@ -15,12 +15,13 @@ from sora import methods, schedules
 from sora.backbones import Backbone, Encoding, Head, load_backbone
 from sora.cache import cache_folder
 from sora.config import RunConfig
+from sora.errors import UserError
 from sora.methods import Method, Plan
 from sora.optim import PackOptimizer, ParameterGroup
 from sora.training.seeds import derive, generator
 
 if TYPE_CHECKING:
-    from sora.tasks import Examples, TaskData
+    from sora.tasks import Examples, TaskConfig, TaskData
 
 
 class PackModel(nn.Module):
@@ -143,17 +144,37 @@ def build_pack(
         spans=run.task.span_vectors,
         policy=run.head,
         generators=[generator(int(r.seeds.init or 0), "head") for r in runs],
+        scale=target_scale(run.task, data.splits["train"]),
     )
     model = PackModel(backbone, head, run.task.choices).to(device=device)
     if dtype == torch.float64:
         model.double()
     groups = [*method.parameter_groups(), *_head_groups(head, plan)]
+    for group in groups:
+        if trainer.optimizer == "adamw_hf":
+            group.variant = "adamw_hf"
     check_trainable(model, dtype)
     optimizer = PackOptimizer(groups, replicas=len(runs), clip=trainer.clip)
     splits = {}
     if encode:
         splits = {name: encode_split(backbone, examples, run) for name, examples in data.splits.items()}
     return Pack(runs, model, method, optimizer, splits, timeline, device)
+
+
+def target_scale(task: TaskConfig, train: Examples) -> tuple[float, float]:
+    """Mean and population SD of the training targets where ``task.standardize`` asks for them, else (0, 1).
+
+    Raises UserError where all targets are equal.
+    """
+    if not task.standardize:
+        return 0.0, 1.0
+    targets = train.labels.astype(np.float64)
+    if np.ptp(targets) == 0.0:
+        raise UserError(
+            f"task.standardize: every training target of task={task.name} is {targets[0]:g}, so they have no SD; "
+            "leave it false, or check the data"
+        )
+    return float(targets.mean()), float(targets.std())
 
 
 def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:
@@ -189,13 +210,14 @@ def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:
     ]
 
 
-def losses_of(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
+def losses_of(logits: Tensor, labels: Tensor, replicas: int, unit: float = 1.0) -> Tensor:
     """Mean loss of each replica's examples, [R], from logits [R*b, C] and labels [R*b].
 
-    Cross entropy for classes; squared error where the labels are real numbers (one output).
+    Cross entropy for classes; squared error where the labels are real numbers (one output), in squares of ``unit``.
     """
     if labels.is_floating_point():
         each = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
+        each = each if unit == 1.0 else each / unit**2
     else:
         each = F.cross_entropy(logits, labels, reduction="none")
     return each.view(replicas, -1).mean(dim=1)

@@ -20,7 +20,7 @@ from sora.tracking import Sink, Tracker
 from sora.training import checkpoint, memory
 from sora.training.device import choose_device, environment, peak_bytes, slow
 from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
-from sora.training.evaluation import evaluate, predicts_one_class
+from sora.training.evaluation import EVALUATED, Logits, evaluate, predicts_one_class
 from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
 
@@ -164,23 +164,21 @@ def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
 def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
     """Of each replica the metrics of the last and of the selected weights, and the logits of the latter.
 
-    ``ranks_last``: the live ranks of the last weights; not with a schedule, whose last level has them.
-
-    Afterwards the model holds the selected weights.
+    ``ranks_last``: the live ranks of the last weights; not with a schedule, whose last level has them. No split is
+    evaluated twice by the same weights. Afterwards the model holds the selected weights.
     """
     pack, optimizer = loop.pack, loop.pack.optimizer
     results: list[dict[str, Any]] = [{} for _ in pack.runs]
+    logits: Logits = {}
     for which in ("last", "selected"):
+        known = loop.known_logits(which)
         if which == "selected":
-            if torch.equal(optimizer.rows, loop.best):
-                for result in results:
-                    result["selected"] = dict(result["last"])
-                break
+            known = {**known, **logits} if torch.equal(optimizer.rows, loop.best) else known
             optimizer.rows.copy_(loop.best)
         elif pack.runs[0].schedule.kind == "none":
             for replica, result in enumerate(results):
                 result["ranks_last"] = pack.method.summary(replica).ranks
-        metrics, logits = evaluate(pack, loop.check)
+        metrics, logits = evaluate(pack, loop.check, splits_of(which, loop.trainer.train_subset), known)
         for replica, result in enumerate(results):
             result[which] = metrics[replica]
             result["logits"] = {name: values[replica] for name, values in logits.items()}
@@ -188,6 +186,12 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
         result["last"]["step"] = loop.step
         result["selected"]["step"] = progress.best_step
     return results
+
+
+def splits_of(which: str, train_subset: str) -> list[str]:
+    """The splits on which the ``last`` or ``selected`` weights are measured, by ``trainer.train_subset``."""
+    left_out = train_subset == "never" or (train_subset == "selected" and which == "last")
+    return [name for name in EVALUATED if name != "train_subset" or not left_out]
 
 
 def _finish(
