@@ -14,6 +14,7 @@ METHODS = {
     "adapter": "Adapter",
     "bitfit": "BitFit",
     "lora": "LoRA",
+    "masked_lora": "LoRA of given ranks",
     "adalora": "AdaLoRA",
     "sora": "SoRA",
     "peft": "PEFT",

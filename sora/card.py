@@ -22,6 +22,7 @@ from sora.records import write_text
 TITLES = {
     "sora": "SoRA",
     "lora": "LoRA",
+    "masked_lora": "LoRA of given ranks",
     "adalora": "AdaLoRA",
     "bitfit": "BitFit",
     "adapter": "Adapter",

@@ -165,6 +165,35 @@ class SoraConfig(LoraConfig):
         return frozenset({"penalty"}) if self.penalty_rule == "off" else frozenset()
 
 
+@method("masked_lora")
+@dataclass
+class MaskedLoraConfig(LoraConfig):
+    """LoRA whose rank is given matrix by matrix: the control of methods that choose ranks.
+
+    ``ranks`` are those of the finished run ``source`` (sora/sources.py fills them in before the run is named), or are
+    typed. ``pattern`` says what becomes of them: kept, permuted among matrices of equal cost, or levelled. The scale
+    stays alpha / r. Where the ranks were taken from does not name the run.
+    """
+
+    packable: list[str] = opt(
+        [*PACKABLE[:3], "method.source", "method.pattern", "method.permutation", PACKABLE[3]], science=False
+    )
+    source: str = opt("", science=False)  # run id or record of a finished run
+    ranks: dict[str, int] | None = opt(None)  # rank of every adapted matrix by its full name; null = the source's
+    pattern: str = opt("own", choices=("own", "permuted", "uniform"))
+    permutation: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # seed of the permutation; null = seed
+
+    def resolved(self) -> MaskedLoraConfig:
+        """Itself. Raises UserError for a rank that cannot be."""
+        for name, rank in (self.ranks or {}).items():
+            if not 0 <= rank <= self.r:
+                raise UserError(f"method.ranks.{name}: got {rank}, must be from 0 to method.r={self.r}")
+        return self
+
+    def unused(self) -> frozenset[str]:
+        return frozenset() if self.pattern == "permuted" else frozenset({"permutation"})
+
+
 @method("adalora")
 @dataclass
 class AdaloraConfig(LoraConfig):

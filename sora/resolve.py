@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sora import sources
 from sora.coercion import coerce, nearest, one_of, refuse_unknown, show
 from sora.config import (
     METHODS,
@@ -148,7 +149,7 @@ def _build(values: dict[str, Any]) -> RunConfig:
     if isinstance(values.get("seed"), bool) or not isinstance(values.get("seed", 0), int | str | float):
         raise UserError(f"seed: got {show(values['seed'])}, must be an integer >= 0 or a list of them")
     plain = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN}
-    return resolved(coerce(RunConfig, {**plain, **parts}, ""))
+    return sources.filled(resolved(coerce(RunConfig, {**plain, **parts}, "")))
 
 
 def _method(values: Any) -> MethodConfig:

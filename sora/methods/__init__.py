@@ -14,6 +14,7 @@ HOMES = {  # method.name -> module and class
     "bitfit": ("bitfit", "Bitfit"),
     "adapter": ("adapter", "Adapter"),
     "lora": ("lora", "Lora"),
+    "masked_lora": ("masked_lora", "MaskedLora"),
     "adalora": ("adalora", "Adalora"),
     "sora": ("sora", "Sora"),
     "peft": ("peft", "Peft"),

@@ -42,11 +42,13 @@ class Summary:
     ``ranks``: live rank of every adapted matrix, by its full module name. ``live``: exact count of the weights
     that remain when dead ranks are cut out, sum of r (in + out), without gates and head. ``authors_formula``:
     the same by the authors' code, which deducts 2 * hidden for every dead rank, whatever the matrix' shape.
+    ``absent``: weights that are held, because a pack is one tensor, and stay zero from the first step on.
     """
 
     live: int
     authors_formula: int
     ranks: dict[str, int] = field(default_factory=dict)
+    absent: int = 0
 
 
 class Method(Protocol):

@@ -120,7 +120,9 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     lines = []
     for replica, job in enumerate(jobs):
         summary = pack.method.summary(replica)
-        low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if summary.ranks else {}
+        low_rank = (
+            {"low_rank": counts["adapter"] - summary.absent, "gates": counts.get("gate", 0)} if summary.ranks else {}
+        )
         lines.append(
             {
                 "run_id": job.run_id,
@@ -145,7 +147,7 @@ def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
     summary = pack.method.summary(replica)
     head = sum(g.columns.stop - g.columns.start for g in pack.optimizer.groups if g.name.startswith("head"))
     return {
-        "trainable": pack.optimizer.rows.shape[1],
+        "trainable": pack.optimizer.rows.shape[1] - summary.absent,
         "live": summary.live,
         "authors_formula": summary.authors_formula,
         "head": head,
@@ -233,7 +235,9 @@ def _finish(
                 "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
             },
             "memory": {"peak_bytes": peak_bytes(pack.device)},
-            "provenance": provenance | {"recipe": origin(job.run), "resumed_at": progress.resumed_at},
+            "provenance": provenance
+            | {"recipe": origin(job.run), "resumed_at": progress.resumed_at}
+            | ({"source": source} if (source := getattr(job.run.method, "source", "")) else {}),
         }
         records.write(job.record_path, record, arrays)
         written = job.record_path
