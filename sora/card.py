@@ -27,6 +27,9 @@ TITLES = {
     "bitfit": "BitFit",
     "adapter": "Adapter",
     "full": "Full fine-tuning",
+    "probe": "Linear probe",
+    "zero_shot": "Zero-shot cosine",
+    "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
 BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task"}

@@ -75,6 +75,8 @@ class MethodConfig:
     learning_rate: float = opt(8e-4, above=0.0, science=False)  # peak, when trainer.learning_rate is null
 
     GATED: ClassVar[bool] = False  # has gates that a threshold drives to zero: what a sparsity schedule works on
+    TRAINS: ClassVar[bool] = True  # by optimiser steps; else no key of the trainer but MEASURING decides anything
+    OWN_HEAD: ClassVar[bool] = False  # puts its own head on the encoder, so that ``head`` decides nothing
 
     def resolved(self) -> MethodConfig:
         """A copy in which no switch is left to a default that another field decides."""
@@ -240,6 +242,44 @@ class AdapterConfig(MethodConfig):
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
 
 
+@method("probe")
+@dataclass
+class ProbeConfig(MethodConfig):
+    """A linear probe: ridge or logistic regression on frozen pooled features; every seed gives the same."""
+
+    packable: list[str] = opt([], science=False)
+
+    TRAINS: ClassVar[bool] = False
+    OWN_HEAD: ClassVar[bool] = True
+
+
+@method("zero_shot")
+@dataclass
+class ZeroShotConfig(MethodConfig):
+    """The cosine of two sentences' pooled vectors as their similarity; every seed gives the same."""
+
+    packable: list[str] = opt([], science=False)
+
+    TRAINS: ClassVar[bool] = False
+    OWN_HEAD: ClassVar[bool] = True
+
+
+@method("svd_cut")
+@dataclass
+class SvdCutConfig(MethodConfig):
+    """A finished LoRA run cut by SVD, after its training, to a given number of weights.
+
+    ``live`` is ``size``, or the size of the run that ``size`` names (sora/sources.py fills it in).
+    """
+
+    packable: list[str] = opt([], science=False)
+    source: str = opt("")  # run id or record of a finished LoRA run
+    size: str = opt("", science=False)  # weights that may stay, or a finished run that has as many
+    live: int | None = opt(None, minimum=0)  # weights that may stay; null = what size says
+
+    TRAINS: ClassVar[bool] = False
+
+
 PEFT_VARIANTS: dict[str, dict[str, Any]] = {  # known by a name of their own; in PEFT a setting of LORA
     "DORA": {"use_dora": True},
     "OLORA": {"init_lora_weights": "olora"},
@@ -292,6 +332,9 @@ class TrainerConfig:
     eval_every: int = opt(1000, minimum=1)  # steps; the last step is always evaluated
     checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
     log_every: int = opt(10, minimum=1, science=False)  # steps
+
+
+MEASURING = ("max_length", "train_subset", "checkpoint_every", "log_every")  # of TrainerConfig: how it is measured
 
 
 @dataclass

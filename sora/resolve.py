@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sora import sources
 from sora.coercion import coerce, nearest, one_of, refuse_unknown, show
 from sora.config import (
+    HEADS,
+    MEASURING,
     METHODS,
     BackboneConfig,
     DataConfig,
@@ -139,10 +141,12 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
 
 
 def _build(values: dict[str, Any]) -> RunConfig:
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = {"method": _method(values["method"])}
     for group, cls in GROUPS.items():
-        parts[group] = coerce(cls, values.get(group) or {}, group)
-    parts["method"] = _method(values["method"])
+        given = values.get(group) or {}
+        if group == "trainer" and not parts["method"].TRAINS and isinstance(given, dict):
+            given = {key: value for key, value in given.items() if key in MEASURING}  # a budget is for those that train
+        parts[group] = coerce(cls, given, group)
     for name in ("recipe", "budget"):
         if values.get(name) is None:
             parts[name] = ""
@@ -178,11 +182,14 @@ def resolved(run: RunConfig) -> RunConfig:
             raise UserError("method.targets: got an empty list, must be null or a list of patterns")
         # The patterns choose a set of matrices: their order changes nothing, so not the run id.
         method = dataclasses.replace(method, targets=sorted(set(targets)))  # type: ignore[call-arg]
-    trainer = dataclasses.replace(
-        run.trainer,
-        learning_rate=run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate,
-        max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
-    )
+    length = run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length
+    rate = run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate
+    trainer = dataclasses.replace(run.trainer, learning_rate=rate, max_length=length)
+    if not method.TRAINS:
+        kept = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer) if f.name in MEASURING}
+        trainer = TrainerConfig(**kept, max_steps=0)
+    if method.OWN_HEAD:
+        run = dataclasses.replace(run, head=HEADS[0])
     seeds = SeedsConfig(
         init=run.seeds.init if run.seeds.init is not None else run.seed,
         data=run.seeds.data if run.seeds.data is not None else run.seed,
@@ -206,6 +213,7 @@ def _check_together(run: RunConfig) -> None:
             raise UserError(f"backbone.arch.{key}: got {show(size)}, must be an integer >= 1")
     hidden = arch.get("hidden_size")
     _check_task(run.task)
+    _check_reading(run)
     for key in ("r", "init_r"):
         rank = getattr(run.method, key, None)
         if hidden and rank and rank > hidden:
@@ -236,6 +244,17 @@ def _check_task(task: TaskConfig) -> None:
     for split, size in task.sizes.items():
         if size < 1:
             raise UserError(f"task.sizes.{split}: got {size}, must be an integer >= 1")
+
+
+def _check_reading(run: RunConfig) -> None:
+    """What a method without training can answer."""
+    name, task = run.method.name, run.task
+    if name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
+        raise UserError(
+            f"method=zero_shot: a cosine says how similar two texts are, but task={task.name} asks another thing"
+        )
+    if name == "probe" and task.choices > 1:
+        raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
 
 
 def _check_places(run: RunConfig) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from sora import records
 from sora.backbones.source import backbone_identity
-from sora.config import MaskedLoraConfig, RunConfig
+from sora.config import MaskedLoraConfig, RunConfig, SvdCutConfig
 from sora.errors import UserError
+from sora.identity import recorded_config
 
+RUN_ID = 12  # digits
 SHAPE = ("r", "alpha", "rslora", "targets")  # of method: which matrices, how many ranks, and their scale
 
 
@@ -22,6 +24,8 @@ def filled(run: RunConfig) -> RunConfig:
         UserError: there is no such finished run, or it is of another backbone or another shape.
     """
     method = run.method
+    if isinstance(method, SvdCutConfig):
+        return replace(run, method=_cut(run, method))
     if not isinstance(method, MaskedLoraConfig):
         return run
     if method.source:
@@ -37,19 +41,32 @@ def filled(run: RunConfig) -> RunConfig:
     return replace(run, method=method)
 
 
-def finished(run: RunConfig) -> dict[str, Any]:
-    """The record that ``method.source`` means: a file, or a run id below ``paths.results``."""
-    source = str(getattr(run.method, "source", ""))
+def _cut(run: RunConfig, method: SvdCutConfig) -> SvdCutConfig:
+    if not method.source or not (method.size or method.live is not None):
+        return method
+    record = finished(run)
+    check_same_model(run, record)
+    live = method.live
+    if live is None and method.size.isdecimal() and len(method.size) < RUN_ID:
+        live = int(method.size)
+    elif live is None:
+        live = int(finished(run, "size")["params"]["live"])
+    return replace(method, source=record["run_id"], live=live)
+
+
+def finished(run: RunConfig, key: str = "source") -> dict[str, Any]:
+    """The record that ``method.<key>`` means: a file, or a run id below ``paths.results``."""
+    source = str(getattr(run.method, key))
     path = Path(source) if source.endswith(".json") else records.find(Path(run.paths.results), source)
     if path is None or not path.is_file():
         where = f"in {run.paths.results}/records" if path is None else "at that path"
         raise UserError(
-            f"method.source: no record of {source} {where}{_state(Path(run.paths.runs) / source)}; "
+            f"method.{key}: no record of {source} {where}{_state(Path(run.paths.runs) / source)}; "
             "finish that run first, or give the path of its record"
         )
     record = records.read(path)
     if record["status"] != "ok":
-        raise UserError(f"method.source: run {record['run_id']} is {record['status']}; take one that is not")
+        raise UserError(f"method.{key}: run {record['run_id']} is {record['status']}; take one that is not")
     return record
 
 
@@ -76,6 +93,23 @@ def check_same_shape(run: RunConfig, record: dict[str, Any]) -> None:
     weights = backbone_identity(run.backbone)
     if record["config"]["weights"] != weights:
         _refuse(name, "backbone.weights", record["config"]["weights"], weights)
+
+
+def check_same_model(run: RunConfig, record: dict[str, Any]) -> None:
+    """Raise UserError unless the source is a LoRA run of which all but its adapter's size can be this run's."""
+    name, theirs = record["run_id"], record["config"]
+    if theirs["method"]["name"] != "lora":
+        raise UserError(f"method.source: run {name} is of method={theirs['method']['name']}; take one of method=lora")
+    ours = recorded_config(run, backbone_identity(run.backbone))
+    for group in ("backbone", "task", "protocol"):
+        for key in theirs[group].keys() & ours[group].keys():
+            if theirs[group][key] != ours[group][key]:
+                _refuse(name, f"{group}.{key}", theirs[group][key], ours[group][key])
+    for key in ("weights", "precision", "head"):
+        if key in theirs and theirs[key] != ours[key]:
+            _refuse(name, key, theirs[key], ours[key])
+    if (length := theirs["trainer"].get("max_length")) != run.trainer.max_length:
+        _refuse(name, "trainer.max_length", length, run.trainer.max_length)
 
 
 def _refuse(name: str, key: str, theirs: Any, ours: Any) -> None:

@@ -100,7 +100,7 @@ class Head(nn.Module):
     def forward(self, hidden: Tensor, attention_mask: Tensor, spans: Tensor | None = None) -> Tensor:
         """hidden [R*b, t, d], mask [R*b, t] and spans [R*b, S, 2], replica-major -> logits [R*b, C]."""
         hidden = hidden.to(self.dense.dtype)
-        x = self.before(self._pooled(hidden, attention_mask))
+        x = self.before(pooled(hidden, attention_mask, self.pooling))
         x = torch.baddbmm(self.dense_bias.unsqueeze(1), self._split(x), self.dense.transpose(1, 2))
         x = torch.tanh(x) if self.form.activation == "tanh" else F.gelu(x)
         x = x.flatten(0, 1)
@@ -108,12 +108,6 @@ class Head(nn.Module):
             x = torch.cat([x, span_means(hidden, spans)], dim=1)
         x = self._split(self.after(x))
         return torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out.transpose(1, 2)).flatten(0, 1)
-
-    def _pooled(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
-        return (hidden * weights).sum(1) / weights.sum(1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(self.replicas, -1, x.shape[-1])
@@ -130,6 +124,12 @@ class Head(nn.Module):
             f"{self.form.output}.bias": self.out_bias[replica],
         }
 
+    @torch.no_grad()
+    def load_exported(self, replica: int, state: dict[str, Tensor]) -> None:
+        """Inverse of :meth:`export_state`. Raises KeyError or RuntimeError where ``state`` is of another head."""
+        for name, tensor in self.export_state(replica).items():
+            tensor.copy_(state[name])
+
     @property
     def fits_class(self) -> bool:
         """:func:`fits_class` of this head."""
@@ -138,6 +138,14 @@ class Head(nn.Module):
     def module_names(self) -> list[str]:
         """PEFT's ``modules_to_save``."""
         return list(self.form.modules)
+
+
+def pooled(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """One vector a sequence: hidden [n, t, d] and mask [n, t] -> [n, d], the first token's (cls) or the mean."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def fits_class(pooling: str, spans: int) -> bool:

@@ -17,6 +17,9 @@ HOMES = {  # method.name -> module and class
     "masked_lora": ("masked_lora", "MaskedLora"),
     "adalora": ("adalora", "Adalora"),
     "sora": ("sora", "Sora"),
+    "probe": ("probe", "Probe"),
+    "zero_shot": ("zero_shot", "ZeroShot"),
+    "svd_cut": ("svd_cut", "SvdCut"),
     "peft": ("peft", "Peft"),
 }
 

@@ -52,7 +52,12 @@ class Summary:
 
 
 class Method(Protocol):
-    """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1)."""
+    """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1).
+
+    Two verbs more are a method's own choice. ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
+    another head. ``solve(features, labels)`` fits what trains at once, from features [N, d] that the head's ``pool``
+    gives: where ``MethodConfig.TRAINS`` is false it is called in place of the steps.
+    """
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """Insert trainable modules and freeze the rest. ``generators``: one CPU generator per replica."""

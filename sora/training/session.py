@@ -16,7 +16,7 @@ from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
-from sora.training import checkpoint, memory
+from sora.training import checkpoint, closed_form, memory
 from sora.training.device import choose_device, environment, peak_bytes, slow
 from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
@@ -52,6 +52,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
         pack = build_pack([job.run for job in jobs], data, device)
+        fitted_s = closed_form.fit(pack, preemption.check)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
             loop = Loop(
@@ -67,12 +68,14 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
-            setup_s = time.perf_counter() - clock
-            loop.run()
+            setup_s = time.perf_counter() - clock - fitted_s
+            if run.method.TRAINS:
+                loop.run()
             clock = time.perf_counter()
             final = final_evaluation(loop)
             claims.verify()
             for progress in loop.progress:
+                progress.train_s += fitted_s
                 progress.eval_s += time.perf_counter() - clock
             provenance = {"command": command, "started": started, "finished": now()} | surroundings
             provenance["threads"] = torch.get_num_threads()  # of the first half, where a run was continued
@@ -177,7 +180,7 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
             result["logits"] = {name: values[replica] for name, values in logits.items()}
     for result, progress in zip(results, loop.progress, strict=True):
         result["last"]["step"] = loop.step
-        result["selected"]["step"] = progress.best_step
+        result["selected"]["step"] = progress.best_step or 0
     return results
 
 
@@ -232,7 +235,7 @@ def _finish(
             "throughput": {
                 "examples_per_s": progress.examples * pack.replicas / max(progress.train_s, 1e-9),
                 "tokens_per_s": progress.tokens * pack.replicas / max(progress.train_s, 1e-9),
-                "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
+                "padding": 1.0 - progress.tokens / progress.padded_tokens if progress.padded_tokens else 0.0,
             },
             "memory": {"peak_bytes": peak_bytes(pack.device)},
             "provenance": provenance
@@ -248,7 +251,7 @@ def _finish(
     metric = job.run.task.select_metric
     reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())
     print(
-        f"{job.label}: {status}, step {progress.best_step} selected by {metric}; report {reported}\n"
+        f"{job.label}: {status}, step {progress.best_step or 0} selected by {metric}; report {reported}\n"
         f"  record   {written}\n"
         f"  adapter  {adapter}",
         flush=True,
