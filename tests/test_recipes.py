@@ -138,7 +138,7 @@ def test_the_other_scripts(
 @pytest.mark.parametrize("task", OURS)
 def test_our_budget_is_the_same_for_every_method_and_ranks_can_die_in_it(tmp_path: Path, task: str) -> None:
     spent = {}
-    for method in METHODS:
+    for method in (name for name, cls in METHODS.items() if cls.TRAINS):
         (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone="minilm-l6")
         spent[method] = (run.trainer.max_steps, run.trainer.batch_size, run.trainer.eval_every)
         assert (run.budget, origin(run)["unpublished"]) == (f"minilm-l6/{task}", ["*"])
