@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sora import sources
 from sora.coercion import coerce, nearest, one_of, refuse_unknown, show
 from sora.config import (
     HEADS,
@@ -29,6 +28,7 @@ from sora.config import (
     TrainerConfig,
 )
 from sora.errors import UserError
+from sora.sources import filled
 from sora.tasks.spec import TaskConfig
 from sora.untrusted import is_inside, is_name
 
@@ -141,19 +141,19 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
 
 
 def _build(values: dict[str, Any]) -> RunConfig:
-    parts: dict[str, Any] = {"method": _method(values["method"])}
+    if not _method(values["method"]).TRAINS and isinstance(values["trainer"], dict):  # a budget is for those that train
+        values = {**values, "trainer": {key: each for key, each in values["trainer"].items() if key in MEASURING}}
+    parts: dict[str, Any] = {}
     for group, cls in GROUPS.items():
-        given = values.get(group) or {}
-        if group == "trainer" and not parts["method"].TRAINS and isinstance(given, dict):
-            given = {key: value for key, value in given.items() if key in MEASURING}  # a budget is for those that train
-        parts[group] = coerce(cls, given, group)
+        parts[group] = coerce(cls, values.get(group) or {}, group)
+    parts["method"] = _method(values["method"])
     for name in ("recipe", "budget"):
         if values.get(name) is None:
             parts[name] = ""
     if isinstance(values.get("seed"), bool) or not isinstance(values.get("seed", 0), int | str | float):
         raise UserError(f"seed: got {show(values['seed'])}, must be an integer >= 0 or a list of them")
     plain = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN}
-    return sources.filled(resolved(coerce(RunConfig, {**plain, **parts}, "")))
+    return filled(resolved(coerce(RunConfig, {**plain, **parts}, "")))
 
 
 def _method(values: Any) -> MethodConfig:
@@ -182,9 +182,11 @@ def resolved(run: RunConfig) -> RunConfig:
             raise UserError("method.targets: got an empty list, must be null or a list of patterns")
         # The patterns choose a set of matrices: their order changes nothing, so not the run id.
         method = dataclasses.replace(method, targets=sorted(set(targets)))  # type: ignore[call-arg]
-    length = run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length
-    rate = run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate
-    trainer = dataclasses.replace(run.trainer, learning_rate=rate, max_length=length)
+    trainer = dataclasses.replace(
+        run.trainer,
+        learning_rate=run.trainer.learning_rate if run.trainer.learning_rate is not None else method.learning_rate,
+        max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
+    )
     if not method.TRAINS:
         kept = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer) if f.name in MEASURING}
         trainer = TrainerConfig(**kept, max_steps=0)

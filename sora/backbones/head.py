@@ -126,9 +126,16 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def load_exported(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Inverse of :meth:`export_state`. Raises KeyError or RuntimeError where ``state`` is of another head."""
-        for name, tensor in self.export_state(replica).items():
-            tensor.copy_(state[name])
+        """Take what :meth:`export_state` gave. Raises ValueError where ``state`` is of another head."""
+        form = self.form
+        for layer, weight, bias in ((form.dense, self.dense, self.dense_bias), (form.output, self.out, self.out_bias)):
+            for name, tensor in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
+                if name in state and state[name].shape == tensor.shape[1:]:
+                    tensor[replica].copy_(state[name])
+        if unlike := [
+            n for n, x in self.export_state(replica).items() if n not in state or not torch.equal(x, state[n])
+        ]:
+            raise ValueError(f"{', '.join(unlike)} cannot be taken from another head")
 
     @property
     def fits_class(self) -> bool:
@@ -138,14 +145,6 @@ class Head(nn.Module):
     def module_names(self) -> list[str]:
         """PEFT's ``modules_to_save``."""
         return list(self.form.modules)
-
-
-def pooled(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
-    """One vector a sequence: hidden [n, t, d] and mask [n, t] -> [n, d], the first token's (cls) or the mean."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
-    return (hidden * weights).sum(1) / weights.sum(1)
 
 
 def fits_class(pooling: str, spans: int) -> bool:
@@ -158,3 +157,11 @@ def span_means(hidden: Tensor, spans: Tensor) -> Tensor:
     place = torch.arange(hidden.shape[1], device=hidden.device)
     inside = ((place >= spans[..., :1]) & (place < spans[..., 1:])).to(hidden.dtype)  # [n, S, t]
     return torch.bmm(inside / inside.sum(-1, keepdim=True), hidden).flatten(1)
+
+
+def pooled(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """One vector a sequence: hidden [n, t, d] and mask [n, t] -> [n, d], the first token's (cls) or the mean."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1)

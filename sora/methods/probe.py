@@ -76,7 +76,8 @@ class Probe:
         self.plan, self.backbone = plan, backbone
 
     def make_head(self, backbone: Backbone, **how: Any) -> LinearHead:
-        """The head that :meth:`solve` fills."""
+        """The head that :meth:`solve` fills, on the targets' own scale: ridge is the same on every scale."""
+        how.pop("scale", None)
         self.head = LinearHead(backbone, **how)
         return self.head
 

@@ -53,9 +53,15 @@ class SvdCut(MaskedLora):
             self.layers[name] = layer
 
     def make_head(self, backbone: Backbone, **how: Any) -> Head:
-        """The source's head."""
+        """The source's head. Its export is on the targets' own scale, whatever it was trained on."""
+        how.pop("scale", None)
         head = Head(backbone, **how)
-        head.load_exported(0, self.head_state)
+        try:
+            head.load_exported(0, self.head_state)
+        except ValueError as error:
+            raise UserError(
+                f"method.source: {self.config.source} has another head ({error}); train it again"
+            ) from error
         return head
 
     @property

@@ -68,7 +68,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
-            setup_s = time.perf_counter() - clock - fitted_s
+            setup_s = time.perf_counter() - clock
             if run.method.TRAINS:
                 loop.run()
             clock = time.perf_counter()
@@ -80,7 +80,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             provenance = {"command": command, "started": started, "finished": now()} | surroundings
             provenance["threads"] = torch.get_num_threads()  # of the first half, where a run was continued
             for replica, job in enumerate(jobs):
-                _finish(loop, replica, job, data, final[replica], setup_s, provenance)
+                _finish(loop, replica, job, data, final[replica], setup_s - fitted_s, provenance)
     for job in jobs:  # only now: see runner.run_pack
         checkpoint.discard(job.folder)
 
@@ -123,9 +123,9 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     lines = []
     for replica, job in enumerate(jobs):
         summary = pack.method.summary(replica)
-        low_rank = (
-            {"low_rank": counts["adapter"] - summary.absent, "gates": counts.get("gate", 0)} if summary.ranks else {}
-        )
+        low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if summary.ranks else {}
+        if summary.absent:
+            low_rank["low_rank"] -= summary.absent
         lines.append(
             {
                 "run_id": job.run_id,
