@@ -22,7 +22,7 @@ from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled, span_means
 from sora.config import ProbeConfig
 from sora.errors import UserError
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 PENALTIES = np.logspace(-2, 6, 17)  # of ridge; half a power of ten apart
@@ -66,7 +66,7 @@ class LinearHead(nn.Module):
         return {"out.weight": self.out[replica], "out.bias": self.out_bias[replica]}
 
 
-class Probe:
+class Probe(Method):
     """A linear head, solved for at once."""
 
     def __init__(self, config: ProbeConfig) -> None:

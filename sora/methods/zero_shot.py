@@ -16,7 +16,7 @@ from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled
 from sora.config import ZeroShotConfig
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
@@ -39,7 +39,7 @@ class CosineHead(nn.Module):
         return {}
 
 
-class ZeroShot:
+class ZeroShot(Method):
     """A cosine above the frozen encoder."""
 
     def __init__(self, config: ZeroShotConfig) -> None:
