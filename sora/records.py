@@ -139,6 +139,7 @@ LAYOUT: dict[str, Any] = {
         "started": str,
         "finished": str,
         "resumed_at": [int],
+        "source": Absent(str),
         "recipe": Absent({"name": str, "budget": str, "unpublished": [str], "changed": [str], "tuned": Absent(str)}),
     },
 }

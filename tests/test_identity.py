@@ -223,7 +223,7 @@ def test_an_option_added_later_renames_nothing(run: RunConfig) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_names_itself(tmp_path: Path, method: str) -> None:
-    (run,) = runs(tmp_path, f"method={method}", "recipe=none")
+    (run,) = runs(tmp_path, f"method={method}", "recipe=none", "task=stsb")
     assert science_config(run, DATA, WEIGHTS)["method"]["name"] == method
 
 
