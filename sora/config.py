@@ -91,6 +91,10 @@ class MethodConfig:
         """What ``trainer.optimizer`` left null stands for."""
         return "adamw"
 
+    def at_rate(self, learning_rate: float) -> MethodConfig:
+        """A copy in which what is given in units of the peak learning rate has its value."""
+        return self
+
 
 METHODS: dict[str, type[MethodConfig]] = {}  # method.name -> its dataclass
 
@@ -136,11 +140,20 @@ class SoraConfig(LoraConfig):
     """
 
     packable: list[str] = opt(
-        ["seed", "seeds.init", "seeds.data", "method.threshold", "method.penalty", "trainer.learning_rate"],
+        [
+            "seed",
+            "seeds.init",
+            "seeds.data",
+            "method.threshold",
+            "method.rho",
+            "method.penalty",
+            "trainer.learning_rate",
+        ],
         science=False,
     )
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
     threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
+    rho: float | None = opt(None, minimum=0.0, science=False)  # sets threshold to rho * learning rate
     threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))
     prox: str | None = opt(None, choices=("soft", "authors"))
     gate_update: str | None = opt(None, choices=("adam", "gradient"))
@@ -172,6 +185,12 @@ class SoraConfig(LoraConfig):
 
     def optimizer(self) -> str:
         return self.OPTIMIZER[self.fidelity]
+
+    def at_rate(self, learning_rate: float) -> SoraConfig:
+        """With the threshold that ``rho`` stands for, to six significant digits."""
+        if self.rho is None:
+            return self
+        return replace(self, threshold=float(f"{self.rho * learning_rate:.6g}"), rho=None)
 
     def unused(self) -> frozenset[str]:
         return frozenset({"penalty"}) if self.penalty_rule == "off" else frozenset()

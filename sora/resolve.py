@@ -188,6 +188,7 @@ def resolved(run: RunConfig) -> RunConfig:
         optimizer=run.trainer.optimizer or method.optimizer(),
         max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
     )
+    method = method.at_rate(float(trainer.learning_rate or 0.0))
     if not method.TRAINS:
         kept = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer) if f.name in MEASURING}
         trainer = TrainerConfig(**kept, max_steps=0)

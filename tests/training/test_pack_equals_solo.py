@@ -79,6 +79,7 @@ SEEDS = {"seed", "seeds.init", "seeds.data"}  # test_float64_to_1e9, and test_se
 MASKS = {("masked_lora", f"method.{key}") for key in ("source", "pattern", "permutation")}  # test_masked_lora.py
 SCALARS = [  # every other key that a method declares packable, with values that matter
     ("sora", "method.threshold", [1e-3, 2e-2]),
+    ("sora", "method.rho", [0.0, 5.0]),
     ("sora", "method.penalty", [0.0, 5.0]),
     ("sora", "trainer.learning_rate", [1e-3, 5e-3]),
     ("lora", "trainer.learning_rate", [1e-3, 5e-3]),
