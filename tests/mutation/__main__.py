@@ -4,30 +4,32 @@
     python -m tests.mutation --out mutation.md           # all of them, one test process at a time
     python -m tests.mutation --only training --jobs 2    # one room, two at a time
 
-A mutant of ``mutants.yaml`` is a place (``file`` and its exact text ``old``, which must be there exactly once), the text
-``new`` that stands there instead, and the ``tests`` that mirror the place. Its room is the folder of the file below
-sora/, or the module itself. Where code moves, ``file`` and ``old`` move with it: mutants that fit no place are listed and
-nothing runs (exit 2). ``equivalent: reason`` marks a change that no test could notice; it is counted apart.
+A mutant of ``mutants.yaml`` is a place (``file`` and its exact text ``old``, which must be there exactly once), the
+text ``new`` that stands there instead, and the ``tests`` that mirror the place. Its room is the folder of the file
+below sora/, or the module itself. Where code moves, ``file`` and ``old`` move with it: mutants that fit no place are
+listed and nothing runs (exit 2). ``equivalent: reason`` marks a change that no test could notice; it is counted apart.
 
-The working tree is copied (tracked files and new ones that git does not ignore), one copy a job, so that the tree itself
-never holds a mutant. Each set of tests runs once unchanged before any mutant, and must pass. A mutant is killed when its
-tests fail, cannot be collected, or take ten times as long as unchanged. The table is Markdown. Exit 0 when at least 90 %
-of those that are not equivalent were killed, else 1.
+The working tree is copied (tracked files and new ones that git does not ignore), one copy a job, so that the tree
+itself never holds a mutant. Each set of tests runs once unchanged before any mutant, and must pass. A mutant is killed
+when its tests fail, cannot be collected, or take ten times as long as unchanged. Tests run in forks of this process,
+which has the large libraries imported already: that is most of what a small test costs. The table is Markdown. Exit 0
+when at least 90 % of those that are not equivalent were killed, else 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
-import queue
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = Path(__file__).with_name("mutants.yaml")
 WANTED = 0.9  # share that must be killed
 PASSED, FAILED, BROKEN = 0, 1, 2  # exit codes of pytest: all passed, some failed, could not be collected
+WARM = ("peft", "transformers.models.deberta_v2.modeling_deberta_v2", "hydra", "hypothesis", "pytest", "scipy.stats")
 LEAST, TIMES = 60.0, 10.0  # seconds a mutant has at least, and in units of its unchanged tests
 
 
@@ -77,7 +80,8 @@ def read(path: Path = MUTANTS) -> list[Mutant]:
                 raise ValueError(f"{path}: {part['file']}: unknown keys {', '.join(sorted(unknown))}")
             if each["old"] == each["new"]:
                 raise ValueError(f"{path}: {part['file']}: old and new are both {each['old']!r}")
-            found.append(Mutant(part["file"], each["old"], each["new"], tuple(shlex.split(tests)), each.get("equivalent", "")))
+            reason = each.get("equivalent", "")
+            found.append(Mutant(part["file"], each["old"], each["new"], tuple(shlex.split(tests)), reason))
     return found
 
 
@@ -105,64 +109,106 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-def run(tree: Path, tests: Sequence[str], limit: float | None = None) -> tuple[int | None, str]:
-    """Run ``tests`` in ``tree``: pytest's exit code, None beyond ``limit`` seconds, and the end of what it printed."""
-    shared = os.environ.get("SORA_TEST_SHARED") or str(ROOT.parent / "shared")
-    variables = {
-        "PYTHONPATH": str(tree),
-        "PYTHONDONTWRITEBYTECODE": "1",  # a mutant of equal size, written in the same second, would go unseen
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "SORA_TEST_SHARED": shared,
-    }
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    process = subprocess.Popen(
-        words,
-        cwd=tree,
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # so that processes of a test end with it
-    )
-    try:
-        output, _ = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        return None, process.communicate()[0]
-    return process.returncode, output
+class Job:
+    """One set of tests on one tree, in a process of its own."""
+
+    def __init__(self, tree: Path, tests: Sequence[str]) -> None:
+        self.tree, self.output = tree, tree.with_suffix(".txt")
+        self.started = time.monotonic()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.process = os.fork()
+        if self.process == 0:
+            code = 70
+            try:
+                code = self._child(tests)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def _child(self, tests: Sequence[str]) -> int:
+        os.setsid()  # so that processes of a test end with it
+        file = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for number in (1, 2):
+            os.dup2(file, number)
+        os.environ |= {
+            "PYTHONPATH": str(self.tree),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a mutant of equal size, written in the same second, would go unseen
+            "SORA_TEST_SHARED": os.environ.get("SORA_TEST_SHARED") or str(ROOT.parent / "shared"),
+        }
+        sys.dont_write_bytecode = True
+        os.chdir(self.tree)
+        sys.path[:] = [str(self.tree), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        return int(importlib.import_module("pytest").main([*options, *tests]))
+
+    def ended(self) -> int | None:
+        """Pytest's exit code, None while it runs."""
+        done, status = os.waitpid(self.process, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if done else None
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def stop(self) -> None:
+        os.killpg(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+
+    def complain(self, what: str) -> SystemExit:
+        """The error that shows what the tests printed, to be raised."""
+        return SystemExit(f"{self.output.read_text(errors='replace')}\n{what}")
 
 
 def unchanged(tree: Path, mutants: Sequence[Mutant]) -> dict[tuple[str, ...], float]:
     """Seconds of each set of tests without a mutant. Raises SystemExit where one does not pass."""
     took = {}
     for tests in dict.fromkeys(each.tests for each in mutants):
-        start = time.perf_counter()
-        code, output = run(tree, tests)
-        took[tests] = time.perf_counter() - start
+        job = Job(tree, tests)
+        while (code := job.ended()) is None:
+            time.sleep(0.05)
+        took[tests] = job.seconds
+        print(f"unchanged {job.seconds:5.1f} s  {shlex.join(tests)}", file=sys.stderr, flush=True)
         if code != PASSED:
-            raise SystemExit(f"{output}\nunchanged, these do not pass (exit {code}): {shlex.join(tests)}")
+            raise job.complain(f"unchanged, these do not pass (exit {code}): {shlex.join(tests)}")
     return took
 
 
-def outcome(tree: Path, mutant: Mutant, limit: float) -> str:
-    """``killed`` (and how) or ``survived``. Raises SystemExit where no test ran."""
-    path = tree / mutant.file
-    original = path.read_text(encoding="utf-8")
+def outcomes(
+    trees: list[Path], mutants: Sequence[Mutant], took: dict[tuple[str, ...], float]
+) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant with how it ended, in the order of ending. Raises SystemExit where no test ran."""
+    waiting, running = list(mutants), dict[Job, tuple[Mutant, str]]()
     try:
-        path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
-        code, output = run(tree, mutant.tests, limit)
+        while waiting or running:
+            while waiting and trees:
+                mutant, tree = waiting.pop(0), trees.pop()
+                original = (tree / mutant.file).read_text(encoding="utf-8")
+                (tree / mutant.file).write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+                running[Job(tree, mutant.tests)] = mutant, original
+            time.sleep(0.05)
+            for job, (mutant, original) in list(running.items()):
+                slow = job.seconds > max(LEAST, TIMES * took[mutant.tests])
+                if (code := job.ended()) is None and not slow:
+                    continue
+                if code is None:
+                    job.stop()
+                (job.tree / mutant.file).write_text(original, encoding="utf-8")
+                del running[job]
+                trees.append(job.tree)
+                ends = {None: "killed: too slow", FAILED: "killed", BROKEN: "killed: not collected", PASSED: "survived"}
+                if code not in ends:
+                    raise job.complain(f"pytest ended with {code} at {mutant.file}: {mutant.change()}")
+                yield mutant, ends[code]
     finally:
-        path.write_text(original, encoding="utf-8")
-    if code is None:
-        return "killed: too slow"
-    if code == FAILED:
-        return "killed"
-    if code == BROKEN:
-        return "killed: not collected"
-    if code == PASSED:
-        return "survived"
-    raise SystemExit(f"{output}\npytest ended with {code} at {mutant.file}: {mutant.change()}")
+        for job in running:
+            job.stop()
 
 
 def report(mutants: Sequence[Mutant], outcomes: Sequence[str]) -> tuple[str, float]:
@@ -217,26 +263,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{each.room:14} {each.place(ROOT)}  {each.change()}  [{shlex.join(each.tests)}]")
         return 0
     started = time.perf_counter()
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # before the libraries look
+    for name in WARM:
+        importlib.import_module(name)
+    found: dict[Mutant, str] = {}
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        for job in range(options.jobs):
-            trees.put(copy(Path(folder) / str(job)))
-        tree = trees.get()
-        took = unchanged(tree, mutants)
-        trees.put(tree)
-
-        def one(mutant: Mutant) -> str:
-            tree = trees.get()
-            try:
-                end = outcome(tree, mutant, max(LEAST, TIMES * took[mutant.tests]))
-            finally:
-                trees.put(tree)
+        trees = [copy(Path(folder) / str(job)) for job in range(options.jobs)]
+        took = unchanged(trees[0], mutants)
+        for mutant, end in outcomes(trees, mutants, took):
+            found[mutant] = end
             print(f"{end:9} {mutant.place(ROOT)}  {mutant.change()}", file=sys.stderr, flush=True)
-            return end
-
-        with ThreadPoolExecutor(options.jobs) as pool:
-            outcomes = list(pool.map(one, mutants))
-    text, share = report(mutants, outcomes)
+    text, share = report(mutants, [found[each] for each in mutants])
     print(text, end="")
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
