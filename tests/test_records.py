@@ -60,6 +60,9 @@ def test_find_needs_the_id_alone(tmp_path: Path) -> None:
     path = written(tmp_path)
     assert records.find(tmp_path, ID) == path
     assert records.find(tmp_path, "ba9876543210") is None
+    path.with_suffix(".npz").unlink()  # a record without its logits is no result: the run is computed again
+    assert records.find(tmp_path, ID) is None
+    assert records.finished(tmp_path) == {}
 
 
 def test_both_files_depend_on_their_content_alone(tmp_path: Path) -> None:
