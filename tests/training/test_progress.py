@@ -27,6 +27,18 @@ def test_of_equal_evaluations_the_earliest_is_selected(tmp_path):
     assert progress.best_step == 5
 
 
+def test_predictions_stand_in_the_order_of_the_split():
+    """They are made in order of length, 32 at a time."""
+    built = tiny.pack(tiny.runs(seeds=[0, 1]), held=40)
+    split = built.splits["select"]
+    found = predict(built, split)
+    assert found.shape == (2, 40, 2)
+    for place in range(0, 40, 3):
+        batch, _ = split.batch(np.array([place, place]), built.device)
+        alone = built.model(batch).detach().numpy()
+        np.testing.assert_allclose(found[:, place], alone, rtol=0, atol=1e-5)
+
+
 def test_an_evaluation_after_a_training_step_drops_nothing():
     built = tiny.pack(tiny.runs(backbone={"dropout": 0.5}))
     quiet = predict(built, built.splits["select"])
