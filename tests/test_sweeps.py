@@ -351,9 +351,11 @@ def test_a_recipe_decides_the_ids_of_its_jobs(typed: Command, tmp_path: Path) ->
 
 def test_a_manifest_does_not_know_where_things_lie(typed: Command, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        done = typed("-m", f"paths.results={tmp_path}/{folder}", f"data.dir=/data/{folder}", "seed=0,1", *TOY)
-        assert done.status == 0
+        places = (f"paths.results={tmp_path}/{folder}", f"data.dir=/data/{folder}", "trainer.log_every=7")
+        assert typed("-m", *places, "trainer.max_steps=7", "seed=0,1", *TOY).status == 0
     (one,), (two,) = ((tmp_path / folder / "studies").iterdir() for folder in ("one", "two"))
     assert one.name == two.name
     assert one.read_bytes() == two.read_bytes()
     assert str(tmp_path) not in one.read_text(encoding="utf-8")
+    assert studies.read(one)["fixed"]["trainer.max_steps"] == "7"
+    assert not {"paths.results", "data.dir", "trainer.log_every"} & set(studies.read(one)["fixed"])
