@@ -23,7 +23,8 @@ def test_only_what_differs_beside_the_seed_is_told() -> None:
 def test_two_entries_of_a_pack_that_are_one_run_are_named(tmp_path: Path) -> None:
     """The size of a penalty that is off decides nothing."""
     entries = "pack=[{seed: 3, method.penalty: 0.1}, {seed: 3, method.penalty: 0.2}]"
-    pack = tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", "method=sora", "method.penalty_rule=off", entries)
+    words = ("task=synthetic_pair", "recipe=none", "method=sora", "method.penalty_rule=off", "dry_run=true")
+    pack = tiny_runs(tmp_path, *words, entries)
     with pytest.raises(UserError, match=r"are one run, leave one out \(seed 3 penalty 0\.1 is [0-9a-f]{12}; seed 3 "):
         run_pack(pack, "test")
     assert not (tmp_path / "runs").exists()
