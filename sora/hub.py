@@ -53,17 +53,20 @@ def fetch(repository: Repository, name: str) -> Path:
 def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
     """The folder of the repository's files that match ``patterns``, downloaded if need be; None = all of them.
 
-    Without a network it is what the cache holds at the revision, whole or not. Raises NotThere with the reason.
+    Without a network it is what the cache holds at the revision, whole or not. Raises NotThere with the reason, also
+    where no file matches.
     """
     revision, kind = repository.revision or None, repository.kind
     with _reasons(repository):
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
 
         alone = _is_alone()
         folder = snapshot_download(
             repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=alone
         )
-        return Path(folder)
+    if not any(any(Path(folder).glob(pattern)) for pattern in patterns or ["*"]):
+        raise NotThere(_cache_of(repository) if alone or constants.is_offline_mode() else "it has no such file")
+    return Path(folder)
 
 
 def _is_alone() -> bool:

@@ -184,7 +184,7 @@ FORMATS = {
     "wsc": Format(wsc, {"text": str, **{name: int if "index" in name else str for name in SPANS}, "idx": int}),
 }
 LAYOUTS = ("flat", *FORMATS)
-_NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
+_NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list of some"}
 
 
 def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled: bool) -> Examples:
@@ -286,26 +286,34 @@ def _with_marks(example: Example) -> Example:
 
 
 def _unfold_multirc(row: Row) -> Iterator[Row]:
-    for asked in row["passage"]["questions"]:
-        for answer in asked["answers"]:
+    passage = _inner(row, "passage", dict)
+    for asked in _inner(passage, "questions", list):
+        for answer in _inner(asked, "answers", list):
             numbers = {"paragraph": row["idx"], "question": asked["idx"], "answer": answer["idx"]}
-            texts = {"paragraph": row["passage"]["text"], "question": asked["question"], "answer": answer["text"]}
+            texts = {"paragraph": passage["text"], "question": asked["question"], "answer": answer["text"]}
             yield texts | {"idx": numbers} | {key: answer[key] for key in ("label",) if key in answer}
-        if not asked["answers"]:
-            raise ValueError(f"question {asked['idx']} has no answers")
 
 
 def _unfold_record(row: Row) -> Iterator[Row]:
-    text = row["passage"]["text"]
-    spans = [_span(each, text) for each in row["passage"]["entities"]]
-    for asked in row["qas"]:
+    passage = _inner(row, "passage", dict)
+    text = passage["text"]
+    spans = [_span(each, text) for each in _inner(passage, "entities", list)]
+    for asked in _inner(row, "qas", list):
         numbers = {"passage": row["idx"], "query": asked["idx"]}
-        answers = [_span(each, text)["text"] for each in asked["answers"]] if "answers" in asked else None
+        answers = [_span(each, text)["text"] for each in _inner(asked, "answers", list)] if "answers" in asked else None
         yield {"passage": text, "query": asked["query"], "entity_spans": spans, "answers": answers, "idx": numbers}
 
 
 def _unfold_wsc(row: Row) -> Iterator[Row]:
-    yield {key: value for key, value in row.items() if key != "target"} | row["target"]
+    yield {key: value for key, value in row.items() if key != "target"} | _inner(row, "target", dict)
+
+
+def _inner(row: Row, key: str, kind: type) -> Any:
+    """The object, or the list that is not empty, at ``key``. Raises KeyError, ValueError."""
+    value = row[key]
+    if not isinstance(value, kind) or value == []:
+        raise ValueError(f"{key} is {show(value)}, {_NOUNS[kind]} expected")
+    return value
 
 
 UNFOLD: dict[str, Unfold] = {"multirc": _unfold_multirc, "record": _unfold_record, "wsc": _unfold_wsc}

@@ -72,7 +72,8 @@ def class_indices(table: Table, name: str, labels: Sequence[str], repair: str) -
     for position, each in enumerate(words):
         if each not in place:
             value = table.frame[name].iloc[position]
-            raise table.refuse(position, f"label {show(value)} is not one of {', '.join(labels)}", repair)
+            found = "no label, which must be" if value is None else f"label {show(value)} is not"
+            raise table.refuse(position, f"{found} one of {', '.join(labels)}", repair)
     return np.array([place[each] for each in words], dtype=np.int64)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,8 +143,12 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         if not path.exists():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
         if given:
-            check(Path(given).expanduser(), [each for each in files if each.is_file()])
-        official[split] = (_of_snapshot if snapshot_of else _of_official)(files, task, split, source)
+            inside = (sorted(each.iterdir()) if each.is_dir() else [each] for each in files)  # a saved split is a folder
+            check(Path(given).expanduser(), chain.from_iterable(inside))
+        if snapshot_of:
+            official[split] = read_snapshot(files, task, split, source)
+        else:
+            official[split] = read_official(path, task, split, source)
         expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:
             partial[split] = f"{expected:,} expected, {found:,} found"
@@ -158,9 +162,8 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
     return official, partial
 
 
-def _of_official(files: Sequence[Path], task: TaskConfig, split: str, source: str) -> Examples:
+def read_official(path: Path, task: TaskConfig, split: str, source: str) -> Examples:
     """The examples of an official file. Raises UserError with ``file:line`` for a row that is not as described."""
-    (path,) = files
     labelled = not split.startswith("test")
     columns = task.columns | ({} if labelled else task.test_columns)
     if task.reader == "tsv":
@@ -173,8 +176,9 @@ def _of_official(files: Sequence[Path], task: TaskConfig, split: str, source: st
         return flat(table, task, columns, source, labelled)
     table = read_jsonl(path, UNFOLD.get(task.layout))
     columns = columns | {"idx": "idx", "label": "label"}
-    known = FORMATS[task.layout].columns if task.layout in FORMATS else columns.values()
-    _refuse_others(table, {*known, *task.ignored_keys, *(["label"] if labelled else [])})
+    asked = dict.fromkeys(columns.values()) if task.layout == "flat" else FORMATS[task.layout].columns
+    known = {*asked, *task.ignored_keys, "label"} - (set() if labelled else {"label"})
+    _refuse_others(table, known)
     if task.layout in FORMATS:
         return formatted(table, task, split, source, labelled)
     return flat(table, task, columns, source, labelled)
@@ -233,8 +237,6 @@ def hub_files(task: TaskConfig, split: str) -> list[Path]:
         if any(held.glob(f"{name}-*.parquet")):
             return snapshot_files(task, split, held)
         folder = snapshot(repository, [f"{task.hub_config}/{name}-*.parquet"])
-        if not any((folder / task.hub_config).glob(f"{name}-*.parquet")):
-            raise NotThere("its cache lacks the file")
     except NotThere as error:
         raise UserError(
             f"task {task.name}: no {task.hub_config}/{name}-00000-of-00001.parquet of {task.hub}: {error}; fill the "
@@ -245,13 +247,13 @@ def hub_files(task: TaskConfig, split: str) -> list[Path]:
     return snapshot_files(task, split, folder / task.hub_config)
 
 
-def _of_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: str) -> Examples:
+def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: str) -> Examples:
     """The examples of a split of the hub's data set; ``source`` is the official file that it stands for."""
     dataset = read_parquet(files) if files[0].is_file() else read_saved(files[0])
     place = str(files[0].parent if len(files) > 1 else files[0])
     labelled = not split.startswith("test")
     columns = task.hub_columns or task.columns | {"label": "label", "idx": "idx"}
-    known = FORMATS[task.layout].columns if task.layout in FORMATS else columns.values()
+    known = columns.values() if task.layout == "flat" else FORMATS[task.layout].columns
     table = of_dataset(dataset, place, [*known, "label"])
     if task.layout in FORMATS:
         return formatted(table, task, split, source, labelled)
