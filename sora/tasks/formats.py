@@ -234,7 +234,9 @@ def _row_number(row: Row, position: int) -> Any:
 def _check_numbers(table: Table, rows: list[Row]) -> None:
     """Official numbers are integers, and within a file no two rows, questions or answers share one."""
     names = list(rows[0]["idx"]) if rows and isinstance(rows[0]["idx"], dict) else ["row"]
-    listed = [[row["idx"].get(name) for name in names] if isinstance(row["idx"], dict) else [row["idx"]] for row in rows]
+    listed = [
+        [row["idx"].get(name) for name in names] if isinstance(row["idx"], dict) else [row["idx"]] for row in rows
+    ]
     for position, numbers in enumerate(listed):
         for number in numbers:
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**63:

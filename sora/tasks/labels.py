@@ -29,7 +29,9 @@ def word(value: Any) -> str:
         return ""
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
-    text = value if isinstance(value, str) else str(value) if isinstance(value, int | float | np.number) else show(value)
+    text = (
+        value if isinstance(value, str) else str(value) if isinstance(value, int | float | np.number) else show(value)
+    )
     return text.lower() if text.lower() in ("true", "false") else text
 
 
@@ -100,11 +102,9 @@ def labels_found(table: Table, name: str) -> list[str]:
     An empty list where the values are real numbers: a regression.
 
     Raises:
-        UserError: a row without a label, one class alone, values of several types, two spellings of one label, or
+        UserError: one class alone, values of several types, two spellings of one label, or
             numbers that may be classes or scores.
     """
-    if are_missing(table, name).any():
-        raise table.refuse(int(are_missing(table, name).argmax()), f"no label in column {name!r}", "give it one")
     words = words_of(table, name)
     counts = Counter(words)
     _same_kind(table, name)
@@ -124,7 +124,9 @@ def labels_found(table: Table, name: str) -> list[str]:
             raise UserError(f"{say} has the labels {spellings[key]!r} and {each!r}, which may be one; write it one way")
         spellings[key] = each
     if len(counts) > MANY or len(counts) > max(WHOLE, len(words) // 2):
-        raise UserError(f"{say} has {len(counts)} different labels in {len(words)} rows; is it the label column? {GIVE}")
+        raise UserError(
+            f"{say} has {len(counts)} different labels in {len(words)} rows; is it the label column? {GIVE}"
+        )
     if len(counts) < 2:
         raise UserError(f"{say} has one label, {words[0]!r}, in every row; a classifier needs two" if words else say)
     return sorted(counts, key=lambda each: (numbers[each] if math.isfinite(numbers[each]) else math.inf, each))

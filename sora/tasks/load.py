@@ -17,13 +17,23 @@ from typing import TYPE_CHECKING
 from sora.errors import UserError
 from sora.hub import NotThere, Repository, snapshot
 from sora.prepared import check
-from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks import own
+from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.formats import FORMATS, LAYOUTS, UNFOLD, flat, formatted
 from sora.tasks.metrics import check_metrics
 from sora.tasks.spec import TaskConfig
 from sora.tasks.splits import count_rows, limited, make_splits, train_slice
-from sora.tasks.tables import AGAIN, REPAIR, Table, check_shards, of_dataset, read_delimited, read_jsonl, read_parquet, read_saved
+from sora.tasks.tables import (
+    AGAIN,
+    REPAIR,
+    Table,
+    check_shards,
+    of_dataset,
+    read_delimited,
+    read_jsonl,
+    read_parquet,
+    read_saved,
+)
 
 if TYPE_CHECKING:  # sora.config imports TaskConfig from this package
     from sora.config import DataConfig, ProtocolConfig
@@ -78,7 +88,9 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
     if not splits:
         raise UserError(f"task {task.name} has no test split; leave predict out or choose another task")
     found = own.read(task, data.dir) if task.reader == "own" else _read(task, splits, data)[0]
-    return {split: found[split].take(range(min(data.limit or len(found[split]), len(found[split])))) for split in splits}
+    return {
+        split: found[split].take(range(min(data.limit or len(found[split]), len(found[split])))) for split in splits
+    }
 
 
 def why_not(task: TaskConfig, data: DataConfig) -> str:
@@ -143,7 +155,9 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         if not path.exists():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
         if given:
-            inside = (sorted(each.iterdir()) if each.is_dir() else [each] for each in files)  # a saved split is a folder
+            inside = (
+                sorted(each.iterdir()) if each.is_dir() else [each] for each in files
+            )  # a saved split is a folder
             check(Path(given).expanduser(), chain.from_iterable(inside))
         if snapshot_of:
             official[split] = read_snapshot(files, task, split, source)

@@ -116,9 +116,14 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
     for split, table in tables.items():
         table.need([*task.text, *([task.label] if split != "test" else [])], "correct data.text and data.label")
         if not len(table.frame):
-            raise UserError(f"{table.place}: no rows (the {split} split of task {task.name}); give a file that has some")
+            raise UserError(
+                f"{table.place}: no rows (the {split} split of task {task.name}); give a file that has some"
+            )
         for name in task.text:
             _check_texts(table, name)
+        if split != "test" and (missing := are_missing(table, task.label)).any():
+            reason = f"no label in column {task.label!r} (the {split} split)"
+            raise table.refuse(int(missing.argmax()), reason, REPAIR)
     train = tables["train"]
     if not task.labels and not task.score_range:
         task = replace(task, labels=labels_found(train, task.label))
@@ -204,7 +209,9 @@ class Source:
             return joined([read_jsonl(path, repair=REPAIR) for path in self.paths])
         if suffix in DELIMITED:
             return joined([read_text(path, self.task, self.split) for path in self.paths])
-        raise UserError(f"{first}: a file of that ending is not read; it must be one of .csv .tsv .jsonl .json .parquet")
+        raise UserError(
+            f"{first}: a file of that ending is not read; it must be one of .csv .tsv .jsonl .json .parquet"
+        )
 
     def _of_folder(self, folder: Path) -> Table:
         wanted, name = [*self.task.text, self.task.label], self.task.hub_splits.get(self.split, self.split)

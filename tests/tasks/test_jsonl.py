@@ -15,8 +15,8 @@ import pytest
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.tasks import Examples, load, load_task, load_test
+from sora.tasks.formats import FORMATS, UNFOLD
 from sora.tasks.load import read_official
-from sora.tasks.formats import FORMATS
 from sora.tasks.spec import CONF
 
 PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
@@ -334,7 +334,9 @@ def test_the_guide_shows_the_function_as_it_is() -> None:
         line.removeprefix("   ") for line in guide.split("```python\n")[1].split("   ```")[0].splitlines()
     )
     assert shown.strip() == inspect.getsource(FORMATS["copa"].examples).strip()
-    for name, described, function in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \|", guide):
+    for name, described, function, unfold in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \| (\w+) \|", guide):
+        body = len(inspect.getsource(UNFOLD[name]).strip().splitlines()) - 1 if name in UNFOLD else "none"
+        assert str(body) == unfold, name
         assert len(inspect.getsource(FORMATS[name].examples).strip().splitlines()) == int(function), name
         assert yaml_lines(name) == int(described), name
     sizes = [yaml_lines(name) for name in ("boolq", "cb", "rte_superglue", "axb", "axg", "ax")]

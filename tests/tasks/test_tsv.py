@@ -12,8 +12,8 @@ import pytest
 
 from sora.errors import UserError
 from sora.tasks.examples import Examples
-from sora.tasks.spec import load_task
 from sora.tasks.load import read_official
+from sora.tasks.spec import load_task
 
 RTE_HEADER = "index\tsentence1\tsentence2\tlabel\n"
 
