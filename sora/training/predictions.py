@@ -82,7 +82,8 @@ def _done(job: Job, asked: Sequence[Asked]) -> bool:
     """Whether every file that is asked for is there, and whole: predictions of a part are made again."""
     folder = job.folder / "predictions"
     files = all(
-        submissions.is_whole(folder / submissions.file_of(task, split), task, examples) for task, split, examples in asked
+        submissions.is_whole(folder / submissions.file_of(task, split), task, examples)
+        for task, split, examples in asked
     )
     done = files and (folder / "scores.json").is_file()
     if done:

@@ -1,4 +1,4 @@
-"""Tasks of a user's own files, through the command: one meaning whatever the file, and one sentence for what is wrong."""
+"""A user's own files as tasks, through the command: one meaning whatever the file, one sentence for what is wrong."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_labels_mean_the_same_in_every_file(
 
 
 def test_the_order_of_given_labels_holds_in_every_file(typed: Command, tmp_path: Path) -> None:
-    """labels [1, 0] with integers: the word 1 is class 0, also in a folder of numbered classes, and never its number."""
+    """labels [1, 0] with integers: the word 1 is class 0, also in a folder of numbered classes."""
     found = {}
     for kind in ("tsv", "saved", "parquet", "jsonl"):
         (tmp_path / kind).mkdir()
@@ -155,7 +155,7 @@ def test_the_order_of_given_labels_holds_in_every_file(typed: Command, tmp_path:
     found["numbered"] = loaded(run).splits["train"].labels[:4].tolist()
     run = run_of(typed(*OWN, f"data.files={tmp_path}/numbered", "task.labels=[good,bad]"))
     found["names"] = loaded(run).splits["train"].labels[:4].tolist()
-    assert found == dict.fromkeys(found, [0, 1, 0, 1])
+    assert found == {key: [0, 1, 0, 1] for key in found}
     run = run_of(typed(*OWN, f"data.files={tmp_path}/numbered"))
     assert run.task.labels == ["bad", "good"]
     assert loaded(run).splits["train"].labels[:4].tolist() == [1, 0, 1, 0]
@@ -386,7 +386,7 @@ def test_a_wrong_file_is_one_sentence(typed: Command, tmp_path: Path, name: str,
     ("name", "content", "says"),
     [
         ("dev.csv", GOOD + "t,p,maybe\n", 'dev.csv:8: label "maybe" is not one of no, yes'),
-        ("dev.csv", GOOD.replace(",yes", ",").replace(",no", ","), "dev.csv:2: no label in column 'y' (the validation split)"),
+        ("dev.csv", csv_text("t,p,", "u,q,"), "dev.csv:2: no label in column 'y' (the validation split)"),
         ("dev.csv", GOOD + "t,p,\n", "dev.csv:8: no label in column 'y' (the validation split); correct that row"),
         ("test.csv", GOOD + "t,p,\n", "test.csv:8: no label in column 'y', which other rows have"),
     ],
