@@ -193,7 +193,7 @@ def test_a_labelled_test_file_is_reported_on(
 
 
 def test_a_test_file_without_labels_is_predicted_alone(typed: Command, tmp_path: Path) -> None:
-    for values in ({"y": [""] * 10}, {}):
+    for values in ({"y": [""] * 10}, {"y": ["-1"] * 10}, {}):
         files = write(tmp_path, "csv", ["no", "yes"], ("train", "validation", "test"))
         rows = frame("test", ["no"]).drop(columns="y").assign(**values)
         rows.to_csv(tmp_path / "test.csv", index=False)
@@ -280,6 +280,14 @@ def test_quotes_that_swallow_rows_are_not_taken_for_quoting(typed: Command, tmp_
         (tmp_path / f"{split}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     files = f"data.files={{train: {tmp_path}/train.tsv, validation: {tmp_path}/validation.tsv}}"
     assert "may be text or quoting; set data.quoting=csv or data.quoting=none" in typed(*OWN, files).err
+
+
+def test_rows_that_are_in_train_too_are_counted(typed: Command, tmp_path: Path) -> None:
+    files = write(tmp_path, "csv", ["no", "yes"])
+    assert "note" not in typed(*OWN, files).err
+    rows = pd.concat([frame("validation", ["no", "yes"]), frame("train", ["no", "yes"]).head(3)])
+    rows.to_csv(tmp_path / "validation.csv", index=False)
+    assert "15 rows, separated by commas, quoted as CSV; note: the texts of 3 of them are in" in typed(*OWN, files).err
 
 
 def test_words_that_look_like_nothing_stay_words(typed: Command, tmp_path: Path) -> None:
@@ -420,6 +428,8 @@ def test_a_wrong_split_beside_a_good_one(typed: Command, tmp_path: Path, name: s
             ["data.files={train: saved, validation: good.csv}", "task.hub_splits={train: all}"],
             "no split 'all', there are",
         ),
+        (["data.files={train: single, validation: single}"], "train and validation are both single, so that they"),
+        (["data.files=saved", "task.hub_splits={validation: train}"], "train and validation are both saved, so that"),
         (["data.files=single"], "data.files=single: is one split alone"),
         (
             ["data.files=odd"],
