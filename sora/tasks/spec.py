@@ -116,4 +116,4 @@ def load_task(name: str, folder: Path = CONF) -> TaskConfig:
         raise UserError(
             f"conf/task/{name}.yaml has unknown fields {', '.join(unknown)}; TaskConfig lists those there are"
         )
-    return TaskConfig(**values)
+    return TaskConfig(**{key: value for key, value in values.items() if value is not None})
