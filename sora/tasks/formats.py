@@ -204,7 +204,7 @@ def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled:
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 found = "missing" if value is None else show(value)
                 raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected", REPAIR)
-            if kind is str and not value.strip() and name not in form.empty:
+            if isinstance(value, str) and name not in form.empty and not value.strip():
                 raise table.refuse(position, f"{name} is empty", REPAIR)
     _check_numbers(table, rows)
     labels = class_indices(table, "label", task.labels, REPAIR).tolist() if label else [-1] * len(rows)
@@ -243,7 +243,7 @@ def _check_numbers(table: Table, rows: list[Row]) -> None:
                 raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected", REPAIR)
     _once(table, [numbers[-1] for numbers in listed], names[-1], REPAIR)
     for level, name in enumerate(names[:-1]):
-        asked = {}
+        asked: dict[Any, tuple[int, list[Any], list[Any]]] = {}
         for position, numbers in enumerate(listed):
             content = [rows[position].get(key) for key in ("paragraph", "passage", "question")[: level + 2]]
             first = asked.setdefault(numbers[level], (position, numbers[:level], content))

@@ -60,8 +60,9 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
             "with predict=true, which also predicts it"
         )
     check_metrics(task)
+    partial: dict[str, str] = {}
     if task.reader == "own":
-        official, partial = own.read(task, data.dir), {}
+        official = own.read(task, data.dir)
     else:
         if missing := [split for split in ("train", "validation") if split not in task.sizes]:
             raise UserError(

@@ -132,6 +132,8 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
         task = replace(task, labels=labels_found(train, task.label))
     elif task.labels and len(set(train.frame[task.label].map(word))) < 2:
         raise UserError(f"{train.place}: column {task.label!r} has one label in every row; a classifier needs two")
+    if broken := next((label for label in task.labels if len(label.splitlines()) != 1 or "\t" in label), None):
+        raise UserError(f"task={task.name}: the label {show(broken)} has a tab or a line break; write it in one line")
     found = examples_of(task, tables)
     trained = set(zip(*found["train"].texts, strict=True))
     for split, table in tables.items():

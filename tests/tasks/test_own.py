@@ -336,6 +336,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # of the training file: name, con
     ("train.csv", csv_text("t,p,yes", "u,q,yes"), "has one label, 'yes', in every row; a classifier needs two"),
     ("train.csv", GOOD + "text,part,Yes\n", "has the labels 'Yes' and 'yes', which may be one; write it one way"),
     ("train.csv", GOOD + "text,part,no \n", "has the labels 'no' and 'no ', which may be one"),
+    ("train.csv", GOOD + 't,p,"two\nlines"\n', 'the label "two\\nlines" has a tab or a line break'),
     ("train.csv", csv_text("t,p,1", "u,q,0", "v,r,1.0"), "holds whole numbers such as 1: classes or scores? give task"),
     ("train.csv", csv_text(*(f"t,p,{i * i}" for i in range(14))), "14 different whole numbers: classes or scores?"),
     (
