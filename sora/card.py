@@ -32,7 +32,7 @@ TITLES = {
     "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
-BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task"}
+BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task", "own": "own data"}
 IN_LAYER = re.compile(r"(?:.*\.)?layer\.(\d+)\.(.+)")
 
 

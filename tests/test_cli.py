@@ -52,8 +52,8 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["recipe=tiny/sora/rte"], "recipe=tiny/sora/rte: no such file in conf/recipe"),
         (["budget=minilm-l6/rtee"], "no such file in conf/budget ... did you mean minilm-l6/rte?"),
         (
-            ["budget=minilm-l6/rte", "recipe=deberta-v3-base/sora/rte"],
-            "its epochs would be cut short by budget=minilm-l6/rte; add budget=none",
+            ["budget=minilm-l6/synthetic_graded", "recipe=deberta-v3-base/sora/rte"],
+            "its epochs would be cut short by budget=minilm-l6/synthetic_graded; add budget=none",
         ),
         (
             ["budget=minilm-l6/rte", "trainer.epochs=1"],

@@ -43,6 +43,18 @@ def test_tables_of_glue() -> None:
     assert scores == "index\tprediction\n0\t2.500\n1\t0.000\n2\t5.000\n3\t0.000\n"
 
 
+def test_a_task_that_no_leaderboard_knows_gets_a_plain_table(tmp_path: Path) -> None:
+    own = replace(load_task("rte"), benchmark="own", submission={})
+    assert submissions.file_of(own, "test") == "test.tsv"
+    assert submissions.file_of(load_task("rte"), "test") == "RTE.tsv"
+    text = submissions.content(own, examples(2, idx=None), logits(1, 0))
+    assert text == "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
+    (tmp_path / "test.tsv").write_text(text)
+    assert submissions.is_whole(tmp_path / "test.tsv", own, examples(2))
+    scores = replace(own, labels=[], score_range=[])  # no range, so nothing is clipped
+    assert submissions.content(scores, examples(1), np.array([[-7.25]])).endswith("\n0\t-7.250\n")
+
+
 @pytest.mark.parametrize(
     ("name", "line"),
     [

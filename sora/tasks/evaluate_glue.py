@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import evaluate
 import numpy as np
 
