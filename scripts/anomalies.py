@@ -1,4 +1,4 @@
-"""Write results/published/anomalies.md: published cells that their test sets cannot produce.
+"""Write results/published/anomalies.md and dispersion.md: what the published numbers say of themselves.
 
 python scripts/anomalies.py
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.anomalies import note
+from experiments import anomalies, dispersion
 from experiments.published import FOLDER
 from sora.records import write_text
 
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="scripts/anomalies.py", description=__doc__.splitlines()[0]).parse_args()
-    write_text(FOLDER / "anomalies.md", note())
+    write_text(FOLDER / "anomalies.md", anomalies.note())
+    write_text(FOLDER / "dispersion.md", dispersion.note())

@@ -108,6 +108,7 @@ LAYOUT: dict[str, Any] = {
             "loss": MEASURED,
             "select": SCORES,
             "live_ranks": Null(int),
+            "gate_histogram": Absent([int]),
         }
     ],
     "level_results": [LEVEL],
@@ -115,6 +116,9 @@ LAYOUT: dict[str, Any] = {
     "metrics": {"selected": EVALUATION, "last": EVALUATION},
     "params": {"trainable": int, "live": int, "authors_formula": int, "head": int},
     "ranks": {str: int},
+    "ranks_last": Absent({str: int}),
+    "no_data_ranks": Absent({"selected": {str: int}, "last": Absent({str: int})}),
+    "regime": Absent({"rho": float, "shrink": float, "travel": float}),
     "data": {
         "sizes": {str: int},
         "partial": {str: str},
@@ -135,6 +139,7 @@ LAYOUT: dict[str, Any] = {
         "started": str,
         "finished": str,
         "resumed_at": [int],
+        "source": Absent(str),
         "recipe": Absent({"name": str, "budget": str, "unpublished": [str], "changed": [str], "tuned": Absent(str)}),
     },
 }
@@ -365,7 +370,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     ids int64 [N] (0-based rows of the official file), logits float16 or float32 [N, C], labels int64 [N] or
     float32 [N]; all from the selected weights. MultiRC and ReCoRD add groups int64 [N] (question), ReCoRD credit
     float64 [N, 2]. A sparsity schedule adds ``level<k>_<split>_logits`` of its levels, and what else there is of
-    train_subset. Raises UserError when the file is damaged or not the record's.
+    train_subset. SoRA adds ``gates`` float32 [M, r], before pruning, a row for each key of ``ranks``, in their order.
+    Raises UserError when the file is damaged or not the record's.
     """
     record, file = record or read(path), Path(path).with_suffix(".npz")
     try:

@@ -168,6 +168,7 @@ def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:
     path = run_dir / "checkpoint" / SELECTED
     partial = path.with_suffix(".tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a run without steps has no checkpoint before this
         save_file(tensors, partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
