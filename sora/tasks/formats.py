@@ -24,6 +24,7 @@ from sora.tasks.tables import REPAIR, Table, Unfold, show
 
 PLACEHOLDER = "@placeholder"
 COPA_QUESTIONS = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}  # as in jiant
+LEVELS = ("paragraph", "passage", "question", "query", "answer")  # of nested official numbers, from the outside in
 MARKS = "*#"  # around the first and the second span, as T5 prepares WSC
 Row = dict[str, Any]
 Span = tuple[int, int, int]  # text column, first character, end
@@ -228,16 +229,24 @@ def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled:
 
 def _row_number(row: Row, position: int) -> Any:
     """What the flat rows of one official row share."""
-    return next(iter(row["idx"].values())) if isinstance(row["idx"], dict) else position
+    return _numbers(row)[0] if isinstance(row["idx"], dict) else position
+
+
+def _numbers(row: Row) -> list[Any]:
+    """The official numbers of a row, from the outside in."""
+    idx = row["idx"]
+    return [idx[name] for name in LEVELS if name in idx] if isinstance(idx, dict) else [idx]
 
 
 def _check_numbers(table: Table, rows: list[Row]) -> None:
     """Official numbers are integers, and within a file no two rows, questions or answers share one."""
-    names = list(rows[0]["idx"]) if rows and isinstance(rows[0]["idx"], dict) else ["row"]
-    listed = [
-        [row["idx"].get(name) for name in names] if isinstance(row["idx"], dict) else [row["idx"]] for row in rows
-    ]
+    nested = bool(rows) and isinstance(rows[0]["idx"], dict)
+    names = [name for name in LEVELS if name in rows[0]["idx"]] if nested else ["row"]
+    listed = [_numbers(row) for row in rows]
     for position, numbers in enumerate(listed):
+        if not names or len(numbers) != len(names):
+            found = show(rows[position]["idx"])
+            raise table.refuse(position, f"idx is {found}, a number of each kind expected", REPAIR)
         for number in numbers:
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**63:
                 raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected", REPAIR)
