@@ -56,8 +56,8 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
             "its epochs would be cut short by budget=minilm-l6/synthetic_graded; add budget=none",
         ),
         (
-            ["budget=minilm-l6/rte", "trainer.epochs=1"],
-            "trainer.epochs=1: has no effect beside the trainer.max_steps=300 of budget=minilm-l6/rte; "
+            ["budget=minilm-l6/synthetic_graded", "trainer.epochs=1"],
+            "trainer.epochs=1: has no effect beside the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded; "
             "add trainer.max_steps=null",
         ),
         (["method=lora", "method.r=0"], "method.r: got 0, must be an integer >= 1"),
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_sentence(typed: Command, arguments: list[str], said: s
 
 
 def test_a_bound_that_was_taken_away_does_not_stand_against_epochs(typed: Command) -> None:
-    done = typed("task=rte", "budget=minilm-l6/rte", "~trainer.max_steps", "trainer.epochs=1")
+    done = typed("task=rte", "budget=minilm-l6/synthetic_graded", "~trainer.max_steps", "trainer.epochs=1")
     assert (done.status, done.packs[0][0].trainer.max_steps) == (0, None)
 
 
