@@ -23,11 +23,11 @@ import experiments
 from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
 from sora.errors import UserError
+from sora.place import CONF
 from sora.records import write_bytes
 from sora.studies import FOLDER
 from sora.untrusted import is_name
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

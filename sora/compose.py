@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.place import CONF
 from sora.recipes import check_recipe
 from sora.resolve import build_runs
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def runs_of(overrides: Iterable[str]) -> list[RunConfig]:

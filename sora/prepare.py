@@ -18,7 +18,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sora import records
+from sora import place, records
 from sora.backbones.source import tokenizer_files, tokenizer_folder, weights_file
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
@@ -28,7 +28,7 @@ from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder
 from sora.tasks.snapshot import open_snapshot
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "backbone"
+CONF = place.CONF / "backbone"
 MODELS = "models"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,9 +11,9 @@ import yaml
 from sora.coercion import coerce, nearest
 from sora.config import METHODS, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
+from sora.place import CONF
 from sora.resolve import resolved
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 ALL = "*"
 COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
 SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", "precision")}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from sora import place
 from sora.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
+CONF = place.CONF / "task"
 
 
 @dataclass

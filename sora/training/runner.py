@@ -28,6 +28,7 @@ import yaml
 
 from sora import records
 from sora.backbones.source import backbone_identity
+from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.estimate import facts_of
@@ -216,7 +217,9 @@ def _again(command: str) -> str:
     In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
     """
     words = [word for word in sys.argv if word != "resume=never"]  # which would start anew
-    typed = shlex.join(["python", *words]) if Path(words[0]).name == "run.py" else command
+    if Path(words[0]).name not in ("run.py", "sora"):
+        return f"cd {shlex.quote(os.getcwd())} && {command}"
+    typed = shlex.join([*program(), *words[1:]])
     return f"cd {shlex.quote(os.getcwd())} && {typed}"
 
 
