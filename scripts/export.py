@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sora.console import run
 from sora.errors import UserError
 from sora.publish import find_run, publish
 
@@ -35,4 +36,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sora import records, studies
+from sora.console import run
 from sora.errors import UserError
 
 Record = dict[str, Any]
@@ -126,4 +127,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

@@ -13,6 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from sora.console import run
 from sora.errors import UserError
 from sora.prepare import MODELS, prepare
 from sora.prepared import check_all
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="NAME=FOLDER", help="take a backbone from a folder that you have"
     )
+    parser.add_argument("--config-dir", metavar="FOLDER", help="configuration of your own: its task/ and backbone/")
     parser.add_argument("--allow-partial", action="store_true", help="accept other numbers of examples than official")
     parser.add_argument("--check", action="store_true", help="only compare the files with the manifest")
     arguments = parser.parse_args()
@@ -47,6 +49,7 @@ def main() -> int:
             data_dir=arguments.data,
             weights=weights,
             allow_partial=arguments.allow_partial,
+            config_dir=arguments.config_dir,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -15,6 +15,9 @@ from pathlib import Path
 import experiments
 from experiments.progress import progress, told
 from experiments.study import load
+from sora.arguments import hydra_text
+from sora.commands import here
+from sora.console import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
     parser.add_argument("--runs", metavar="FOLDER", help="the folder of run folders, paths.runs (default: runs)")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
+    parser.add_argument("--config-dir", metavar="FOLDER", help="your own configuration, if the study was made with one")
     parser.add_argument("--commands", type=int, default=3, help="commands of missing runs to print (default: 3)")
     options = parser.parse_args(arguments)
     results = Path(options.results)
@@ -34,8 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in options.study if name not in {study.name for study in loaded.studies}]:
         print(f"error: --study {unknown[0]}: no manifest of that name in {results / 'studies'}", file=sys.stderr)
         return 2
+    folders = {"paths.results": options.results, "paths.runs": options.runs or "runs"}
+    words = [f"{key}={hydra_text(folder)}" for key, folder in folders.items() if folder != key.partition(".")[2]]
+    own = [options.config_dir] if options.config_dir else []
     for study in shown:
-        print(told(progress(study, Path(options.runs or "runs")), options.commands))
+        shown_as = {each.command: here(each.command, own, words) for each in study.runs}
+        print(told(progress(study, Path(options.runs or "runs")), options.commands, shown_as))
     if not shown:
         print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
     problems = [*loaded.problems]
@@ -47,4 +55,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

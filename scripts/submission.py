@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sora import records, submissions
+from sora.console import run
 from sora.errors import UserError
 
 NOT_IN = ("partial", "random_weights", "synthetic")  # flags of runs that are handed in nowhere
@@ -150,4 +151,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

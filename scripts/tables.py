@@ -26,6 +26,8 @@ import experiments
 from experiments import claims, figures, published, render, report
 from experiments.artefacts import Figure, Table, shared
 from experiments.study import Run, Study, commands, load
+from sora.commands import in_script
+from sora.console import run
 from sora.errors import UserError
 from sora.records import write_bytes
 
@@ -122,9 +124,10 @@ def _study(results: Path, study: Study, writer: Writer) -> report.Section:
             svgs[artefact.name] = svg
             pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png", told))
     writer.put(tables / "README.md", "\n".join(pages).encode("utf-8"))
-    writer.put(tables / "runs.sh", "".join(f"{_place(run)}\n{run.command}\n" for run in study.runs).encode("utf-8"))
+    lines = [f"{_place(each)}\n{in_script(each.command)}\n" for each in study.runs]
+    writer.put(tables / "runs.sh", "".join(lines).encode("utf-8"))
     if missing := commands(study.runs):
-        writer.put(tables / "missing.sh", "\n".join([*missing, ""]).encode("utf-8"))
+        writer.put(tables / "missing.sh", "\n".join([*map(in_script, missing), ""]).encode("utf-8"))
     return report.Section(study, definition.title, artefacts, svgs)
 
 
@@ -150,4 +153,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

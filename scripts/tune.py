@@ -22,12 +22,12 @@ import yaml
 import experiments
 from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
+from sora.console import run
 from sora.errors import UserError
 from sora.place import CONF
 from sora.records import write_bytes
 from sora.studies import FOLDER
 from sora.untrusted import is_name
-
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,4 +134,4 @@ def recipe(path: Path, choice: Choice, studies: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

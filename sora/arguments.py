@@ -1,8 +1,8 @@
 """The words of a command as people type them, made into the words that Hydra reads (torch-free).
 
-Hydra wants its flags in one place, and a quoted value wherever a sign is no letter of its grammar. A person types flags
-anywhere and paths as the file system has them. So flags go to the front here, and the values of the keys that hold paths
-or names of the user's own are quoted, with ``~`` expanded.
+Hydra wants its flags in one place, and a quoted value wherever a sign is not in its grammar. A person types flags
+anywhere and paths as the file system has them. So flags go to the front here, and the values of the keys that hold
+paths or names of the user's own are quoted, with ``~`` expanded.
 """
 
 from __future__ import annotations

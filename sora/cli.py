@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sora import arguments, console
 from sora.coercion import nearest, one_of
-from sora.commands import program_name, published
+from sora.commands import install, program_name, published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
 from sora.place import CONF, expanded
@@ -174,7 +174,7 @@ def explain(error: Exception) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and choice in LAUNCHERS:
             package, extra = LAUNCHERS[choice]
-            return f"{group}={choice}: the package {package} is not installed; pip install -e '.[{extra}]'"
+            return f"{group}={choice}: the package {package} is not installed; {install(extra)}"
         if not error.options:
             return f"{group}={choice}: no such choice, conf/{group} is empty"
         hint = nearest(choice, error.options)
@@ -192,7 +192,8 @@ def explain(error: Exception) -> str:
             return f"{key}: no key of this cluster; only cluster=slurm has it"
         if key in known_keys():
             return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
-        return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
+        hint = f"; {' '.join(program_name())} --help lists the keys"
+        return f"{key}: no such key{nearest(key, known_keys()) or hint}"
     if added := re.match(r"(?:Multiple values for )?(\S+?)(?:\. To override| appears more than once)", text):
         return f"+{added[1]}=: the configuration has a choice of it already; write {added[1]}=<choice>, without the +"
     if merged := re.match(r"Error merging override (.*)", text):

@@ -59,8 +59,13 @@ def program_name() -> list[str]:
     return ["sora"] if _is_installed() else ["python", "run.py"]
 
 
+def install(extra: str) -> str:
+    """The command that adds what only an extra of this project has."""
+    return f"pip install 'sora-bench[{extra}]'" if ROOT == BUNDLE else f"pip install -e '.[{extra}]'"
+
+
 def program() -> list[str]:
-    """What a command begins with that runs here and now: the program as it was started, seen from the current folder."""
+    """What a command begins with that runs here and now: the program as it was started."""
     if _is_installed():
         return ["sora"]
     if Path(sys.argv[0]).name == "run.py":

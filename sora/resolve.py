@@ -191,7 +191,8 @@ def resolved(run: RunConfig) -> RunConfig:
     folders = {key: value for key, value in dataclasses.asdict(run.paths).items() if value}
     paths = dataclasses.replace(run.paths, **{key: expanded(f"paths.{key}", value) for key, value in folders.items()})
     schedule = run.schedule.resolved()
-    run = dataclasses.replace(run, method=method, trainer=trainer, schedule=schedule, seeds=seeds, data=data, paths=paths)
+    run = dataclasses.replace(run, method=method, trainer=trainer, schedule=schedule, seeds=seeds, data=data)
+    run = dataclasses.replace(run, paths=paths)
     _check_together(run)
     return run
 

@@ -12,7 +12,7 @@ from sora.arguments import arranged, hydra_text, quoted
 from sora.errors import UserError
 from tests.typed import Command
 
-SIGNS = ("a b", "ä/ö ü", "数据", "a#b", "a&b", "a(b", "a)b", "it's", 'say "x"', "a=b", "a,b", "a;b", "a!b", "1e3", "007")
+SIGNS = ("a b", "ä/ö ü", "数据", "a#b", "a&b", "a(b", "a)b", "it's", 'say "x"', "a=b", "a,b", "a;b", "a!b", "1e3")
 
 
 def read(word: str) -> object:
@@ -113,7 +113,8 @@ def test_a_tilde_is_expanded_wherever_it_stands(
     run = done.packs[0][0]
     assert [run.paths.runs, run.paths.results, run.data.dir] == [f"{tmp_path}/home/{x}" for x in ("r", "s", "glue")]
     assert not (tmp_path / "~").exists()
-    assert "~" not in done.commands[0] and str(tmp_path) not in done.commands[0]
+    assert "~" not in done.commands[0]
+    assert str(tmp_path) not in done.commands[0]
 
 
 def test_a_home_that_is_not_known_makes_no_folder(
@@ -143,7 +144,8 @@ def test_own_configuration_by_a_flag_in_the_middle(typed: Command, tmp_path: Pat
     (folder / "mine.yaml").write_text("name: mine\nbenchmark: synthetic\nlabels: [a, b]\n", encoding="utf-8")
     done = typed("task=mine", "--cfg", "job", "--config-dir", str(folder.parent), "seed=3")
     # typed() gives a --config-dir of its own in front; the later one counts, and has no backbone=tiny.
-    assert done.status == 2 and "backbone=tiny: no such choice" in done.err
+    assert done.status == 2
+    assert "backbone=tiny: no such choice" in done.err
     (folder.parent / "backbone").mkdir()
     (folder.parent / "backbone" / "tiny.yaml").write_text("name: tiny\n", encoding="utf-8")
     done = typed("task=mine", "--cfg", "job", "--config-dir", str(folder.parent), "seed=3")
