@@ -30,7 +30,7 @@ from sora.errors import UserError
 from sora.regime import regime
 from sora.tasks import TaskData, load
 from sora.training.checkpoint import KEEP
-from sora.training.device import choose_device, slow
+from sora.training.device import choose_device, has_driver, slow, why_no_gpu
 from sora.training.pack import Pack, build_pack, losses_of
 from sora.wandb_mirror import check_key
 
@@ -66,7 +66,7 @@ class Case:
 
     @cached_property
     def device(self) -> torch.device:
-        return choose_device(self.run.deterministic)
+        return choose_device(self.run.deterministic, self.run.device)
 
     @cached_property
     def pack(self) -> Pack:
@@ -164,7 +164,10 @@ def _device(case: Case) -> tuple[str, str]:
     if words := slow(case.run.precision, case.device):
         return "note", words
     if case.device.type == "cpu":
-        return "ok", f"no GPU in use: {torch.get_num_threads()} threads of the CPU, torch {torch.__version__}"
+        text = f"the CPU, with at most {torch.get_num_threads()} threads, torch {torch.__version__}"
+        if case.run.device == "auto" and has_driver():
+            return "note", f"{text}; this machine has a driver of NVIDIA, but {why_no_gpu()}"
+        return "ok", f"device={case.run.device}: {text}"
     name = torch.cuda.get_device_name(case.device)
     if case.run.precision == "bf16" and not torch.cuda.is_bf16_supported():
         return "FAIL", f"{name} does not compute in bf16; set precision=fp32"

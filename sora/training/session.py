@@ -18,7 +18,7 @@ from sora.regime import regime
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
 from sora.training import checkpoint, memory
-from sora.training.device import choose_device, environment, peak_bytes, slow
+from sora.training.device import choose_device, environment, named, peak_bytes, slow, take_free_threads
 from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
 from sora.training.evaluation import evaluate, predicts_one_class
 from sora.training.loop import Loop
@@ -50,9 +50,10 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
         if run.resume == "never":
             checkpoint.discard(job.folder)
     mirrors = mirrors_of(jobs)
-    device = choose_device(run.deterministic)
+    device = choose_device(run.deterministic, run.device)
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
+        threads = take_free_threads(device)
         pack = build_pack([job.run for job in jobs], data, device)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
@@ -64,6 +65,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
                 check=preemption.check,
                 before_write=claims.verify,
             )
+            tracker.say(f"device={run.device}: {named(device)}, {threads}")
             if words := slow(run.precision, device):
                 tracker.say(f"warning: {words}")
             step = loop.resume() if run.resume == "auto" else 0
