@@ -116,8 +116,9 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
             for path in sorted(finished.adapter.iterdir()):
                 if path.name != "README.md":
                     shutil.copyfile(path, out / path.name)
-        from sora import card
+        from sora import card, export
 
+        export.name_labels(out, finished.run.task)
         _write_tokenizer(finished.run, out)
         card.write(out, finished.run, finished.record)
     except OSError as error:

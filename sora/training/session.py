@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sora import card, records
+from sora import card, export, records
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.regime import regime
@@ -206,6 +206,7 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
+    export.name_labels(adapter, job.run.task)
     if job.run.method.name != "full" or job.run.predict:  # a whole model lies twice only to predict
         checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
