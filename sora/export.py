@@ -21,8 +21,8 @@ from sora.backbones.head import form_of
 from sora.records import write_text
 
 if TYPE_CHECKING:
-    from sora.config import TaskConfig
     from sora.backbones import Backbone, Head
+    from sora.config import TaskConfig
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 PEFT_WEIGHTS = "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""Programs whose console closes: they end quietly, or train on. Commands from another folder, by a user without a home."""
+"""Programs whose console closes end quietly, or train on; a user without a home gets no folder called ~."""
 
 from __future__ import annotations
 
