@@ -64,7 +64,8 @@ def arranged(arguments: Sequence[str]) -> list[str]:
 def quoted(arguments: Sequence[str]) -> list[str]:
     """``arguments`` with the values of ``PATHS`` and ``TEXTS`` in Hydra's grammar.
 
-    In a sweep a comma still parts two values, unless the whole is the name of something that exists.
+    In a sweep a comma still parts two values, unless the whole is the name of something that exists, or the key is one
+    of ``paths.*``, which no sweep has more than one of.
 
     Raises:
         UserError: a ``~name`` whose home folder is not known.
@@ -120,7 +121,7 @@ def _value(key: str, value: str, sweep: bool, expand: bool) -> str:
         return _mapping(value, text)
     if value[0] == "[" and value[-1] == "]" and not (expand and _exists(value)):
         return f"[{','.join(text(_plain(each.strip())) for each in _parts(value[1:-1]))}]"
-    if not sweep or _exists(value):
+    if not sweep or key.startswith("paths.") or _exists(value):
         return text(_plain(value))
     try:
         parsed = OverridesParser.create().parse_override(f"key={value}")

@@ -87,6 +87,7 @@ def test_the_comma_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert quoted(["experiment=x", "backbone.weights=a,b"])[1] == "backbone.weights=a,b"
     assert quoted(["experiment=x", "hydra.mode=RUN", "data.dir=a,b"])[2] == "data.dir='a,b'"
     assert quoted(["-m", "backbone.weights=glob(*)"])[1] == "backbone.weights=glob(*)"
+    assert quoted(["-m", "paths.results=a,b"])[1] == "paths.results='a,b'", "no sweep has more than one"
     (tmp_path / "a,b").mkdir()
     assert quoted(["-m", f"data.dir={tmp_path}/a,b"])[1] == f"data.dir='{tmp_path}/a,b'"
 

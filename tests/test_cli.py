@@ -92,7 +92,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["schedule.count=5"], "schedule.count: has no effect without a schedule; add schedule=sparsify"),
         (["-m", "experiment=main_table,threshold"], "experiment=main_table,threshold: one sweep has one experiment"),
         (["-m", "cluster=local,joblib"], "cluster=local,joblib: one sweep has one cluster"),
-        (["-m", "paths.results=a,b"], "paths.results=a,b: one sweep has one paths.results"),
+        (["-m", "study.name=a,b"], "study.name=a,b: one sweep has one study.name"),
         (
             ["experiment=main_table", "study.seeds=0,1"],
             "study.seeds=0,1: one sweep has one study.seeds; write study.seeds=[0,1]",
