@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a wheel carries conf/, experiments/, scripts/ and the published numbers inside sora."""
+"""What pyproject.toml cannot say: in a wheel sora carries conf, experiments, scripts and the published numbers."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,7 +39,7 @@ def main(words: Sequence[str]) -> int:
         if flag := next((word for word in words if word.startswith("-")), None):
             raise UserError(f"{flag}: the doctor knows the overrides of run.py and --config-dir; leave it out")
         runs = runs_of(words, own[::-1])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
     except UserError as error:

@@ -27,7 +27,7 @@ from experiments import claims, figures, published, render, report
 from experiments.artefacts import Figure, Table, shared
 from experiments.study import Run, Study, commands, load
 from sora.commands import in_script
-from sora.console import run
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.records import write_bytes
 
@@ -143,10 +143,10 @@ def _write_table(folder: Path, table: Table, writer: Writer) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/tables.py", description="Tables, figures and the report from records."
+    parser = Parser(prog="scripts/tables.py", description="Tables, figures and the report from records.")
+    parser.add_argument(
+        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )
-    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
     parser.add_argument("--strict", action="store_true", help="exit status 2 when a file could not be used")
     return parser

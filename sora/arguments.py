@@ -48,6 +48,8 @@ def arranged(arguments: Sequence[str]) -> list[str]:
         (name,) = known
         action = actions[name]
         if action.nargs == 0:
+            if equals:
+                raise UserError(f"{name}: takes no value, got {value!r}")
             flags.append(name)
             continue
         choices = list(action.choices or [])
@@ -57,7 +59,11 @@ def arranged(arguments: Sequence[str]) -> list[str]:
             equals, value = "=", words.pop(0)
         if equals and choices and value not in choices:
             raise UserError(f"{name} {value}: must be one of {', '.join(choices)}{nearest(value, choices)}")
-        flags += [name, expanded(name, value) if name in FOLDERS else value] if equals else [name]
+        if name in FOLDERS:
+            value = expanded(name, value)
+            if not Path(value).is_dir():
+                raise UserError(f"{name} {value}: no such folder")
+        flags += [name, value] if equals else [name]
     return [*flags, *rest]
 
 

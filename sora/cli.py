@@ -16,6 +16,7 @@ from dataclasses import fields
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -95,7 +96,9 @@ def main() -> None:
     except UserError as error:
         mistakes += 1
         _complain(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        if in_job and isinstance(error, yaml.YAMLError):
+            raise
         mistakes += 1
         _complain(explain(error))
     except ValueError as error:
@@ -167,6 +170,10 @@ def explain(error: Exception) -> str:
         return (
             "a group (schedule=, recipe=, task=, ...) was given null, a number or a list; it takes the name of a choice"
         )
+    if isinstance(error, yaml.YAMLError):
+        where = getattr(error, "problem_mark", None)
+        place = f"{where.name}, line {where.line + 1}: " if where else ""
+        return f"{place}no YAML ({getattr(error, 'problem', None) or ' '.join(text.split())}); mend the file"
     if isinstance(error, OverrideParseException):
         reason = [line for line in text.splitlines() if not line.startswith(("Error parsing", "See "))]
         why = "; ".join(reason)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from sora.errors import UserError
+from sora.place import expanded
 
 
 class _Unbroken(io.FileIO):
@@ -58,6 +61,23 @@ def check_home() -> None:
             f"HOME is not set and user {os.getuid()} has no home folder, so that caches have no place; "
             "export HOME=<a folder that can be written>"
         )
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one sentence, under the name that the program was called by."""
+
+    def __init__(self, *, prog: str | None = None, **options: Any) -> None:
+        name = Path(sys.argv[0]).name
+        super().__init__(prog=name if name.startswith("sora-") else prog, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        self.exit(2, f"error: {message[:1].lower()}{message[1:]}; {self.prog} --help lists what there is\n")
+
+
+def place_of(text: str) -> Path:
+    """The type of an argument that is a path; a shell leaves the ``~`` of ``--results=~/x`` alone."""
+    return Path(expanded("path", text))
 
 
 def run(main: Callable[[], int]) -> NoReturn:

@@ -26,7 +26,7 @@ def read(word: str) -> object:
         (["task=cb", "--cfg", "job", "backbone=x"], ["--cfg", "job", "task=cb", "backbone=x"]),
         (["task=cb", "--cfg=job", "x=1"], ["--cfg", "job", "task=cb", "x=1"]),
         (["task=cb", "-c", "job", "--resolve", "x=1"], ["-c", "job", "--resolve", "task=cb", "x=1"]),
-        (["task=cb", "--config-dir", "D", "x=1"], ["--config-dir", "D", "task=cb", "x=1"]),
+        (["task=cb", "--config-dir", ".", "x=1"], ["--config-dir", ".", "task=cb", "x=1"]),
         (["task=cb", "--multi", "x=1,2"], ["--multirun", "task=cb", "x=1,2"]),
         (["task=cb", "--info", "x=1"], ["--info", "task=cb", "x=1"]),
         (["task=cb", "--info", "searchpath", "x=1"], ["--info", "searchpath", "task=cb", "x=1"]),
@@ -46,6 +46,8 @@ def test_flags_may_stand_anywhere(typed: list[str], arranged_words: list[str]) -
         (["--cfg", "-m"], "--cfg: needs a value"),
         (["--cfg", "jobs"], "--cfg jobs: must be one of job, hydra, all"),
         (["-x"], "-x: no such flag"),
+        (["--help=me"], "--help: takes no value, got 'me'"),
+        (["--config-dir", "D", "x=1"], "--config-dir D: no such folder"),
     ],
 )
 def test_a_flag_that_is_wrong_is_one_sentence(typed: list[str], said: str) -> None:

@@ -66,6 +66,7 @@ def gpus_of(configured: Sequence[Any] | None) -> list[str]:
             found = []
     if not found:
         where = f"{VARIABLE} is empty" if os.environ.get(VARIABLE) == "" else "nvidia-smi lists none"
+        where = where if configured is None else "cluster.gpus is empty"
         raise UserError(f"cluster=gpus: no GPU to give jobs to ({where}); cluster.gpus=[0,1] names them")
     if len(set(found)) < len(found):
         raise UserError(f"cluster.gpus: got {', '.join(found)}, must be each GPU once")
