@@ -105,8 +105,12 @@ def seconds(record: Record) -> float:
     return math.fsum(record["time"].values()) / float(record["pack"]["size"])
 
 
-def told(progress: Progress, commands: int) -> str:
-    """The progress in words, with at most ``commands`` commands of what is to be run."""
+def told(progress: Progress, commands: int, shown_as: Mapping[str, str] | None = None) -> str:
+    """The progress in words, with at most ``commands`` commands of what is to be run.
+
+    ``shown_as``: command of a manifest -> the one that runs where the user stands.
+    """
+    shown_as = shown_as or {}
     study = progress.study
     states = Counter(each.state for each in progress.open)
     counts = [f"{len(progress.done)} done", *(f"{n} {state}" for state, n in states.items())]
@@ -123,7 +127,7 @@ def told(progress: Progress, commands: int) -> str:
     if progress.open and (progress.seconds or progress.unknown):
         lines.append(f"  the rest: {_cost(progress)}")
     if todo and commands:
-        lines += [f"  {each.run.command}" for each in todo[:commands]]
+        lines += [f"  {shown_as.get(each.run.command, each.run.command)}" for each in todo[:commands]]
         if len(todo) > commands:
             lines.append(f"  and {len(todo) - commands} more; --commands {len(todo)} lists them")
     return "\n".join(lines)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from experiments.columns import Column
+from sora.place import ROOT
 
-FOLDER = Path(__file__).resolve().parents[1] / "results" / "published"
+FOLDER = ROOT / "results" / "published"
 NAMES = {"sora": "SoRA paper", "adalora": "AdaLoRA paper"}
 BACKBONE = "deberta-v3-base"  # of every number in scores.csv
 SENTENCE = (

@@ -18,6 +18,7 @@ from sora.recipes import CONF
 
 Record = Mapping[str, Any]
 SEED_AXES = ("seed", "seeds.init", "seeds.data")  # what tells repetitions apart, not settings
+NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
 
 
@@ -204,6 +205,8 @@ def _contradiction(axes: Mapping[str, Any], record: Record) -> str:
             continue
         if isinstance(held, list) and sorted(map(str, held)) == sorted(map(str, [wanted])):
             continue  # method.targets=query and [query] are one setting
+        if wanted in NAMED_ELSEWHERE and axis in ("task", "backbone"):
+            continue  # task=own task.name=mine: the run id ties the two
         if (CONF / axis).is_dir() and not (CONF / axis / f"{wanted}.yaml").is_file():
             continue  # somebody's own choice of a group, whose file may give another name: the run id ties the two
         return f"{axis} is {held!r} and not {wanted!r}"

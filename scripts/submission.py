@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sora import records, submissions
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
 
 NOT_IN = ("partial", "random_weights", "synthetic")  # flags of runs that are handed in nowhere
@@ -133,21 +134,21 @@ def zipped(files: dict[str, Path]) -> bytes:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/submission.py", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="scripts/submission.py", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="what", required=True)
     for name in ("glue", "superglue"):
         command = commands.add_parser(name, help=f"collect the files of {name} into a zip")
-        command.add_argument("--results", type=Path, default=Path("results"), help="folder of records/ (results)")
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (runs)")
-        command.add_argument("--out", type=Path, help=f"the zip to write ({name}.zip)")
+        command.add_argument("--results", type=place_of, default=Path("results"), help="folder of records/ (results)")
+        command.add_argument("--runs", type=place_of, default=Path("runs"), help="folder of the run folders (runs)")
+        command.add_argument("--out", type=place_of, help=f"the zip to write ({name}.zip)")
         command.add_argument("--backbone", help="only runs of this backbone")
         command.add_argument("--method", help="only runs of this method")
         command.add_argument("--protocol", help="only runs that were selected by this protocol")
         command.add_argument("--incomplete", action="store_true", help="write the zip although files are missing")
     check = commands.add_parser("check", help="check prediction files")
-    check.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    check.add_argument("files", nargs="+", type=place_of, metavar="FILE")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -26,6 +26,8 @@ import experiments
 from experiments import claims, figures, published, render, report
 from experiments.artefacts import Figure, Table, shared
 from experiments.study import Run, Study, commands, load
+from sora.commands import in_script
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.records import write_bytes
 
@@ -122,9 +124,10 @@ def _study(results: Path, study: Study, writer: Writer) -> report.Section:
             svgs[artefact.name] = svg
             pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png", told))
     writer.put(tables / "README.md", "\n".join(pages).encode("utf-8"))
-    writer.put(tables / "runs.sh", "".join(f"{_place(run)}\n{run.command}\n" for run in study.runs).encode("utf-8"))
+    lines = [f"{_place(each)}\n{in_script(each.command)}\n" for each in study.runs]
+    writer.put(tables / "runs.sh", "".join(lines).encode("utf-8"))
     if missing := commands(study.runs):
-        writer.put(tables / "missing.sh", "\n".join([*missing, ""]).encode("utf-8"))
+        writer.put(tables / "missing.sh", "\n".join([*map(in_script, missing), ""]).encode("utf-8"))
     return report.Section(study, definition.title, artefacts, svgs)
 
 
@@ -140,14 +143,14 @@ def _write_table(folder: Path, table: Table, writer: Writer) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/tables.py", description="Tables, figures and the report from records."
+    parser = Parser(prog="scripts/tables.py", description="Tables, figures and the report from records.")
+    parser.add_argument(
+        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )
-    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
     parser.add_argument("--strict", action="store_true", help="exit status 2 when a file could not be used")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -467,6 +467,7 @@ class RunConfig:
     precision: str = opt("fp32", choices=PRECISIONS)
     head: str = opt("classifier+pooler", choices=HEADS)
     deterministic: bool = opt(False, science=False)
+    device: str = opt("auto", choices=("auto", "cuda", "cpu"), science=False)  # auto = the first GPU, else the CPU
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig, metadata={"science": False})

@@ -22,6 +22,7 @@ from sora.records import write_text
 
 if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
+    from sora.config import TaskConfig
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -142,6 +143,22 @@ def write_plain(
     _save(encoder, folder / MODEL_WEIGHTS)
     config["dtype"] = "float32"
     write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def name_labels(folder: Path, task: TaskConfig) -> None:
+    """Write the words of the task's labels into ``config.json``, so that transformers' pipelines answer with them.
+
+    A folder without that file, or whose model does not classify, is left as it is.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or (folder / HEAD_WEIGHTS).is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = task.labels if task.choices == 1 and task.labels else ["score"]
+    config["id2label"] = {str(index): name for index, name in enumerate(names)}
+    config["label2id"] = {name: index for index, name in enumerate(names)}
+    config["problem_type"] = "regression" if task.regression else "single_label_classification"
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()

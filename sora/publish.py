@@ -47,7 +47,8 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
         raise UserError(f"{name}: {where}{nearest(name, known)}; --runs names another folder of runs")
     status = _read_json(folder / "status.json")
     if status.get("status") not in records.STATUSES:
-        command = f": {status['command']}" if status.get("command") else ""
+        again = status.get("resume") or status.get("command")
+        command = f": {again}" if again else ""
         raise UserError(
             f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; "
             f"finish it by repeating its command{command}"
@@ -115,8 +116,9 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
             for path in sorted(finished.adapter.iterdir()):
                 if path.name != "README.md":
                     shutil.copyfile(path, out / path.name)
-        from sora import card
+        from sora import card, export
 
+        export.name_labels(out, finished.run.task)
         _write_tokenizer(finished.run, out)
         card.write(out, finished.run, finished.record)
     except OSError as error:

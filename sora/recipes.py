@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,9 +11,9 @@ import yaml
 from sora.coercion import coerce, nearest
 from sora.config import MEASURING, METHODS, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
+from sora.place import CONF
 from sora.resolve import resolved
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 ALL = "*"
 COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
 OWN = ("data.files", "data.text", "data.label", "data.quoting")  # keys of a task that is given on the command line

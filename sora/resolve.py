@@ -28,6 +28,7 @@ from sora.config import (
     TrainerConfig,
 )
 from sora.errors import UserError
+from sora.place import expanded
 from sora.sources import filled
 from sora.tasks import own
 from sora.tasks.spec import TaskConfig
@@ -204,9 +205,12 @@ def resolved(run: RunConfig) -> RunConfig:
         init=run.seeds.init if run.seeds.init is not None else run.seed,
         data=run.seeds.data if run.seeds.data is not None else run.seed,
     )
-    data = dataclasses.replace(run.data, dir=run.data.dir or None)
+    data = dataclasses.replace(run.data, dir=expanded("data.dir", run.data.dir) if run.data.dir else None)
+    folders = {key: value for key, value in dataclasses.asdict(run.paths).items() if value}
+    paths = dataclasses.replace(run.paths, **{key: expanded(f"paths.{key}", value) for key, value in folders.items()})
     schedule = run.schedule.resolved()
     run = dataclasses.replace(run, method=method, trainer=trainer, schedule=schedule, seeds=seeds, data=data)
+    run = dataclasses.replace(run, paths=paths)
     _check_together(run)
     return run
 

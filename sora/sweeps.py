@@ -37,6 +37,7 @@ NO_SCIENCE = (
     "predict",
     "dry_run",
     "deterministic",
+    "device",
     "pack",
     "trainer.checkpoint_every",
     "trainer.log_every",

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sora import place
 from sora.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
+CONF = place.CONF / "task"
 
 
 @dataclass

@@ -28,6 +28,7 @@ import yaml
 
 from sora import records
 from sora.backbones.source import backbone_identity
+from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.estimate import facts_of
@@ -154,7 +155,7 @@ def _predict(jobs: Sequence[Job], data: TaskData, preemption: Preemption) -> Non
     from sora.training import predictions
     from sora.training.device import choose_device
 
-    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic), preemption.check)
+    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic, jobs[0].run.device), preemption.check)
 
 
 def _complete(jobs: Sequence[Job]) -> None:
@@ -185,6 +186,9 @@ def _pack_is_finished(job: Job) -> bool:
 
 
 def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemption) -> None:
+    from sora.training.device import choose_device
+
+    choose_device(pack[0].run.deterministic, pack[0].run.device)  # device=cuda without one ends here, before any folder
     for job in pack:
         _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
         _make_writable(job.folder, "paths.runs")
@@ -216,7 +220,9 @@ def _again(command: str) -> str:
     In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
     """
     words = [word for word in sys.argv if word != "resume=never"]  # which would start anew
-    typed = shlex.join(["python", *words]) if Path(words[0]).name == "run.py" else command
+    if Path(words[0]).name not in ("run.py", "sora"):
+        return f"cd {shlex.quote(os.getcwd())} && {command}"
+    typed = shlex.join([*program(), *words[1:]])
     return f"cd {shlex.quote(os.getcwd())} && {typed}"
 
 
@@ -228,7 +234,7 @@ def _train_packs(
     from sora.training.device import choose_device
     from sora.training.session import train
 
-    device = choose_device(waiting[0][0].run.deterministic)
+    device = choose_device(waiting[0][0].run.deterministic, waiting[0][0].run.device)
     facts = facts_of(data)
     waiting[:] = [pack for company in waiting for pack in memory.fitting(company, facts, device)]
     # The parts of a pack each go on from the checkpoints that their members share.

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sora import card, records
+from sora import card, export, records
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.regime import regime
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
 from sora.training import checkpoint, closed_form, memory
-from sora.training.device import choose_device, environment, peak_bytes, slow
+from sora.training.device import choose_device, environment, named, peak_bytes, slow, take_free_threads
 from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
 from sora.training.evaluation import EVALUATED, Logits, evaluate, predicts_one_class
 from sora.training.loop import Loop
@@ -50,9 +50,10 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
         if run.resume == "never":
             checkpoint.discard(job.folder)
     mirrors = mirrors_of(jobs)
-    device = choose_device(run.deterministic)
+    device = choose_device(run.deterministic, run.device)
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
+        threads = take_free_threads(device)
         pack = build_pack([job.run for job in jobs], data, device)
         fitted_s = closed_form.fit(pack, preemption.check)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
@@ -65,6 +66,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
                 check=preemption.check,
                 before_write=claims.verify,
             )
+            tracker.say(f"device={run.device}: {named(device)}, {threads}")
             if words := slow(run.precision, device):
                 tracker.say(f"warning: {words}")
             step = loop.resume() if run.resume == "auto" else 0
@@ -213,6 +215,7 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
+    export.name_labels(adapter, job.run.task)
     if job.run.method.name != "full" or job.run.predict:  # a whole model lies twice only to predict
         checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
