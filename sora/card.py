@@ -28,7 +28,7 @@ TITLES = {
     "full": "Full fine-tuning",
     "peft": "PEFT",
 }
-BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task"}
+BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task", "own": "own data"}
 IN_LAYER = re.compile(r"(?:.*\.)?layer\.(\d+)\.(.+)")
 
 

@@ -26,7 +26,7 @@ from sora.coercion import nearest, one_of
 from sora.commands import published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
-from sora.recipes import CONF, check_recipe, check_study
+from sora.recipes import CONF, OWN, check_recipe, check_study
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
 from sora.training.preemption import Preempted
 
@@ -118,6 +118,10 @@ def _check_single(choices: Any, cfg: DictConfig) -> None:
     if (cluster := OmegaConf.select(cfg, "cluster.name", default="local")) != "local":
         raise UserError(f"cluster={cluster}: one run trains here; add -m, or name a study with experiment=")
     check_study(choices, _overrides())
+    typed = [each.partition("=")[0] for each in _overrides()]
+    unread = [key for key in OWN if key in typed and f"${{{key}}}" not in str(OmegaConf.to_container(cfg.task))]
+    if unread:  # as in a job of a sweep over own and official tasks
+        print(f"note: {unread[0]} has no effect, task={choices['task']} has files of its own", file=sys.stderr)
 
 
 def joined(values: Any) -> str:

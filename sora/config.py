@@ -323,10 +323,15 @@ class ScheduleConfig:
 
 @dataclass
 class DataConfig:
-    """Where the data lie. What they hold enters the run id by its hash."""
+    """Where the data lie, and for task=own what they are. What they hold enters the run id by its hash."""
 
     dir: str | None = opt(None, science=False)  # folder of the task folders, or its parent
     allow_partial: bool = opt(False, science=False)
+    limit: int | None = opt(None, minimum=1, science=False)  # first examples of each split, for a trial; null = all
+    files: Any = opt(None, science=False)  # task=own: split -> source, or one source that holds all splits
+    text: Any = opt(None, science=False)  # task=own: the text column, or two
+    label: str | None = opt(None, science=False)  # task=own: the column of the labels
+    quoting: str = opt("auto", choices=("auto", "csv", "none"), science=False)  # task=own: what quotes are
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,14 +41,49 @@ class NotThere(UserError):
 
 def fetch(repository: Repository, name: str) -> Path:
     """The file ``name`` in the hub's cache, downloaded if need be. Raises NotThere with the reason."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
-
     revision, kind = repository.revision or None, repository.kind
-    try:
+    with _reasons(repository):
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
         there = try_to_load_from_cache(repository.name, name, revision=revision, repo_type=kind)
-        alone = not isinstance(there, str) and not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
+        alone = not isinstance(there, str) and _is_alone()
         return Path(hf_hub_download(repository.name, name, revision=revision, repo_type=kind, local_files_only=alone))
+
+
+def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
+    """The folder of the repository's files that match ``patterns``, downloaded if need be; None = all of them.
+
+    Without a network it is what the cache holds at the revision, whole or not. Raises NotThere with the reason, also
+    where no file matches.
+    """
+    revision, kind = repository.revision or None, repository.kind
+    with _reasons(repository):
+        from huggingface_hub import constants, snapshot_download
+
+        alone = _is_alone()
+        folder = snapshot_download(
+            repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=alone
+        )
+    if not any(any(Path(folder).glob(pattern)) for pattern in patterns or ["*"]):
+        raise NotThere(_cache_of(repository) if alone or constants.is_offline_mode() else "it has no such file")
+    return Path(folder)
+
+
+def _is_alone() -> bool:
+    """Whether the network is not to be used, or is not there."""
+    from huggingface_hub import constants
+
+    return not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
+
+
+@contextlib.contextmanager
+def _reasons(repository: Repository) -> Iterator[None]:
+    """Turn what the client raises into NotThere."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
     except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
         offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
         raise NotThere(f"{offline}, and {_cache_of(repository)}") from error

@@ -25,8 +25,7 @@ from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.prepared import MANIFEST, UNFINISHED, entry, file_hash
 from sora.tasks import TaskConfig, load, load_task, load_test
-from sora.tasks.load import ENV, data_folder
-from sora.tasks.snapshot import open_snapshot
+from sora.tasks.load import ENV, data_folder, open_snapshot
 
 CONF = Path(__file__).resolve().parents[1] / "conf" / "backbone"
 MODELS = "models"
@@ -95,6 +94,8 @@ def _counts(path: Path) -> bool:
 
 def _read_task(task: TaskConfig, data: DataConfig) -> None:
     """Raises UserError when a file of the task is missing, malformed, or not of the official size."""
+    if task.reader == "own":
+        raise UserError(f"task {task.name} is of files of your own; copy them yourself")
     if task.reader == "synthetic":
         raise UserError(f"task {task.name} is generated and needs no files; leave it out")
     if not task.trained_on:
@@ -124,8 +125,8 @@ def _files(task: TaskConfig, split: str, data_dir: str | None) -> tuple[list[Pat
         return [folder / task.files[split]], folder, task.folder
     files = snapshot(split)
     base = files[0].parent
-    if (base / "state.json").is_file():  # of save_to_disk, which makes a folder for each split
-        return sorted(base.iterdir()), base.parent, task.hub_config
+    if files[0].is_dir():  # of save_to_disk
+        return sorted(files[0].iterdir()), base, task.hub_config
     return files, base, task.hub_config
 
 

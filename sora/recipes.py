@@ -17,6 +17,7 @@ from sora.resolve import resolved
 CONF = Path(__file__).resolve().parents[1] / "conf"
 ALL = "*"
 COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
+OWN = ("data.files", "data.text", "data.label", "data.quoting")  # keys of a task that is given on the command line
 SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", "precision")}
 
 
@@ -63,6 +64,11 @@ def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     for key in ("study.tasks", "study.seeds"):
         if key in typed and choices.get("experiment") in (None, "null"):
             raise UserError(f"{key}: only a study sweeps over it; name one with experiment=, or give task= and seed=")
+    own = [key for key in typed if key in OWN]
+    if own and "task" not in typed and choices.get("task") != "own":
+        raise UserError(
+            f"{own[0]}: is read by task=own, and task={choices.get('task')} has files of its own; add task=own"
+        )
     settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
     if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
         raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")

@@ -26,6 +26,7 @@ from sora.config import (
     TrainerConfig,
 )
 from sora.errors import UserError
+from sora.tasks import own
 from sora.tasks.spec import TaskConfig
 from sora.untrusted import is_inside, is_name
 
@@ -41,7 +42,7 @@ GROUPS: dict[str, type[Any]] = {
     "tracker": TrackerConfig,
 }
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
-BENCHMARKS = ("glue", "superglue", "synthetic")
+BENCHMARKS = ("glue", "superglue", "synthetic", "own")
 NOT_OF_A_RUN = (
     "pack",
     "cluster",
@@ -140,7 +141,12 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
 def _build(values: dict[str, Any]) -> RunConfig:
     parts: dict[str, Any] = {}
     for group, cls in GROUPS.items():
+        if group == "task" and own.is_own(values.get(group)):
+            continue  # what its files say is added below
         parts[group] = coerce(cls, values.get(group) or {}, group)
+    if own.is_own(values["task"]):
+        task = own.plain(values["task"])
+        parts["task"] = own.completed(coerce(TaskConfig, task, "task"), set(task), parts["data"].dir)
     parts["method"] = _method(values["method"])
     for name in ("recipe", "budget"):
         if values.get(name) is None:
@@ -231,7 +237,9 @@ def _check_task(task: TaskConfig) -> None:
     if task.benchmark not in BENCHMARKS:
         found = f"got {show(task.benchmark)}, must be {one_of(BENCHMARKS)}"
         raise UserError(f"task.benchmark: {found}{nearest(task.benchmark, BENCHMARKS)}")
-    if task.regression and (len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]):
+    if (task.score_range or (task.regression and task.reader != "own")) and (
+        len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]
+    ):
         raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
     if task.standardize and not task.regression:
         raise UserError(
@@ -248,7 +256,8 @@ def _check_places(run: RunConfig) -> None:
         if not is_name(name):
             raise UserError(f"{group}.name: got {show(name)}, must be letters, digits and . _ + -: it names a folder")
     below = {"task.folder": run.task.folder, "backbone.package_folder": run.backbone.package_folder}
-    below |= {f"task.files.{split}": file for split, file in run.task.files.items()}
+    if run.task.reader != "own":
+        below |= {f"task.files.{split}": str(file) for split, file in run.task.files.items()}
     for key, place in below.items():
         if not is_inside(place):
             raise UserError(f"{key}: got {show(place)}, must be a relative path without ..")

@@ -39,15 +39,20 @@ def diagnostics_of(task: TaskConfig) -> list[TaskConfig]:
     return [each for each in tasks if task.name in each.trained_on]
 
 
+def file_of(task: TaskConfig, split: str) -> str:
+    """The name of the file with a split's predictions: the leaderboard's, or ``<split>.tsv`` where there is none."""
+    return task.submission.get(split, f"{split}.tsv")
+
+
 # -- writing -------------------------------------------------------------------------------------------------
 
 
 def content(task: TaskConfig, examples: Examples, logits: ArrayLike) -> str:
     """The text of the file for one test set, from its logits [N, C]."""
     predictions = predict(task, logits, examples.groups)
-    if task.benchmark == "glue":
+    if _is_table(task):
         if task.regression:
-            low, high = task.score_range
+            low, high = task.score_range or (-np.inf, np.inf)
             values = [f"{value:.3f}" for value in np.clip(np.nan_to_num(predictions), low, high)]
         else:
             values = [str(_word(task, each)) for each in predictions.tolist()]
@@ -55,6 +60,11 @@ def content(task: TaskConfig, examples: Examples, logits: ArrayLike) -> str:
     else:
         lines = [json.dumps(each, ensure_ascii=False) for each in _objects(task, examples, predictions)]
     return "\n".join(lines) + "\n"
+
+
+def _is_table(task: TaskConfig) -> bool:
+    """Whether the file is a table: GLUE's, and that of a task of the user's own."""
+    return task.benchmark != "superglue"
 
 
 def _objects(task: TaskConfig, examples: Examples, predictions: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -94,7 +104,7 @@ def is_whole(path: Path, task: TaskConfig, examples: Examples) -> bool:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
-    lines = len(examples) + (task.benchmark == "glue")
+    lines = len(examples) + _is_table(task)
     if task.scoring == "answers" and examples.idx is not None:
         lines = len(np.unique(examples.idx[:, 0]))
     elif task.scoring == "candidates" and examples.groups is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,10 @@ def _caches_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator
             folder = str(tmp_path_factory.mktemp(name))
             patch.setenv(name, folder)
             patch.setattr(constants, name, folder)
+        folder = str(tmp_path_factory.mktemp("HF_DATASETS_CACHE"))
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        if "datasets" in sys.modules:
+            patch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         yield

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from sora import records, resolve, studies
 from sora.errors import UserError
 from sora.metrics_file import read_metrics
-from sora.tasks.jsonl import read_jsonl
+from sora.tasks.load import read_official
 from sora.tasks.spec import TaskConfig, load_task
-from sora.tasks.tsv import read_tsv
 from sora.untrusted import is_inside, is_name, parse_json
 from tests import composing, tiny
 
@@ -170,7 +169,7 @@ def test_data_files_are_looked_for_in_their_folder_alone(place):
     with pytest.raises(UserError, match=r"task\.folder"):
         tiny.runs(task={"folder": place})
     with pytest.raises(UserError, match=r"task\.files\.train"):
-        tiny.runs(task={"files": {"train": place}})
+        tiny.runs(task={"reader": "tsv", "files": {"train": place}})
 
 
 def test_every_name_in_conf_is_one():
@@ -216,7 +215,7 @@ def test_a_well_formed_tsv_has_the_rows_it_has(tmp_path, content, newline, mark,
     lines += [f"{number}\t{a}\t{b}\t{task.labels[number % 2]}" for number, (a, b) in enumerate(content)]
     path = tmp_path / "train.tsv"
     path.write_bytes(("\ufeff" * mark + newline.join(lines) + newline * last).encode())
-    examples = read_tsv(path, task, "train", path.name)
+    examples = read_official(path, task, "train", path.name)
     assert list(zip(*examples.texts, strict=True)) == content
     assert examples.labels.tolist() == [number % 2 for number in range(len(content))]
 
@@ -226,7 +225,7 @@ def test_a_well_formed_tsv_has_the_rows_it_has(tmp_path, content, newline, mark,
 def test_any_bytes_in_a_tsv_are_rows_or_one_sentence(tmp_path, content, header):
     path = tmp_path / "train.tsv"
     path.write_bytes(b"index\tsentence1\tsentence2\tlabel\n" * header + content)
-    checked(read_tsv, path, load_task("rte"))
+    checked(read_official, path, load_task("rte"))
 
 
 @fuzz
@@ -234,7 +233,7 @@ def test_any_bytes_in_a_tsv_are_rows_or_one_sentence(tmp_path, content, header):
 def test_any_objects_in_a_jsonl_are_rows_or_one_sentence(tmp_path, objects):
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in objects))
-    assert checked(read_jsonl, path, load_task("rte_superglue")) in (None, len(objects))
+    assert checked(read_official, path, load_task("rte_superglue")) in (None, len(objects))
 
 
 @pytest.mark.parametrize("content", HOSTILE[:7], ids=lambda content: repr(content[:12]))
@@ -242,7 +241,7 @@ def test_any_objects_in_a_jsonl_are_rows_or_one_sentence(tmp_path, objects):
 def test_hostile_json_lines_are_one_sentence(name, content, tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_bytes(content + b"\n")
-    assert checked(read_jsonl, path, load_task(name)) is None
+    assert checked(read_official, path, load_task(name)) is None
 
 
 @fuzz

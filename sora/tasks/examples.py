@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +45,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, indices: NDArray[Any] | list[int]) -> Examples:
+    def take(self, indices: NDArray[Any] | Sequence[int]) -> Examples:
         """The examples at ``indices`` (positions, not ids), in that order."""
         index = np.asarray(indices, dtype=np.int64)
         texts = tuple([column[i] for i in index.tolist()] for column in self.texts)

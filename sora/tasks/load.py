@@ -1,25 +1,39 @@
-"""From a task to its examples: finds the folder, reads what a run needs, checks counts, applies the
-protocol."""
+"""From a task to its examples: finds the files, reads what a run needs, checks counts, applies the protocol.
+
+An official task lies as the official download, as parquet of its data set on the hub, or as ``save_to_disk`` left that
+data set. What comes out are the examples of the official files, ``ids`` and ``source`` included: equal content gives an
+equal hash, and so the same run id, wherever it was read.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sora.errors import UserError
+from sora.hub import NotThere, Repository, snapshot
 from sora.prepared import check
+from sora.tasks import own
 from sora.tasks.examples import Examples, TaskData, splits_digest
-from sora.tasks.jsonl import read_jsonl
-from sora.tasks.layouts import LAYOUTS
+from sora.tasks.formats import FORMATS, LAYOUTS, UNFOLD, flat, formatted
 from sora.tasks.metrics import check_metrics
-from sora.tasks.snapshot import open_snapshot, read_snapshot
 from sora.tasks.spec import TaskConfig
-from sora.tasks.splits import count_rows, make_splits, train_slice
-from sora.tasks.tsv import read_tsv
+from sora.tasks.splits import count_rows, limited, make_splits, train_slice
+from sora.tasks.tables import (
+    AGAIN,
+    REPAIR,
+    Table,
+    check_shards,
+    of_dataset,
+    read_delimited,
+    read_jsonl,
+    read_parquet,
+    read_saved,
+)
 
 if TYPE_CHECKING:  # sora.config imports TaskConfig from this package
     from sora.config import DataConfig, ProtocolConfig
@@ -29,7 +43,7 @@ WHERE = {
     "glue": "GLUE is at https://gluebenchmark.com/tasks; unpack it as <data.dir>/RTE/train.tsv and so on",
     "superglue": "SuperGLUE is at https://super.gluebenchmark.com/tasks; unpack it as <data.dir>/CB/train.jsonl etc.",
 }
-READERS = {"tsv": read_tsv, "jsonl": read_jsonl}
+READERS = ("tsv", "jsonl")
 
 
 def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskData:
@@ -45,16 +59,22 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
             "with predict=true, which also predicts it"
         )
     check_metrics(task)
-    for split in ("train", "validation"):
+    for split in ("train", "validation") if task.reader != "own" else ():
         if split not in task.sizes:
             raise UserError(
                 f"task.sizes: has no {split}, must have the number of examples of each official split; "
                 f"correct the YAML of task {task.name}"
             )
-    needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
-    official, partial = _read(task, needed, data)
+    if task.reader == "own":
+        official, partial = own.read(task, data.dir), {}
+    else:
+        needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
+        official, partial = _read(task, needed, data)
     official["train"] = train_slice(official["train"], task.train_rows)
     splits = make_splits(task, protocol.name, official)
+    if data.limit:
+        splits, cut = limited(splits, data.limit)
+        partial = partial | cut
     sizes = {name: len(examples) for name, examples in splits.items()}
     return TaskData(task, splits, sizes, partial, splits_digest(splits))
 
@@ -67,15 +87,18 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
     splits = [split for split in ("test", "test_mm", "diagnostic") if split in task.sizes]
     if not splits:
         raise UserError(f"task {task.name} has no test split; leave predict out or choose another task")
-    return _read(task, splits, data)[0]
+    found = own.read(task, data.dir) if task.reader == "own" else _read(task, splits, data)[0]
+    return {
+        split: found[split].take(range(min(data.limit or len(found[split]), len(found[split])))) for split in splits
+    }
 
 
 def why_not(task: TaskConfig, data: DataConfig) -> str:
     """Why the task's data cannot be had, as a sentence; empty where its place is found."""
     try:
-        if snapshot := open_snapshot(task, data.dir or os.environ.get(ENV)):
+        if files := open_snapshot(task, data.dir or os.environ.get(ENV)):
             for split in task.sizes:
-                snapshot(split)
+                files(split)
         else:
             data_folder(task, data.dir)
     except UserError as error:
@@ -121,22 +144,25 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
     for (one, file), (other, same) in combinations(((split, task.files.get(split)) for split in splits), 2):
         if file is not None and file == same:
             raise UserError(f"task.files: {one} and {other} are both {file}, so that they would share their examples")
-    snapshot = open_snapshot(task, given)
-    folder = Path() if snapshot else data_folder(task, data.dir)
+    snapshot_of = open_snapshot(task, given)
+    folder = Path() if snapshot_of else data_folder(task, data.dir)
     for split in splits:
         if split not in task.files:
             raise UserError(f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml")
         source = f"{task.folder}/{task.files[split]}"
-        files = snapshot(split) if snapshot else [folder / task.files[split]]
+        files = snapshot_of(split) if snapshot_of else [folder / task.files[split]]
         path = files[0]
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
         if given:
-            check(Path(given).expanduser(), files)
-        if snapshot:
+            inside = (
+                sorted(each.iterdir()) if each.is_dir() else [each] for each in files
+            )  # a saved split is a folder
+            check(Path(given).expanduser(), chain.from_iterable(inside))
+        if snapshot_of:
             official[split] = read_snapshot(files, task, split, source)
         else:
-            official[split] = READERS[task.reader](path, task, split, source)
+            official[split] = read_official(path, task, split, source)
         expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:
             partial[split] = f"{expected:,} expected, {found:,} found"
@@ -150,11 +176,109 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
     return official, partial
 
 
+def read_official(path: Path, task: TaskConfig, split: str, source: str) -> Examples:
+    """The examples of an official file. Raises UserError with ``file:line`` for a row that is not as described."""
+    labelled = not split.startswith("test")
+    columns = task.columns | ({} if labelled else task.test_columns)
+    if task.reader == "tsv":
+        header = split not in task.headerless
+        table = read_delimited(path, header=header, skip_short=task.short_rows == "skip")
+        if not header and not all(name.isdecimal() for name in columns.values()):
+            raise UserError(
+                f"{path} has no header, so task.columns must hold column numbers, not {list(columns.values())}"
+            )
+        return flat(table, task, columns, source, labelled)
+    table = read_jsonl(path, UNFOLD.get(task.layout))
+    columns = columns | {"idx": "idx", "label": "label"}
+    asked = dict.fromkeys(columns.values()) if task.layout == "flat" else FORMATS[task.layout].columns
+    known = {*asked, *task.ignored_keys, "label"} - (set() if labelled else {"label"})
+    _refuse_others(table, known)
+    if task.layout in FORMATS:
+        return formatted(table, task, split, source, labelled)
+    return flat(table, task, columns, source, labelled)
+
+
+def _refuse_others(table: Table, known: set[str]) -> None:
+    """Refuse keys that nobody asks for: they would be a part of the task that is passed over."""
+    for name in table.frame.columns:
+        if name not in known:
+            position = int(table.frame[name].notna().to_numpy().argmax())
+            raise table.refuse(position, f"unexpected key {name!r}", REPAIR)
+
+
+# -- a snapshot of the hub's data set --------------------------------------------------------------------------
+
+
+def open_snapshot(task: TaskConfig, given: str | None) -> Callable[[str], list[Path]] | None:
+    """From a split to its parquet files, or to its folder of ``save_to_disk``; None for the official download.
+
+    ``given`` is data.dir; without one, and for a task that is there, it is the hub.
+    """
+    if not task.hub:
+        return None
+    if not given:
+        return lambda split: hub_files(task, split)
+    root = Path(given).expanduser()
+    bases = (root, root / task.benchmark)
+    if any((base / task.folder / name).is_file() for base in bases for name in task.files.values()):
+        return None
+    names = [task.hub_splits.get(split, split) for split in task.sizes]
+    for folder in (base / task.hub_config for base in bases):
+        if any(any(folder.glob(f"{name}-*.parquet")) or (folder / name / "state.json").is_file() for name in names):
+            return lambda split: snapshot_files(task, split, folder)
+    return None
+
+
+def snapshot_files(task: TaskConfig, split: str, folder: Path) -> list[Path]:
+    """The parquet files of a split, all of its shards, or the folder where it was saved. Raises UserError."""
+    name = task.hub_splits.get(split, split)
+    if (folder / name / "state.json").is_file():
+        return [folder / name]
+    files = sorted(folder.glob(f"{name}-*.parquet"))
+    if not files:
+        missing = folder / f"{name}-00000-of-00001.parquet"
+        raise UserError(f"{missing} is missing (the {split} split of task {task.name} is not whole); download it again")
+    check_shards(files)
+    return files
+
+
+def hub_files(task: TaskConfig, split: str) -> list[Path]:
+    """The files of a split in the hub's cache, downloaded if need be. Raises UserError where they cannot be had."""
+    repository = Repository(task.hub, task.revision, "dataset", "task.revision")
+    name = task.hub_splits.get(split, split)
+    held = repository.cached / "snapshots" / task.revision / task.hub_config
+    try:
+        if any(held.glob(f"{name}-*.parquet")):
+            return snapshot_files(task, split, held)
+        folder = snapshot(repository, [f"{task.hub_config}/{name}-*.parquet"])
+    except NotThere as error:
+        raise UserError(
+            f"task {task.name}: no {task.hub_config}/{name}-00000-of-00001.parquet of {task.hub}: {error}; fill the "
+            f"hub's cache where there is a network (hf download {task.hub} --repo-type dataset --revision "
+            f"{task.revision} --include '{task.hub_config}/*'), or give a folder with the files (data.dir=FOLDER, or "
+            f"the variable {ENV})"
+        ) from error
+    return snapshot_files(task, split, folder / task.hub_config)
+
+
+def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: str) -> Examples:
+    """The examples of a split of the hub's data set; ``source`` is the official file that it stands for."""
+    dataset = read_parquet(files) if files[0].is_file() else read_saved(files[0])
+    place = str(files[0].parent if len(files) > 1 else files[0])
+    labelled = not split.startswith("test")
+    columns = task.hub_columns or task.columns | {"label": "label", "idx": "idx"}
+    known = columns.values() if task.layout == "flat" else FORMATS[task.layout].columns
+    table = of_dataset(dataset, place, [*known, "label"])
+    if task.layout in FORMATS:
+        return formatted(table, task, split, source, labelled)
+    return flat(table, task, columns, source, labelled, AGAIN)
+
+
 def _check(task: TaskConfig) -> None:
     """Refuse words in a task's YAML (or on the command line) that name nothing."""
     choices = {
-        "reader": (*READERS, "synthetic"),
-        "layout": tuple(LAYOUTS),
+        "reader": (*READERS, "synthetic", "own"),
+        "layout": LAYOUTS,
         "scoring": ("classes", "choices", "answers", "candidates"),
         "spans": ("vectors", "marks", "") if task.layout in ("wic", "wsc") else ("",),
         "truncate": ("text_a", ""),

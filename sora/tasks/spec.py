@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from sora.errors import UserError
 
@@ -29,15 +30,18 @@ class TaskConfig:
 
     name: str
     version: int = 1  # raised whenever the same data would give other numbers
-    benchmark: str = "glue"  # glue | superglue | synthetic
-    reader: str = "tsv"  # tsv | jsonl | synthetic: the function that turns files into examples
-    layout: str = "flat"  # jsonl: what a line holds: flat | copa | multirc | record | wic | wsc
+    benchmark: str = "own"  # glue | superglue | synthetic | own
+    reader: str = "own"  # tsv | jsonl: official files; synthetic; own: any files, and what is not said is found in them
+    layout: str = "flat"  # jsonl: what a row holds: flat | copa | multirc | record | wic | wsc
     scoring: str = "classes"  # classes | choices | answers | candidates
     spans: str = ""  # marked words: vectors (theirs join the pooled one) | marks (signs in the text)
     truncate: str = ""  # what gives way to max_length: text_a alone; "" = the longer text first
     folder: str = ""  # folder inside the official download, such as "SST-2"
     generator: str = ""  # synthetic tasks: pair | single | graded
-    files: dict[str, str] = field(default_factory=dict)  # split -> file name
+    files: dict[str, Any] = field(default_factory=dict)  # split -> file name; own: any source of rows
+    text: list[str] = field(default_factory=list)  # own: the text column, or two
+    label: str = ""  # own: the column of the labels
+    quoting: str = "auto"  # own: auto | csv | none, what quotes in delimited text are
     hub: str = ""  # data set on the Hugging Face hub with the same examples as parquet
     revision: str = ""  # pinned commit of that data set
     hub_config: str = ""  # its folder there

@@ -63,11 +63,19 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
     Raises UserError for an unknown protocol and for data too small to split; AssertionError if an example
     were in two of train, select and report (only ``dev`` may repeat one, in select and report).
     """
-    train, validation = official["train"], official["validation"]
-    mismatched = official.get("validation_mm")
+    train, validation = official["train"], official.get("validation")
+    mismatched, test = official.get("validation_mm"), official.get("test")
+    reported = test if test is not None and _is_labelled(test) else validation
+    if reported is None or (validation is None and protocol in ("paper", "dev")):
+        raise UserError(
+            f"protocol={protocol}: task {task.name} has no validation split to select on; give one, or a labelled test "
+            "split with protocol=holdout, which selects on part of the training split"
+        )
     splits: dict[str, Examples] = {}
-    if protocol == "paper":
-        if task.paper_split == "halve":
+    if protocol == "paper" and validation is not None:
+        if reported is not validation:
+            splits = {"train": train, "select": validation, "report": reported}
+        elif task.paper_split == "halve":
             first, rest = _halve(validation, "paper")
             splits = {"train": train, "select": first, "report": rest}
         elif task.paper_split == "heldout":
@@ -84,7 +92,7 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
             )
         if mismatched is not None:
             splits["report_mm"] = _halve(mismatched, "paper")[1]
-    elif protocol == "dev":
+    elif protocol == "dev" and validation is not None:
         splits = {"train": train, "select": validation, "report": validation}
     elif protocol == "holdout":
         _need(train, 2, "protocol=holdout")
@@ -92,7 +100,7 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
         strata = train.labels if found == len(train) else np.zeros(found, dtype=np.int64)  # a row of many labels: none
         chosen = stratified(strata, max(1, min(HELDOUT, found // 10)))
         kept = np.setdiff1d(np.arange(found), chosen)
-        splits = {"train": take_rows(train, kept), "select": take_rows(train, chosen), "report": validation}
+        splits = {"train": take_rows(train, kept), "select": take_rows(train, chosen), "report": reported}
     else:
         near = get_close_matches(protocol, PROTOCOLS, 1, 0.0)[0]
         raise UserError(f"protocol={protocol} does not exist; did you mean {near}? ({' | '.join(PROTOCOLS)})")
@@ -101,6 +109,22 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
     check_disjoint(splits, allow={("select", "report")} if protocol == "dev" else set())
     splits["train_subset"] = _subset_of(splits["train"])
     return splits
+
+
+def limited(splits: dict[str, Examples], limit: int) -> tuple[dict[str, Examples], dict[str, str]]:
+    """The first ``limit`` examples of each split, and for each that is cut a sentence about it."""
+    cut = {
+        name: f"data.limit={limit} takes the first of {len(examples):,} examples"
+        for name, examples in splits.items()
+        if name != "train_subset" and len(examples) > limit
+    }
+    taken = {name: examples.take(range(min(limit, len(examples)))) for name, examples in splits.items()}
+    return taken | {"train_subset": _subset_of(taken["train"])}, cut
+
+
+def _is_labelled(examples: Examples) -> bool:
+    labels = examples.labels
+    return not bool(np.isnan(labels).all() if labels.dtype.kind == "f" else (labels < 0).all())
 
 
 def train_slice(train: Examples, rows: int) -> Examples:

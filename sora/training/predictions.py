@@ -66,9 +66,8 @@ def _write_pack(
             logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]), check)
             for replica, job in enumerate(jobs):
                 own = logits[replica]
-                write_text(
-                    job.folder / "predictions" / task.submission[split], submissions.content(task, examples, own)
-                )
+                path = job.folder / "predictions" / submissions.file_of(task, split)
+                write_text(path, submissions.content(task, examples, own))
                 if not split.startswith("test"):
                     scores[replica][task.name] = compute_metrics(task, own.astype(np.float64), **examples.gold)
     for job, found in zip(jobs, scores, strict=True):
@@ -83,7 +82,8 @@ def _done(job: Job, asked: Sequence[Asked]) -> bool:
     """Whether every file that is asked for is there, and whole: predictions of a part are made again."""
     folder = job.folder / "predictions"
     files = all(
-        submissions.is_whole(folder / task.submission[split], task, examples) for task, split, examples in asked
+        submissions.is_whole(folder / submissions.file_of(task, split), task, examples)
+        for task, split, examples in asked
     )
     done = files and (folder / "scores.json").is_file()
     if done:

@@ -16,7 +16,7 @@ from sora.coercion import coerce
 from sora.config import BackboneConfig
 from sora.errors import UserError
 from sora.tasks import load_task
-from sora.tasks.tsv import read_tsv
+from sora.tasks.load import read_official
 from tests.composing import CONF
 from tests.oracles.subwords import ByteBpe, WordPiece
 
@@ -102,7 +102,7 @@ def test_how_many_rows_of_glue_the_normaliser_changes(
 ) -> None:
     """Some of the counts that docs/inputs.md gives."""
     task = load_task(name)
-    rows = read_tsv(shared / "data" / "glue" / task.folder / task.files[split], task, split, task.folder)
+    rows = read_official(shared / "data" / "glue" / task.folder / task.files[split], task, split, task.folder)
     pairs = zip(deberta(*rows.texts)["input_ids"], as_it_comes(*rows.texts)["input_ids"], strict=True)
     assert sum(mine != theirs for mine, theirs in pairs) == changed
 

@@ -123,5 +123,5 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
     snapshot(tmp_path, "multirc")
     path = tmp_path / "multirc" / "train-00000-of-00001.parquet"
     Dataset.from_parquet(str(path)).remove_columns("paragraph").to_parquet(path)
-    with pytest.raises(UserError, match=r"no column 'paragraph', there are question, answer, idx, label"):
+    with pytest.raises(UserError, match=r"no column 'paragraph', there are 'question', 'answer', 'idx', 'label'"):
         load(load_task("multirc"), ProtocolConfig("dev"), DataConfig(dir=str(tmp_path), allow_partial=True))

@@ -15,8 +15,8 @@ import pytest
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.tasks import Examples, load, load_task, load_test
-from sora.tasks.jsonl import read_jsonl
-from sora.tasks.layouts import LAYOUTS
+from sora.tasks.formats import FORMATS, UNFOLD
+from sora.tasks.load import read_official
 from sora.tasks.spec import CONF
 
 PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
@@ -97,7 +97,7 @@ def read(folder: Path, name: str, *rows: dict[str, Any] | str, split: str = "tra
     path = folder / f"{split}.jsonl"
     lines = (line if isinstance(line, str) else json.dumps(line) for line in rows)
     path.write_text("\n".join(lines), encoding="utf-8")
-    return read_jsonl(path, replace(load_task(name), **task), split, f"{name}/{path.name}")
+    return read_official(path, replace(load_task(name), **task), split, f"{name}/{path.name}")
 
 
 def test_a_pair_and_its_label(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_words_are_found_at_their_index(tmp_path: Path, text: str, words: str, i
     changes = {"text": text, "target.span1_text": words, "target.span1_index": index}
     changes |= {"target.span2_text": text.split()[-1], "target.span2_index": len(text.split()) - 1}
     if found is None:
-        with pytest.raises(UserError, match=r"train\.jsonl:1: target: span1_text is .* from word"):
+        with pytest.raises(UserError, match=r"train\.jsonl:1: span1_text is .* from word"):
             read(tmp_path, "wsc", row("wsc", **changes))
         return
     spans = read(tmp_path, "wsc", row("wsc", **changes)).spans
@@ -190,12 +190,12 @@ def test_an_official_mistake_is_taken_as_the_task_says(tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    ("cb", {"premise": ...}, r"no key 'premise' \(there are hypothesis, idx, label\)"),
+    ("cb", {"premise": ...}, "premise is missing, text expected"),
     ("cb", {"genre": "news"}, "unexpected key 'genre'"),
     ("cb", {"premise": 3}, "premise is 3, text expected"),
     ("cb", {"premise": " "}, "premise is empty"),
     ("cb", {"label": "maybe"}, 'label "maybe" is not one of entailment, contradiction, neutral'),
-    ("cb", {"idx": True}, "idx is true, an integer expected"),
+    ("cb", {"idx": True}, "idx is true, a number from 0"),
     ("cb", {"idx": -1}, "idx is -1, a number from 0 to"),
     ("cb", {"idx": 2**63}, "idx is 9223372036854775808, a number from 0 to"),
     ("boolq", {"label": "true "}, "is not one of false, true"),
@@ -203,23 +203,23 @@ MISTAKES = [
     ("copa", {"question": "why"}, "question is 'why', cause or effect expected"),
     ("copa", {"label": 2}, "label 2 is not one of 0, 1"),
     ("multirc", {"passage": []}, r"passage is \[\], an object expected"),
-    ("multirc", {"passage.questions.1.answers": []}, r"passage\.questions\[1\]: no answers"),
-    ("multirc", {"passage.questions": []}, "no questions"),
+    ("multirc", {"passage.questions.1.answers": []}, r"answers is \[\], a list of some expected"),
+    ("multirc", {"passage.questions": []}, r"questions is \[\], a list of some expected"),
     ("multirc", {"passage.questions.1.idx": 3}, "idx 3 of this question was given before"),
     ("multirc", {"passage.questions.0.answers.1.idx": 5}, "idx 5 of this answer was given before"),
-    ("multirc", {"passage.questions.0.answers.0.label": ...}, r"questions\[0\]\.answers\[0\]: no key 'label'"),
+    ("multirc", {"passage.questions.0.answers.0.label": ...}, "no label, which must be one of 0, 1"),
     ("record", {"passage.entities.0.end": 32}, r"characters 0 to 32 are not inside the passage \(32 characters\)"),
     ("record", {"passage.entities.0.start": -1}, "not inside the passage"),
-    ("record", {"passage.entities": []}, "passage.entities is empty"),
+    ("record", {"passage.entities": []}, r"entities is \[\], a list of some expected"),
     ("record", {"qas.0.answers.0.text": "Ann"}, "text is 'Ann', but characters 8 to 9 are 'Bo'"),
     ("record", {"qas.0.query": "Who?"}, "query has no @placeholder"),
-    ("record", {"qas.0.answers": ...}, "no key 'answers'"),
+    ("record", {"qas.0.answers": ...}, "answers is missing, a list of some expected"),
     ("wic", {"end1": 99}, r"characters 4 to 99 are not inside sentence1 \(19 characters\)"),
     ("wic", {"end2": 8}, "characters 4 to 8 of sentence2 are 'bank', a whole word expected"),
     ("wic", {"start1": 3}, "are ' bank', a whole word expected"),
     ("wsc", {"target.span1_text": "the young man"}, "span1_text is 'the young man', which is not the text"),
     ("wsc", {"target.span2_index": 99}, "from word 99 on"),
-    ("wsc", {"target.extra": 1}, "target: unexpected key 'extra'"),
+    ("wsc", {"target.extra": 1}, "unexpected key 'extra'"),
 ]
 
 
@@ -259,7 +259,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_bytes(json.dumps(row("cb")).encode() + b"\n\xff\n")
     with pytest.raises(UserError, match=r"train\.jsonl:2: not valid UTF-8"):
-        read_jsonl(path, load_task("cb"), "train", "CB/train.jsonl")
+        read_official(path, load_task("cb"), "train", "CB/train.jsonl")
 
 
 def test_no_final_line_end_and_a_line_separator_inside(tmp_path: Path) -> None:
@@ -333,9 +333,11 @@ def test_the_guide_shows_the_function_as_it_is() -> None:
     shown = "\n".join(
         line.removeprefix("   ") for line in guide.split("```python\n")[1].split("   ```")[0].splitlines()
     )
-    assert shown.strip() == inspect.getsource(LAYOUTS["copa"]).strip()
-    for name, described, function in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \|", guide):
-        assert len(inspect.getsource(LAYOUTS[name]).strip().splitlines()) == int(function), name
+    assert shown.strip() == inspect.getsource(FORMATS["copa"].examples).strip()
+    for name, described, function, unfold in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \| (\w+) \|", guide):
+        body = len(inspect.getsource(UNFOLD[name]).strip().splitlines()) - 1 if name in UNFOLD else "none"
+        assert str(body) == unfold, name
+        assert len(inspect.getsource(FORMATS[name].examples).strip().splitlines()) == int(function), name
         assert yaml_lines(name) == int(described), name
     sizes = [yaml_lines(name) for name in ("boolq", "cb", "rte_superglue", "axb", "axg", "ax")]
     assert f"| {min(sizes)} to {max(sizes)} | none | none |" in guide

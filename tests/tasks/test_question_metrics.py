@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sora.tasks import compute_metrics, load_task
-from sora.tasks.layouts import best_credit, normalised, token_f1
+from sora.tasks.formats import best_credit, normalised, token_f1
 from sora.tasks.metrics import exact_match, f1_macro, parity, predict, score
 
 MULTIRC, RECORD = load_task("multirc"), load_task("record")

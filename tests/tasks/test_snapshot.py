@@ -15,8 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, disable_
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.tasks import TaskConfig, load, load_task, load_test
-from sora.tasks.snapshot import read_snapshot
-from sora.tasks.tsv import read_tsv
+from sora.tasks.load import read_official, read_snapshot
 from tests.hub_cache import fill
 
 PAPER = ProtocolConfig("paper")
@@ -142,7 +141,7 @@ def test_real_files_read_as_the_hub_reads_them(name: str, shared: Path, tmp_path
     names = [f"class {label}" if label.isdecimal() else label for label in task.labels]
     table(rows, names or None).to_parquet(path_of_parquet)
     found = read_snapshot([path_of_parquet], task, "validation", f"{task.folder}/{path.name}")
-    expected = read_tsv(path, task, "validation", f"{task.folder}/{path.name}")
+    expected = read_official(path, task, "validation", f"{task.folder}/{path.name}")
     assert found.digest() == expected.digest()
     assert found.source == expected.source
 
@@ -166,12 +165,13 @@ def test_a_half_saved_data_set_is_named(tmp_path: Path) -> None:
     arrow = tmp_path / "rte" / "train" / "data-00000-of-00001.arrow"
     content = arrow.read_bytes()
     arrow.write_bytes(content[: len(content) // 2])
-    assert refused(DataConfig(str(tmp_path))).startswith(f"{arrow}: cannot be read (")
+    assert refused(DataConfig(str(tmp_path))).startswith(f"{arrow.parent}: cannot be read (Expected to be able to read")
     arrow.unlink()
-    assert refused(DataConfig(str(tmp_path))).startswith(f"{arrow} is missing")
-    state = tmp_path / "rte" / "train" / "state.json"
-    state.write_text("{}")
-    assert refused(DataConfig(str(tmp_path))).startswith(f"{state}: not what save_to_disk writes")
+    assert refused(DataConfig(str(tmp_path))).startswith(f"{arrow.parent}: cannot be read (")
+    arrow.write_bytes(content)
+    assert "40 expected" not in load(TASK, PAPER, DataConfig(str(tmp_path))).partial
+    (arrow.parent / "state.json").write_text("{}")
+    assert refused(DataConfig(str(tmp_path))).startswith(f"{arrow.parent}: cannot be read (")
 
 
 def test_missing_rows_are_counted(tmp_path: Path) -> None:
@@ -190,11 +190,11 @@ ROWS = [{"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}]
 @pytest.mark.parametrize(
     ("rows", "names", "says"),
     [
-        ([ROWS[0] | {"sentence2": " "}], NAMES, r"row 0 \(from 0\): empty text in column sentence2"),
-        ([ROWS[0] | {"sentence1": None}], NAMES, r"row 0 \(from 0\): None, a text expected in column sentence1"),
+        ([ROWS[0] | {"sentence2": " "}], NAMES, r"row 0 \(from 0\): sentence2 is empty"),
+        ([ROWS[0] | {"sentence1": None}], NAMES, r"row 0 \(from 0\): sentence1 is missing, text expected"),
         ([*ROWS, ROWS[0] | {"label": -1}], NAMES, r"row 1 \(from 0\): label -1 is not one of entailment, not_entail"),
-        (ROWS, ["yes", "no"], "its classes are yes, no, those of task rte entailment, not_entailment"),
-        ([{"premise": "a", "sentence2": "b", "label": 0}], NAMES, "no column 'sentence1', 'idx', there are premise"),
+        (ROWS, ["yes", "no"], "its classes are yes, no, those of the task entailment, not_entailment"),
+        ([{"premise": "a", "sentence2": "b", "label": 0}], NAMES, "no column 'sentence1', 'idx', there are 'sent"),
     ],
 )
 def test_a_table_of_another_kind_is_refused(rows: Any, names: list[str], says: str, tmp_path: Path) -> None:

@@ -1,0 +1,401 @@
+"""From a table to examples: one or two texts and a label, or one of SuperGLUE's formats.
+
+Each format is a small function over flat rows, those of SuperGLUE's data set on the hub. Two official files are nested;
+``UNFOLD`` makes flat rows of theirs. The readings that the field does not share are named in the task's YAML.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from sora.tasks.examples import Examples
+from sora.tasks.labels import class_indices, targets
+from sora.tasks.spec import TaskConfig
+from sora.tasks.tables import REPAIR, Table, Unfold, show
+
+PLACEHOLDER = "@placeholder"
+COPA_QUESTIONS = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}  # as in jiant
+MARKS = "*#"  # around the first and the second span, as T5 prepares WSC
+Row = dict[str, Any]
+Span = tuple[int, int, int]  # text column, first character, end
+
+
+# -- texts and a label -----------------------------------------------------------------------------------------
+
+
+def flat(
+    table: Table, task: TaskConfig, columns: dict[str, str], source: str, labelled: bool, repair: str = REPAIR
+) -> Examples:
+    """One example a row: its texts and, with ``labelled``, its label; -1 or NaN otherwise.
+
+    ``columns``: text_a, text_b, label, and where there are any id (row of the official file), group, idx -> name there.
+    Raises UserError with the place of a row whose text is empty or no text, or whose label is none of the task's.
+    """
+    wanted = [name for key, name in columns.items() if labelled or key != "label"]
+    table.need(wanted, f"take the file that task {task.name} names, or correct its columns")
+    texts = tuple(_texts(table, columns[key], task, repair) for key in task.text_columns)
+    size, index = len(table.frame), table.frame.index
+    if not labelled:
+        labels: Any = np.full(size, math.nan if task.regression else -1, np.float32 if task.regression else np.int64)
+    elif task.regression:
+        low, high = task.score_range or (-math.inf, math.inf)
+        labels = targets(table, columns["label"], low, high, repair)
+    else:
+        labels = class_indices(table, columns["label"], task.labels, repair)
+    numbers = {key: _integers(table, columns[key], repair) for key in ("id", "group", "idx") if key in columns}
+    if "idx" in numbers:
+        _once(table, numbers["idx"].tolist(), "row", repair)
+    idx = numbers["idx"][:, None] if "idx" in numbers else None
+    ids = numbers.get("id", np.asarray(index, dtype=np.int64))
+    return Examples(source, ids, texts, labels, groups=numbers.get("group"), idx=idx)
+
+
+def _texts(table: Table, name: str, task: TaskConfig, repair: str) -> list[str]:
+    texts: list[Any] = table.frame[name].tolist()
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            found = "missing" if text is None else show(text)
+            raise table.refuse(position, f"{name} is {found}, text expected", repair)
+        if task.empty_text == "refuse" and not text.strip():
+            raise table.refuse(position, f"{name} is empty", repair)
+    return texts
+
+
+def _integers(table: Table, name: str, repair: str) -> np.ndarray:
+    values = table.frame[name].tolist()
+    for position, value in enumerate(values):
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise table.refuse(position, f"{name} is {show(value)}, a number from 0 to 2^63 - 1 expected", repair)
+    return np.array(values, dtype=np.int64)
+
+
+def _once(table: Table, numbers: list[Any], kind: str, repair: str) -> None:
+    """Refuse an official number that two rows, questions or answers share."""
+    first: dict[Any, int] = {}
+    for position, number in enumerate(numbers):
+        if first.setdefault(number, position) != position:
+            before = table.where(first[number])
+            raise table.refuse(position, f"idx {number} of this {kind} was given before, at {before}", repair)
+
+
+# -- SuperGLUE -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example of a row, in plain values; the fields are those of ``Examples``."""
+
+    texts: tuple[str, ...]
+    label: int
+    idx: tuple[int, ...]
+    group: int | None = None
+    credit: tuple[float, float] | None = None
+    spans: tuple[Span, ...] | None = None
+    answer: str | None = None
+
+
+def copa(row: Row, label: int) -> list[Example]:
+    """A premise with its question, and two choices."""
+    if row["question"] not in COPA_QUESTIONS:
+        raise ValueError(f"question is {row['question']!r}, cause or effect expected")
+    premise = f"{row['premise']} {COPA_QUESTIONS[row['question']]}"
+    return [Example((premise, row["choice1"], row["choice2"]), label, (row["idx"],))]
+
+
+def multirc(row: Row, label: int) -> list[Example]:
+    """An answer to a question on a passage; examples are grouped by question."""
+    idx = tuple(row["idx"][key] for key in ("paragraph", "question", "answer"))
+    pair = (row["paragraph"], f"{row['question']} {row['answer']}")
+    return [Example(pair, label, idx, idx[1])]
+
+
+def record(row: Row, label: int) -> list[Example]:
+    """A query with a gap on a passage with marked entities: one example an entity text.
+
+    ``credit`` is that of filling the gap with the entity, the best over the gold answers.
+    """
+    idx = (row["idx"]["passage"], row["idx"]["query"])
+    if PLACEHOLDER not in row["query"]:
+        raise ValueError(f"query has no {PLACEHOLDER}")
+    entities = list(dict.fromkeys(span["text"] for span in _listed(row["entity_spans"])))
+    if not entities:
+        raise ValueError("no entity is marked, so the query cannot be answered")
+    gold, examples = row["answers"], []
+    for entity in entities:
+        pair = (row["passage"], row["query"].replace(PLACEHOLDER, entity))
+        right, credit = (-1, None) if gold is None else (int(entity in gold), best_credit(entity, gold))
+        examples.append(Example(pair, right, idx, idx[1], credit, answer=entity))
+    return examples
+
+
+def wic(row: Row, label: int) -> list[Example]:
+    """A word in two sentences; characters ``start`` to ``end`` (excluded) of each."""
+    spans: list[Span] = []
+    for column in (0, 1):
+        name = f"sentence{column + 1}"
+        text, start, end = row[name], row[f"start{column + 1}"], row[f"end{column + 1}"]
+        if not 0 <= start < end <= len(text):
+            raise ValueError(f"characters {start} to {end} are not inside {name} ({len(text)} characters)")
+        marked = text[start:end]
+        if marked != marked.strip() or _cuts_a_word(text, start, end):
+            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a whole word expected")
+        spans.append((column, start, end))
+    return [Example((row["sentence1"], row["sentence2"]), label, (row["idx"],), spans=tuple(spans))]
+
+
+def wsc(row: Row, label: int) -> list[Example]:
+    """A text and in it a noun phrase and a pronoun, given by their words and the number of the first."""
+    text, spans = row["text"], []
+    for which in ("span1", "span2"):
+        words, index = row[f"{which}_text"], row[f"{which}_index"]
+        span = _words_at(text, words, index) or (_nearest(text, words, index) if row["mismatched"] else None)
+        if span is None:
+            raise ValueError(f"{which}_text is {words!r}, which is not the text from word {index} on")
+        spans.append((0, *span))
+    return [Example((text,), label, (row["idx"],), spans=tuple(spans))]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a flat row of a layout holds beside ``label``, and the function that makes examples of it."""
+
+    examples: Callable[[Row, int], list[Example]]
+    columns: dict[str, type]
+    empty: tuple[str, ...] = ()  # texts that may be empty
+
+
+SPANS = ("span1_text", "span1_index", "span2_text", "span2_index")
+WIC = {"sentence1": str, "sentence2": str, "start1": int, "end1": int, "start2": int, "end2": int, "idx": int}
+FORMATS = {
+    "copa": Format(copa, {"premise": str, "question": str, "choice1": str, "choice2": str, "idx": int}),
+    # four official answers are empty
+    "multirc": Format(multirc, {"paragraph": str, "question": str, "answer": str, "idx": dict}, ("answer",)),
+    "record": Format(record, {"passage": str, "query": str, "entity_spans": object, "answers": list, "idx": dict}),
+    "wic": Format(wic, WIC),
+    "wsc": Format(wsc, {"text": str, **{name: int if "index" in name else str for name in SPANS}, "idx": int}),
+}
+LAYOUTS = ("flat", *FORMATS)
+_NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list of some"}
+
+
+def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled: bool) -> Examples:
+    """The examples of a table whose rows are those of ``task.layout``.
+
+    ``ids`` count the rows of the official file, of which a passage is one. Raises UserError with the place of a row
+    that is not as described.
+    """
+    form = FORMATS[task.layout]
+    label = ["label"] if labelled and task.layout != "record" else []  # whose right entities are its answers
+    columns = {name: kind for name, kind in form.columns.items() if labelled or name != "answers"}
+    table.need([*columns, *label], f"take the files that task {task.name} names")
+    rows: list[Row] = table.frame.to_dict("records")
+    for position, row in enumerate(rows):
+        for name, kind in columns.items():
+            value = row[name]
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                found = "missing" if value is None else show(value)
+                raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected", REPAIR)
+            if kind is str and not value.strip() and name not in form.empty:
+                raise table.refuse(position, f"{name} is empty", REPAIR)
+    _check_numbers(table, rows)
+    labels = class_indices(table, "label", task.labels, REPAIR).tolist() if label else [-1] * len(rows)
+    ids: list[int] = []
+    examples: list[Example] = []
+    number = -1
+    for _, inside in groupby(range(len(rows)), key=lambda position: _row_number(rows[position], position)):
+        number += 1
+        for position in inside:
+            row = rows[position] | {"mismatched": number in task.mismatched.get(split, [])}
+            if not labelled:
+                row["answers"] = None
+            try:
+                made = form.examples(row, labels[position])
+            except (ValueError, KeyError, TypeError) as error:
+                raise table.refuse(position, str(error), REPAIR) from error
+            examples += made
+            ids += [number] * len(made)
+    return _assemble(task, source, ids, examples)
+
+
+def _row_number(row: Row, position: int) -> Any:
+    """What the flat rows of one official row share."""
+    return next(iter(row["idx"].values())) if isinstance(row["idx"], dict) else position
+
+
+def _check_numbers(table: Table, rows: list[Row]) -> None:
+    """Official numbers are integers, and within a file no two rows, questions or answers share one."""
+    names = list(rows[0]["idx"]) if rows and isinstance(rows[0]["idx"], dict) else ["row"]
+    listed = [
+        [row["idx"].get(name) for name in names] if isinstance(row["idx"], dict) else [row["idx"]] for row in rows
+    ]
+    for position, numbers in enumerate(listed):
+        for number in numbers:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**63:
+                raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected", REPAIR)
+    _once(table, [numbers[-1] for numbers in listed], names[-1], REPAIR)
+    for level, name in enumerate(names[:-1]):
+        asked = {}
+        for position, numbers in enumerate(listed):
+            content = [rows[position].get(key) for key in ("paragraph", "passage", "question")[: level + 2]]
+            first = asked.setdefault(numbers[level], (position, numbers[:level], content))
+            if first[1:] != (numbers[:level], content):
+                before = table.where(first[0])
+                reason = f"idx {numbers[level]} of this {name} was given before, at {before}"
+                raise table.refuse(position, reason, REPAIR)
+
+
+def _assemble(task: TaskConfig, source: str, ids: list[int], examples: list[Example]) -> Examples:
+    """The columns of ``Examples`` from examples one by one; ``ids`` are their file rows."""
+    if task.spans == "marks":
+        examples = [_with_marks(each) for each in examples]
+    first = examples[0] if examples else Example(("",), -1, (0,))
+    spans = task.spans == "vectors" and first.spans is not None
+    graded = all(each.credit is not None for each in examples)
+    return Examples(
+        source,
+        np.asarray(ids, dtype=np.int64),
+        tuple([each.texts[column] for each in examples] for column in range(len(first.texts))),
+        np.asarray([each.label for each in examples], dtype=np.int64),
+        groups=None if first.group is None else np.asarray([each.group for each in examples], dtype=np.int64),
+        credit=np.asarray([each.credit for each in examples], dtype=np.float64) if examples and graded else None,
+        spans=np.asarray([each.spans for each in examples], dtype=np.int64) if spans else None,
+        idx=np.asarray([each.idx for each in examples], dtype=np.int64),
+        answers=None if first.answer is None else [str(each.answer) for each in examples],
+    )
+
+
+def _with_marks(example: Example) -> Example:
+    """The example with signs around its spans instead of their places."""
+    texts = list(example.texts)
+    signs = []
+    for (column, start, end), sign in zip(example.spans or (), MARKS, strict=False):
+        signs += [(column, start, 1, f"{sign} "), (column, end, 0, f" {sign}")]
+    for column, place, _, sign in sorted(signs, reverse=True):  # from the end, so that places stay true
+        texts[column] = texts[column][:place] + sign + texts[column][place:]
+    return Example(tuple(texts), example.label, example.idx)
+
+
+# -- nested official files -------------------------------------------------------------------------------------
+
+
+def _unfold_multirc(row: Row) -> Iterator[Row]:
+    passage = _inner(row, "passage", dict)
+    for asked in _inner(passage, "questions", list):
+        for answer in _inner(asked, "answers", list):
+            numbers = {"paragraph": row["idx"], "question": asked["idx"], "answer": answer["idx"]}
+            texts = {"paragraph": passage["text"], "question": asked["question"], "answer": answer["text"]}
+            yield texts | {"idx": numbers} | {key: answer[key] for key in ("label",) if key in answer}
+
+
+def _unfold_record(row: Row) -> Iterator[Row]:
+    passage = _inner(row, "passage", dict)
+    text = passage["text"]
+    spans = [_span(each, text) for each in _inner(passage, "entities", list)]
+    for asked in _inner(row, "qas", list):
+        numbers = {"passage": row["idx"], "query": asked["idx"]}
+        answers = [_span(each, text)["text"] for each in _inner(asked, "answers", list)] if "answers" in asked else None
+        yield {"passage": text, "query": asked["query"], "entity_spans": spans, "answers": answers, "idx": numbers}
+
+
+def _unfold_wsc(row: Row) -> Iterator[Row]:
+    yield {key: value for key, value in row.items() if key != "target"} | _inner(row, "target", dict)
+
+
+def _inner(row: Row, key: str, kind: type) -> Any:
+    """The object, or the list that is not empty, at ``key``. Raises KeyError, ValueError."""
+    value = row[key]
+    if not isinstance(value, kind) or value == []:
+        raise ValueError(f"{key} is {show(value)}, {_NOUNS[kind]} expected")
+    return value
+
+
+UNFOLD: dict[str, Unfold] = {"multirc": _unfold_multirc, "record": _unfold_record, "wsc": _unfold_wsc}
+
+
+def _listed(spans: Any) -> list[Row]:
+    """A list of objects, which older versions of `datasets` stored as an object of lists."""
+    if isinstance(spans, dict):
+        return [dict(zip(spans, values, strict=True)) for values in zip(*spans.values(), strict=True)]
+    return list(spans)
+
+
+# -- spans ---------------------------------------------------------------------------------------------------
+
+
+def _span(given: Row, text: str) -> Row:
+    """A span of ReCoRD: characters ``start`` to ``end``, both included, of ``text``, which an answer repeats."""
+    start, end = given["start"], given["end"]
+    if not 0 <= start <= end < len(text):
+        raise ValueError(f"characters {start} to {end} are not inside the passage ({len(text)} characters)")
+    found = text[start : end + 1]
+    if given.get("text", found) != found:
+        raise ValueError(f"text is {given['text']!r}, but characters {start} to {end} are {found!r}")
+    return {"text": found, "start": start, "end": end + 1}
+
+
+def _cuts_a_word(text: str, start: int, end: int) -> bool:
+    """Whether letters go on outside the span; the n't of a contraction may."""
+    left = text[start - 1 : start].isalnum() and text[start].isalnum()
+    right = text[end : end + 1].isalnum() and text[end - 1].isalnum() and not text.startswith("n't", end)
+    return left or right
+
+
+def _words_at(text: str, words: str, index: int) -> tuple[int, int] | None:
+    """Characters of ``words`` in ``text`` if they start at its word ``index``.
+
+    The official files differ from their texts in case, in line breaks, and in punctuation around the words.
+    """
+    places = [match.start() for match in re.finditer(r"\S+", text)]
+    if not 0 <= index < len(places):
+        return None
+    bare = words.strip(string.punctuation + string.whitespace) or words.strip()
+    pattern = r"\W*?(" + r"\s+".join(map(re.escape, bare.split())) + r")(?!\w)"
+    match = re.compile(pattern, re.IGNORECASE).match(text, places[index])
+    return (match.start(1), match.end(1)) if match else None
+
+
+def _nearest(text: str, words: str, index: int) -> tuple[int, int] | None:
+    """For a row known to be wrong: the occurrence nearest to word ``index``, else as many words from there on."""
+    places = [(match.start(), match.end()) for match in re.finditer(r"\S+", text)]
+    near = sorted(range(len(places)), key=lambda place: abs(place - index))
+    found = next((span for place in near if (span := _words_at(text, words, place))), None)
+    last = index + len(words.split()) - 1
+    if found or not 0 <= index <= last < len(places):
+        return found
+    return places[index][0], places[last][1]
+
+
+# -- ReCoRD's credit -----------------------------------------------------------------------------------------
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(text: str) -> str:
+    """As the official evaluation of ReCoRD (that of SQuAD 1.1): lower case, no punctuation, articles, double spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def token_f1(prediction: str, gold: str) -> float:
+    """F1 of the words both have in common, counted as often as they occur; 0 where there are none."""
+    predicted, wanted = normalised(prediction).split(), normalised(gold).split()
+    common = sum((Counter(predicted) & Counter(wanted)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def best_credit(prediction: str, gold: list[str]) -> tuple[float, float]:
+    """Token F1 and exact match of ``prediction``, each the highest over the ``gold`` aliases; 0 without any."""
+    matches = (float(normalised(prediction) == normalised(each)) for each in gold)
+    return max((token_f1(prediction, each) for each in gold), default=0.0), max(matches, default=0.0)
