@@ -22,13 +22,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sora.cluster.signals import Preempted
 from sora.coercion import nearest, one_of
 from sora.commands import published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
 from sora.recipes import CONF, OWN, check_recipe, check_study
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
-from sora.training.preemption import Preempted
 
 LAUNCHERS = {  # of Hydra, which a cluster= needs -> its package, and the extra of pyproject.toml
     "joblib": ("hydra-joblib-launcher", "joblib"),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from sora import records, resolve, studies
 from sora.errors import UserError
-from sora.metrics_file import read_metrics
 from sora.tasks.load import read_official
 from sora.tasks.spec import TaskConfig, load_task
+from sora.training.logging import read_metrics
 from sora.untrusted import is_inside, is_name, parse_json
 from tests import composing, tiny
 

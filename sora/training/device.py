@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sora.snapshot import commit
+from sora.cluster.code_snapshot import commit
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "scipy", "hydra-core", "pyarrow")
 

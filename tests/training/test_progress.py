@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sora.tracking import summary
 from sora.training.evaluation import predicts_one_class
+from sora.training.logging import summary
 from tests import tiny
 
 

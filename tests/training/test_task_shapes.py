@@ -14,9 +14,9 @@ import torch
 from sora import records, submissions
 from sora.errors import UserError
 from sora.tasks import compute_metrics, load, load_task
-from sora.tracking import Tracker
 from sora.training import predictions
 from sora.training.evaluation import predict
+from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from sora.training.pack import build_pack
 from sora.training.runner import run_pack

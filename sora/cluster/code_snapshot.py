@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sora.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("sora", "conf", "hydra_plugins", "run.py")
 NOTE = "snapshot.json"  # the commit the copy was taken from
 

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sora.snapshot import ROOT
-from sora.training.preemption import Preempted
+from sora.cluster.code_snapshot import ROOT
+from sora.cluster.signals import Preempted
 
 
 class Command:
