@@ -57,7 +57,7 @@ def holder(folder: Path) -> str | None:
 
 
 def _described(folder: Path) -> str:
-    """What status.json, which the holder writes once it has the lock, says of it."""
+    """Name the holder by status.json, which it writes once it has the lock."""
     try:
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
         return f"process {status['pid']} on {status['host']}, since {status['time']}"

@@ -73,7 +73,7 @@ def count(path: Path, task: TaskConfig) -> int:
 
 
 def _is_table(task: TaskConfig) -> bool:
-    """Whether the file is a table: GLUE's, and that of a task of the user's own."""
+    """Tell whether the file is a table: GLUE's, and that of a task of the user's own."""
     return task.benchmark != "superglue"
 
 
@@ -97,7 +97,7 @@ def _rows(task: TaskConfig, examples: Examples, predictions: np.ndarray) -> list
 
 
 def _word(task: TaskConfig, label: int) -> str | int:
-    """The leaderboard's word for a class; SuperGLUE writes a numbered one as a number."""
+    """Return the leaderboard's word for a class; SuperGLUE writes a numbered one as a number."""
     words = task.submission_labels or task.labels
     numbers = task.benchmark == "superglue" and all(word.isdecimal() for word in words)
     return int(words[label]) if numbers else words[label]
@@ -166,7 +166,7 @@ def collect(
 
 
 def _best_run(tasks: Sequence[str], candidates: Sequence[dict[str, Any]], runs: Path) -> dict[str, Any] | None:
-    """The record of these tasks with predictions and the highest select metric; ties to the smallest run id."""
+    """Find the record of these tasks with predictions and the highest select metric; ties to the smallest run id."""
     fitting = [
         record
         for record in candidates
@@ -184,7 +184,7 @@ def _best_run(tasks: Sequence[str], candidates: Sequence[dict[str, Any]], runs: 
 
 
 def _selected(record: dict[str, Any]) -> float:
-    """The select metric of the weights that predicted; -inf where the task's file had another one at that time."""
+    """Return the select metric of the weights that predicted; -inf where the task's file had another one at that time."""
     config = record["config"]["task"]
     value: float | None = record["metrics"]["selected"]["select"].get(config["select_metric"])
     return float("-inf") if value is None else value
@@ -199,7 +199,7 @@ def _described(record: dict[str, Any]) -> str:
 
 
 def _zipped(files: Mapping[str, Path]) -> bytes:
-    """A zip without folders whose bytes depend on the files alone."""
+    """Make a zip without folders whose bytes depend on the files alone."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in sorted(files):

@@ -95,7 +95,7 @@ def number(value: Any) -> Any:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(text with its newline, object) of each complete line."""
+    """Yield (text with its newline, object) of each complete line."""
     with oserror_as_user_error(path):
         texts = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
     for number, text in enumerate(texts, start=1):

@@ -121,7 +121,7 @@ def summary(**columns: Sequence[float]) -> str:
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, number) of every number."""
+    """Yield (dotted name, number) of every number."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}.")
