@@ -96,7 +96,7 @@ class Silent:
     def log(self, *values: Any, **named: Any) -> None:
         """Nothing."""
 
-    def say(self, line: str) -> None:
+    def print(self, text: str) -> None:
         """Nothing."""
 
 

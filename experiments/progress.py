@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.study import Record, Run, Study
 from sora import stats
-from sora.training.claims import holder
+from sora.cluster.run_lock import holder
 
 RUNNING, STOPPED, FAILED, WAITING, UNUSABLE = "running", "stopped", "failed", "not started", "unusable"
 
@@ -82,7 +82,7 @@ def _open(run: Run, runs: Path) -> Open:
         return Open(run, STOPPED, f"{folder / 'status.json'} cannot be read ({error})")
     status, since = str(said.get("status")), str(said.get("time"))
     if owner := holder(folder):
-        return Open(run, RUNNING, f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')}")
+        return Open(run, RUNNING, owner)
     if status == "failed":
         return Open(run, FAILED, str(said.get("reason", "no reason was written")))
     return Open(run, STOPPED, f"{status} since {since}, and no process is at work on it")

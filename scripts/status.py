@@ -2,7 +2,7 @@
 
     python scripts/status.py [--results results] [--runs runs] [--study main_table ...] [--commands 3]
 
-Runs now: a process holds the run's claim (sora/training/claims.py). Exit status: 0; 2 for a mistake in the command.
+Runs now: a process holds the run's lock (sora/cluster/run_lock.py). Exit status: 0; 2 for a mistake in the command.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sora import arguments, console
+from sora.cluster.signals import Preempted
 from sora.coercion import nearest, one_of
 from sora.commands import install, program_name, published
 from sora.config import METHODS, RunConfig
@@ -31,7 +32,6 @@ from sora.errors import UserError
 from sora.place import CONF, expanded
 from sora.recipes import OWN, check_recipe, check_study, check_untrained
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
-from sora.training.preemption import Preempted
 
 LAUNCHERS = {  # of Hydra, which a cluster= needs -> its package, and the extra of pyproject.toml
     "joblib": ("hydra-joblib-launcher", "joblib"),

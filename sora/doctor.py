@@ -33,8 +33,8 @@ from sora.regime import regime
 from sora.tasks import TaskData, load, load_test
 from sora.training.checkpoint import KEEP
 from sora.training.device import choose_device, has_driver, slow, why_no_gpu
+from sora.training.logging.wandb import check_key
 from sora.training.pack import Pack, build_pack, losses_of
-from sora.wandb_mirror import check_key
 
 ROW_COPIES = 4  # of a replica's weights in a checkpoint: values, two moments, the best so far
 LENGTH = 16  # tokens of the examples on which gradients are looked at

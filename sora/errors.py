@@ -7,7 +7,3 @@ class UserError(Exception):
 
 class OutOfMemory(UserError):
     """The device's memory did not suffice; a smaller pack may fit."""
-
-
-class TakenOver(UserError):
-    """Another process trains the run now: from here on its folder is not written to, not even with this sentence."""

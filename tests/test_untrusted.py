@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from sora import records, resolve, studies
 from sora.errors import UserError
-from sora.metrics_file import read_metrics
 from sora.tasks.load import read_official
 from sora.tasks.spec import TaskConfig, load_task
 from sora.untrusted import is_inside, is_name, parse_json
 from tests import composing, tiny
 
 fuzz = settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
@@ -45,25 +44,11 @@ HOSTILE = [
 
 
 def attempt(read: Any, *arguments: Any) -> tuple[Any, str | None]:
-    """What a reader answers, or what its UserError says."""
+    """The answer of a reader, or the text of its UserError."""
     try:
         return read(*arguments), None
     except UserError as error:
         return None, str(error)
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value inside a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
-
-
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    if not path:
-        return new
-    copy = value.copy()
-    copy[path[0]] = replaced(value[path[0]], path[1:], new)
-    return copy
 
 
 # -- records ---------------------------------------------------------------------------------------------------
@@ -78,32 +63,19 @@ def test_no_content_of_a_record_is_a_traceback(content, tmp_path):
             read(path)
 
 
-@fuzz
-@given(st.data())
-def test_a_record_with_any_value_anywhere_is_read_as_it_is_or_refused(tmp_path, data):
-    record = composing.record()
-    changed = replaced(record, data.draw(st.sampled_from(places(record))), data.draw(anything))
-    path = tmp_path / "record.json"
-    path.write_text(json.dumps(changed))
-    found, said = attempt(records.read, path)
-    assert found == changed if said is None else (str(path) in said and "\n" not in said)
-
-
-@fuzz
-@given(st.data())
-def test_arrays_with_any_bytes_changed_are_the_same_or_refused(tmp_path, data):
+def test_arrays_with_a_changed_byte_are_the_same_or_refused(tmp_path):
     path = tmp_path / "record.json"
     records.write(path, composing.record(), composing.arrays())
     file = path.with_suffix(".npz")
-    content = bytearray(file.read_bytes())
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    file.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    found, said = attempt(records.read_arrays, path)
-    if said is None:
-        assert records.arrays_digest(found) == records.arrays_digest(composing.arrays())
-    else:
-        assert str(file) in said
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        for content in (whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :], whole[:place]):
+            file.write_bytes(content)
+            found, refused = attempt(records.read_arrays, path)
+            if refused is None:
+                assert records.arrays_digest(found) == records.arrays_digest(composing.arrays())
+            else:
+                assert str(file) in refused
 
 
 class Bomb:
@@ -129,23 +101,6 @@ def test_nothing_is_unpickled(tmp_path):
     assert not bomb.trace.exists()
 
 
-@fuzz
-@given(st.lists(anything, max_size=4), st.binary(max_size=40))
-def test_any_lines_of_metrics_are_read_or_refused(tmp_path, lines, torn):
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes("".join(json.dumps(each) + "\n" for each in lines).encode() + torn.replace(b"\n", b""))
-    found, said = attempt(read_metrics, path)
-    assert found == lines if said is None else str(path) in said
-
-
-@pytest.mark.parametrize("nonfinite", [3, {"loss": "huge"}, {"absent/x": "nan"}, {"list/9": "nan"}, {"list/a": "inf"}])
-def test_a_line_of_metrics_that_contradicts_itself_is_refused(nonfinite, tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"step": 3, "kind": "train", "loss": None, "list": [1], "nonfinite": nonfinite}) + "\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl: nonfinite at step 3"):
-        read_metrics(path)
-
-
 # -- names and places ------------------------------------------------------------------------------------------
 
 OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", "a\\..\\x", "a\0b"]
@@ -154,7 +109,8 @@ OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", "a\\..\\x", "a\0b"]
 @pytest.mark.parametrize("text", [*OUTSIDE, "", ".hidden", "a b", "<b>", "a" * 101, "a\n"])
 def test_what_is_no_name_is_refused_in_records_and_configurations(text, tmp_path):
     assert not is_name(text)
-    record = replaced(composing.record(), ("config", "task", "name"), text)
+    record = composing.record()
+    record["config"]["task"] = record["config"]["task"] | {"name": text}
     with pytest.raises(UserError, match=r"config\.task\.name"):
         records.validate(record, "file")
     with pytest.raises(UserError, match=r"task\.name"):
@@ -195,9 +151,9 @@ def test_a_place_that_counts_as_inside_is_inside(folder, file):
 
 def checked(read: Any, path: Path, task: TaskConfig) -> int | None:
     """How many examples are read, None with a sentence that names the file."""
-    examples, said = attempt(read, path, task, "train", path.name)
-    if said is not None:
-        assert str(path) in said
+    examples, refused = attempt(read, path, task, "train", path.name)
+    if refused is not None:
+        assert str(path) in refused
         return None
     assert len(examples.labels) == len(examples.ids) == len(examples.texts[0])
     return len(examples.labels)
@@ -228,16 +184,8 @@ def test_any_bytes_in_a_tsv_are_rows_or_one_sentence(tmp_path, content, header):
     checked(read_official, path, load_task("rte"))
 
 
-@fuzz
-@given(st.lists(st.dictionaries(st.sampled_from(["premise", "hypothesis", "label", "idx", "x"]), anything), max_size=4))
-def test_any_objects_in_a_jsonl_are_rows_or_one_sentence(tmp_path, objects):
-    path = tmp_path / "train.jsonl"
-    path.write_text("".join(json.dumps(each) + "\n" for each in objects))
-    assert checked(read_official, path, load_task("rte_superglue")) in (None, len(objects))
-
-
 @pytest.mark.parametrize("content", HOSTILE[:7], ids=lambda content: repr(content[:12]))
-@pytest.mark.parametrize("name", ["rte_superglue", "multirc", "record", "wsc"])
+@pytest.mark.parametrize("name", ["rte_superglue", "multirc"])
 def test_hostile_json_lines_are_one_sentence(name, content, tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_bytes(content + b"\n")

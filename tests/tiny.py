@@ -10,7 +10,7 @@ import torch
 from sora.backbones.load import LAYER_TARGETS
 from sora.resolve import build_runs
 from sora.tasks import Examples, TaskData
-from sora.tracking import Tracker
+from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from sora.training.pack import EncodedSplit, Pack, build_pack
 

@@ -28,11 +28,11 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # Hydra impo
             import submitit
 
             from hydra_plugins.sora_packed.packed_sweeper import own_files
-            from sora import snapshot
+            from sora.cluster import code_snapshot
+            from sora.cluster.slurm_job import Command
             from sora.errors import UserError
-            from sora.submission import Command
 
-            code = snapshot.take(Path(self.config.paths.runs) / ".snapshots")
+            code = code_snapshot.take(Path(self.config.paths.runs) / ".snapshots")
             params = dict(self.params)
             folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
             # Safe path: else python -m would look into the current folder first, where the code may have changed.

@@ -1,8 +1,8 @@
 """Checkpoints belong to runs: the slice of one replica, written atomically, without pickling.
 
 ``<run>/checkpoint/step-00000500.safetensors`` holds the tensors and ``step-00000500.json``, written last, the rest:
-the run's id, the members of its pack, the thread count, the history so far and the sha256 of the tensors. A pair
-whose hash does not fit is passed over. The newest two are kept.
+the run's id, the members of its pack, the thread count, the history so far (NaN as a literal) and the sha256 of the
+tensors. A pair whose hash does not fit is passed over. The newest two are kept.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.errors import UserError
-from sora.metrics_file import escape, plain, restore
 from sora.records import write_text
-from sora.untrusted import parse_json
+from sora.training.logging.metrics import number
 
 FORMAT = 1
 KEEP = 2
@@ -55,9 +54,7 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
             os.fsync(file.fileno())
         partial.replace(path)
         head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": digest}
-        nonfinite: dict[str, str] = {}  # a run that diverged has losses that JSON does not know
-        content = {key: plain(value, escape(key), nonfinite) for key, value in (head | meta).items()}
-        write_text(path.with_suffix(".json"), json.dumps(content | {"nonfinite": nonfinite}, allow_nan=False))
+        write_text(path.with_suffix(".json"), json.dumps(head | meta, default=number))
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise UserError(
@@ -84,11 +81,10 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
     path = run_dir / "checkpoint" / f"step-{step:08d}.json"
     weights = path.with_suffix(".safetensors")
     try:
-        meta = parse_json(path.read_text(encoding="utf-8"))
-        restore(meta)
+        meta = json.loads(path.read_text(encoding="utf-8"))
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(meta, dict) or meta.get("step") != step:
         return None
@@ -128,8 +124,8 @@ def _newest(run_dir: Path) -> dict[str, Any]:
     """What the newest checkpoint says; {} where there is none, or it is damaged."""
     path = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
     try:
-        meta = parse_json(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
+        meta = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from sora.cluster.code_snapshot import commit
 from sora.errors import UserError
-from sora.snapshot import commit
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "scipy", "hydra-core", "pyarrow")
 

@@ -16,17 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora import tracking
 from sora.backbones import DropoutKey
+from sora.cluster.signals import Preempted
 from sora.errors import UserError
-from sora.tracking import Tracker
 from sora.training import checkpoint
 from sora.training.batching import batches
 from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import Logits, predict, score
 from sora.training.levels import Levels
+from sora.training.logging import Tracker, summary
 from sora.training.pack import Pack, losses_of
-from sora.training.preemption import Preempted
 
 
 @dataclass
@@ -55,7 +54,6 @@ class Loop:
         after_checkpoint: called with the step once a checkpoint lies on disk (tests stop the process there).
         check: called after every step and every batch of an evaluation; raises Preempted when the machine is wanted
             back, which then passes through ``run`` once a checkpoint is written.
-        before_write: called before a checkpoint or a line is written; raises TakenOver when a run is another process's.
     """
 
     def __init__(
@@ -66,11 +64,10 @@ class Loop:
         run_dirs: list[Path],
         after_checkpoint: Callable[[int], None] = lambda step: None,
         check: Callable[[], None] = lambda: None,
-        before_write: Callable[[], None] = lambda: None,
     ) -> None:
         self.pack, self.tracker = pack, tracker
         self.run_ids, self.run_dirs = run_ids, run_dirs
-        self.after_checkpoint, self.check, self.before_write = after_checkpoint, check, before_write
+        self.after_checkpoint, self.check = after_checkpoint, check
         self.trainer = pack.runs[0].trainer
         self.progress = [Progress() for _ in pack.runs]
         rows = pack.optimizer.rows
@@ -100,7 +97,7 @@ class Loop:
             self._clock("eval_s" if self.evaluation_due else "train_s")
             if self.step:
                 self.save(again=self.evaluation_due)
-                self.tracker.say(f"{stop}; step {self.step} is in a checkpoint")
+                self.tracker.print(f"{stop}; step {self.step} is in a checkpoint")
             raise
 
     def _train(self) -> None:
@@ -187,7 +184,6 @@ class Loop:
         return self.pack.timeline.multiplier(self.step - 1) * self.pack.optimizer.groups[0].lr[replica]
 
     def _log(self) -> None:
-        self.before_write()
         means = self.window.take()
         self._note_divergence()
         for replica in range(self.pack.replicas):
@@ -205,7 +201,7 @@ class Loop:
 
     def _show(self) -> None:
         """Bring the text beside the progress bar up to date."""
-        self.tracker.progress(self.step, tracking.summary(**self.shown_loss, **self._latest()))
+        self.tracker.progress(self.step, summary(**self.shown_loss, **self._latest()))
 
     def _latest(self) -> dict[str, list[float]]:
         """Select metric and live ranks of the last evaluation, for the progress bar."""
@@ -222,7 +218,7 @@ class Loop:
         for progress, step, run_id in zip(self.progress, self.diverged.tolist(), self.run_ids, strict=True):
             if step >= 0 and progress.diverged_at is None:
                 progress.diverged_at = step
-                self.tracker.say(f"{run_id}: diverged at step {step} (loss or gradient not finite); its weights stay")
+                self.tracker.print(f"{run_id}: diverged at step {step} (loss or gradient not finite); its weights stay")
 
     # -- evaluation --------------------------------------------------------------------------------------------
 
@@ -234,7 +230,6 @@ class Loop:
         logits = predict(pack, split, self.check)
         scores = score(pack, split, logits)
         self.last_select, self.evaluation_due = (self.step, logits), False
-        self.before_write()
         means = self.stretch.take()
         self._note_divergence()
         gates = pack.gates()
@@ -275,7 +270,7 @@ class Loop:
                 if progress.diverged_at is None:
                     progress.levels.append(entry | {"step": self.step})
                     told.append(f"{entry['live']} live, {metric} {entry['select'][metric]:.4f}")
-            self.tracker.say(f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}: " + "; ".join(told))
+            self.tracker.print(f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}: " + "; ".join(told))
 
     def known_logits(self, which: str) -> Logits:
         """Logits that the ``last`` or the ``selected`` weights have given before, once training is over."""
@@ -295,7 +290,6 @@ class Loop:
         """Write a checkpoint of every run of the pack; ``again``: also where there is one of this step."""
         if not again and all(self.step in checkpoint.steps(folder) for folder in self.run_dirs):
             return
-        self.before_write()
         self.tracker.sync()
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
             tensors = self.pack.optimizer.state(replica)
@@ -356,7 +350,7 @@ class Loop:
         self.levels.load_states([_prefixed(found[run_id].tensors, "level.") for run_id in self.run_ids])
         threads = found[self.run_ids[0]].meta["threads"]
         if threads != torch.get_num_threads():
-            self.tracker.say(f"using {threads} threads, as before the interruption")
+            self.tracker.print(f"using {threads} threads, as before the interruption")
             torch.set_num_threads(threads)
         self.tracker.resume_at(self.step, evaluated=not self.evaluation_due)
         return self.step

@@ -19,9 +19,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sora import submissions
 from sora.errors import UserError
 from sora.estimate import facts_of
+from sora.publish import leaderboard
 from sora.records import write_text
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
 from sora.tasks.load import why_not
@@ -66,8 +66,8 @@ def _write_pack(
             logits = predict(pack, encode_split(pack.model.backbone, examples, runs[0]), check)
             for replica, job in enumerate(jobs):
                 own = logits[replica]
-                path = job.folder / "predictions" / submissions.file_of(task, split)
-                write_text(path, submissions.content(task, examples, own))
+                path = job.folder / "predictions" / leaderboard.file_of(task, split)
+                write_text(path, leaderboard.content(task, examples, own))
                 if not split.startswith("test"):
                     scores[replica][task.name] = compute_metrics(task, own.astype(np.float64), **examples.gold)
     for job, found in zip(jobs, scores, strict=True):
@@ -79,23 +79,27 @@ def _write_pack(
 
 
 def _done(job: Job, asked: Sequence[Asked]) -> bool:
-    """Whether every file that is asked for is there, and whole: predictions of a part are made again."""
+    """Whether every file that is asked for is there, and whole: predictions of fewer examples are made again."""
     folder = job.folder / "predictions"
-    files = all(
-        submissions.is_whole(folder / submissions.file_of(task, split), task, examples)
+    done = (folder / "scores.json").is_file() and all(
+        leaderboard.count(folder / leaderboard.file_of(task, split), task) == _asked_for(task, examples)
         for task, split, examples in asked
     )
-    done = files and (folder / "scores.json").is_file()
     if done:
         print(f"{job.run_id} ({job.label}): predictions are in {folder}", flush=True)
     return done
+
+
+def _asked_for(task: TaskConfig, examples: Examples) -> int:
+    """How many predictions a file must hold: one a question where a question has several candidates."""
+    return len(examples) if task.scoring != "candidates" else len(np.unique(examples.gold["groups"]))
 
 
 def _test_sets(job: Job) -> list[Asked]:
     """Every test set of the run's task and every diagnostic set that is there."""
     run = job.run
     asked = [(run.task, split, examples) for split, examples in load_test(run.task, run.data).items()]
-    for task in submissions.diagnostics_of(run.task):
+    for task in leaderboard.diagnostics_of(run.task):
         if reason := why_not(task, run.data):
             print(f"{task.name} is left out: {reason}", flush=True)
             continue

@@ -6,7 +6,7 @@ the pack train together (session.py) and leave, each in ``<paths.runs>/<run id>/
     config.yaml    the resolved configuration
     status.json    running | ok | diverged | failed | interrupted | preempted, since when, and how to go on
     metrics.jsonl, log.txt, checkpoint/, adapter/
-    claim/         which process holds the run (claims.py)
+    .lock          held by the process that trains the run (sora/cluster/run_lock.py)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,14 +29,14 @@ import yaml
 
 from sora import records
 from sora.backbones.source import backbone_identity
+from sora.cluster.run_lock import run_locks
+from sora.cluster.signals import Preempted, Preemption
 from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.estimate import facts_of
 from sora.identity import run_id
 from sora.tasks import TaskData, load, load_test
-from sora.training.claims import Claims, claimed
-from sora.training.preemption import Preempted, Preemption
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Job:
 
     def set_status(self, status: str, **values: Any) -> None:
         """Replace status.json."""
-        content = {"status": status, "run_id": self.run_id, "pid": os.getpid(), "time": now()} | values
+        who = {"host": socket.gethostname(), "pid": os.getpid()}
+        content = {"status": status, "run_id": self.run_id, **who, "time": now()} | values
         records.write_text(self.folder / "status.json", json.dumps(content, indent=2) + "\n")
 
 
@@ -167,7 +169,7 @@ def _complete(jobs: Sequence[Job]) -> None:
     from sora import card
     from sora.training import checkpoint
 
-    with contextlib.suppress(UserError), claimed({job.run_id: job.folder for job in left}):  # held: at work on it
+    with contextlib.suppress(UserError), run_locks({job.run_id: job.folder for job in left}):  # held: at work on it
         for job in left:
             path = records.find(Path(job.run.paths.results), job.run_id)
             if path is not None and (job.folder / "adapter").is_dir():
@@ -192,8 +194,8 @@ def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemp
     for job in pack:
         _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
         _make_writable(job.folder, "paths.runs")
-    with claimed({job.run_id: job.folder for job in pack}) as claims:
-        jobs = _unfinished(pack)  # another process may have finished some before they were claimed here
+    with run_locks({job.run_id: job.folder for job in pack}):
+        jobs = _unfinished(pack)  # another process may have finished some before they were locked here
         if not jobs:
             return
         for job in jobs:
@@ -201,12 +203,10 @@ def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemp
             job.set_status("running", command=command, resume=_again(command))
         waiting = _companies(jobs)
         try:
-            _train_packs(waiting, data, command, claims, preemption)
+            _train_packs(waiting, data, command, preemption)
         except BaseException as error:
             status = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}.get(type(error), "failed")
             for job in itertools.chain.from_iterable(waiting):
-                if not claims.holds(job.run_id):
-                    continue
                 # The error itself must reach the user, also when the disk is too full for this file.
                 with contextlib.suppress(UserError, OSError):
                     reason = f"{type(error).__name__}: {error}"
@@ -226,9 +226,7 @@ def _again(command: str) -> str:
     return f"cd {shlex.quote(os.getcwd())} && {typed}"
 
 
-def _train_packs(
-    waiting: list[list[Job]], data: TaskData, command: str, claims: Claims, preemption: Preemption
-) -> None:
+def _train_packs(waiting: list[list[Job]], data: TaskData, command: str, preemption: Preemption) -> None:
     """Train the packs ``waiting``, split where memory asks for it; what is done leaves the list."""
     from sora.training import memory
     from sora.training.device import choose_device
@@ -238,7 +236,7 @@ def _train_packs(
     facts = facts_of(data)
     waiting[:] = [pack for company in waiting for pack in memory.fitting(company, facts, device)]
     # The parts of a pack each go on from the checkpoints that their members share.
-    memory.work_off(waiting, device, lambda pack: train(pack, data, command, claims, preemption))
+    memory.work_off(waiting, device, lambda pack: train(pack, data, command, preemption))
 
 
 def _companies(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -16,31 +16,30 @@ from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.regime import regime
 from sora.tasks import TaskData, compute_metrics
-from sora.tracking import Sink, Tracker
 from sora.training import checkpoint, closed_form, memory
 from sora.training.device import choose_device, environment, named, peak_bytes, slow, take_free_threads
 from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
 from sora.training.evaluation import EVALUATED, Logits, evaluate, predicts_one_class
+from sora.training.logging import Logger, Tracker
 from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
 
 if TYPE_CHECKING:
-    from sora.training.claims import Claims
-    from sora.training.preemption import Preemption
+    from sora.cluster.signals import Preemption
     from sora.training.runner import Job
 
 STORED = ("select", "report", "report_mm")  # splits whose logits go into the .npz; of levels, all splits
-NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; a mirror was told of the first two
+NO_SUMMARY = ("config", "history", "level_results", "provenance")  # of a record; remote loggers have the first two
 Arrays = dict[str, np.ndarray]
 SMALLER = "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
 
 
-def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, preemption: Preemption) -> None:
+def train(jobs: Sequence[Job], data: TaskData, command: str, preemption: Preemption) -> None:
     """Train the pack, from its newest checkpoint unless ``resume=never``, and write what it leaves.
 
     Raises:
         Preempted: one of the signals of ``preemption`` came.
-        UserError: another process took a run over, memory or disk do not suffice, a checkpoint does not fit.
+        UserError: memory or disk do not suffice, a checkpoint does not fit.
     """
     from sora.training.runner import now
 
@@ -49,7 +48,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
     for job in jobs:
         if run.resume == "never":
             checkpoint.discard(job.folder)
-    mirrors = mirrors_of(jobs)
+    remotes = remote_loggers(jobs)
     device = choose_device(run.deterministic, run.device)
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
@@ -57,29 +56,21 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
         pack = build_pack([job.run for job in jobs], data, device)
         fitted_s = closed_form.fit(pack, preemption.check)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
-        with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
-            loop = Loop(
-                pack,
-                tracker,
-                [job.run_id for job in jobs],
-                folders,
-                check=preemption.check,
-                before_write=claims.verify,
-            )
-            tracker.say(f"device={run.device}: {named(device)}, {threads}")
+        with Tracker(folders, labels, pack.total_steps, remotes=remotes) as tracker:
+            loop = Loop(pack, tracker, [job.run_id for job in jobs], folders, check=preemption.check)
+            tracker.print(f"device={run.device}: {named(device)}, {threads}")
             if words := slow(run.precision, device):
-                tracker.say(f"warning: {words}")
+                tracker.print(f"warning: {words}")
             step = loop.resume() if run.resume == "auto" else 0
             if step:
-                tracker.say(f"resumed at step {step} of {pack.total_steps}")
+                tracker.print(f"resumed at step {step} of {pack.total_steps}")
             for line in regime_lines(pack, labels):
-                tracker.say(line)
+                tracker.print(line)
             setup_s = time.perf_counter() - clock
             if run.method.TRAINS:
                 loop.run()
             clock = time.perf_counter()
             final = final_evaluation(loop)
-            claims.verify()
             for progress in loop.progress:
                 progress.train_s += fitted_s
                 progress.eval_s += time.perf_counter() - clock
@@ -101,25 +92,24 @@ def _threads_as_before() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def mirrors_of(jobs: Sequence[Job]) -> list[Sink]:
-    """What ``tracker`` adds to metrics.jsonl. Raises UserError when it cannot work."""
+def remote_loggers(jobs: Sequence[Job]) -> list[Logger]:
+    """Build what ``tracker`` adds to metrics.jsonl. Raises UserError when W&B has no key to be online with."""
     run = jobs[0].run
     if run.tracker.name == "none":
         return []
-    from sora.wandb_mirror import MirroredRun, WandbSink, check_key
+    from sora.training.logging.wandb import WandbLogger, check_key
 
     check_key(run.tracker)
-    mirrored = [
-        MirroredRun(
-            job.run_id,
-            job.record_path.stem,
-            job.folder,
-            recorded_config(job.run, job.weights),
-            (job.run.backbone.name, job.run.task.name, job.run.method.name, job.run.protocol.name),
-        )
+    described = [
+        {
+            "id": job.run_id,
+            "name": job.record_path.stem,
+            "config": recorded_config(job.run, job.weights),
+            "tags": [job.run.backbone.name, job.run.task.name, job.run.method.name, job.run.protocol.name],
+        }
         for job in jobs
     ]
-    return [WandbSink(run.tracker, mirrored, Path(run.paths.runs))]
+    return [WandbLogger(run.tracker, described, Path(run.paths.runs))]
 
 
 def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from sora import records, snapshot
-from sora.submission import Command
-from sora.training.preemption import Preempted
+from sora import records
+from sora.cluster import code_snapshot
+from sora.cluster.signals import Preempted
+from sora.cluster.slurm_job import Command
 from tests.cluster.jobs import ROOT, SMALL, environment, run, start
 
 
@@ -79,9 +80,9 @@ def test_a_launcher_that_is_not_installed_names_its_extra(tmp_path):
 
 
 def test_a_snapshot_is_named_by_what_it_holds_and_taken_once(tmp_path):
-    first = snapshot.take(tmp_path)
+    first = code_snapshot.take(tmp_path)
     kept = (first / "run.py").stat().st_mtime_ns
-    assert snapshot.take(tmp_path) == first
+    assert code_snapshot.take(tmp_path) == first
     assert (first / "run.py").stat().st_mtime_ns == kept
     assert [path for path in tmp_path.iterdir() if path != first] == []
     for part in ("sora/cli.py", "conf/config.yaml", "hydra_plugins/sora_packed/packed_sweeper.py"):

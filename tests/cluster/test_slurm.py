@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sora import records, snapshot
+from sora import records
+from sora.cluster import code_snapshot
+from sora.cluster.run_lock import holder
 from tests.cluster.jobs import ROOT, SMALL, environment, run, start, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -73,7 +75,7 @@ def in_training(folder: Path, count: int = 1) -> list[Path]:
 
 def test_jobs_finish_and_run_what_was_submitted(tmp_path):
     """Two packs, submitted and held; then the code they were submitted from breaks."""
-    code = snapshot.take(tmp_path / "code")
+    code = code_snapshot.take(tmp_path / "code")
     jobs = submitted(
         tmp_path, "method=lora,bitfit", "seed=0,1", "+hydra.launcher.additional_parameters.hold=true", code=code
     )
@@ -93,7 +95,7 @@ def test_jobs_finish_and_run_what_was_submitted(tmp_path):
         ("lora", 1),
     ]
     assert {record["pack"]["size"] for record in found} == {2}
-    assert {record["provenance"]["git"] for record in found} == {snapshot.commit()}
+    assert {record["provenance"]["git"] for record in found} == {code_snapshot.commit()}
     assert not any(os.uname().nodename in path.read_text() for path in (tmp_path / "results").rglob("*.json"))
 
 
@@ -132,7 +134,7 @@ def test_a_cancelled_job_leaves_a_checkpoint_and_stays_cancelled(tmp_path):
     assert status["status"] == "preempted"
     assert "SIGTERM" in status["reason"]
     assert list((folder / "checkpoint").glob("step-*.json"))
-    assert json.loads(next((folder / "claim").iterdir()).read_text()) == {"released": True}
+    assert holder(folder) is None
     assert state(job)["JobState"] == "CANCELLED", "not put back into the queue"
 
 
@@ -148,7 +150,7 @@ def test_at_the_time_limit_a_job_goes_on_later(tmp_path):
 
 
 def test_two_sweeps_at_once_over_one_study(tmp_path):
-    """Each run is trained by one job; the other finds it claimed, or finished."""
+    """Each run is trained by one job; the other finds it locked, or finished."""
     sweep = ("-m", *SLURM, *SMALL, "method=lora,bitfit", "seed=0,1")
     both = [start(tmp_path, *sweep) for _ in range(2)]
     jobs = []

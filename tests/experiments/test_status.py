@@ -9,7 +9,7 @@ import pytest
 
 from experiments.progress import duration
 from scripts import status
-from sora.training.claims import claimed
+from sora.cluster.run_lock import run_locks
 from tests.conftest import ROOT
 from tests.experiments import made
 
@@ -31,14 +31,14 @@ def test_every_state_of_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     manifest = made.study(tmp_path / "results", "mine", AXES, leave_out=3, items=20)
     failed, stopped, running = (run["run_id"] for run in manifest["runs"][3:])
     write_status(tmp_path, failed, status="failed", reason="UserError: out of memory")
-    write_status(tmp_path, stopped, status="running")  # killed: nobody holds its claim
-    write_status(tmp_path, running, status="running")
-    with claimed({running: tmp_path / "runs" / running}):
+    write_status(tmp_path, stopped, status="running")  # killed: nobody holds its lock
+    write_status(tmp_path, running, status="running", pid=4711, host="node17")
+    with run_locks({running: tmp_path / "runs" / running}):
         text = said(tmp_path, capsys)
     assert "6 runs: 3 done, 1 failed, 1 stopped, 1 running" in text
     assert f"failed: {failed} method=sora task=rte seed=0: UserError: out of memory" in text
     assert f"stopped: {stopped} " in text
-    assert f"running: {running} method=sora task=rte seed=2: process " in text
+    assert f"running: {running} method=sora task=rte seed=2: process 4711 on node17, since 2024-05-01" in text
     assert "python run.py method=sora task=rte seed=0" in text
     assert "seed=2\n" not in text  # it runs already
     assert "3 runs like none that has finished" in text

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sora import estimate, records
-from sora.tracking import Tracker
 from sora.training.evaluation import evaluate
 from sora.training.levels import Levels, prune_smallest
+from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from sora.training.runner import run_pack
 from tests import tiny

@@ -134,7 +134,7 @@ def test_a_diverged_replica_does_not_touch_the_others(tmp_path):
     """A poisoned replica keeps its slot and its weights; its neighbour trains as if alone, to the bit of 1e-9."""
     configs = tiny.runs(seeds=[0, 1])
     built = tiny.pack(configs, torch.float64)
-    from sora.tracking import Tracker
+    from sora.training.logging import Tracker
     from sora.training.loop import Loop
 
     folders = [tmp_path / "a", tmp_path / "b"]

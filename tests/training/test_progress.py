@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sora.backbones import DropoutKey
-from sora.tracking import summary
 from sora.training.evaluation import predict, predicts_one_class
+from sora.training.logging import summary
 from tests import tiny
 
 

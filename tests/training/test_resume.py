@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sora.errors import TakenOver, UserError
-from sora.tracking import Tracker
+from sora.cluster.signals import SIGNALS, Preempted, Preemption
+from sora.errors import UserError
 from sora.training import checkpoint, evaluation
+from sora.training.logging import Tracker
 from sora.training.loop import Loop
-from sora.training.preemption import SIGNALS, Preempted, Preemption
 from tests import tiny
 
 
@@ -320,23 +320,6 @@ def test_a_pack_that_had_all_diverged_does_not_go_on_after_its_last_checkpoint(t
     with pytest.raises(Stopped):
         tiny.train(configs, tmp_path / "parts", after_checkpoint=stop_at(whole.step))
     assert tiny.train(configs, tmp_path / "parts").step == whole.step
-
-
-def test_nothing_is_written_once_the_runs_are_another_process_s(tmp_path):
-    """Five steps, then the runs are lost: neither a checkpoint nor a line comes after, not even how it ended."""
-    calls = []
-
-    def lost():
-        calls.append(1)
-        if len(calls) > 1:
-            raise TakenOver("taken over")
-
-    with pytest.raises(UserError, match="taken over"):
-        tiny.train(tiny.runs(trainer={"log_every": 5, "eval_every": 20}), tmp_path, before_write=lost)
-    assert not checkpoint.steps(tmp_path / "seed-0")
-    lines = [json.loads(line) for line in (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5]
-    assert len((tmp_path / "seed-0" / "log.txt").read_text().splitlines()) == 1, "how it began"
 
 
 def test_the_signals_do_afterwards_what_they_did_before():

@@ -1,4 +1,4 @@
-"""What a Slurm job runs: one command of a sweep, as anybody could type it, in a snapshot of the code (torch-free).
+"""Run one command of a sweep in a Slurm job, as anybody could type it, in a snapshot of the code (torch-free).
 
 submitit stores a reference to this class, not its content, so that a job which is requeued for days still runs the code
 it was submitted with. The job's exit status is the command's.
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sora.snapshot import ROOT
-from sora.training.preemption import Preempted
+from sora.cluster.code_snapshot import ROOT
+from sora.cluster.signals import Preempted
 
 
 class Command:
@@ -37,7 +37,7 @@ class Command:
             raise
 
     def checkpoint(self, overrides: Sequence[str]) -> Any:
-        """The job to submit again: the same, as the runs' own folders hold their checkpoints."""
+        """Return the job to submit again: the same, as the runs' own folders hold their checkpoints."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, overrides)

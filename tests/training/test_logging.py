@@ -1,7 +1,6 @@
-"""metrics.jsonl as the truth: resumption, kills, non-finite values, quiet output."""
+"""metrics.jsonl through kills and resumption, values that are not finite, quiet output, a logger that fails."""
 
 import errno
-import json
 import math
 import os
 import re
@@ -11,13 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sora.errors import UserError
-from sora.metrics_file import read_metrics
-from sora.tracking import Tracker, summary
+from sora.training.logging import Tracker, read_metrics, summary
 
 LABELS = ["seed 0", "seed 1"]
 
@@ -34,7 +33,7 @@ def train(folders, steps, *, resume=None, total=20, stop_at=None):
             tracker.resume_at(resume)
         for step in steps:
             for replica in range(len(folders)):
-                tracker.log(replica, step, loss=1.0 / (step + replica), lr=np.float32(0.1))
+                tracker.log(replica, step, "train", loss=1.0 / (step + replica), lr=np.float32(0.1))
                 if step % 5 == 0:
                     tracker.log(replica, step, "eval", select={"accuracy": 0.5 + replica / 10}, ranks=[8, step])
             tracker.progress(step, summary(loss=[1.0 / step]))
@@ -77,9 +76,9 @@ def test_killed_in_the_middle_of_a_line_and_resumed(folders, tmp_path):
 
 def test_a_killed_process_loses_nothing_it_logged(folders):
     code = (
-        "import os, pathlib, signal; from sora.tracking import Tracker\n"
+        "import os, pathlib, signal; from sora.training.logging import Tracker\n"
         f"t = Tracker([pathlib.Path({str(folders[0])!r})], ['seed 0'], 9, interactive=False)\n"
-        "for step in range(1, 8): t.log(0, step, loss=1.0)\n"
+        "for step in range(1, 8): t.log(0, step, 'train', loss=1.0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True)
@@ -110,29 +109,20 @@ def test_truncation_is_atomic(folders, monkeypatch):
     assert files(folders) == before
 
 
-def test_resuming_after_the_first_line_is_refused(folders):
-    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
-        tracker.log(0, 1, loss=1.0)
-        with pytest.raises(RuntimeError, match="before the first"):
-            tracker.resume_at(0)
-
-
-def test_nonfinite_values_are_valid_json_and_come_back(folders):
+def test_values_that_are_not_finite_come_back_here_and_in_pandas(folders):
     with Tracker(folders[:1], LABELS[:1], 5, interactive=False) as tracker:
-        tracker.log(0, 1, loss=math.nan, norm=np.float32("-inf"), ok=1.5, by={"a/b~c": [0.0, math.inf]})
+        tracker.log(0, 1, "train", loss=math.nan, norm=np.float32("-inf"), by={"a": [0.0, math.inf]})
     path = folders[0] / "metrics.jsonl"
-
-    def refuse(name):
-        raise AssertionError(f"{name} is not JSON")
-
-    strict = json.loads(path.read_text(), parse_constant=refuse)
-    assert strict["loss"] is None
-    assert strict["nonfinite"] == {"loss": "nan", "norm": "-inf", "by/a~1b~0c/1": "inf"}
+    assert path.read_text() == (
+        '{"step": 1, "kind": "train", "loss": NaN, "norm": -Infinity, "by": {"a": [0.0, Infinity]}}\n'
+    )
     (line,) = read_metrics(path)
     assert math.isnan(line["loss"])
     assert line["norm"] == -math.inf
-    assert line["by"] == {"a/b~c": [0.0, math.inf]}
-    assert "nonfinite" not in line
+    assert line["by"] == {"a": [0.0, math.inf]}
+    (row,) = pd.read_json(path, lines=True).to_dict("records")
+    assert math.isnan(row["loss"])
+    assert row["norm"] == -math.inf
 
 
 values = st.recursive(
@@ -146,7 +136,7 @@ values = st.recursive(
 def test_whatever_is_logged_is_read_back(tmp_path_factory, logged):
     folder = tmp_path_factory.mktemp("run")
     with Tracker([folder], ["seed 0"], 5, interactive=False) as tracker:
-        tracker.log(0, 3, **logged)
+        tracker.log(0, 3, "train", **logged)
     (line,) = read_metrics(folder / "metrics.jsonl")
     assert repr(line) == repr({"step": 3, "kind": "train", **logged})  # repr: NaN equals itself, -0.0 is not 0.0
 
@@ -159,7 +149,7 @@ def test_a_damaged_line_is_named(folders):
         path.write_text("\n".join([lines[0], damage, lines[2], ""]))
         with pytest.raises(UserError, match=re.escape(f"{path}:2")):
             read_metrics(path)
-    with pytest.raises(UserError, match="no metrics file"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No such file"):
         read_metrics(folders[1] / "metrics.jsonl")
 
 
@@ -174,8 +164,8 @@ def test_full_disk_is_one_sentence(folders):
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Cannot create"):
-        Tracker([tmp_path / "file" / "run"], ["seed 0"], 5)
+    with pytest.raises(UserError, match=r"file/run/metrics\.jsonl: Not a directory; .*paths\.runs"):
+        train([tmp_path / "file" / "run"], range(1, 3))
 
 
 def test_quiet_output_is_a_line_at_each_end_and_one_an_evaluation(folders, capsys):
@@ -192,26 +182,21 @@ def test_quiet_output_is_a_line_at_each_end_and_one_an_evaluation(folders, capsy
     assert [line[21:] for line in (folders[1] / "log.txt").read_text().splitlines()] == lines
 
 
-def test_an_evaluation_is_announced_once_and_a_diverged_replica_is_not_waited_for(folders, capsys):
+def test_a_replica_that_diverged_is_not_waited_for(folders, capsys):
     with Tracker(folders, LABELS, 20, interactive=False) as tracker:
         tracker.log(0, 5, "eval", accuracy=0.5)
-        tracker.progress(5)
         assert "step 5" not in capsys.readouterr().err
-        tracker.progress(6)
+        tracker.progress(5)
         assert capsys.readouterr().err == "step 5 of 20: accuracy 0.5\n"
-        for split in ("select", "report"):
-            for replica in (0, 1):
-                tracker.log(replica, 10, "eval", **{split: 0.75})
-        assert capsys.readouterr().err.count("step 10") == 1
 
 
-def test_what_a_method_does_not_have_is_not_announced_and_what_is_not_finite_is(folders, capsys):
+def test_what_a_method_does_not_have_is_not_shown_and_what_is_not_finite_is(folders, capsys):
     with Tracker(folders, LABELS, 20, interactive=False) as tracker:
         for replica, loss in enumerate((math.nan, -math.inf)):
             tracker.log(replica, 5, "eval", select={"accuracy": 0.5, "f1": math.nan}, live_ranks=None, loss=loss)
             assert read_metrics(folders[replica] / "metrics.jsonl")[-1]["live_ranks"] is None
-        told = capsys.readouterr().err.splitlines()[-1]
-        assert told == "step 5 of 20: select.accuracy 0.5 0.5; select.f1 nan nan; loss nan -inf"
+        shown = capsys.readouterr().err.splitlines()[-1]
+        assert shown == "step 5 of 20: select.accuracy 0.5 0.5; select.f1 nan nan; loss nan -inf"
 
 
 def test_the_bar_shows_text_steps_and_eta(folders, capsys, monkeypatch):
@@ -219,7 +204,7 @@ def test_the_bar_shows_text_steps_and_eta(folders, capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     with Tracker(folders, LABELS, 20, interactive=True) as tracker:
         tracker.progress(7, summary(loss=[0.25, math.nan], live_ranks=[400, 410]))
-        tracker.say("a line above the bar")
+        tracker.print("a line above the bar")
     err = capsys.readouterr().err
     for words in [
         "7/20",
@@ -231,75 +216,70 @@ def test_the_bar_shows_text_steps_and_eta(folders, capsys, monkeypatch):
         assert words in err
 
 
-def test_an_exception_is_named_and_every_sink_is_closed(folders, capsys):
-    class Mirror:
-        def __init__(self):
-            self.calls = []
+class Remote:
+    """A logger outside the run folders that notes what it is given, and fails when it is told to ``break_at``."""
 
-        def resume_at(self, step):
-            self.calls.append(("resume_at", step))
+    def __init__(self, break_at=()):
+        self.calls, self.break_at = [], break_at
 
-        def log(self, replica, line):
-            self.calls.append((replica, line["loss"]))
+    def _note(self, name, *values):
+        self.calls.append((name, *values))
+        if name in self.break_at:
+            raise ConnectionError("no route")
 
-        def close(self):
-            self.calls.append("close")
+    def log(self, replica, line):
+        self._note("log", replica, line["step"], line["loss"])
 
-    mirror = Mirror()
+    def summarize(self, replica, values):
+        self._note("summarize", replica, values)
 
-    def diverge():
-        with Tracker(folders, LABELS, 20, interactive=False, mirrors=[mirror]) as tracker:
+    def close(self):
+        self._note("close")
+
+
+def test_a_remote_logger_gets_the_history_again_and_is_closed_after_an_exception(folders, capsys):
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
+        for step in (1, 2, 3):
+            tracker.log(1, step, "train", loss=1 / step)
+    remote = Remote()
+
+    def fail():
+        with Tracker(folders, LABELS, 20, interactive=False, remotes=[remote]) as tracker:
             tracker.resume_at(2)
-            tracker.log(1, 3, loss=0.5)
+            tracker.log(1, 3, "train", loss=0.25)
             tracker.progress(3)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        diverge()
-    assert mirror.calls == [("resume_at", 2), (1, 0.5), "close"]
+        fail()
+    assert remote.calls == [("log", 1, 1, 1.0), ("log", 1, 2, 0.5), ("log", 1, 3, 0.25), ("close",)]
     err = capsys.readouterr().err
     assert "steps 3 to 20" in err
     assert "stopped by ZeroDivisionError at step 3 of 20" in err
 
 
-def test_closing_twice_is_closing_once(folders, capsys):
+def test_the_last_line_is_written_once(folders, capsys):
     with Tracker(folders, LABELS, 20, interactive=False) as tracker:
-        tracker.log(0, 1, loss=0.5)
+        tracker.log(0, 1, "train", loss=0.5)
         tracker.close()
     assert capsys.readouterr().err.count("finished") == 1
 
 
-def test_a_failing_mirror_is_dropped_and_the_truth_goes_on(folders, capsys):
-    class Broken:
-        closed = 0
-
-        def log(self, replica, line):
-            raise ConnectionError("no route")
-
-        def close(self):
-            self.closed += 1
-            raise ConnectionError("no route either")
-
-    mirror = Broken()
-    with Tracker(folders, LABELS, 20, interactive=False, mirrors=[mirror]) as tracker:
-        tracker.log(0, 1, loss=1.0)
-        assert mirror.closed == 1, "what it holds must not wait for the end of the training"
-        tracker.log(0, 2, loss=0.5)
-    assert mirror.closed == 1
+def test_a_remote_logger_that_fails_is_dropped_with_one_line(folders, capsys):
+    remote = Remote(break_at=("log", "close"))
+    with Tracker(folders, LABELS, 20, interactive=False, remotes=[remote]) as tracker:
+        tracker.log(0, 1, "train", loss=1.0)
+        assert remote.calls[-1] == ("close",), "what it holds must not wait for the end of the training"
+        tracker.log(0, 2, "train", loss=0.5)
+        tracker.summarize(0, status="ok")
+    assert [call[0] for call in remote.calls] == ["log", "close"]
     assert len(read_metrics(folders[0] / "metrics.jsonl")) == 2
-    assert capsys.readouterr().err.count("Broken.log failed (no route)") == 1
+    assert capsys.readouterr().err.count("Remote.log failed (no route); the training goes on without it") == 1
 
 
-def test_misuse_by_the_program_is_refused(folders):
-    with pytest.raises(ValueError, match="one label for each folder"):
-        Tracker(folders, LABELS[:1], 20)
-    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
-        with pytest.raises(ValueError, match="kind='test'"):
-            tracker.log(0, 1, "test")
-        with pytest.raises(ValueError, match="nonfinite"):
-            tracker.log(0, 1, nonfinite=1)
-        with pytest.raises(TypeError, match=r"loss: a ndarray"):
-            tracker.log(0, 1, loss=np.ones(2))
+def test_what_json_has_no_type_for_is_refused(folders):
+    with Tracker(folders, LABELS, 20, interactive=False) as tracker, pytest.raises(TypeError, match="a ndarray"):
+        tracker.log(0, 1, "train", loss=np.ones(2))
 
 
 def test_summary_skips_what_is_not_finite():

@@ -1,4 +1,4 @@
-"""The leaderboards' files: written by hand-made logits, accepted when whole, refused with file:line when not."""
+"""The leaderboards' files from hand-made logits, in the official layouts, and the zip of the best runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from scripts import submission
-from sora import records, submissions
-from sora.errors import UserError
+from sora import records
+from sora.publish import leaderboard
 from sora.tasks import Examples, load_task
 from tests import composing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def examples(size: int, **more: Any) -> Examples:
@@ -29,70 +29,70 @@ def examples(size: int, **more: Any) -> Examples:
     return Examples("x/test.jsonl", ids, (["t"] * size,), np.full(size, -1), **more)
 
 
+def lines_of(text: str) -> list[Any]:
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def logits(*classes: int, of: int = 2) -> np.ndarray:
     return np.eye(of)[list(classes)]
 
 
 def test_tables_of_glue() -> None:
-    assert submissions.content(load_task("rte"), examples(2), logits(1, 0)) == (
+    assert leaderboard.content(load_task("rte"), examples(2), logits(1, 0)) == (
         "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
     )
-    assert submissions.content(load_task("cola"), examples(2), logits(1, 0)) == "index\tprediction\n0\t1\n1\t0\n"
-    assert submissions.content(load_task("mnli"), examples(1), logits(2, of=3)).endswith("\n0\tcontradiction\n")
-    scores = submissions.content(load_task("stsb"), examples(4), np.array([[2.5], [-1], [7], [np.nan]]))
+    assert leaderboard.content(load_task("cola"), examples(2), logits(1, 0)) == "index\tprediction\n0\t1\n1\t0\n"
+    assert leaderboard.content(load_task("mnli"), examples(1), logits(2, of=3)).endswith("\n0\tcontradiction\n")
+    scores = leaderboard.content(load_task("stsb"), examples(4), np.array([[2.5], [-1], [7], [np.nan]]))
     assert scores == "index\tprediction\n0\t2.500\n1\t0.000\n2\t5.000\n3\t0.000\n"
 
 
 def test_a_task_that_no_leaderboard_knows_gets_a_plain_table(tmp_path: Path) -> None:
     own = replace(load_task("rte"), benchmark="own", submission={})
-    assert submissions.file_of(own, "test") == "test.tsv"
-    assert submissions.file_of(load_task("rte"), "test") == "RTE.tsv"
-    text = submissions.content(own, examples(2, idx=None), logits(1, 0))
+    assert leaderboard.file_of(own, "test") == "test.tsv"
+    assert leaderboard.file_of(load_task("rte"), "test") == "RTE.tsv"
+    text = leaderboard.content(own, examples(2, idx=None), logits(1, 0))
     assert text == "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
     (tmp_path / "test.tsv").write_text(text)
-    assert submissions.is_whole(tmp_path / "test.tsv", own, examples(2))
+    assert leaderboard.count(tmp_path / "test.tsv", own) == 2
     scores = replace(own, labels=[], score_range=[])  # no range, so nothing is clipped
-    assert submissions.content(scores, examples(1), np.array([[-7.25]])).endswith("\n0\t-7.250\n")
+    assert leaderboard.content(scores, examples(1), np.array([[-7.25]])).endswith("\n0\t-7.250\n")
 
 
 @pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("boolq", '{"idx": 0, "label": "true"}'),
-        ("wic", '{"idx": 0, "label": "true"}'),
-        ("wsc", '{"idx": 0, "label": "True"}'),
-        ("copa", '{"idx": 0, "label": 1}'),
-        ("rte_superglue", '{"idx": 0, "label": "not_entailment"}'),
-    ],
+    ("name", "label"),
+    [("boolq", "true"), ("wic", "true"), ("wsc", "True"), ("copa", 1), ("rte_superglue", "not_entailment")],
 )
-def test_words_of_superglue(name: str, line: str) -> None:
-    assert submissions.content(load_task(name), examples(1), logits(1)) == line + "\n"
+def test_words_of_superglue(name: str, label: str | int) -> None:
+    text = leaderboard.content(load_task(name), examples(2), logits(1, 1))
+    assert lines_of(text) == [{"idx": 0, "label": label}, {"idx": 1, "label": label}]
 
 
-def test_a_file_is_whole_that_has_the_lines_it_was_written_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rte", "multirc", "record"])
+def test_predictions_of_a_file_are_counted_by_whole_lines(name: str, tmp_path: Path) -> None:
     idx = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]])
-    asked = {"rte": examples(3), "multirc": examples(4, idx=idx, groups=idx[:, 1])}
-    asked["record"] = examples(4, idx=idx[:, :2], groups=idx[:, 1], answers=["Ann", "Zoë", "Ann", "Zoë"])
-    for name, each in asked.items():
-        task = load_task(name)
-        text = submissions.content(task, each, np.eye(2)[[0, 1, 0, 1][: len(each)]])
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        assert submissions.is_whole(tmp_path / name, task, each), name
-        for part in (text[:-1], text.partition("\n")[2], ""):
-            (tmp_path / name).write_text(part, encoding="utf-8")
-            assert not submissions.is_whole(tmp_path / name, task, each), name
-    assert not submissions.is_whole(tmp_path / "nothing", task, each)
+    made = {"rte": examples(3), "multirc": examples(4, idx=idx, groups=idx[:, 1])}
+    made["record"] = examples(4, idx=idx[:, :2], groups=idx[:, 1], answers=["Ann", "Zoë", "Ann", "Zoë"])
+    task, path = load_task(name), tmp_path / "file"
+    assert leaderboard.count(path, task) == 0
+    text = leaderboard.content(task, made[name], np.eye(2)[[0, 1, 0, 1][: len(made[name])]])
+    path.write_text(text, encoding="utf-8")
+    whole = {"rte": 3, "multirc": 4, "record": 3}[name]
+    assert leaderboard.count(path, task) == whole
+    path.write_text(text[:-1], encoding="utf-8")
+    assert leaderboard.count(path, task) == whole - 1
 
 
 def test_multirc_nests_answers() -> None:
     idx = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]])
-    text = submissions.content(load_task("multirc"), examples(4, idx=idx, groups=idx[:, 1]), logits(1, 0, 0, 1))
+    text = leaderboard.content(load_task("multirc"), examples(4, idx=idx, groups=idx[:, 1]), logits(1, 0, 0, 1))
     first = [
         {"idx": 0, "answers": [{"idx": 0, "label": 1}, {"idx": 1, "label": 0}]},
         {"idx": 1, "answers": [{"idx": 2, "label": 0}]},
     ]
     second = [{"idx": 2, "answers": [{"idx": 3, "label": 1}]}]
-    assert [json.loads(line) for line in text.splitlines()] == [
+    assert lines_of(text) == [
         {"idx": 0, "passage": {"questions": first}},
         {"idx": 1, "passage": {"questions": second}},
     ]
@@ -100,98 +100,33 @@ def test_multirc_nests_answers() -> None:
 
 def test_record_answers_with_the_entity() -> None:
     idx = np.array([[0, 0], [0, 0], [0, 1], [0, 1]])
-    made = examples(4, idx=idx, groups=idx[:, 1], answers=["Ann", "Zoë", "Ann", "Zoë"])
-    text = submissions.content(load_task("record"), made, np.array([[0, 1], [0, 2], [0, 3], [0, 2]]))
-    assert text == '{"idx": 0, "label": "Zoë"}\n{"idx": 1, "label": "Ann"}\n'
+    made = examples(4, idx=idx, groups=idx[:, 1], answers=["Ann", "Zoë", 'AC/DC "live"', "Zoë"])
+    text = leaderboard.content(load_task("record"), made, np.array([[0, 1], [0, 2], [0, 3], [0, 2]]))
+    assert lines_of(text) == [{"idx": 0, "label": "Zoë"}, {"idx": 1, "label": 'AC/DC "live"'}]
+    assert "Zoë" in text
 
 
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaderboards whose test sets have three rows (MultiRC: four answers)."""
-    tasks = {name: load_task(name) for name in ("rte", "stsb", "cb", "copa", "multirc", "record", "wsc")}
-    few = [
-        replace(task, sizes=dict.fromkeys(task.sizes, 3), items={"test": 4} if name == "multirc" else {})
-        for name, task in tasks.items()
-    ]
-    monkeypatch.setattr(submissions, "benchmark_tasks", lambda name: [t for t in few if t.benchmark == name])
-
-
-GOOD = {
-    "RTE.tsv": "index\tprediction\n0\tentailment\n1\tentailment\n2\tnot_entailment\n",
-    "STS-B.tsv": "index\tprediction\n0\t0\n1\t2.5\n2\t5.000\n",
-    "CB.jsonl": "".join(f'{{"idx": {i}, "label": "neutral"}}\n' for i in range(3)),
-    "COPA.jsonl": "".join(f'{{"idx": {i}, "label": {i % 2}}}\n' for i in range(3)),
-    "WSC.jsonl": "".join(f'{{"idx": {i}, "label": "False"}}\n' for i in range(3)),
-    "ReCoRD.jsonl": "".join(f'{{"idx": {i}, "label": "Zoë"}}\n' for i in range(3)),
-    "MultiRC.jsonl": "".join(
-        json.dumps(
-            {
-                "idx": i,
-                "passage": {
-                    "questions": [{"idx": i, "answers": [{"idx": 2 * i, "label": 1}, {"idx": 2 * i + 1, "label": 0}]}]
-                },
-            }
-        )
-        + "\n"
-        for i in range(2)
-    ),
-}
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_a_whole_file_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small(monkeypatch)
-    (tmp_path / name).write_text(GOOD[name], encoding="utf-8")
-    assert submissions.check(tmp_path / name) == (4 if name == "MultiRC.jsonl" else 3)
-
-
-def test_predictions_are_there_only_when_every_file_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_are_there_only_when_every_file_is_whole(tmp_path: Path) -> None:
     from sora.training import predictions
 
-    small(monkeypatch)
     folder = tmp_path / "predictions"
     folder.mkdir()
     job: Any = SimpleNamespace(folder=tmp_path, run_id="0123456789ab", label="seed 0")
-    asked: Any = [(submissions.task_of(name)[0], "test", examples(3)) for name in ("RTE.tsv", "CB.jsonl")]
-    for name in ("RTE.tsv", "CB.jsonl"):
-        assert not predictions._done(job, asked)
-        (folder / name).write_text(GOOD[name], encoding="utf-8")
+    asked: Any = [(load_task(name), "test", examples(3)) for name in ("rte", "cb")]
+    texts = {
+        task.submission["test"]: leaderboard.content(task, each, logits(0, 1, 0, of=len(task.labels)))
+        for task, _, each in asked
+    }
     (folder / "scores.json").write_text("{}")
+    for name, text in texts.items():
+        assert not predictions._done(job, asked)
+        (folder / name).write_text(text)
     assert predictions._done(job, asked)
-    (folder / "RTE.tsv").write_text(GOOD["RTE.tsv"][:-5], encoding="utf-8")
+    (folder / "RTE.tsv").write_text(texts["RTE.tsv"][:-5])
     assert not predictions._done(job, asked)
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "message"),
-    [
-        ("RTE.tsv", "index\tprediction\n", "id\tprediction\n", r"RTE\.tsv:1: header 'id\\tprediction'"),
-        ("RTE.tsv", "1\tentailment", "2\tentailment", r":3: index '2', 1 expected"),
-        ("RTE.tsv", "not_entailment", "neutral", r":4: 'neutral' is not one of entailment, not_entailment"),
-        ("RTE.tsv", "2\tnot_entailment\n", "", "2 predictions, and 3 are expected"),
-        ("RTE.tsv", "not_entailment\n", "not_entailment", r":4: no line end"),
-        ("STS-B.tsv", "2.5", "nan", r":3: 'nan' is no score from 0 to 5"),
-        ("STS-B.tsv", "5.000", "5.001", r":4: '5\.001' is no score"),
-        ("CB.jsonl", "neutral", "0", r":1: label '0' is not one of 'entailment', 'contradiction', 'neutral'"),
-        ("CB.jsonl", '"idx": 1', '"idx": 2', r":2: idx 2, 1 expected"),
-        ("CB.jsonl", '"idx": 0, ', "", r":1: an object with idx and label"),
-        ("CB.jsonl", "{", "", r":1: not JSON"),
-        ("COPA.jsonl", '"label": 1', '"label": "1"', r":2: label '1' is not one of 0, 1"),
-        ("WSC.jsonl", "False", "false", r":1: label 'false' is not one of 'False', 'True'"),
-        ("ReCoRD.jsonl", "Zoë", " ", r":1: label ' ', the text of an entity"),
-        ("MultiRC.jsonl", '"idx": 3', '"idx": 4', r":2: idx 4, 3 expected"),
-        ("MultiRC.jsonl", '{"questions": [', '[{"questions": [', r":1: not JSON"),
-        ("MultiRC.jsonl", '"questions"', '"question"', r":1: a list of questions expected"),
-        ("MultiRC.jsonl", ', {"idx": 3, "label": 0}', "", "3 predictions, and 4 are expected"),
-    ],
-)
-def test_a_wrong_file_is_refused(
-    name: str, old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small(monkeypatch)
-    assert old in GOOD[name]
-    (tmp_path / name).write_text(GOOD[name].replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(UserError, match=message):
-        submissions.check(tmp_path / name)
+    (folder / "RTE.tsv").write_text(texts["RTE.tsv"])
+    (folder / "scores.json").unlink()
+    assert not predictions._done(job, asked), "it is written last"
 
 
 def test_official_counts() -> None:
@@ -199,7 +134,7 @@ def test_official_counts() -> None:
     counts = {
         file: task.items.get(split, task.sizes[split])
         for benchmark in ("glue", "superglue")
-        for task in submissions.benchmark_tasks(benchmark)
+        for task in leaderboard.benchmark_tasks(benchmark)
         for split, file in task.submission.items()
     }
     assert counts == {
@@ -311,22 +246,38 @@ def test_protocols_are_not_compared(command: Command, tmp_path: Path) -> None:
     assert "run aaaaaaaaaaaa" in command.out
 
 
-def test_nothing_to_collect_and_files_to_check(command: Command, tmp_path: Path) -> None:
+def test_backbones_are_not_mixed(command: Command, tmp_path: Path) -> None:
+    finished(tmp_path, "a" * 12, 0.7)
+    finished(tmp_path, "b" * 12, 0.9, task="copa")
+    path = tmp_path / "results" / "records" / f"x-{'b' * 12}.json"
+    record = records.read(path)
+    record["config"]["backbone"]["name"] = "other"
+    path.write_text(json.dumps(record))
+    assert command("superglue", "--incomplete") == 2
+    assert "the best runs are of the backbones other and tiny, and a leaderboard ranks one system" in command.err
+    assert not (tmp_path / "superglue.zip").exists()
+    assert command("superglue", "--incomplete", "--backbone", "tiny") == 0, command.err
+    assert "run aaaaaaaaaaaa" in command.out
+
+
+def test_predictions_of_a_part_are_refused(command: Command, tmp_path: Path) -> None:
+    finished(tmp_path, "a" * 12, 0.7)
+    path = tmp_path / "runs" / ("a" * 12) / "predictions" / "CB.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert command("superglue", "--incomplete") == 2
+    assert "CB.jsonl: 249 predictions, and 250 are expected; give predict=true again" in command.err
+
+
+def test_nothing_to_collect(command: Command, tmp_path: Path) -> None:
     finished(tmp_path, "a" * 12, 0.7)
     assert command("glue") == 2
     assert "error: runs: no run of glue that counts has predictions; give predict=true" in command.err
     assert command("superglue", "--incomplete", "--out", "runs") == 2
     assert "error: --out runs: is a folder, must be the zip to write, such as runs/superglue.zip" in command.err
-    path = tmp_path / "runs" / ("a" * 12) / "predictions" / "CB.jsonl"
-    assert command("check", str(path)) == 0
-    assert command.out == f"{path}: 250 predictions\n"
-    path.write_text(path.read_text().replace("neutral", "maybe", 1))
-    assert command("check", str(path)) == 2
-    assert command.err.startswith(f"error: {path}:1: label 'maybe' is not one of")
 
 
 def test_the_exit_status_is_that_of_the_script(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "scripts" / "submission.py"), "check", "CD.jsonl"]
+    words = [sys.executable, str(ROOT / "scripts" / "submission.py"), "glue"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert "CD.jsonl: no leaderboard takes a file of that name; they are AX-b.jsonl" in done.stderr
+    assert done.stderr.startswith("error: results/records: no such folder of records")

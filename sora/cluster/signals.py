@@ -1,4 +1,4 @@
-"""A scheduler that wants its machine back sends a signal, and waits a little before it kills (torch-free).
+"""Stop in good order when a scheduler wants its machine back: it sends a signal, and kills a little later (torch-free).
 
 TERM, USR1 and USR2 only set a flag, because a signal arrives between any two instructions. The loop looks at the flag
 after every step and every batch of an evaluation, writes a checkpoint and ends the command with exit status 75
@@ -17,7 +17,7 @@ EXIT_STATUS = 75
 
 
 class Preempted(SystemExit):
-    """Ends the command, a sweep's remaining jobs included, with exit status 75.
+    """End the command, a sweep's remaining jobs included, with exit status 75.
 
     ``signal``: USR1 and USR2 ask for another turn later, TERM may as well be somebody's wish to cancel.
     """
@@ -31,7 +31,7 @@ class Preempted(SystemExit):
 
 
 class Preemption:
-    """Context manager: the signals set ``signal`` instead of ending the process; afterwards they do what they did.
+    """Let the signals set ``signal`` instead of ending the process while a block lasts; a context manager.
 
     Only the main thread of a process can do this; elsewhere the signals stay as they are.
     """

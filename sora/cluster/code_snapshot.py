@@ -1,4 +1,4 @@
-"""A copy of code and configuration, so that jobs which wait in a queue run what was there when they were submitted.
+"""Copy code and configuration, so that jobs which wait in a queue run what was there when they were submitted.
 
 Torch-free. A copy is named by the hash of what it holds: two submissions of the same code share one.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sora.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("sora", "conf", "hydra_plugins/sora_*", "run.py")  # an installation has conf/ inside sora, and no run.py
 NOTE = "snapshot.json"  # the commit the copy was taken from
 
@@ -63,7 +63,7 @@ def _files(part: Path) -> list[Path]:
 
 
 def commit() -> str | None:
-    """Commit of this code, with ``+changes`` when tracked files differ from it; None outside a git checkout.
+    """Return the commit of this code, with ``+changes`` when tracked files differ from it; None outside a git checkout.
 
     In a snapshot: what it was when the snapshot was taken.
     """

@@ -1,0 +1,134 @@
+"""Show how a training goes, on standard error and in each run's ``log.txt`` (torch-free).
+
+On a terminal a bar; elsewhere a line at either end and one for each evaluation. Standard output belongs to the caller.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sora.training.logging.metrics import oserror_as_user_error
+
+LOG = "log.txt"
+SHOWN = 4  # numbers of an evaluation that its line has room for
+
+
+class ProgressLogger:
+    """Draw the bar and write the lines; see :class:`sora.training.logging.Tracker` for the arguments."""
+
+    def __init__(
+        self, folders: Sequence[Path], labels: Sequence[str], total_steps: int, interactive: bool | None = None
+    ) -> None:
+        self.first_step = 0
+        self._paths = [Path(folder) / LOG for folder in folders]
+        self._labels, self._total = list(labels), total_steps
+        interactive = sys.stderr.isatty() if interactive is None else interactive
+        self._bar = Progress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}", markup=False),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=Console(stderr=True, force_terminal=interactive or None, highlight=False, markup=False),
+            expand=True,
+            refresh_per_second=4,
+            disable=not interactive,
+        )
+        self._started: float | None = None  # None before the first line and after the last
+        self._step, self._text = 0, ""
+        self._evaluation: dict[int, dict[str, Any]] = {}  # replica -> line not shown yet
+
+    def log(self, replica: int, line: dict[str, Any]) -> None:
+        """Show an evaluation once every replica has one."""
+        self._start()
+        if line["kind"] == "eval":
+            self._evaluation[replica] = line
+            if len(self._evaluation) == len(self._labels):
+                self._show_evaluation()
+
+    def update(self, step: int, text: str | None = None) -> None:
+        """Move the bar to ``step``; a replica that diverged sends no evaluation, and is not waited for any longer."""
+        self._start()
+        self._step = step
+        self._text = self._text if text is None else text
+        self._bar.update(self._task, completed=step, text=self._text)
+        self._show_evaluation()
+
+    def print(self, text: str) -> None:
+        """Print a line, above the bar, and add it to every log.txt."""
+        self._bar.console.print(text, soft_wrap=True)
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        for path in self._paths:
+            with oserror_as_user_error(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(f"{stamp}  {text}\n")
+
+    def close(self, stopped_by: str = "") -> None:
+        """Write the last line, once, if there was a first."""
+        if self._started is None:
+            return
+        started, self._started = self._started, None
+        try:
+            self._show_evaluation()
+        finally:
+            self._bar.stop()
+        how = f"stopped by {stopped_by} at" if stopped_by else "finished at"
+        seconds = round(time.monotonic() - started)
+        text = f"; {self._text}" if self._text else ""
+        self.print(f"{how} step {self._step} of {self._total} after {seconds // 60}:{seconds % 60:02d}{text}")
+
+    def _start(self) -> None:
+        if self._started is not None:
+            return
+        self._started, self._step = time.monotonic(), self.first_step
+        many = f"{len(self._labels)} runs as one pack" if len(self._labels) > 1 else "1 run"
+        where = f"steps {self._step + 1} to {self._total}" if self._step else f"{self._total} steps"
+        self.print(f"training {many} ({', '.join(self._labels)}): {where}")
+        self._task = self._bar.add_task("", total=self._total, completed=self._step, text="")
+        self._bar.start()
+
+    def _show_evaluation(self) -> None:
+        """Print the first numbers of the evaluation that was collected, a column for each replica."""
+        lines, self._evaluation = list(self._evaluation.values()), {}
+        columns: dict[str, list[float]] = {}
+        for line in lines:
+            for name, value in _numbers({key: line[key] for key in line if key not in ("step", "kind")}):
+                columns.setdefault(name, []).append(value)
+        shown = [f"{name} {' '.join(map(_short, column))}" for name, column in columns.items()]
+        if lines:
+            self.print(f"step {lines[0]['step']} of {self._total}: {'; '.join(shown[:SHOWN])}")
+
+
+def summary(**columns: Sequence[float]) -> str:
+    """Describe means over the replicas that are finite, for the bar: ``loss 0.412  accuracy 0.731``.
+
+    Underscores in a name become spaces (``live_ranks``). A column with nothing finite shows ``nan``.
+    """
+    parts = []
+    for name, column in columns.items():
+        finite = [float(value) for value in column if math.isfinite(value)]
+        parts.append(f"{name.replace('_', ' ')} {_short(sum(finite) / len(finite) if finite else math.nan)}")
+    return "  ".join(parts)
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield (dotted name, number) of every number."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)
+
+
+def _short(value: float) -> str:
+    count = math.isfinite(value) and value == round(value) and abs(value) >= 2
+    return f"{value:.0f}" if count else f"{value:.4g}"
