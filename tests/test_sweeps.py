@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sora import records, studies
+from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.identity import run_id
@@ -83,7 +84,7 @@ def test_thirty_runs_are_two_packs_with_the_ids_of_thirty_commands(typed: Comman
     assert len(set(trained)) == 30
     for run in written["runs"][::7]:
         words = shlex.split(run["command"])
-        assert words[:4] == ["python", "run.py", "--config-dir", "PATH"]
+        assert words[:4] == ["python", "run.py", "--config-dir", "conf"]  # below the current folder
         assert alone(tmp_path, *(word for word in words[4:] if not word.startswith("+"))) == run["run_id"]
         assert dict(word.split("=") for word in words[4:] if word.startswith(("seed", "task", "method."))) == {
             "task": run["axes"]["task"],
@@ -206,7 +207,7 @@ def test_a_dry_run_lists_commands_that_do_the_same(typed: Command, tmp_path: Pat
     for line, size in zip(lines, (2, 1, 1), strict=True):
         command, _, estimate = line.partition("  # ")
         words = shlex.split(command)
-        assert words[:3] == ["python", "run.py", "--config-dir"]
+        assert words[:3] == [*program(), "--config-dir"]
         assert Path(words[3]) == tmp_path / "conf"  # as it is, unlike in a manifest: these lines are run
         ran = typed(*words[4:])
         assert sizes(ran) == [size]
