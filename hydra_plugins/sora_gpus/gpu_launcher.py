@@ -79,6 +79,8 @@ if find_spec("hydra_plugins.hydra_joblib_launcher") is not None:  # Hydra import
     class GpuLauncher(JoblibLauncher):
         """As many jobs at once as there are GPUs, each alone on one."""
 
+        task_function: Any
+
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             """Called by the sweeper. Raises UserError where there is no GPU, or a process was killed."""
             from joblib.externals.loky.process_executor import TerminatedWorkerError
