@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora import records
+from sora import records, schema
 from sora.errors import UserError
 from tests.composing import arrays, record, runs
 
@@ -231,9 +231,20 @@ def test_science_is_all_but_what_may_differ_when_repeated() -> None:
     assert records.science(first) != records.science(again)
 
 
-def test_the_page_on_records_names_every_key() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "record.md").read_text(encoding="utf-8")
-    for key, shape in records.LAYOUT.items():
-        assert f"`{key}`" in page
-        for inner in shape if isinstance(shape, dict) and str not in shape else ():
-            assert f"`{key}.{inner}`" in page, inner
+def test_the_page_on_records_is_written_from_the_schema() -> None:
+    page = schema.PAGE.read_text(encoding="utf-8")
+    assert schema.described(page) == page, "python -m sora.schema writes it"
+    keys = {key for key, _, _ in schema.rows(schema.Record)}
+    assert {"flags.diverged_at", "history.*.gate_histogram", "provenance.recipe.tuned", "regime.rho"} <= keys
+    assert page.count("| `") > len(keys)
+
+
+def test_keys_of_later_versions_and_absent_ones_are_welcome() -> None:
+    made = record()
+    assert not {"regime", "no_data_ranks", "ranks_last"} & made.keys()
+    made |= {"regime": {"rho": 0.1, "shrink": 1, "travel": 2.0, "more": None}, "not known yet": [1]}
+    made["no_data_ranks"] = {"selected": {"layer.0.query": 3}}
+    records.validate(made, "somewhere")
+    made["regime"]["rho"] = None
+    with pytest.raises(UserError, match=r"regime\.rho got null, must be a number"):
+        records.validate(made, "somewhere")
