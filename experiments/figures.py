@@ -13,15 +13,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from experiments import columns
-from experiments.artefacts import Figure
+from experiments.labels import METHODS as NAMES
+from experiments.tables import Figure
 
 # Okabe and Ito (2008), distinguishable with any colour vision; markers and line styles differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 CROWD = 4  # labels of numbers that stand beside each other in a small plot; more of them are turned
-METHODS = tuple(columns.METHODS)  # each keeps its colour and marker in every figure
+METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
     "font.size": 9,
@@ -76,7 +76,7 @@ def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     low, high = axis.get_xlim()
-    if values:
+    if len(values):
         axis.set_xticks(sorted(set(values)), minor=False)
     elif high < 100 * low:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import experiments
-from experiments.progress import progress, told
+from experiments.progress import described, progress
 from experiments.study import load
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: --study {unknown[0]}: no manifest of that name in {results / 'studies'}", file=sys.stderr)
         return 2
     for study in shown:
-        print(told(progress(study, Path(options.runs or "runs")), options.commands))
+        print(described(progress(study, Path(options.runs or "runs")), options.commands))
     if not shown:
         print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
     problems = [*loaded.problems]

@@ -20,6 +20,7 @@ from typing import Any
 
 from sora import records, submissions
 from sora.errors import UserError
+from sora.files import write_bytes
 
 NOT_IN = ("partial", "random_weights", "synthetic")  # flags of runs that are handed in nowhere
 
@@ -76,7 +77,7 @@ def collect(options: argparse.Namespace) -> None:
                 f"the leaderboard of {options.what} refuses a zip without {missing[0]}; train its task with "
                 "predict=true, or write what there is with --incomplete"
             )
-    records.write_bytes(out, zipped(files))
+    write_bytes(out, zipped(files))
     print(out)
 
 

@@ -23,7 +23,7 @@ import experiments
 from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
 from sora.errors import UserError
-from sora.records import write_bytes
+from sora.files import write_text
 from sora.studies import FOLDER
 from sora.untrusted import is_name
 
@@ -68,8 +68,7 @@ def tune(results: Path, conf: Path) -> list[Path]:
         print(f"{path}: has published values and is left alone", file=sys.stderr)
     texts = {path: recipe(path, *joined(path, grids)) for path, grids in found.items() if path not in published}
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, text.encode("utf-8"))
+        write_text(path, text)
     return list(texts)
 
 
