@@ -81,14 +81,11 @@ def table(studies: Sequence[Study]) -> Table | None:
         for c in found
     ]
     data = pd.DataFrame(rows, columns=columns)
-    show = data[["claim", "paper", "task"]].copy()
     # A difference is written with its sign, what is compared with a bound without.
-    show["ours"] = [f"{np.mean(c.values):{'.2f' if c.bound else '+.2f'}} {c.unit}".rstrip() for c in found]
-    show["95 % interval"] = [
-        f"{low:{form}} to {high:{form}}"
-        for (low, high), form in ((c.interval, ".2f" if c.bound else "+.2f") for c in found)
-    ]
-    show["seeds"], show["verdict"], show["study"] = data["seeds"].map(str), data["verdict"], data["study"]
+    forms = ["{:.2f}" if each.bound else "{:+.2f}" for each in found]
+    ours = [f"{form.format(np.mean(c.values))} {c.unit}".rstrip() for form, c in zip(forms, found, strict=True)]
+    ends = [f"{form} to {form}".format(*each.interval) for form, each in zip(forms, found, strict=True)]
+    words = {"ours": pd.Series(ours), "95 % interval": pd.Series(ends)}
     backbones = ", ".join(dict.fromkeys(str(name) for study in studies for name in study.values("backbone")))
     caption = (
         "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
@@ -98,7 +95,7 @@ def table(studies: Sequence[Study]) -> Table | None:
         f"for the number of claims. Backbone {backbones} here, DeBERTaV3-base (Figure 2: RoBERTa-large) in the paper, "
         "and other budgets: a claim that fails here is not refuted there."
     )
-    return Table("claims", TITLE, caption, data, show)
+    return Table("claims", TITLE, caption, data, words=words)
 
 
 def _hull(values: Sequence[float], found: Comparison | Interval | None) -> Interval:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from experiments import bootstrap, stats, tables
+from experiments import bootstrap, stats
 from experiments.draws import Draws
 from experiments.scores import by_seed, long, paired
 from experiments.stats import Floats, Interval
 from experiments.study import Study
-from experiments.tables import Table
+from experiments.tables import SIGNED, Table
 
 ALPHA = 0.05
 AVERAGE = "average"
@@ -124,13 +124,6 @@ def comparison_table(
         for each in zip(data["difference"], data["p (Holm)"], data["t interval"], data["t interval high"], strict=True)
     ]
     data = data[[*COLUMNS]]
-    show = data[["baseline", "method", "metric"]].assign(seeds=data["seeds"].map(str))
-    show["difference"] = tables.number(data["difference"], sign=True)
-    for name in ("bootstrap interval", "t interval"):
-        show[name] = tables.interval(data[name], data[f"{name} high"], sign=True)
-    for name, digits in (("p", 4), ("p (Holm)", 4), ("improvement", 2), ("smallest gap", 2)):
-        show[name] = tables.number(data[name], digits)
-    show["verdict"] = data["verdict"]
     seeds = int(data["seeds"].max())
     notes = [
         f"At most {seeds} seeds are compared here. An exact test on {seeds} paired seeds alone could not give a p "
@@ -139,12 +132,15 @@ def comparison_table(
         "Not resolved does not mean equal: a difference near or below the smallest gap was hardly within reach.",
         *_left_out(study, drawn),
     ]
-    return Table("comparisons", "Comparisons", CAPTION, data, show, notes)
+    return Table("comparisons", "Comparisons", CAPTION, data, FORMATS, notes)
 
 
 COLUMNS = (
     *("baseline", "method", "metric", "seeds", "difference", "bootstrap interval", "bootstrap interval high"),
     *("t interval", "t interval high", "p", "p (Holm)", "improvement", "smallest gap", "verdict"),
+)
+FORMATS = dict.fromkeys(("difference", "bootstrap interval", "t interval"), SIGNED) | dict.fromkeys(
+    ("p", "p (Holm)"), "{:.4f}"
 )
 CAPTION = (
     "Method minus baseline in points, over the seeds both have and the same test items, on the first metric of each "

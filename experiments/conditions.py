@@ -38,6 +38,7 @@ def conditions(study: Study) -> str:
     flags = {
         words: int(done[f"flags.{flag}"].astype(bool).sum()) for flag, words in FLAGS.items() if f"flags.{flag}" in done
     }
+    flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
     if flagged := ", ".join(f"{count} {words}" for words, count in flags.items() if count):
         said.append(f"Of {len(done)} runs: {flagged}.")
     said += _tuned(done)

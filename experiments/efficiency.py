@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from experiments import tables
 from experiments.labels import METHODS, TASKS
 from experiments.published import NAMES, seconds_per_epoch
 from experiments.scores import by_seed, paired
 from experiments.study import Study
-from experiments.tables import EMPTY, Artefact, Table
+from experiments.tables import Artefact, Table, counts, size
 
 TITLE = "Efficiency: seconds per epoch (Table 4)"
 PAIR = ("adalora", "sora")  # what the paper compares
@@ -54,75 +53,49 @@ def slower(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
 
 def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
     methods = list(runs["method"].unique())
-    rows, texts = [], []
+    rows = []
     for task, part in runs.groupby("task", sort=False):
         row: dict[str, object] = {"task": TASKS.get(str(task), task)}
-        text = {"task": str(row["task"])}
         for method in methods:
-            name, mine = METHODS.get(method, method), part[part["method"] == method]
-            mean, sd = mine["seconds"].mean(), mine["seconds"].std(ddof=0)
-            row |= {name: mean, f"{name} sd": sd}
-            covered = f"{mine['done'].sum()}/{len(mine)}"
-            text[name] = (
-                EMPTY
-                if mine.empty
-                else covered
-                if np.isnan(mean)
-                else f"{mean:.1f} ± {sd:.1f}" + ("" if mine["done"].all() else f" ({covered})")
-            )
+            seconds, name = part.loc[part["method"] == method, "seconds"], METHODS.get(method, method)
+            row |= {name: seconds.mean(), f"{name} sd": seconds.std(ddof=0)}
         if set(PAIR) <= set(methods):
-            row["SoRA to AdaLoRA"] = slower(part[part["method"] == PAIR[1]], part[part["method"] == PAIR[0]]).mean()
+            row["SoRA to AdaLoRA"] = slower(*(part[part["method"] == method] for method in reversed(PAIR))).mean()
         theirs = [seconds_per_epoch().get((task, method), np.nan) for method in PAIR]
         row |= {f"{PAPER}, {METHODS[method]}": each for method, each in zip(PAIR, theirs, strict=True)}
-        row[f"{PAPER}, SoRA to AdaLoRA"] = 100 * (theirs[1] / theirs[0] - 1)
-        rows.append(row)
-        texts.append(text)
+        rows.append(row | {f"{PAPER}, SoRA to AdaLoRA": 100 * (theirs[1] / theirs[0] - 1)})
     data = pd.DataFrame(rows)
-    show = pd.DataFrame(texts)
-    for name in [each for each in data if each.startswith(PAPER) or each == "SoRA to AdaLoRA"]:
-        change = name.endswith("to AdaLoRA")
-        show[name] = tables.number(data[name], 1, sign=change).map(
-            lambda v, c=change: f"{v} %" if c and v != EMPTY else v
-        )
+    formats = {name: "{:+.1f} %" if name.endswith("to AdaLoRA") else "{:.1f}" for name in data}
     caption = (
-        "Seconds of training steps, without evaluation, divided by the epochs trained: an extrapolation where that "
-        f"is less than one. Mean ± population SD over seeds; change: mean over seeds of each seed's own. {words} The "
-        "paper's times are of an RTX 3090, batch size 32."
+        "Seconds of training steps, without evaluation, divided by the epochs trained: an extrapolation where that is "
+        "less than one. Mean ± population SD over seeds; change: mean over seeds of each seed's own. "
+        f"{words} The paper's times are of an RTX 3090, batch size 32."
     )
-    return Table("efficiency", "Seconds per epoch", caption, data, show, notes)
+    return Table("efficiency", "Seconds per epoch", caption, data, formats, notes)
 
 
 def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
-    if not runs["done"].any():
-        runs = runs.assign(**{"throughput.examples_per_s": np.nan, "memory.peak_bytes": np.nan, "params.live": np.nan})
-    on_gpu = runs["alone"] & ~runs.get("provenance.device", pd.Series("cpu", runs.index)).astype(str).str.startswith(
-        "cpu"
+    nothing = pd.Series(np.nan, runs.index)
+    device = runs.get("provenance.device", nothing).astype(str)
+    values = {name: pd.to_numeric(runs.get(key, nothing)) for name, key in MEASURED.items()}
+    values["examples/s"] = values["examples/s"].where(runs["alone"])
+    values["peak memory (GiB)"] = (
+        values["peak memory (GiB)"].where(runs["alone"] & ~device.str.startswith("cpu")) / 2**30
     )
-    runs = runs.assign(
-        speed=pd.to_numeric(runs["throughput.examples_per_s"]).where(runs["alone"]),
-        memory=pd.to_numeric(runs["memory.peak_bytes"]).where(on_gpu) / 2**30,
-        live=pd.to_numeric(runs["params.live"]),
-    )
-    found = (
-        runs.groupby(["method", "task"], sort=False)
-        .agg(
-            n=("done", "sum"),
-            of=("done", "size"),
-            speed=("speed", "mean"),
-            memory=("memory", "mean"),
-            live=("live", "mean"),
-        )
-        .reset_index()
-    )
-    data = pd.DataFrame({"method": found["method"].replace(METHODS), "task": found["task"].replace(TASKS)})
-    data["runs"], data["runs of"], data["examples/s"] = found["n"], found["of"], found["speed"]
-    data["peak memory (GiB)"], data["live parameters"] = found["memory"], tables.counts(found["live"])
-    show = data[["method", "task"]].assign(runs=tables.joined("{}/{}", data["runs"], data["runs of"]))
-    show["examples/s"] = tables.number(data["examples/s"], 1)
-    show["peak memory (GiB)"] = tables.number(data["peak memory (GiB)"])
-    show["live parameters"] = tables.size(data["live parameters"])
+    found = runs.assign(**values).groupby(["method", "task"], sort=False)
+    data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*MEASURED]].mean())
+    data = data.reset_index().replace({"method": METHODS, "task": TASKS})
+    data["live parameters"] = counts(data["live parameters"])
     caption = (
         "Examples a second while training. Peak memory: highest allocation of a GPU; none is given of a CPU, where the "
         f"process alone is known, whose earlier runs raise it. {words}"
     )
-    return Table("cost", "Speed and memory", caption.strip(), data, show, notes)
+    formats = {"examples/s": "{:.1f}", "live parameters": size}
+    return Table("cost", "Speed and memory", caption.strip(), data, formats, notes)
+
+
+MEASURED = {
+    "examples/s": "throughput.examples_per_s",
+    "peak memory (GiB)": "memory.peak_bytes",
+    "live parameters": "params.live",
+}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
-from experiments import tables
 from experiments.comparisons import comparison_table, sides
 from experiments.draws import draws
 from experiments.scores import by_seed, cells, chosen, detail_table, long, paired, score_table
 from experiments.study import REFUSABLE, Study
-from experiments.tables import EMPTY, Artefact, Table
+from experiments.tables import EMPTY, SIGNED, Artefact, Table, size
 from sora.config import SoraConfig
 
 TITLE = "SoRA as its paper prints it and as its code has it"
 ACCEPTS = frozenset(REFUSABLE)
+BASE = "authors"  # the setting that all others are compared with
 AXES = {"fidelity": "reading", "method.fidelity": "reading", "head": "head"}
 WORDS = (  # of each switch: the paper, the released code (TsinghuaC3I/SoRA, commit c275ac2), the place in the code
     (
@@ -66,7 +68,7 @@ def build(study: Study) -> list[Artefact | None]:
             {other: each for other, each in every.items() if other != name and other.split()[1:] == name.split()[1:]},
         )
         for name, side in every.items()
-        if name.split()[0] == "authors"
+        if name.split()[0] == BASE
     ]
     return [
         switches(),
@@ -84,10 +86,8 @@ def switches() -> Table:
         (f"method.{key}", paper, values["paper"][key], code, values["authors"][key], place)
         for key, paper, code, place in WORDS
     ]
-    data = pd.DataFrame(
-        [*rows, HEAD], columns=["switch", "the paper", "value", "the released code", "value ", "place in the code"]
-    )
-    data.columns = ["switch", "the paper", "value", "the released code", "value", "place in the code"]
+    columns = ["switch", "the paper", "its value", "the released code", "the code's value", "place in the code"]
+    data = pd.DataFrame([*rows, HEAD], columns=columns)
     caption = "Beside each its value of our switch. Places are those of TsinghuaC3I/SoRA at commit c275ac2."
     notes = [
         "A further difference is a count, which every run reports both ways: for a dead rank the code deducts 2 × "
@@ -95,44 +95,31 @@ def switches() -> Table:
         "And with a schedule of sparsity levels the code goes on with a learning rate of 0 after the first level "
         "(schedule.lr=authors_zero), where Algorithm 1 trains on; no setting below has a schedule.",
     ]
-    return Table("switches", "Where the paper and the released code differ", caption, data, data, notes)
+    return Table("switches", "Where the paper and the released code differ", caption, data, notes=notes)
 
 
 def _changes(study: Study, runs: pd.DataFrame) -> Table:
     """Each setting against the released code's: the score paired by seed, dead ranks, sizes by both counts."""
-    rows = long(study, runs)
-    rows["dead"] = 100 * (1 - rows.get("ranks") / (rows.get("method.r") * rows.get("matrices")))
-    data = []
+    rows, data = long(study, runs), []
+    if rows["done"].any():
+        rows["dead"] = 100 * (1 - rows["ranks"] / (rows["method.r"] * rows["matrices"]))
     for (setting, label), part in rows.groupby(["setting", "label"], sort=False):
-        base = by_seed(rows[(rows["setting"] == "authors") & (rows["label"] == label)])
-        pairs = paired(by_seed(part), base, ["points"])
-        gaps = (pairs["points"] - pairs["points_b"]).dropna() if setting != "authors" else pd.Series(dtype=float)
-        row = {
-            "setting": setting,
-            "metric": label,
-            "runs": part["done"].sum(),
-            "runs of": len(part),
-            "score": part["points"].mean(),
+        pairs = paired(by_seed(part), by_seed(rows[(rows["setting"] == BASE) & (rows["label"] == label)]), ["points"])
+        gaps = (pairs["points"] - pairs["points_b"]).dropna() if setting != BASE else pd.Series(dtype=float)
+        row = {"setting": setting, "metric": label, "runs": part["done"].sum(), "runs of": len(part)}
+        row |= {"score": part["points"].mean(), "score sd": part["points"].std(ddof=0)}
+        row |= {"difference": gaps.mean(), "smallest": gaps.min(), "largest": gaps.max()}
+        means = {
+            "dead ranks, %": "dead",
+            "live weights": "params.live",
+            "by the code's formula": "params.authors_formula",
         }
-        row |= {"difference": gaps.mean(), "difference min": gaps.min(), "difference max": gaps.max()}
-        sizes = {
-            "live weights": part["params.live"].mean(),
-            "by the code's formula": part["params.authors_formula"].mean(),
-        }
-        data.append(row | {"dead ranks, %": part["dead"].mean()} | sizes)
-    table = pd.DataFrame(data)
-    show = table[["setting", "metric"]].assign(runs=tables.joined("{}/{}", table["runs"], table["runs of"]))
-    show["score"] = tables.number(table["score"])
-    spread = tables.interval(table["difference min"], table["difference max"], sign=True)
-    show["difference"] = tables.joined("{} ({})", tables.number(table["difference"], sign=True), spread).where(
-        table["difference"].notna(), EMPTY
-    )
-    show["dead ranks, %"] = tables.number(table["dead ranks, %"], 1)
-    for name in ("live weights", "by the code's formula"):
-        show[name] = tables.size(table[name])
+        data.append(row | {name: part[key].mean() if key in part else math.nan for name, key in means.items()})
     caption = (
-        "Points, means over seeds; the difference to the released code's setting is paired by seed: its mean, and "
-        "the smallest and largest of the seeds. A difference that changes sign between seeds, or is no larger than "
-        "their spread, shows nothing."
+        "Points, means over seeds; the difference to the released code's setting is paired by seed: its mean, and the "
+        "smallest and largest of the seeds. A difference that changes sign between seeds, or is no larger than their "
+        "spread, shows nothing."
     )
-    return Table("changes", "What each changes", caption, table, show)
+    formats = {"live weights": size, "by the code's formula": size, "dead ranks, %": "{:.1f}"}
+    formats |= dict.fromkeys(("difference", "smallest", "largest"), SIGNED)
+    return Table("changes", "What each changes", caption, pd.DataFrame(data), formats)

@@ -10,14 +10,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from experiments import tables
 from experiments.conditions import RATE
 from experiments.figures import legend_below, line, log_scale, panels, tiling
 from experiments.labels import METHODS
-from experiments.scores import cells, chosen, long, score, score_columns, settings_of
+from experiments.scores import cells, chosen, long, score_columns, settings_of
 from experiments.stats import best_of
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table
+from experiments.tables import SIGNED, Artefact, Figure, Table
 from sora.errors import UserError
 
 TITLE = "Learning rate: one grid for all methods"
@@ -96,26 +95,17 @@ def choices(study: Study) -> list[Choice]:
 
 
 def _best(study: Study, found: pd.DataFrame) -> Table:
-    rows, words = [], []
+    rows = []
     for (method, label), part in found.groupby(["method", "label"], sort=False):
         whole = part[part["select"].notna() & (part["points"].map(len) == part["of"])]
         row: dict[str, object] = {"method": METHODS.get(str(method), method), "metric": label}
         row |= {"learning rates": len(whole), "learning rates of": len(part)}
         if len(whole):
             choice = Choice(str(method), str(label), dict(zip(whole[RATE], whole["select"], strict=True)), ())
-            best = part[part[RATE] == choice.rate]
-            report, shown = score_columns(best, "report")
-            row |= {"best": choice.rate, "select": choice.means[choice.rate]} | report.iloc[0].to_dict()
+            report = score_columns(part[part[RATE] == choice.rate], "report").iloc[0].to_dict()
+            row |= {"best": choice.rate, "select": choice.means[choice.rate], **report}
             row["remark"] = EDGE if choice.at_the_edge else ""
         rows.append(row)
-        words.append(shown.iloc[0] if len(whole) else tables.EMPTY)
-    data = pd.DataFrame(rows)
-    show = data[["method", "metric"]].map(str)
-    show["learning rates"] = tables.joined("{}/{}", data["learning rates"], data["learning rates of"])
-    for name in ("best", "select", "report", "remark"):
-        data[name] = data.get(name, pd.Series(math.nan, data.index))
-    show["best"], show["select"], show["report"] = tables.plain(data["best"]), tables.number(data["select"]), words
-    show["remark"] = data["remark"].astype(object).fillna("")
     grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
     same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
     caption = (
@@ -123,21 +113,17 @@ def _best(study: Study, found: pd.DataFrame) -> Table:
         "population SD over seeds). Learning rates: those of which every seed has a score, of those planned; another "
         f"study of the same task may have tried more. {same}"
     )
-    return Table("learning_rate", "Best learning rate of each method", caption, data, show)
+    data = pd.DataFrame(rows)
+    return Table("learning_rate", "Best learning rate of each method", caption, data, {"best": "{:g}"})
 
 
 def _grid(study: Study, found: pd.DataFrame) -> Table:
     places = found[[*HEADS]].drop_duplicates().reset_index(drop=True)
     data = settings_of(places, HEADS)
-    show = data.apply(tables.plain)
     for label, part in found.groupby("label", sort=False):
-        part = places.merge(part, on=[*HEADS], how="left")
-        there = part["n"].notna()
-        columns, _ = score_columns(part, str(label))
-        data = data.join(columns)
-        show[label] = score(part[there]).reindex(part.index).fillna(tables.EMPTY)
+        data = data.join(score_columns(places.merge(part, on=[*HEADS], how="left"), str(label)))
     caption = "Report split, points, mean ± population SD over seeds, of the selected weights."
-    return Table("grid", "Every learning rate", caption, data, show)
+    return Table("grid", "Every learning rate", caption, data, {"learning rate": "{:g}"})
 
 
 def trials(study: Study) -> pd.DataFrame:
@@ -181,15 +167,12 @@ def _expected(maxima: pd.DataFrame, tried: pd.DataFrame) -> Table:
         found["report"],
         found["select"] - found["report"],
     )
-    show = data[["method", "metric", "trials"]].map(str)
-    show["select"], show["report"] = tables.number(data["select"]), tables.number(data["report"])
-    show["select - report"] = tables.number(data["select - report"], sign=True)
     caption = (
         "A trial is one learning rate with one seed, drawn with replacement from those made (Dodge et al. 2019). "
         "Select: expected best score on the select split, points. Report: the score on the report split of the trial "
         "that is best on the select split. Select - report: their difference."
     )
-    return Table("expected_maximum", "Expected maximum by number of trials", caption, data, show)
+    return Table("expected_maximum", "Expected maximum by number of trials", caption, data, {"select - report": SIGNED})
 
 
 def _curve(axis: Axes, method: str, part: pd.DataFrame) -> None:

@@ -17,10 +17,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from experiments import tables
 from experiments.figures import COLOURS, LINES, MARKERS
 from experiments.labels import TASKS
-from experiments.scores import _reasons, remarks
 from experiments.study import Study
 
 SHARES = {"memorization": "train_subset", "generalization": "report"}  # -> split
@@ -102,28 +100,17 @@ def thirds(ranks: Mapping[str, int], rank: int) -> tuple[float, float, float]:
 
 
 def curves(study: Study, names: pd.Series, found: pd.DataFrame) -> pd.DataFrame:
-    """One row for each task and name, tasks first: ``n`` runs with levels ``of`` all, why not more, ``dense``."""
+    """One row for each task and name, tasks first: ``runs`` with levels, ``runs of`` all, ``dense``, a ``title``."""
     runs = study.runs.assign(name=names, levelled=study.runs["run_id"].isin(found["run_id"]))
-    runs["task"] = pd.Categorical(runs["task"], study.tasks)
-    groups = runs.groupby(["task", "name"], sort=False, observed=True)
-    table = groups.agg(
-        n=("levelled", "sum"),
-        of=("levelled", "size"),
-        diverged=("diverged", "sum"),
-        reasons=("reason", lambda x: _reasons(x.where(x != "not run", "not run "))),
+    table = runs.groupby(["task", "name"], sort=False).agg(
+        **{"runs": ("levelled", "sum"), "runs of": ("levelled", "size")}
     )
-    order = table.index.to_frame()["task"].map({task: place for place, task in enumerate(study.tasks)})
-    table = table.iloc[np.argsort(order.to_numpy(), kind="stable")].reset_index()
-    table["task"] = table["task"].astype(str)
-    first = found[found["level"] == 0].groupby(["task", "name"])["live"].mean().rename("dense")
-    table = table.join(first, on=["task", "name"])
-    why = remarks(table.assign(one_class=0)).map(lambda text: f" [{text}]" if text else "")
-    table["runs"] = tables.joined("{}/{}{}", table["n"], table["of"], why)
-    table["title"] = [
-        ", ".join(filter(None, (TASKS.get(task, task), name)))
-        for task, name in zip(table["task"], table["name"], strict=True)
-    ]
-    return table
+    table = table.join(
+        found[found["level"] == 0].groupby(["task", "name"])["live"].mean().rename("dense")
+    ).reset_index()
+    table = table.sort_values("task", key=lambda tasks: tasks.map(study.tasks.index), kind="stable", ignore_index=True)
+    labels = zip(table["task"].map(lambda task: TASKS.get(task, task)), table["name"], strict=True)
+    return table.assign(title=[", ".join(filter(None, each)) for each in labels])
 
 
 def varied(study: Study, *without: str) -> pd.Series:

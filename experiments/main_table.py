@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from experiments.comparisons import comparison_table, sides
+from experiments.constant_answer import beside_constant_answer
 from experiments.draws import Draws, draws
 from experiments.figures import legend_below, log_scale, look, panels, tiling
 from experiments.labels import METHODS
 from experiments.scores import (
-    beside_constant_answer,
     cells,
     chosen,
     detail_table,

@@ -7,13 +7,12 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments import tables
 from experiments.figures import legend_below, panels, tiling
 from experiments.labels import TASKS
 from experiments.levels import SENTENCE, SHARES, curves, draw_curve, interpolated, levels, scale, varied
 from experiments.stats import t_interval
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table
+from experiments.tables import SIGNED, Artefact, Figure, Table
 
 TITLE = "Sparsifying scheduler against one-shot magnitude pruning"
 ACCEPTS = frozenset({"synthetic"})
@@ -90,27 +89,20 @@ def at_share(found: pd.DataFrame, percent: float) -> pd.Series:
 def _budgets(shown: pd.DataFrame, found: pd.DataFrame, one_shot: dict[str, str]) -> Table:
     """Generalization at equal shares of the dense model, and each variant's paired difference to one-shot pruning."""
     rows = []
-    for curve in shown.itertuples():
-        mine, theirs = (
-            found[(found["task"] == curve.task) & (found["name"] == name)]
-            for name in (curve.name, one_shot[curve.name])
-        )
-        row = {"task": TASKS.get(curve.task, curve.task), "schedule": curve.name, "runs": curve.n, "runs of": curve.of}
-        for share in BUDGETS:
-            head, values = f"at {share} %", at_share(mine, share)
-            whole = len(values) and values.notna().all()
-            row |= {head: values.mean() if whole else math.nan, f"{head} sd": values.std(ddof=0) if whole else math.nan}
-            gaps = (values - at_share(theirs, share)).dropna() if whole and curve.name != one_shot[curve.name] else []
+    for _, curve in shown.iterrows():
+        task, name, base = curve["task"], curve["name"], one_shot[curve["name"]]
+        mine, theirs = (found[(found["task"] == task) & (found["name"] == each)] for each in (name, base))
+        row = {"task": TASKS.get(task, task), "schedule": name, "runs": curve["runs"], "runs of": curve["runs of"]}
+        for head, share in ((f"at {share} %", share) for share in BUDGETS):
+            values = at_share(mine, share)
+            whole = len(values) > 0 and values.notna().all()
+            gaps = (values - at_share(theirs, share)).dropna() if whole and name != base else []
             low, high = t_interval(gaps)
+            row |= {head: values.mean() if whole else math.nan, f"{head} sd": values.std(ddof=0) if whole else math.nan}
             row |= {f"{head}, minus one-shot": low, f"{head}, minus one-shot high": high}
         rows.append(row)
     data = pd.DataFrame(rows)
-    show = data[["task", "schedule"]].assign(runs=shown["runs"])
-    for head in (f"at {share} %" for share in BUDGETS):
-        show[head] = tables.mean_sd(data[head], data[f"{head} sd"], 1)
-        show[f"{head}, minus one-shot"] = tables.interval(
-            *(data[f"{head}, minus one-shot{end}"] for end in ("", " high")), sign=True
-        )
+    formats = {column: SIGNED if "minus" in column else "{:.1f}" for column in data}
     caption = (
         "Generalization in percent of the dense model at shares of the dense model's live parameters: mean ± "
         "population SD over seeds, each seed's curve interpolated linearly in the logarithm of live parameters + 1 "
@@ -118,4 +110,4 @@ def _budgets(shown: pd.DataFrame, found: pd.DataFrame, one_shot: dict[str, str])
         "the difference, paired by seed, as the dense model of a seed is the same; one interval for each share, not "
         f"corrected for their number. {SENTENCE}"
     )
-    return Table("budgets", "Generalization at equal live parameters", caption, data, show)
+    return Table("budgets", "Generalization at equal live parameters", caption, data, formats)

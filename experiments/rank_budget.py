@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments import tables
 from experiments.draws import draws
 from experiments.figures import legend_below, line, log_scale, panels, tiling
 from experiments.labels import METHODS
 from experiments.scores import cells, chosen, detail_table, published_table, score_table, settings_of
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table
+from experiments.tables import SIGNED, Artefact, Figure, Table, counts, size
 
 TITLE = "Rank budget: r from 1 to 16 (Table 2)"
 HEADS = {"method": "method", "method.r": "r"}
+FORMATS = {"live parameters": size, "difference": SIGNED, "r": "{:g}"}
 
 
 def build(study: Study) -> list[Artefact | None]:
@@ -44,16 +44,13 @@ def iso_table(found: pd.DataFrame) -> Table | None:
     if others.empty:
         return None
     data = settings_of(others, HEADS).assign(metric=others["label"])
-    data["live parameters"], data["score"] = tables.counts(others["live"]), others["mean"]
+    data["live parameters"], data["score"] = counts(others["live"]), others["mean"]
     data["LoRA there"], data["difference"] = others["there"], others["mean"] - others["there"]
-    show = data.map(str).assign(**{"live parameters": tables.size(data["live parameters"])})
-    show["score"], show["LoRA there"] = tables.number(data["score"]), tables.number(data["LoRA there"])
-    show["difference"] = tables.number(data["difference"], sign=True)
     caption = (
         "LoRA's score between its two nearest ranks, linear in the logarithm of live parameters; no row where a "
         "setting lies outside LoRA's ranks."
     )
-    return Table("iso_parameter", "At the same number of live parameters", caption, data, show)
+    return Table("iso_parameter", "At the same number of live parameters", caption, data, FORMATS)
 
 
 def at_live(live: float, curve: pd.DataFrame) -> float:

@@ -12,12 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from scipy.stats import spearmanr
 
-from experiments import published, tables
+from experiments import published
 from experiments.figures import panels, tiling
 from experiments.labels import METHODS, TASKS
-from experiments.scores import cells, remarks
 from experiments.study import Study
-from experiments.tables import EMPTY, Artefact, Figure, Table
+from experiments.tables import Artefact, Figure, Table, counts, size
 from sora import runs as results
 
 TITLE = "Rank map: which ranks stay (Figure 3)"
@@ -39,58 +38,29 @@ def ranks_of(study: Study) -> pd.DataFrame:
 
 
 def _totals(study: Study, ranks: pd.DataFrame) -> Table:
-    found = cells(study, study.runs.assign(trials=1), "method").groupby(["method", "task"], sort=False).first()
     runs = study.runs
-    start = runs.get("method.init_r", pd.Series(np.nan, runs.index)).fillna(runs.get("method.r", np.nan))
-    runs = runs.assign(kept=100 * runs.get("ranks", np.nan) / (start * runs.get("matrices", np.nan)))
-    data, show = [], []
-    for (method, task), cell in found.iterrows():
-        mine = runs[runs["done"] & (runs["method"] == method) & (runs["task"] == task)]
-        table = ranks[ranks["run_id"].isin(mine["run_id"])].pivot_table(
-            index="run_id", columns="module", values="rank", aggfunc="first"
-        )
+    nothing = pd.Series(np.nan, runs.index)
+    start = runs.get("method.init_r", nothing).fillna(runs.get("method.r", nothing))  # before anything was pruned
+    runs = runs.assign(kept=100 * runs.get("ranks", nothing) / (start * runs.get("matrices", nothing)))
+    rows = []
+    for (method, task), part in runs.groupby(["method", "task"], sort=False):
+        mine = ranks[(ranks["method"] == method) & (ranks["task"] == task)]
+        table = mine.pivot_table(index="run_id", columns="module", values="rank", aggfunc="first")
         total, dead = table.sum(axis=1), (table == 0).sum(axis=1)
-        printed = published.ranks()
-        theirs = printed[printed["task"] == task].filter(like="layer_") if method == "sora" else printed[:0]
-        row = {
-            "method": METHODS.get(method, method),
-            "task": TASKS.get(task, task),
-            "runs": cell["n"],
-            "runs of": cell["of"],
-        }
-        row |= {
-            "ranks": total.mean(),
-            "ranks sd": total.std(ddof=0),
-            "kept": mine["kept"].mean(),
-            "dead modules": dead.mean(),
-        }
-        row |= {
-            "live parameters": cell["live"],
-            "authors' count": mine["params.authors_formula"].mean() if len(mine) else math.nan,
-        }
+        row = {"method": METHODS.get(str(method), method), "task": TASKS.get(str(task), task)}
+        row |= {"runs": part["done"].sum(), "runs of": len(part), "ranks": total.mean(), "ranks sd": total.std(ddof=0)}
+        row |= {"kept": part["kept"].mean(), "dead modules": dead.mean()}
+        for name, key in (("live parameters", "params.live"), ("authors' count", "params.authors_formula")):
+            row[name] = pd.to_numeric(part.get(key, nothing)).mean()
         row |= {"rank agreement": agreement(table), "agreement on dead modules": dead_agreement(table)}
-        row |= {"data dependence": cell["data_dependence"]}
-        row["SoRA paper, Figure 3"] = theirs.to_numpy().sum() if len(theirs) else math.nan
-        data.append(row)
-        share = f", {100 * theirs.to_numpy().sum() / (8 * theirs.size):.1f} %" if len(theirs) else ""  # r_max = 8
-        show.append(f"{row['SoRA paper, Figure 3']:.0f} ranks{share}" if len(theirs) else EMPTY)
-    table = pd.DataFrame(data)
+        row["data dependence"] = part.get("data_dependence", nothing).mean()
+        printed = published.ranks().query("task == @task" if method == "sora" else "task == ''").filter(like="layer_")
+        rows.append(row | {"SoRA paper, Figure 3": printed.to_numpy().sum() if len(printed) else math.nan})
+    data = pd.DataFrame(rows)
+    if data["data dependence"].isna().all():
+        data = data.drop(columns="data dependence")
     for name in ("live parameters", "authors' count"):
-        table[name] = tables.counts(table[name])
-    if table["data dependence"].isna().all():
-        table = table.drop(columns="data dependence")
-    words = table[["method", "task"]].map(str)
-    why = remarks(found.reset_index()).map(lambda text: f" [{text}]" if text else "")
-    words["runs"] = tables.joined("{}/{}{}", table["runs"], table["runs of"], why)
-    words["ranks"] = tables.mean_sd(table["ranks"], table["ranks sd"], 1)
-    words["kept"] = tables.number(table["kept"], 1).map(lambda text: text if text == EMPTY else f"{text} %")
-    words["dead modules"] = tables.number(table["dead modules"], 1)
-    for name in ("live parameters", "authors' count"):
-        words[name] = tables.size(table[name])
-    for name in ("rank agreement", "agreement on dead modules", "data dependence"):
-        if name in table:
-            words[name] = tables.number(table[name])
-    words["SoRA paper, Figure 3"] = show
+        data[name] = counts(data.get(name, pd.Series(np.nan, data.index)))
     caption = (
         "Means over seeds, of the selected weights. Ranks: live ranks of all modules, and their share of those at "
         "the start. Dead modules: without any rank. Parameters: sum of r (in + out), and as the authors' code counts "
@@ -99,7 +69,9 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         "correlation, over modules, of the ranks with those that the initial draw and ξ leave without any data; at 0 "
         "the draw decides all."
     )
-    return Table("rank_map", "Ranks that stay, and agreement of seeds", caption, table, words)
+    formats = {"live parameters": size, "authors' count": size, "ranks": "{:.1f}", "kept": "{:.1f} %"}
+    formats |= {"dead modules": "{:.1f}", "SoRA paper, Figure 3": "{:.0f} ranks"}
+    return Table("rank_map", "Ranks that stay, and agreement of seeds", caption, data, formats)
 
 
 def agreement(table: pd.DataFrame) -> float:

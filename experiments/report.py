@@ -129,9 +129,9 @@ def _table(table: Table) -> list[str]:
     kinds = [' class="number"' if each else "" for each in numeric(table)]
     heads = [
         f'<th{kind}><button type="button">{escape(name)}</button></th>'
-        for kind, name in zip(kinds, table.show.columns, strict=True)
+        for kind, name in zip(kinds, table.columns, strict=True)
     ]
-    keys = table.data.reindex(columns=table.show.columns) if table.data.columns.is_unique else table.show
+    keys = table.data[table.columns]
     rows = [
         "<tr>" + "".join(map(_cell, row, key, kinds)) + "</tr>"
         for row, key in zip(table.show.itertuples(index=False), keys.itertuples(index=False), strict=True)

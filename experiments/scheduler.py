@@ -7,16 +7,16 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments import published, tables
+from experiments import published
 from experiments.figures import legend_below, panels, tiling
 from experiments.labels import METRICS, TASKS
 from experiments.levels import SENTENCE, SHARES, THIRDS, curves, draw_curve, interpolated, levels, scale, varied
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table
+from experiments.tables import Artefact, Figure, Table, counts, size
 
 TITLE = "Sparsifying scheduler: memorization and generalization (Figure 2)"
 ACCEPTS = frozenset({"synthetic"})
-KEPT = (99, 95, 90)  # percent of the dense model
+KEPT = {99: "≥ 99 %", 95: "≥ 95 %", 90: "≥ 90 %"}  # of the dense model
 
 
 def build(study: Study) -> list[Artefact | None]:
@@ -60,28 +60,29 @@ def _figure(parts: dict[str, pd.DataFrame]) -> Figure | None:
     return Figure("memorization_and_generalization", title, caption, draw, (max(4.6, 3.0 * wide), 2.6 * high + 0.5))
 
 
+ALIVE = ("alive % lower", "middle", "upper")
+FORMATS = {
+    **{"ξ": "{:.3g}", "live": size, "paper: dense": size, "paper: live": size, "ours: dense": size},
+    **dict.fromkeys(("% of dense", *(f"{each}{share} %" for share in SHARES for each in ("", "ours: "))), "{:.1f}"),
+    **dict.fromkeys(ALIVE, "{:.0f}"),
+}
+
+
 def _kept(shown: pd.DataFrame, means: dict[str, pd.DataFrame]) -> Table:
     """The fewest live parameters that keep 99, 95 and 90 % of the dense model."""
     rows = [
-        {"task": title, "of": share, "runs": curve["n"], "runs of": curve["of"], "dense": curve["dense"]}
-        | {f"≥ {percent} %": fewest(means[title], share, percent) for percent in KEPT}
+        {"task": title, "of": share, "runs": curve["runs"], "runs of": curve["runs of"], "dense": curve["dense"]}
+        | {name: fewest(means[str(title)], share, percent) for percent, name in KEPT.items()}
         for title, curve in shown.iterrows()
         for share in SHARES
     ]
-    data = pd.DataFrame(rows)
-    show = data[["task", "of"]].assign(
-        runs=shown["runs"].reindex(data["task"]).to_numpy(), dense=tables.size(data["dense"])
-    )
-    for name in (f"≥ {percent} %" for percent in KEPT):
-        share = tables.number(100 * data[name] / data["dense"], 1)
-        show[name] = tables.joined("{} ({} %)", tables.size(data[name]), share).where(data[name].notna(), tables.EMPTY)
-        data[name] = tables.counts(data[name])
-    data["dense"] = tables.counts(data["dense"])
+    data, sizes = pd.DataFrame(rows), ["dense", *KEPT.values()]
+    data[sizes] = data[sizes].apply(counts)
     caption = (
         "Fewest live parameters of a level whose mean over seeds, and that of every level before it, keeps the "
-        f"percentage; in brackets the share of the dense model's. – : no level but the dense one. {SENTENCE}"
+        f"percentage. – : no level but the dense one. {SENTENCE}"
     )
-    return Table("kept", "How few parameters keep how much", caption, data, show)
+    return Table("kept", "How few parameters keep how much", caption, data, dict.fromkeys(sizes, size))
 
 
 def fewest(means: pd.DataFrame, share: str, percent: float) -> float:
@@ -91,38 +92,19 @@ def fewest(means: pd.DataFrame, share: str, percent: float) -> float:
     return float(kept["live"].iloc[-1]) if len(kept) else math.nan
 
 
-def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table:
+def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table | None:
     """Every level: its threshold, what lives, both percentages, the score on the report split, where ranks live."""
     rows = []
     for title, part in parts.items():
         for (level, each), (_, mean) in zip(part.groupby("level"), by_level(part).iterrows(), strict=True):
-            row = {
-                "task": title,
-                "level": level,
-                "ξ": each["threshold"].min(),
-                "runs": len(each),
-                "runs of": shown.loc[title, "of"],
-            }
-            row |= {
-                "live": round(mean["live"]),
-                "% of dense": 100 * mean["live"] / mean["dense"] if mean["dense"] else math.nan,
-            }
-            for name, key in ((f"{share} %", share) for share in SHARES):
+            row = {"task": title, "level": level, "ξ": each["threshold"].min()}
+            row |= {"runs": len(each), "runs of": shown.loc[title, "runs of"], "live": round(mean["live"])}
+            row["% of dense"] = 100 * mean["live"] / mean["dense"] if mean["dense"] else math.nan
+            for name, key in (*((f"{share} %", share) for share in SHARES), ("report", "report")):
                 row |= {name: mean[key], f"{name} sd": each[key].std(ddof=0)}
-            row |= {"report": mean["report"], "report sd": each["report"].std(ddof=0)}
-            rows.append(row | dict(zip(("alive % lower", "middle", "upper"), mean[[*THIRDS]], strict=True)))
+            rows.append(row | dict(zip(ALIVE, mean[[*THIRDS]], strict=True)))
     if not rows:
-        return Table("levels", "Every level", SENTENCE, pd.DataFrame({"task": []}), pd.DataFrame({"task": []}))
-    data = pd.DataFrame(rows)
-    show = data[["task", "level"]].map(str)
-    show["ξ"] = data["ξ"].map("{:.3g}".format)
-    show["runs"] = tables.joined("{}/{}", data["runs"], data["runs of"])
-    show["live"], show["% of dense"] = tables.size(data["live"]), tables.number(data["% of dense"], 1)
-    for name in (f"{share} %" for share in SHARES):
-        show[name] = tables.mean_sd(data[name], data[f"{name} sd"], 1)
-    show["report"] = tables.mean_sd(data["report"], data["report sd"])
-    for name in ("alive % lower", "middle", "upper"):
-        show[name] = tables.number(data[name], 0)
+        return None
     metrics = {
         task: metric for part in parts.values() for task, metric in zip(part["task"], part["metric"], strict=True)
     }
@@ -135,7 +117,7 @@ def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table:
         f"split, in points. Alive: share of all ranks in the lower, middle and upper third of the layers. {SENTENCE} "
         f"Metrics: {listed}."
     )
-    return Table("levels", "Every level", caption, data, show)
+    return Table("levels", "Every level", caption, pd.DataFrame(rows), FORMATS)
 
 
 def _paper(shown: pd.DataFrame, means: dict[str, pd.DataFrame]) -> Table | None:
@@ -160,16 +142,11 @@ def _paper(shown: pd.DataFrame, means: dict[str, pd.DataFrame]) -> Table | None:
     if not rows:
         return None
     data = pd.DataFrame(rows)
-    data["ours: dense"] = tables.counts(data["ours: dense"])
-    show = data.map(str)
-    for name in ("paper: dense", "paper: live", "ours: dense"):
-        show[name] = tables.size(data[name])
-    for name in ("% of dense", *(f"ours: {share} %" for share in SHARES)):
-        show[name] = tables.number(data[name], 1)
+    data["ours: dense"] = counts(data["ours: dense"])
     caption = (
         "The paper: RoBERTa-large; its levels of ξ start at 1e-4, end and steps are not given; values marked figure "
         "are read off the figure by eye, those marked text are printed. Ours: percentages at the same share of the "
         "dense model's live parameters, interpolated linearly in the logarithm of live parameters + 1 between the "
         "levels' means. Backbone, levels and training differ: shapes can be compared, values cannot."
     )
-    return Table("paper", "Beside the paper's Figure 2", caption, data, show)
+    return Table("paper", "Beside the paper's Figure 2", caption, data, FORMATS)

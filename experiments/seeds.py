@@ -10,7 +10,6 @@ from matplotlib.figure import Figure as Canvas
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from experiments import tables
 from experiments.figures import panels, tiling
 from experiments.labels import METHODS
 from experiments.scores import long
@@ -67,15 +66,12 @@ def _table(groups: dict[tuple[str, str], pd.DataFrame]) -> Table:
             for (method, label), part in groups.items()
         ]
     )
-    show = data[["method", "metric"]].assign(runs=tables.joined("{}/{}", data["runs"], data["runs of"]))
-    for name in ("mean", "SD", *NOTHING):
-        show[name] = tables.number(data[name], 4 if name.startswith("p ") else 2)
     caption = (
         "Points. SD of all runs (population), and SDs of the effect of the initialisation, of the order of the data, "
         "and of the rest (their interaction and what dropout does), from a two-way analysis of variance; an estimate "
         "below zero is printed as zero. p: F test against the rest. Empty until a grid is complete."
     )
-    return Table("seeds", "Parts of the variance", caption, data, show)
+    return Table("seeds", "Parts of the variance", caption, data, dict.fromkeys(("p init", "p data"), "{:.4f}"))
 
 
 def _figure(grids: dict[str, pd.DataFrame]) -> Figure | None:

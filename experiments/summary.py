@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from experiments import tables
+from experiments.constant_answer import NAME as CONSTANT
 from experiments.labels import TASKS
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table, pipes
+from experiments.tables import SIGNED, Artefact, Figure, Table, counts, pipes, size
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,8 @@ def page(sections: Sequence[Section], claims: Table | None, problems: Sequence[s
         "Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).",
     ]
     for section in main:
-        lines += ["", f"## {section.heading}", "", finding(section), "", pipes(main_table(section)), ""]
-        lines.append(
-            "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval "
-            "over seeds (95 %), verdict also by the bootstrap over seeds and items. More: [all of "
-            f"it](tables/{section.study.key}/README.md)."
-        )
+        lines += ["", f"## {section.heading}", "", finding(section), "", pipes(main_table(section).show), ""]
+        lines.append(f"{CAPTION} More: [all of it](tables/{section.study.key}/README.md).")
     pictures = [
         (section, figure)
         for section in (main or sections)
@@ -105,37 +101,34 @@ def finding(section: Section) -> str:
     return f"**{words}.**"
 
 
-def main_table(section: Section) -> pd.DataFrame:
+def main_table(section: Section) -> Table:
     """task, method, n, score, live parameters, minus LoRA with its interval and verdict: words, a row for each cell."""
     details, scores, found = (section.table(name) for name in ("details", "main_table", "comparisons"))
     assert details is not None
     assert scores is not None
-    rows = details.rename(columns={"metric": "task"}).sort_values(
-        "task", key=lambda c: c.map(list(dict.fromkeys(c)).index), kind="stable"
-    )
-    rows = rows.reset_index(drop=True)
-    show = rows[["task", "method"]].map(str)
-    show["n"] = tables.joined("{}/{}", rows["runs"], rows["runs of"])
-    remarks = rows["remarks"].map(lambda text: f" [{text}]" if text else "")
-    show["score"] = tables.mean_sd(rows["selected"], rows["SD"]) + remarks
-    show["live parameters"] = tables.size(rows["live"])
+    rows = details.rename(columns={"metric": "task"})
+    order = [*rows["task"].unique()]
+    data = rows[["task", "method"]].assign(n=rows["runs"]).assign(**{"n of": rows["runs of"]})
+    data["score"], data["score sd"], data["live parameters"] = rows["selected"], rows["SD"], rows["live"]
     if "data dependence" in rows:
-        show["data dependence"] = tables.number(rows["data dependence"])
+        data["data dependence"] = rows["data dependence"]
     if found is not None:
-        pairs = found[found["baseline"] == "LoRA"].rename(columns={"metric": "task"})
-        pairs = rows[["task", "method"]].merge(pairs, on=["task", "method"], how="left")
-        show["minus LoRA"] = tables.number(pairs["difference"], sign=True)
-        show["95 % interval"] = tables.interval(pairs["t interval"], pairs["t interval high"], sign=True)
-        show["verdict"] = pairs["verdict"].fillna(tables.EMPTY)
-    constant = scores[scores["method"] == "Constant answer"]
-    lines = []
-    for task, part in show.groupby("task", sort=False):
-        if len(constant) and pd.notna(value := constant.iloc[0].get(task)):
-            first = dict.fromkeys(show.columns, tables.EMPTY) | {
-                "task": task,
-                "method": "Constant answer",
-                "score": f"{value:.2f}",
-            }
-            lines.append(pd.DataFrame([first]))
-        lines.append(part)
-    return pd.concat(lines, ignore_index=True)
+        pairs = found[found["baseline"] == "LoRA"].rename(columns={"metric": "task", "difference": "minus LoRA"})
+        pairs = pairs.rename(columns={"t interval": "95 % interval", "t interval high": "95 % interval high"})
+        columns = ["task", "method", "minus LoRA", "95 % interval", "95 % interval high", "verdict"]
+        data = data.merge(pairs[columns], on=["task", "method"], how="left")
+    data["remarks"] = rows["remarks"]
+    constant = scores[scores["method"] == CONSTANT]
+    if len(constant):
+        first = [{"task": task, "method": CONSTANT, "score": constant[task].iloc[0]} for task in order]
+        data = pd.DataFrame([*(row for row in first if pd.notna(row["score"])), *data.to_dict("records")])[[*data]]
+    data = data.sort_values("task", key=lambda tasks: tasks.map(order.index), kind="stable", ignore_index=True)
+    data[["n", "n of", "live parameters"]] = data[["n", "n of", "live parameters"]].apply(counts)
+    formats = {"live parameters": size, "minus LoRA": SIGNED, "95 % interval": SIGNED}
+    return Table("summary", section.heading, CAPTION, data, formats)
+
+
+CAPTION = (
+    "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
+    "(95 %), verdict also by the bootstrap over seeds and items, corrected after Holm."
+)

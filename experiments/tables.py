@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -26,17 +27,85 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """``data`` is what a program reads (the CSV), ``show`` what a person reads, row by row the same.
+    """A DataFrame with its title. The CSV has all of it; what a person reads is made of it by the names of its columns:
 
-    ``notes`` stand below it, one paragraph each.
+    ``X`` and ``X high``: an interval. ``X`` and ``X sd``: mean ± SD, with ``X n`` and ``X of`` the runs that are
+    missing, with ``X diverged`` and ``X one_class`` what must be known of them. ``X`` and ``X of``: runs that are there
+    of all.
+
+    Attributes:
+        name: of its files.
+        data: one row a line.
+        formats: column -> how a number of it is written, a format string or a function (two decimals otherwise).
+        words: column -> its cells, where none of this gives them.
+        notes: stand below it, one paragraph each.
     """
 
-    name: str  # of its files
+    name: str
     title: str
     caption: str
     data: pd.DataFrame
-    show: pd.DataFrame
+    formats: Mapping[str, str | Callable[[float], str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    words: Mapping[str, pd.Series] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        """Those that are shown: not the companions of another one."""
+        names = list(self.data.columns)
+        return [name for name in names if not any(name == f"{other}{end}" for other in names for end in COMPANIONS)]
+
+    @property
+    def show(self) -> pd.DataFrame:
+        """The words that are shown, row by row those of ``data``."""
+        found = {name: self.words[name] if name in self.words else self._shown(name) for name in self.columns}
+        return pd.DataFrame(found, index=self.data.index, dtype=object)
+
+    def _shown(self, name: str) -> pd.Series:
+        data, write = self.data, self._writer(name)
+        there = pd.Series([not (pd.isna(value) or value == "") for value in data[name]], data.index)
+        words = pd.Series([write(value) for value in data[name]], data.index, dtype=object)
+        if f"{name} high" in data:
+            return (words + " to " + data[f"{name} high"].map(write)).where(there, EMPTY)
+        if f"{name} sd" in data:
+            words += (
+                data[f"{name} sd"].map(write).where(data[f"{name} sd"].notna(), "").map(lambda sd: sd and f" ± {sd}")
+            )
+        if f"{name} n" not in data:
+            return _of(words, data[f"{name} of"]) if f"{name} of" in data else words.where(there, EMPTY)
+        n, of = data[f"{name} n"].fillna(0).astype(int), data[f"{name} of"].fillna(0).astype(int)
+        parts = [words.where(there, ""), _of("(" + n.map(str), of.map("{})".format)).where(n < of, "")]
+        for key, word in (("diverged", "diverged"), ("one_class", "one-class")):
+            parts.append(
+                data[f"{name} {key}"]
+                .fillna(0)
+                .astype(int)
+                .map(lambda count, word=word: f"[{count} {word}]" if count else "")
+            )
+        cells = pd.DataFrame(parts).T.agg(lambda row: " ".join(filter(None, row)).replace("] [", ", "), axis=1)
+        return cells.where(cells != "", EMPTY)
+
+    def _writer(self, name: str) -> Callable[[Any], str]:
+        form = self.formats.get(name, "{:,.2f}")
+
+        def write(value: Any) -> str:
+            if not isinstance(value, int | float | np.number) or isinstance(value, bool):
+                return str(value)
+            if callable(form):
+                return form(float(value))
+            return (
+                str(value) if isinstance(value, int | np.integer) and name not in self.formats else form.format(value)
+            )
+
+        return write
+
+
+def _of(found: pd.Series, every: pd.Series) -> pd.Series:
+    return found + "/" + every.map(str)
+
+
+SIGNED = "{:+,.2f}"
+COMPANIONS = (" high", " sd", " n", " of", " diverged", " one_class")
 
 
 @dataclass(frozen=True)
@@ -56,49 +125,16 @@ Artefact = Table | Figure
 # -- numbers as words ------------------------------------------------------------------------------------------
 
 
-def number(values: pd.Series, digits: int = 2, sign: bool = False) -> pd.Series:
-    """``1,234.50``; an empty cell where there is no number."""
-    form = f"{'+' if sign else ''},.{digits}f"
-    return values.map(lambda value: EMPTY if pd.isna(value) else format(value, form))
-
-
-def plain(values: pd.Series) -> pd.Series:
-    """``5e-05``, ``8``, or the words as they are."""
-    return values.map(lambda v: EMPTY if pd.isna(v) or v == "" else f"{v:g}" if isinstance(v, int | float) else str(v))
-
-
-def size(values: pd.Series) -> pd.Series:
+def size(value: float) -> str:
     """A number of parameters: ``1.33M``, ``0.91M``, ``47.1k``."""
-    return values.map(short_size)
-
-
-def short_size(value: float) -> str:
-    """See :func:`size`."""
-    if pd.isna(value):
-        return EMPTY
     if value >= 1e5:
         return f"{value / 1e6:.2f}M"
     return f"{value / 1e3:.1f}k" if value >= 1e3 else f"{value:.0f}"
 
 
-def interval(low: pd.Series, high: pd.Series, sign: bool = False) -> pd.Series:
-    """``84.20 to 86.44``."""
-    return joined("{} to {}", number(low, sign=sign), number(high, sign=sign)).where(low.notna(), EMPTY)
-
-
-def mean_sd(mean: pd.Series, sd: pd.Series, digits: int = 2) -> pd.Series:
-    """``85.32 ± 0.86``."""
-    return joined("{} ± {}", number(mean, digits), number(sd, digits)).where(mean.notna(), EMPTY)
-
-
-def joined(form: str, *parts: pd.Series) -> pd.Series:
-    """``form`` with the words of the parts, row by row."""
-    return pd.Series([form.format(*row) for row in zip(*parts, strict=True)], index=parts[0].index, dtype=object)
-
-
 def counts(values: pd.Series) -> pd.Series:
-    """Whole numbers, and none."""
-    return values.round().astype("Int64")
+    """Whole numbers, or none."""
+    return pd.to_numeric(values).round().astype("Int64")
 
 
 # -- formats ---------------------------------------------------------------------------------------------------
@@ -154,7 +190,5 @@ def _digits(value: float) -> str:
 
 def numeric(table: Table) -> list[bool]:
     """For each shown column whether its values are numbers."""
-    return [
-        name in table.data and pd.api.types.is_numeric_dtype(table.data[name]) and not table.data[name].isna().all()
-        for name in table.show
-    ]
+    kinds = [table.data[name] for name in table.columns]
+    return [pd.api.types.is_numeric_dtype(each) and not each.isna().all() for each in kinds]
