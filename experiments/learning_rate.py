@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from experiments.conditions import RATE
-from experiments.figures import legend_below, line, log_scale, panels, tiling
+from experiments.figures import curves
 from experiments.labels import METHODS
 from experiments.scores import cells, chosen, long, score_columns, settings_of
 from experiments.stats import best_of
 from experiments.study import Study
-from experiments.tables import SIGNED, Artefact, Figure, Table
+from experiments.tables import SIGNED, Artefact, Table
 from sora.errors import UserError
 
 TITLE = "Learning rate: one grid for all methods"
 HEADS = {"method": "method", RATE: "learning rate"}
 TRIALS = (1, 2, 4, 8, 16)
 ELSEWHERE = ("seed", "seeds.", "protocol", RATE)  # of a configuration: told apart by name, or what is tried
+BY_RATE = (
+    "score_by_learning_rate",
+    "Score by learning rate",
+    "Report split, selected weights: mean over seeds, band: one population SD.",
+)
+BY_TRIALS = (
+    "expected_maximum_by_trials",
+    "Expected maximum by number of trials",
+    "Expected best score on the select split (Dodge et al. 2019).",
+)
 EDGE = "at the edge of the grid"
 
 
@@ -31,13 +39,13 @@ def build(study: Study) -> list[Artefact | None]:
     runs = chosen(study, *HEADS)
     found = cells(study, runs, *HEADS)
     found = found[found["label"].isin([study.columns(task)[0].label for task in study.tasks])]
-    tried, maxima = trials(study), expected_maxima(study)
+    maxima = expected_maxima(study)
     return [
         _best(study, found),
         _grid(study, found),
-        _expected(maxima, tried),
-        _figure("score_by_learning_rate", "Score by learning rate", found[found["mean"].notna()], _curve),
-        _figure("expected_maximum_by_trials", "Expected maximum by number of trials", maxima, _maximum),
+        _expected(maxima),
+        curves(BY_RATE, found[found["mean"].notna()], (RATE, "peak learning rate"), ticks=True),
+        curves(BY_TRIALS, maxima, ("trials", "trials"), ("select", "expected best, select (points)")),
     ]
 
 
@@ -158,59 +166,15 @@ def expected_maxima(study: Study) -> pd.DataFrame:
     return order.merge(pd.DataFrame(rows, columns=columns), on="method").reset_index(drop=True)
 
 
-def _expected(maxima: pd.DataFrame, tried: pd.DataFrame) -> Table:
+def _expected(maxima: pd.DataFrame) -> Table:
     last = maxima["trials"] == maxima.groupby(["method", "label"])["trials"].transform("max")
     found = maxima[maxima["trials"].isin(TRIALS) | last].reset_index(drop=True)
     data = settings_of(found, {"method": "method", "label": "metric", "trials": "trials"})
-    data["select"], data["report"], data["select - report"] = (
-        found["select"],
-        found["report"],
-        found["select"] - found["report"],
-    )
+    data = data.join(found[["select", "report"]])
+    data["select - report"] = data["select"] - data["report"]
     caption = (
         "A trial is one learning rate with one seed, drawn with replacement from those made (Dodge et al. 2019). "
         "Select: expected best score on the select split, points. Report: the score on the report split of the trial "
         "that is best on the select split. Select - report: their difference."
     )
     return Table("expected_maximum", "Expected maximum by number of trials", caption, data, {"select - report": SIGNED})
-
-
-def _curve(axis: Axes, method: str, part: pd.DataFrame) -> None:
-    part, style = part.sort_values(RATE), line(method)
-    x, y, sd = part[RATE].astype(float), part["mean"].round(3), part["sd"].round(3)
-    axis.plot(x, y, label=METHODS.get(method, method), **style)
-    axis.fill_between(x, y - sd, y + sd, color=style["color"], alpha=0.12, linewidth=0)
-    log_scale(axis, x)
-    axis.set_xlabel("peak learning rate")
-    axis.set_ylabel("score (points)")
-
-
-def _maximum(axis: Axes, method: str, part: pd.DataFrame) -> None:
-    axis.plot(
-        part["trials"], part["select"].round(3), label=METHODS.get(method, method), **(line(method) | {"marker": ""})
-    )
-    axis.set_xlabel("trials")
-    axis.set_ylabel("expected best, select (points)")
-
-
-CAPTIONS = {
-    "score_by_learning_rate": "Report split, selected weights: mean over seeds, band: one population SD.",
-    "expected_maximum_by_trials": "Expected best score on the select split (Dodge et al. 2019).",
-}
-
-
-def _figure(
-    name: str, title: str, found: pd.DataFrame, plot: Callable[[Axes, str, pd.DataFrame], None]
-) -> Figure | None:
-    labels = list(found["label"].unique())
-    if not labels:
-        return None
-
-    def draw(canvas: Canvas) -> None:
-        for label, axis in zip(labels, panels(canvas, labels), strict=True):
-            for method, part in found[found["label"] == label].groupby("method", sort=False):
-                plot(axis, str(method), part)
-        legend_below(canvas)
-
-    wide, high = tiling(len(labels))
-    return Figure(name, title, CAPTIONS[name], draw, (max(4.6, 2.3 * wide), 2.1 * high + 0.5))

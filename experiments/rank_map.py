@@ -9,11 +9,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 from scipy.stats import spearmanr
 
 from experiments import published
-from experiments.figures import panels, tiling
+from experiments.figures import heat_maps
 from experiments.labels import METHODS, TASKS
 from experiments.study import Study
 from experiments.tables import Artefact, Figure, Table, counts, size
@@ -114,29 +113,11 @@ def _label(module: str) -> str:
 
 def _map(method: str, ranks: pd.DataFrame) -> Figure | None:
     """One heat map per task: layers by matrices; None without ranks."""
-    maps = {str(task): table for task, part in ranks.groupby("task", sort=False) if (table := grid(part)).size}
-    if not maps:
-        return None
-    top = max(float(np.nanmax(table)) for table in maps.values()) or 1.0
-
-    def draw(canvas: Canvas) -> None:
-        shown = panels(canvas, [TASKS.get(task, task) for task in maps])
-        for axis, table in zip(shown, maps.values(), strict=True):
-            image = axis.imshow(table.round(3), cmap="cividis", vmin=0, vmax=top, aspect="auto")
-            axis.set_xticks(range(table.shape[1]), [_label(matrix) for matrix in table.columns], rotation=45)
-            axis.set_yticks(range(len(table)), [str(layer) for layer in table.index])
-            axis.set_ylabel("layer")
-            axis.grid(visible=False)
-            for (row, column), value in np.ndenumerate(table):
-                if not np.isnan(value):
-                    ink = "white" if value < 0.55 * top else "black"
-                    axis.text(column, row, f"{value:.2g}", ha="center", va="center", color=ink, fontsize=6.5)
-        canvas.colorbar(image, ax=shown, label="live rank, mean over seeds", shrink=0.8)
-
-    wide, high = tiling(len(maps))
-    size = (2.6 * wide + 1.0, (0.21 * max(map(len, maps.values())) + 1.1) * high)
-    title, caption = (
-        f"Ranks that stay, {METHODS.get(method, method)}",
-        "Live rank of each adapted matrix, mean over seeds, of the selected weights.",
-    )
-    return Figure(f"ranks_{method}", title, caption, draw, size)
+    maps = {
+        TASKS.get(str(task), str(task)): grid(part).rename(columns=_label)
+        for task, part in ranks.groupby("task", sort=False)
+    }
+    top = max((float(table.max(axis=None)) for table in maps.values() if table.size), default=1.0) or 1.0
+    caption = "Live rank of each adapted matrix, mean over seeds, of the selected weights."
+    about = f"ranks_{method}", f"Ranks that stay, {METHODS.get(method, method)}", caption
+    return heat_maps(about, maps, ("", "layer", "live rank, mean over seeds"), "{:.2g}", top)

@@ -6,18 +6,22 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from experiments.figures import panels, tiling
+from experiments.figures import heat_maps
 from experiments.labels import METHODS
 from experiments.scores import long
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table
+from experiments.tables import Artefact, Table
 
 TITLE = "Seeds: initialisation and order of the data apart"
 INIT, DATA = "seeds.init", "seeds.data"
+ABOUT = (
+    "score_by_init_and_data",
+    "Score by initialisation and order of the data",
+    "Score on the report split of each run, points.",
+)
 NOTHING = dict.fromkeys(["SD init", "p init", "SD data", "p data", "SD rest"], np.nan)
 
 
@@ -29,7 +33,8 @@ def build(study: Study) -> list[Artefact | None]:
         (METHODS.get(str(m), str(m)), str(label)): part
         for (m, label), part in rows.groupby(["method", "label"], sort=False)
     }
-    return [_table(groups), _figure({", ".join(key): grid(part) for key, part in groups.items()})]
+    grids = {", ".join(key): grid(part) for key, part in groups.items()}
+    return [_table(groups), heat_maps(ABOUT, grids, (DATA, INIT, "score (points)"), "{:.1f}", None)]
 
 
 def grid(part: pd.DataFrame) -> pd.DataFrame:
@@ -72,28 +77,3 @@ def _table(groups: dict[tuple[str, str], pd.DataFrame]) -> Table:
         "below zero is printed as zero. p: F test against the rest. Empty until a grid is complete."
     )
     return Table("seeds", "Parts of the variance", caption, data, dict.fromkeys(("p init", "p data"), "{:.4f}"))
-
-
-def _figure(grids: dict[str, pd.DataFrame]) -> Figure | None:
-    grids = {name: scores for name, scores in grids.items() if scores.notna().any(axis=None)}
-    if not grids:
-        return None
-
-    def draw(canvas: Canvas) -> None:
-        for axis, scores in zip(panels(canvas, list(grids)), grids.values(), strict=True):
-            image = axis.imshow(scores.round(3), cmap="cividis", aspect="auto")
-            axis.set_xticks(range(scores.shape[1]), scores.columns.map(str))
-            axis.set_yticks(range(scores.shape[0]), scores.index.map(str))
-            axis.set_xlabel(DATA)
-            axis.set_ylabel(INIT)
-            axis.grid(visible=False)
-            middle = (np.nanmin(scores) + np.nanmax(scores)) / 2
-            for (row, column), value in np.ndenumerate(scores):
-                if not np.isnan(value):
-                    ink = "white" if value < middle else "black"
-                    axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=6.5)
-            canvas.colorbar(image, ax=axis, label="score (points)")
-
-    wide, high = tiling(len(grids))
-    title, caption = "Score by initialisation and order of the data", "Score on the report split of each run, points."
-    return Figure("score_by_init_and_data", title, caption, draw, (3.1 * wide, 2.5 * high))
