@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sora.errors import UserError
+from sora.files import replaced
 from sora.untrusted import parse_json
 
 METRICS = "metrics.jsonl"
@@ -156,14 +157,9 @@ def plain(value: Any, name: str, nonfinite: dict[str, str]) -> Any:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename: a reader, or a kill, sees the old file or the new one."""
-    beside = path.with_name(path.name + ".tmp")
-    with told("write", path):
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+    """Write ``text``: a reader, or a kill, sees the old file or the new one."""
+    with told("write", path), replaced(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sora.errors import TakenOver, UserError
-from sora.records import write_text
+from sora.files import write_text
 
 BEAT_S = 10.0
 STALE_S = 60.0
