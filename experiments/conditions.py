@@ -64,6 +64,8 @@ def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
         "ξ": _listed(xi),
         "ρ = ξ / rate": _listed(rho.round(3)),
     }
+    if trials := sorted(set(_trials(runs)) - {""}):
+        found["chosen before by"] = "; ".join(trials)
     if "schedule.steps" in runs and runs["schedule.steps"].notna().any():
         count = runs["schedule.levels"].map(lambda levels: len(levels) if isinstance(levels, tuple) else None)
         found["levels"] = f"{_listed(count)} of {_listed(runs['schedule.steps'])} steps"
@@ -83,12 +85,18 @@ def _listed(values: pd.Series, thousands: str = "") -> str:
 
 
 def _tuned(done: pd.DataFrame) -> list[str]:
-    """What was tried before, where a recipe says so."""
-    column = "provenance.recipe.tuned"
-    if column not in done or not done[column].astype(object).fillna("").astype(str).any():
+    """Whether settings were chosen beforehand, by a recipe of ours, and for all methods by the same trials."""
+    trials = _trials(done)
+    if not trials.any():
         return ["No hyper-parameter was chosen on these examples."] if len(done) else []
-    trials = done[column].astype(object).fillna("").astype(str).str.partition(" (")[0]
-    alike = trials.groupby(done["task"]).nunique().max() == 1
-    words = "Learning rates were chosen beforehand on the select split" + (", for every method alike" if alike else "")
+    alike = trials.groupby(done["task"]).nunique().max() == 1 and done.groupby("task")["method"].nunique().max() > 1
+    words = "Settings were chosen beforehand" + (", by the same trials for every method" if alike else "")
     without = int((trials == "").sum())
     return [f"{words}." + (f" {without} of {len(done)} runs have one that nothing chose." if without else "")]
+
+
+def _trials(runs: pd.DataFrame) -> pd.Series:
+    """By which trials a recipe chose each run's settings, without the study they are in; empty where none did."""
+    column = "provenance.recipe.tuned"
+    words = runs[column] if column in runs else pd.Series(None, runs.index)
+    return words.map(lambda text: text.partition(" (")[0] if isinstance(text, str) else "").astype(object)
