@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from experiments import bootstrap, published
 from experiments.comparisons import Comparison, compare
@@ -22,7 +21,7 @@ from experiments.efficiency import slower, timed
 from experiments.labels import METHODS, TASKS, Column
 from experiments.levels import curves, interpolated, levels, varied
 from experiments.scores import by_seed, chosen, long, paired
-from experiments.stats import NONE, Interval, t_interval
+from experiments.stats import NONE, Interval, spearman, t_interval
 from experiments.study import Study
 from experiments.tables import Table
 
@@ -233,9 +232,7 @@ def _threshold(study: Study) -> Iterator[Claim]:
             if len(values) > 1 and len(table)
             else table[:0]
         )
-        orders = (
-            tuple(spearmanr(values, each).statistic for each in whole["params.live"].to_numpy()) if len(whole) else ()
-        )
+        orders = _known(spearman(values, each) for each in whole["params.live"].to_numpy(float)) if len(whole) else ()
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
         ends = _within(orders, -1.0, 1.0)  # of correlations, so nothing lies beyond 1
         paper = "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)"

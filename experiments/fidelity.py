@@ -55,8 +55,8 @@ HEAD = (
 
 def build(study: Study) -> list[Artefact | None]:
     """What the switches are, scores, what each changes against the released code with the same head, details."""
-    keys = [axis for axis in AXES if axis in study.axes]
-    heads = {axis: AXES[axis] for axis in keys}
+    keys = [axis for axis in AXES if axis in study.axes] or ["method"]
+    heads = {axis: AXES.get(axis, axis) for axis in keys}
     runs = chosen(study, *keys)
     runs["setting"] = runs[keys].astype(str).agg(" ".join, axis=1)
     found, drawn = cells(study, runs, *keys), draws(study, runs)

@@ -16,6 +16,7 @@ from experiments.stats import best_of
 from experiments.study import Study
 from experiments.tables import SIGNED, Artefact, Table
 from sora.errors import UserError
+from sora.runs import leaves
 
 TITLE = "Learning rate: one grid for all methods"
 HEADS = {"method": "method", RATE: "learning rate"}
@@ -86,9 +87,7 @@ def choices(study: Study) -> list[Choice]:
                 raise UserError(f"{study.key}: {counts} runs of {method} on {task} at {rate:g} are there; {first}")
         means = runs.groupby(RATE, sort=False)["select"].mean()
         first = runs.iloc[0]
-        keys = [
-            key for key in runs.attrs.get("configured", ()) if not key.startswith(ELSEWHERE) and pd.notna(first[key])
-        ]
+        config = study.records[first["run_id"]]["config"]
         found.append(
             Choice(
                 str(method),
@@ -96,7 +95,7 @@ def choices(study: Study) -> list[Choice]:
                 {float(rate): float(mean) for rate, mean in means.items()},
                 tuple(study.values("seed")),
                 str(first["protocol"]),
-                {key: first[key] for key in keys},
+                {key: value for key, value in leaves(config) if not key.startswith(ELSEWHERE)},
             )
         )
     return found

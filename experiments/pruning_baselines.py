@@ -45,7 +45,7 @@ def variant(study: Study) -> pd.Series:
     nothing = pd.Series(None, study.runs.index, dtype=object)
     rate, kind = (study.runs.get(f"schedule.{key}", nothing) for key in ("lr", "kind"))
     planned = study.runs.get("schedule", nothing)
-    known = rate.map(lambda value: OF_RATE.get(value)).fillna(kind)
+    known = rate.map(lambda value: OF_RATE.get(value)).fillna(kind).fillna("none")
     return known.where(kind != "one_shot", NAMES[3]).where(
         study.runs["done"], planned.map(lambda file: OF_FILE.get(file, str(file)))
     )

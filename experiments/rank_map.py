@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from experiments import published
 from experiments.figures import heat_maps
 from experiments.labels import METHODS, TASKS
+from experiments.stats import spearman
 from experiments.study import Study
 from experiments.tables import Artefact, Figure, Table, counts, size
 from sora import runs as results
@@ -75,9 +74,7 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
 
 def agreement(table: pd.DataFrame) -> float:
     """Mean Spearman correlation of the ranks [runs, modules] over pairs of runs; NaN without a pair that has one."""
-    with warnings.catch_warnings():  # of a run with one rank everywhere
-        warnings.simplefilter("ignore")
-        return _mean(spearmanr(*table.loc[[a, b]].dropna(axis=1).to_numpy()).statistic for a, b in _pairs(table))
+    return _mean(spearman(*table.loc[[a, b]].dropna(axis=1).to_numpy(float)) for a, b in _pairs(table))
 
 
 def dead_agreement(table: pd.DataFrame) -> float:

@@ -111,6 +111,13 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     return float(stats.mannwhitneyu(x, y, method="asymptotic").statistic) / (x.size * y.size)
 
 
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation (scipy); NaN where a side is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(stats.spearmanr(a, b).statistic)
+
+
 def holm(p_values: Sequence[float]) -> Floats:
     """Holm's adjusted p-values of one family, in the order given (statsmodels)."""
     found: Floats = multipletests(np.asarray(p_values, dtype=np.float64), method="holm")[1]

@@ -148,9 +148,13 @@ def markdown(table: Table) -> str:
 
 def pipes(show: pd.DataFrame, right: Sequence[bool] = ()) -> str:
     """A DataFrame of words as a pipe table."""
-    safe = show.map(lambda text: str(text).replace("\\", "\\\\").replace("|", r"\|").replace("\n", " "))
+    safe = show.map(_safe).rename(columns=_safe)
     align = ["right" if each else "left" for each in right] or None
     return safe.to_markdown(index=False, tablefmt="pipe", disable_numparse=True, colalign=align if len(safe) else None)
+
+
+def _safe(text: object) -> str:
+    return str(text).replace("\\", "\\\\").replace("|", r"\|").replace("\n", " ")
 
 
 def latex(table: Table, study: str = "") -> str:
