@@ -16,6 +16,9 @@ METHODS = {
     "masked_lora": "LoRA of given ranks",
     "adalora": "AdaLoRA",
     "sora": "SoRA",
+    "probe": "Linear probe",
+    "zero_shot": "Zero-shot cosine",
+    "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
 TASKS = {

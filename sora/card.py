@@ -22,10 +22,14 @@ from sora.files import write_text
 TITLES = {
     "sora": "SoRA",
     "lora": "LoRA",
+    "masked_lora": "LoRA of given ranks",
     "adalora": "AdaLoRA",
     "bitfit": "BitFit",
     "adapter": "Adapter",
     "full": "Full fine-tuning",
+    "probe": "Linear probe",
+    "zero_shot": "Zero-shot cosine",
+    "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
 BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task"}

@@ -26,7 +26,7 @@ from sora.coercion import nearest, one_of
 from sora.commands import published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
-from sora.recipes import CONF, check_recipe, check_study
+from sora.recipes import CONF, check_recipe, check_study, check_untrained
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
 from sora.training.preemption import Preempted
 
@@ -118,6 +118,7 @@ def _check_single(choices: Any, cfg: DictConfig) -> None:
     if (cluster := OmegaConf.select(cfg, "cluster.name", default="local")) != "local":
         raise UserError(f"cluster={cluster}: one run trains here; add -m, or name a study with experiment=")
     check_study(choices, _overrides())
+    check_untrained(choices, _overrides())
 
 
 def joined(values: Any) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora import estimate
+from sora import estimate, schedules
 from sora.backbones import DropoutKey
 from sora.backbones.golden import differences, golden_of
 from sora.backbones.source import PICKLED, backbone_identity, weights_file
@@ -27,6 +27,7 @@ from sora.backbones.weights import read_state
 from sora.cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.regime import regime
 from sora.tasks import TaskData, load
 from sora.training.checkpoint import KEEP
 from sora.training.device import choose_device, slow
@@ -90,7 +91,8 @@ class Case:
         pack.model.zero_grad(set_to_none=True)
         pack.model.backbone.dropout.begin(DropoutKey(pack.dropout_seeds, 0))
         logits = pack.model(batch)
-        losses_of(logits, labels.float() if task.regression else labels, pack.replicas).sum().backward()
+        labels = labels.float() if task.regression else labels
+        losses_of(logits, labels, pack.replicas, pack.model.head.scale[1]).sum().backward()
         trains = {name: p for name, p in pack.model.named_parameters() if p.requires_grad}
         return {name: p.grad.clone() for name, p in trains.items() if p.grad is not None}
 
@@ -227,6 +229,18 @@ def _disk(case: Case) -> tuple[str, str]:
     return level, ", ".join(told)
 
 
+def _regime(case: Case) -> tuple[str, str]:
+    timeline = schedules.timeline(case.run, len(case.data.splits["train"]))
+    found = [each for each in (regime(run, timeline) for run in case.runs) if each]
+    if not found:
+        return "ok", f"{case.run.method.name} has no gates that a threshold zeroes"
+    warnings = [each.warning() for each in found if each.warning()]
+    if warnings:
+        which = f"{len(warnings)} of {len(case.runs)} runs: " if len(warnings) < len(case.runs) else ""
+        return "note", which + warnings[0]
+    return "ok", "; ".join(dict.fromkeys(map(str, found)))
+
+
 def _tracker(case: Case) -> tuple[str, str]:
     config = case.run.tracker
     check_key(config)
@@ -245,6 +259,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], tuple[str, str]], tuple[str, ...]], ..
     ("tokenizer", _tokenizer, ()),
     ("disk", _disk, ("data", "weights")),
     ("memory", _memory, ("data",)),
+    ("regime", _regime, ("data",)),
     ("tracker", _tracker, ()),
     ("trainable", _trainable, ("data", "weights", "memory")),
     ("determinism", _determinism, ("trainable",)),

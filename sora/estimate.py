@@ -101,9 +101,14 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
     total = steps(run, facts)
     evaluations = math.ceil(total / run.trainer.eval_every)
     held_out = sum(facts.sizes.values()) - facts.sizes["train"]
-    full = min(2, evaluations)  # with the last and with the best weights, and at the end of each level
-    full += 1 + len(run.schedule.levels) if run.schedule.levels else 0
-    evaluated = evaluations * facts.sizes["select"] + full * held_out
+    evaluated = evaluations * facts.sizes["select"]
+    if run.schedule.levels:  # the last and the first level are the last and the selected weights
+        evaluated += (1 + len(run.schedule.levels)) * held_out
+    else:  # select has been evaluated with both
+        subset = facts.sizes.get("train_subset", 0)
+        often = min(2, evaluations)
+        asked = {"both": often, "selected": 1, "never": 0}[run.trainer.train_subset]
+        evaluated += often * (held_out - facts.sizes["select"] - subset) + asked * subset
     trained = total * run.trainer.batch_size
     return len(runs) * mean * (trained * (forward + backward) + evaluated * forward)
 

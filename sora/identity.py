@@ -12,7 +12,7 @@ from sora.tasks.spec import TaskConfig
 
 # The other fields of a task say where the examples come from and how they are read: the hash of what was read
 # covers them, and trainer.max_length holds the length in use.
-TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric", "scoring", "spans", "truncate")
+TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric", "scoring", "spans", "truncate", "standardize")
 
 
 def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> dict[str, Any]:
@@ -62,5 +62,7 @@ def _decisive(group: Any, defaults: bool = False) -> dict[str, Any]:
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
-    """The field's default; MISSING, which equals no value, where it must be given."""
+    """The value at which a field is left out: its default, or what is ``unnamed``; MISSING equals no value."""
+    if item.metadata.get("unnamed") is not None:
+        return item.metadata["unnamed"]
     return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default

@@ -31,7 +31,7 @@ from sora.errors import UserError
 from sora.methods.sora import GATE_EPS
 from sora.optim import PROX
 
-NOT_HERE = {"name", "version", "packable", "learning_rate"}  # fields of SoraConfig that are about runs
+NOT_HERE = {"name", "version", "packable", "learning_rate", "clip"}  # fields of SoraConfig that are about runs
 BYPASSED = {  # layers that their parent, by the name of its class, does not call: it multiplies with the weights itself
     "MultiheadAttention": {"out_proj"},
     "TransformerEncoderLayer": {"linear1", "linear2"},  # in evaluation
@@ -63,7 +63,7 @@ def inject(
     """
     targets, train = _names(targets), _names(train)
     for key in NOT_HERE & options.keys():
-        raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate")
+        raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate, your loop clips")
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
@@ -145,6 +145,8 @@ class SoraAdapters:
         weight = {"off": 0.0, "sum": config.penalty, "mean": config.penalty / sum(gate.numel() for gate in gates)}
         proximal = {
             "params": gates,
+            "variant": "adamw_hf",
+            "eps_before": GATE_EPS,
             "weight_decay": 0.0,
             "threshold": config.threshold,
             "threshold_rule": config.threshold_rule,
@@ -152,9 +154,11 @@ class SoraAdapters:
             "update": config.gate_update,
             "l1": weight[str(config.penalty_rule)],
         }
+        old = {"variant": "adamw_hf", "eps_before": 1e-8} if config.optimizer() == "adamw_hf" else {}
+        decay = {"weight_decay": 0.0, "decay_after": weight_decay} if old else {"weight_decay": weight_decay}
         groups = [
-            {"params": factors + matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": factors + matrices, **decay, **old},
+            {"params": vectors, "weight_decay": 0.0, **old},
             proximal,
         ]
         return ProximalAdamW([group for group in groups if group["params"]], lr=lr)
@@ -208,6 +212,9 @@ class ProximalAdamW(torch.optim.AdamW):
     authors), ``update`` (adam | gradient: the step before the proximal map) and ``l1`` (weight of sum |g| in the loss,
     whose gradient is added here, after whatever clips the others: the harness clips both together). The peak rate is
     what a learning-rate scheduler notes as ``initial_lr``.
+
+    A group with ``variant`` adamw_hf trains as by transformers' old AdamW: its ``eps_before`` joins sqrt(v) before the
+    bias correction, and its ``decay_after`` follows the step.
     """
 
     @torch.no_grad()
@@ -220,14 +227,20 @@ class ProximalAdamW(torch.optim.AdamW):
         gates = [(group, p) for group in self.param_groups if "threshold" in group for p in group["params"]]
         gates = [(group, gate) for group, gate in gates if gate.grad is not None]
         plain: list[tuple[Tensor, Tensor]] = []
+        old = [group for group in self.param_groups if group.get("variant") == "adamw_hf"]
+        for group in old:
+            group["eps"] = group["eps_before"] / math.sqrt(1.0 - group["betas"][1] ** self._next(group))
         for group, gate in gates:
             gate.grad.add_(gate.sign(), alpha=group["l1"])
-            group["eps"] = self._eps(group, gate)
             if group["update"] == "gradient":  # AdamW passes over a parameter without gradient
                 gate.add_(gate.grad, alpha=-group["lr"])
                 plain.append((gate, gate.grad))
                 gate.grad = None
         super().step()
+        for group in old:
+            for p in group["params"] if group.get("decay_after") else ():
+                if p.grad is not None:
+                    p.mul_(1.0 - group["lr"] * group["decay_after"])
         for gate, gradient in plain:
             gate.grad = gradient
         for group, gate in gates:
@@ -236,7 +249,6 @@ class ProximalAdamW(torch.optim.AdamW):
             gate.copy_(PROX[group["prox"]](gate, xi))
         return loss
 
-    def _eps(self, group: dict[str, Any], gate: Tensor) -> float:
-        """The authors' gate optimiser adds eps before the bias correction: see :data:`GATE_EPS`."""
-        steps = int(self.state.get(gate, {}).get("step", 0))
-        return GATE_EPS / math.sqrt(1.0 - group["betas"][1] ** (steps + 1))
+    def _next(self, group: dict[str, Any]) -> int:
+        """The number, from 1, of the update that a group is about to make."""
+        return 1 + max((int(self.state.get(p, {}).get("step", 0)) for p in group["params"]), default=0)

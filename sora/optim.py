@@ -33,7 +33,8 @@ class ParameterGroup:
     lr: Sequence[float]
     weight_decay: float = 0.0
     eps: float = 1e-8
-    eps_corrected: bool = True  # False: eps joins sqrt(v) before the bias correction, as in transformers' old AdamW
+    variant: str = "adamw"  # adamw | adamw_hf: transformers' old one, eps before the bias correction, decay last
+    clip: str = "joint"  # joint: by the norm of all joint groups together | own: by the group's own norm
     rule: str = "adam"  # adam | proximal
     stacked: bool = True  # tensors have the leading axis R; False only for R = 1
     # proximal groups only
@@ -85,7 +86,7 @@ class PackOptimizer:
     ) -> None:
         self.groups = [g for g in groups if g.tensors]
         self.replicas, self.clip = replicas, clip
-        first = next(iter(self.groups[0].tensors.values()))
+        first = next((tensor for group in self.groups for tensor in group.tensors.values()), torch.zeros(0))
         size = 0
         for group in self.groups:
             start = size
@@ -100,7 +101,7 @@ class PackOptimizer:
         self.betas = betas
         self.updates = 0
         self._bind()
-        self._adam = [self._build_adam(replica) for replica in range(replicas)]
+        self._adam = [self._build_adam(replica) for replica in range(replicas) if self.groups]
 
     def _bind(self) -> None:
         """Move every tensor and its gradient into the rows."""
@@ -123,9 +124,8 @@ class PackOptimizer:
                 continue
             part = nn.Parameter(self.rows[replica, group.columns])
             part.grad = self.grads[replica, group.columns]
-            specs.append(
-                {"params": [part], "lr": group.lr[replica], "eps": group.eps, "weight_decay": group.weight_decay}
-            )
+            decay = group.weight_decay if group.variant == "adamw" else 0.0  # else it follows the step: _decay
+            specs.append({"params": [part], "lr": group.lr[replica], "eps": group.eps, "weight_decay": decay})
         return torch.optim.AdamW(specs, betas=self.betas, fused=True)
 
     def zero_grad(self) -> None:
@@ -137,29 +137,51 @@ class PackOptimizer:
 
         ``losses`` [R] decide, with the norms, who is alive. ``lr`` multiplies each group's peak rate;
         ``threshold`` [groups][R] are the thresholds of this step (ignored for groups that have none).
-        Order, as in the authors' loop: clip all tensors of a run by one norm, AdamW, then the proximal map.
+        Order, as in the authors' loop: clip the tensors of a run by their norm (theirs are all ``joint``), AdamW, then
+        the proximal map.
         """
         norms = torch.linalg.vector_norm(self.grads, dim=1)
         self.alive &= torch.isfinite(losses.detach()) & torch.isfinite(norms)
         if self.clip > 0:
-            self.grads.mul_((self.clip / (norms + 1e-6)).clamp_max(1.0).unsqueeze(1))
+            self._clip(norms)
         dead = (~self.alive).float()
         self.updates += 1
         for replica, adam in enumerate(self._adam):
             trained = [g for g in self.groups if g.update != "gradient"]
             for spec, group in zip(adam.param_groups, trained, strict=True):
                 spec["lr"] = group.lr[replica] * lr
-                spec["eps"] = group.eps if group.eps_corrected else self._uncorrected(group.eps)
+                spec["eps"] = group.eps if group.variant == "adamw" else self._uncorrected(group.eps)
             adam.found_inf = dead[replica]  # type: ignore[attr-defined]
             adam.step()
         for group, xi in zip(self.groups, threshold, strict=True):
+            if group.variant == "adamw_hf" and group.weight_decay and group.update == "adam":
+                self._decay(group, lr)
             if group.rule == "proximal":
                 self._proximal(group, lr, xi)
         return norms
 
+    def _clip(self, norms: Tensor) -> None:
+        """Scale gradients so that no norm is above ``clip``; ``norms`` [R] are those of the whole rows."""
+        parts = [[group.columns] for group in self.groups if group.clip == "own"]
+        if not parts:
+            self.grads.mul_((self.clip / (norms + 1e-6)).clamp_max(1.0).unsqueeze(1))
+            return
+        parts.append([group.columns for group in self.groups if group.clip == "joint"])
+        for part in filter(None, parts):
+            inside = torch.stack([torch.linalg.vector_norm(self.grads[:, columns], dim=1) for columns in part])
+            factor = (self.clip / (torch.linalg.vector_norm(inside, dim=0) + 1e-6)).clamp_max(1.0).unsqueeze(1)
+            for columns in part:
+                self.grads[:, columns].mul_(factor)
+
     def _uncorrected(self, eps: float) -> float:
         """The eps with which torch's m_hat / (sqrt(v_hat) + .) is the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps)."""
         return eps / math.sqrt(1.0 - self.betas[1] ** self.updates)
+
+    def _decay(self, group: ParameterGroup, lr: float) -> None:
+        """w <- w - lr * decay * w, of what the Adam step has left."""
+        values = self.rows[:, group.columns]
+        kept = 1.0 - column([peak * lr * group.weight_decay for peak in group.lr], values)
+        values.mul_(torch.where(self.alive.unsqueeze(1), kept, torch.ones_like(kept)))
 
     def _proximal(self, group: ParameterGroup, lr: float, threshold: Sequence[float]) -> None:
         values = self.rows[:, group.columns]

@@ -185,7 +185,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     ids int64 [N] (0-based rows of the official file), logits float16 or float32 [N, C], labels int64 [N] or
     float32 [N]; all from the selected weights. MultiRC and ReCoRD add groups int64 [N] (question), ReCoRD credit
     float64 [N, 2]. A sparsity schedule adds ``level<k>_<split>_logits`` of its levels, and what else there is of
-    train_subset. Raises UserError when the file is damaged or not the record's.
+    train_subset. SoRA adds ``gates`` float32 [M, r], before pruning, a row for each key of ``ranks``, in their order.
+    Raises UserError when the file is damaged or not the record's.
     """
     record, file = record or read(path), Path(path).with_suffix(".npz")
     try:

@@ -90,7 +90,10 @@ class Evaluated(Part):
     select: Scores = key("metrics of the select split", {"accuracy": 0.75})
     report: Scores = key("metrics of the report split", {"accuracy": 0.5})
     report_mm: Scores = optional("MNLI: metrics of the mismatched genres")
-    train_subset: Scores = optional("metrics of up to 1,000 training examples, the same for every seed")
+    train_subset: Scores = optional(
+        "metrics of up to 1,000 training examples, the same for every seed, where "
+        "`config.trainer.train_subset` asks for them"
+    )
 
 
 class Level(Evaluated):
@@ -113,11 +116,15 @@ class Entry(Part):
     epoch: float = key("passes over the training examples", 1.0)
     lr: Measured = key("learning rate at that step", 0.0)
     threshold: Measured = key("ξ at that step; null where the method has none", 1e-4)
-    loss: Measured = key("mean training loss since the last entry, penalty not included", 0.7)
+    loss: Measured = key(
+        "mean training loss since the last entry, penalty not included; with "
+        "`config.task.standardize` in squares of the targets' SD",
+        0.7,
+    )
     select: Scores = key("metrics of the select split", {"accuracy": 0.75})
     live_ranks: int | None = key("sum over the matrices", 7)
     gate_histogram: list[int] = optional(
-        "SoRA: gates by magnitude |g|, all matrices together, in 13 bins: exactly 0; below 1/256;"
+        "SoRA, see [below](#the-gates): gates by magnitude, all matrices together, in 13 bins: exactly 0; below 1/256;"
         " ten that double their bounds, from [1/256, 1/128) to [2, 4); 4 and more"
     )
 
@@ -227,7 +234,7 @@ class Provenance(Part):
     started: str = key("UTC, ISO 8601; of the process that finished the run", "2024-01-01T00:00:00+00:00")
     finished: str = key("as `started`", "2024-01-01T00:00:06+00:00")
     resumed_at: list[int] = key("steps at which it was continued")
-    source: str = optional("the run whose ranks or weights this one starts from")
+    source: str = optional("of a control: run id of the finished run it was made from")
     recipe: Recipe = optional("where the hyper-parameters come from; all were published where both lists are empty")
 
 
@@ -260,10 +267,12 @@ class Record(Part):
         "SoRA, AdaLoRA: the same of the last weights; absent with a schedule, whose last level has them"
     )
     no_data_ranks: NoDataRanks = optional(
-        "SoRA, AdaLoRA: the ranks that the initial draw and the method's own rule give without any data"
+        "SoRA, AdaLoRA: the ranks that the initial draw and the method's own rule give without any data, "
+        "see [below](#ranks-without-data)"
     )
     regime: Regime = optional(
-        "SoRA with a threshold above 0: whether the loss can hold a gate up, over the steps before a schedule's levels"
+        "SoRA with a threshold above 0: whether the loss can hold a gate up (`sora/regime.py`), over the "
+        "steps before a schedule's levels"
     )
     data: Data = key("the examples")
     time: Time = key(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sora import records
+from sora.regime import data_dependence
 from sora.tasks import load
 from sora.training.runner import run_pack
 from tests import superglue
@@ -105,6 +106,31 @@ def test_a_pack_leaves_a_record_and_an_adapter_for_each_seed(pack):
         }
         assert record["params"]["live"] == sum(rank * widths[name] for name, rank in record["ranks"].items())
         assert record["params"]["live"] < LIVE, "no rank died at so large a threshold"
+
+
+def test_a_record_says_whether_the_data_chose_the_ranks(pack):
+    """Regime, gates and no-data ranks; twelve steps at a threshold of six times the rate are the draw's alone."""
+    folder, found, _ = pack
+    for record in found:
+        assert record["regime"] == {"rho": 6.25, "shrink": 0.06, "travel": 0.0048}
+        null, names = record["no_data_ranks"], record["ranks"].keys()
+        for ranks, drawn in ((record["ranks"], null["selected"]), (record["ranks_last"], null["last"])):
+            assert list(ranks) == list(drawn) == list(names)
+            assert data_dependence(ranks, drawn)["differ"] < 0.2
+        gates = records.read_arrays(records.find(folder / "results", record["run_id"]))["gates"]
+        assert (gates != 0).sum(axis=1).tolist() == list(record["ranks"].values())
+        assert sum(record["history"][-1]["gate_histogram"][1:]) == sum(record["ranks_last"].values())
+        log = (folder / "runs" / record["run_id"] / "log.txt").read_text()
+        assert "regime: rho 6.25, shrink 0.06, travel 0.0048" in log.splitlines()[0]
+        assert log.count("warning: no gate can be held up by the loss") == 1
+    assert len({str(record["no_data_ranks"]) for record in found}) == 3, "each seed has its own draw"
+
+
+def test_a_dry_run_says_the_regime(tmp_path):
+    done = run(tmp_path, "method=sora", "method.threshold=5e-3", "dry_run=true", *SMALL)
+    assert json.loads(done.stdout)["regime"] == {"rho": 6.25, "shrink": 0.06, "travel": 0.0048}
+    done = run(tmp_path, "method=lora", "dry_run=true", *SMALL)
+    assert "regime" not in json.loads(done.stdout)
 
 
 def test_the_logits_beside_the_record_give_its_metrics(pack):

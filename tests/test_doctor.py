@@ -30,7 +30,7 @@ SMALL = (  # MiniLM's tokenizer over a small encoder of random weights
     "trainer.batch_size=4",
     "seed=[0,1]",
 )
-NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "tracker", "trainable", "determinism"]
+NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "regime", "tracker", "trainable", "determinism"]
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +174,15 @@ def test_words_that_are_not_one_run(capsys: pytest.CaptureFixture[str], words: l
     told = capsys.readouterr()
     assert said in told.err
     assert not told.out
+
+
+def test_a_threshold_that_no_gate_can_outrun(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("trainer.max_steps=100", "trainer.learning_rate=1e-3")
+    level, text = examined(capsys, *few, "method.threshold=2e-3", status=0)["regime"]
+    assert level == "note"
+    assert text.startswith("no gate can be held up by the loss: ranks will follow the initial draw (rho 2, shrink 0.2")
+    assert "method.threshold of at most 0.0005 with at least 1,000 steps, or trainer.learning_rate of at least" in text
+    assert examined(capsys, *few, "method=lora", status=0)["regime"] == (
+        "ok",
+        "lora has no gates that a threshold zeroes",
+    )

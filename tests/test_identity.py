@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sora.config import METHODS, RunConfig
-from sora.identity import run_id, science_config
+from sora.config import METHODS, RunConfig, SoraConfig
+from sora.identity import recorded_config, run_id, science_config
 from sora.resolve import build_runs
 from tests.composing import composed, runs
 
@@ -40,7 +40,7 @@ def test_the_golden_science_and_its_name(run: RunConfig) -> None:
             "threshold_rule": "constant",
         },
         "task": {"name": "rte", "labels": ["entailment", "not_entailment"]},
-        "trainer": {"learning_rate": 8e-4, "max_length": 320},
+        "trainer": {"learning_rate": 8e-4, "max_length": 320, "optimizer": "adamw_hf"},
         "seeds": {"init": 0, "data": 0},
         "data": DATA,
         "weights": WEIGHTS,
@@ -53,7 +53,7 @@ def test_the_golden_science_and_its_name(run: RunConfig) -> None:
         '"threshold_rule":"constant"},'
         '"seeds":{"data":0,"init":0},'
         '"task":{"labels":["entailment","not_entailment"],"name":"rte"},'
-        '"trainer":{"learning_rate":0.0008,"max_length":320},'
+        '"trainer":{"learning_rate":0.0008,"max_length":320,"optimizer":"adamw_hf"},'
         f'"weights":{{"sha256":"{WEIGHTS["sha256"]}"}}}}'
     )
     assert json.loads(text) == science
@@ -118,6 +118,7 @@ def test_what_does_not_decide_the_numbers_does_not_change_the_name(
         "method.prox=soft",
         "method.fidelity=paper",
         "method.penalty=0.2",
+        "method.clip=own",
         "method.targets=[query]",
         "trainer.epochs=3",
         "trainer.max_steps=3",
@@ -125,6 +126,7 @@ def test_what_does_not_decide_the_numbers_does_not_change_the_name(
         "trainer.learning_rate=1e-3",
         "trainer.bucketing=false",
         "trainer.eval_every=7",
+        "trainer.train_subset=never",
         "trainer.clip=0",
         "backbone.dropout=0.0",
         "backbone.pooling=mean",
@@ -142,6 +144,36 @@ def test_what_decides_the_numbers_changes_the_name(run: RunConfig, tmp_path: Pat
     assert identity(other) != identity(run)
 
 
+def test_the_optimiser_names_a_run_by_what_it_is_not_by_who_asked_for_it(tmp_path: Path) -> None:
+    """SoRA's authors train with transformers' old AdamW; torch's is what a name does not speak of."""
+
+    def named(*words: str) -> RunConfig:
+        return runs(tmp_path, "recipe=none", "task=rte", *words)[0]
+
+    authors, asked = named("method=sora"), named("method=sora", "trainer.optimizer=adamw_hf")
+    plain = named("method=sora", "trainer.optimizer=adamw")
+    assert identity(authors) == identity(asked) != identity(plain)
+    assert science_config(authors, DATA, WEIGHTS)["trainer"]["optimizer"] == "adamw_hf"
+    assert "optimizer" not in science_config(plain, DATA, WEIGHTS)["trainer"]
+    assert recorded_config(plain, WEIGHTS)["trainer"]["optimizer"] == "adamw"
+    paper = named("method=sora", "method.fidelity=paper")
+    assert identity(paper) == identity(named("method=sora", "method.fidelity=paper", "trainer.optimizer=adamw"))
+    for method in {name for name, cls in METHODS.items() if cls.TRAINS} - {"sora"}:
+        run = named(f"method={method}")
+        assert run.trainer.optimizer == "adamw"
+        assert "optimizer" not in science_config(run, DATA, WEIGHTS)["trainer"]
+
+
+def test_standardized_targets_change_the_name_and_plain_ones_do_not(tmp_path: Path) -> None:
+    plain, said, standard = (
+        runs(tmp_path, "recipe=none", "task=stsb", *words)[0]
+        for words in ((), ("task.standardize=false",), ("task.standardize=true",))
+    )
+    assert identity(plain) == identity(said) != identity(standard)
+    assert "standardize" not in science_config(plain, DATA, WEIGHTS)["task"]
+    assert science_config(standard, DATA, WEIGHTS)["task"]["standardize"] is True
+
+
 def test_data_and_weights_are_part_of_the_name(run: RunConfig) -> None:
     names = {
         identity(run),
@@ -150,6 +182,16 @@ def test_data_and_weights_are_part_of_the_name(run: RunConfig) -> None:
         run_id(run, DATA, {"arch": {"hidden_size": 32}, "init_seed": 0}),
     }
     assert len(names) == 4
+
+
+def test_rho_is_another_way_to_type_a_threshold(tmp_path: Path) -> None:
+    typed = ("method=sora", "trainer.learning_rate=7e-4")
+    (given,), (meant,) = runs(tmp_path, *typed, "method.rho=0.15"), runs(tmp_path, *typed, "method.threshold=1.05e-4")
+    assert isinstance(given.method, SoraConfig)
+    assert given.method.threshold == 1.05e-4
+    assert run_id(given, DATA, WEIGHTS) == run_id(meant, DATA, WEIGHTS)
+    packed = runs(tmp_path, *typed, "pack=[{method.rho: 0}, {method.rho: 0.35}, {method.threshold: 1.05e-4}]")
+    assert [run.method.threshold for run in packed] == [0.0, 2.45e-4, 1.05e-4]
 
 
 def test_a_penalty_that_is_off_has_no_size(tmp_path: Path) -> None:
@@ -191,7 +233,7 @@ def test_an_option_added_later_renames_nothing(run: RunConfig) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_names_itself(tmp_path: Path, method: str) -> None:
-    (run,) = runs(tmp_path, f"method={method}", "recipe=none")
+    (run,) = runs(tmp_path, f"method={method}", "recipe=none", "task=stsb")
     assert science_config(run, DATA, WEIGHTS)["method"]["name"] == method
 
 

@@ -102,15 +102,17 @@ def test_the_optimiser_is_the_packs(options):
         "bias": whole.bias[None],
     }
     twin = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in twin.items()}
+    factors = {k: twin[k] for k in ("a", "b", "weight")}
+    variant = {"authors": "adamw_hf", "paper": "adamw"}[options["fidelity"]]
     groups = [
-        ParameterGroup("adapter", {k: twin[k] for k in ("a", "b", "weight")}, lr=[0.05], weight_decay=0.1),
-        ParameterGroup("bias", {"bias": twin["bias"]}, lr=[0.05]),
+        ParameterGroup("adapter", factors, lr=[0.05], weight_decay=0.1, variant=variant),
+        ParameterGroup("bias", {"bias": twin["bias"]}, lr=[0.05], variant=variant),
         ParameterGroup(
             "gate",
             {"gate": twin["gate"]},
             lr=[0.05],
             eps=1e-6,
-            eps_corrected=False,
+            variant="adamw_hf",
             rule="proximal",
             threshold=[config.threshold],
             threshold_rule=config.threshold_rule,

@@ -85,6 +85,41 @@ def test_equals_torch_clip_and_adamw_of_solo_runs():
             torch.testing.assert_close(ours[r], theirs, rtol=0, atol=1e-12)
 
 
+def test_a_group_of_its_own_is_clipped_apart():
+    """By hand: torch's clip once over the gates, once over all else; the gates lie between the others, as in a pack."""
+    lr, limit = [1e-2, 3e-2], 0.02
+    packed = [nn.Parameter(x.clone()) for x in start(2)]
+    groups = [
+        ParameterGroup("adapter", {"a": packed[0]}, lr=lr, weight_decay=0.1),
+        ParameterGroup("gate", {"g": packed[2]}, lr=lr, clip="own"),
+        ParameterGroup("head", {"b": packed[1]}, lr=lr, weight_decay=0.1),
+    ]
+    optimizer = PackOptimizer(groups, replicas=2, clip=limit)
+    solo = [[nn.Parameter(x[r].clone()) for x in start(2)] for r in range(2)]
+    solvers = [
+        torch.optim.AdamW([{"params": s[:2], "weight_decay": 0.1}, {"params": s[2:], "weight_decay": 0.0}], lr=rate)
+        for s, rate in zip(solo, lr, strict=True)
+    ]
+    clipped = set()
+    for step in range(40):
+        optimizer.zero_grad()
+        losses = objective(*packed, step)
+        losses.sum().backward()
+        norms = optimizer.step(losses, 1.0, [[], [], []])
+        for r, (parameters, solver) in enumerate(zip(solo, solvers, strict=True)):
+            solver.zero_grad()
+            objective(*parameters, step).backward()
+            rest = nn.utils.clip_grad_norm_(parameters[:2], limit)
+            gates = nn.utils.clip_grad_norm_(parameters[2:], limit)
+            assert norms[r].item() == pytest.approx(math.hypot(rest, gates), abs=1e-12)  # what is logged is the whole
+            clipped |= {(name, bool(norm > limit)) for name, norm in (("rest", rest), ("gates", gates))}
+            solver.step()
+    for r in range(2):
+        for ours, theirs in zip(packed, solo[r], strict=True):
+            torch.testing.assert_close(ours[r], theirs, rtol=0, atol=1e-12)
+    assert {("rest", True), ("gates", True), ("gates", False)} <= clipped
+
+
 @pytest.mark.parametrize("prox", ["authors", "soft"])
 @pytest.mark.parametrize("update", ["adam", "gradient"])
 def test_gates_follow_the_plain_transcription_for_hundreds_of_steps(prox, update):
@@ -95,7 +130,7 @@ def test_gates_follow_the_plain_transcription_for_hundreds_of_steps(prox, update
         [
             ParameterGroup("adapter", {"a": packed[0], "b": packed[1]}, lr=[lr, lr], weight_decay=0.1),
             ParameterGroup(
-                "gate", {"g": packed[2]}, lr=[lr, lr], eps=1e-6, eps_corrected=False,
+                "gate", {"g": packed[2]}, lr=[lr, lr], eps=1e-6, variant="adamw_hf",
                 rule="proximal", threshold=[xi, xi], prox=prox, update=update,
             ),
         ],
@@ -159,13 +194,29 @@ def test_a_diverged_replica_keeps_its_last_finite_weights_and_the_others_go_on()
     assert torch.equal(rows[-1][[0, 2]], expected[-1][[0, 2]])
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_ends_a_replica_whose_loss_still_is(clip_norm):
+    packed = [nn.Parameter(x.clone()) for x in start(3)]
+    groups = [ParameterGroup("a", {"a": packed[0], "b": packed[1], "g": packed[2]}, lr=[1e-2] * 3)]
+    optimizer = PackOptimizer(groups, replicas=3, clip=clip_norm)
+    before = optimizer.rows.clone()
+    losses = objective(*packed, 0)
+    losses.sum().backward()
+    packed[1].grad[2, 1] = math.inf
+    norms = optimizer.step(losses, 1.0, [[]])
+    assert torch.isfinite(norms).tolist() == [True, True, False]
+    assert optimizer.alive.tolist() == [True, True, False]
+    assert torch.equal(optimizer.rows[2], before[2])
+    assert (optimizer.rows[:2] != before[:2]).all()
+
+
 def test_state_of_a_replica_resumes_to_the_bit():
     def build() -> tuple[list[nn.Parameter], PackOptimizer]:
         packed = [nn.Parameter(x.float()) for x in start(2)]
         groups = [
             ParameterGroup("a", {"a": packed[0], "b": packed[1]}, lr=[1e-2] * 2, weight_decay=0.1),
             ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 2, rule="proximal", threshold=[1e-3] * 2, prox="authors",
-                           eps=1e-6, eps_corrected=False),
+                           eps=1e-6, variant="adamw_hf"),
         ]  # fmt: skip
         return packed, PackOptimizer(groups, replicas=2, clip=0.1)
 

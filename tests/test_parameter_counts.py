@@ -12,6 +12,7 @@ from transformers.initialization import no_init_weights
 from experiments import published
 from sora.backbones import load_backbone
 from sora.methods import Plan, build
+from sora.schedules import Timeline
 from tests.composing import runs
 
 KINDS = {  # of results/published/ranks.csv -> name of the module in its layer
@@ -40,7 +41,7 @@ def attached(tmp_path: Path):
         with no_init_weights():
             backbone = load_backbone(run.backbone)
         method = build(run.method)
-        method.attach(backbone, Plan([run], 1000), [torch.Generator()])
+        method.attach(backbone, Plan([run], Timeline(1000, 0.06)), [torch.Generator()])
         return method
 
     return attach

@@ -139,9 +139,7 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
         ),
         (
             ("method=sora", "task=rte"),
-            "recipe `minilm-l6/sora/rte`; budget `minilm-l6/rte`; none of the values published; chosen by trials: "
-            "learning rate of 5e-05, 0.0004, 0.0032 by the select split, seeds 1, 2 "
-            "(studies/learning_rate-9decb03d4c06)",
+            "recipe `minilm-l6/sora/rte`; budget `minilm-l6/rte`; none of the values published",
         ),
         (("method=sora", "task=rte", "recipe=none"), "no recipe, no budget; none of the values published"),
     ],

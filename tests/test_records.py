@@ -60,6 +60,9 @@ def test_find_needs_the_id_alone(tmp_path: Path) -> None:
     path = written(tmp_path)
     assert records.find(tmp_path, ID) == path
     assert records.find(tmp_path, "ba9876543210") is None
+    path.with_suffix(".npz").unlink()  # a record without its logits is no result: the run is computed again
+    assert records.find(tmp_path, ID) is None
+    assert records.finished(tmp_path) == {}
 
 
 def test_both_files_depend_on_their_content_alone(tmp_path: Path) -> None:
@@ -94,6 +97,10 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
         ("history.0.step", "20", "history.0.step got '20', must be an integer"),
         ("metrics.last.report.accuracy", "high", "metrics.last.report.accuracy got 'high', must be a number"),
         ("metrics.selected.report_mm", 1.0, "metrics.selected.report_mm got 1.0, must be an object"),
+        ("regime", {"rho": 1.0, "shrink": 0.8}, "regime.travel is missing"),
+        ("no_data_ranks", {"last": {}}, "no_data_ranks.selected is missing"),
+        ("ranks_last", {"layer": 0.5}, "ranks_last.layer got 0.5, must be an integer"),
+        ("history.0.gate_histogram", [1, 0.5], "history.0.gate_histogram.1 got 0.5, must be an integer"),
         ("ranks.layer", None, "ranks.layer got null, must be an integer"),
         ("data.sources", [], "data.sources got [], must be an object"),
         ("config.method", {}, "config.method.name is missing"),
@@ -185,9 +192,10 @@ def test_the_digest_sees_name_type_shape_and_value() -> None:
         {"a": np.arange(4, dtype=np.int32)},
         {"a": np.arange(4).reshape(2, 2)},
         {"a": np.arange(1, 5)},
+        {"a": np.arange(4).view(np.float64)},  # the same bytes
     ]
     digests = {records.arrays_digest(each) for each in [base, *others]}
-    assert len(digests) == 5
+    assert len(digests) == 6
     strided = {"a": np.arange(8)[::2] // 2}  # the same values, laid out otherwise
     assert records.arrays_digest(strided) == records.arrays_digest(base)
 

@@ -53,6 +53,18 @@ def test_manifests_are_found_by_study(tmp_path: Path):
     assert studies.read_all(tmp_path, "seeds") == [other]
 
 
+def test_a_sweep_repeated_with_less_data_keeps_the_runs_it_cannot_name_and_renews_the_others():
+    old = manifest()
+    renewed = entry(1) | {"run_id": "0" * 12, "record": f"records/minilm-l6/rte/sora-s1-{'0' * 12}.json"}
+    new = {**old, "runs": [renewed]}
+    both = studies.united(old, new)
+    assert both == {**old, "runs": [entry(0), renewed]}
+    assert studies.united(new, old)["runs"] == [entry(1), entry(0)]
+    studies.validate(both, "united")
+    assert studies.contradictions(old, new) == ['{"method": "sora", "seed": 1}']
+    assert studies.contradictions(old, {**old, "runs": [entry(0)]}) == []
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../a", "-a", "a/b"])
 def test_a_name_that_cannot_name_a_file_is_refused(name: str):
     with pytest.raises(UserError, match=r"study\.name: got "):

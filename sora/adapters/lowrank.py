@@ -47,6 +47,17 @@ class _LowRankFunction(torch.autograd.Function):
         return grad_x, None, None, grad_a, grad_b
 
 
+def draw_matrix(r: int, in_features: int, generator: torch.Generator) -> Tensor:
+    """An initial A [r, in] of LoRA."""
+    bound = 1.0 / math.sqrt(in_features)
+    return torch.empty(r, in_features).uniform_(-bound, bound, generator=generator)
+
+
+def draw_gates(r: int, generator: torch.Generator) -> Tensor:
+    """Initial gates [r] of SoRA; a layer draws its A first."""
+    return torch.randn(r, generator=generator)
+
+
 class LowRankLinear(nn.Module):
     """An ``nn.Linear`` with R independent low-rank adapters.
 
@@ -96,12 +107,10 @@ class LowRankLinear(nn.Module):
 
         One CPU generator per replica: a replica draws the same numbers alone or packed, on any device.
         """
-        bound = 1.0 / math.sqrt(self.in_features)
         for replica, generator in enumerate(generators):
-            a = torch.empty(self.r, self.in_features).uniform_(-bound, bound, generator=generator)
-            self.lora_A[replica].copy_(a)
+            self.lora_A[replica].copy_(draw_matrix(self.r, self.in_features, generator))
             if self.gate is not None:
-                self.gate[replica].copy_(torch.randn(self.r, generator=generator))
+                self.gate[replica].copy_(draw_gates(self.r, generator))
         self.lora_B.zero_()
 
     def folded(self) -> Tensor:

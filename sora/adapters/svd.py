@@ -16,6 +16,12 @@ from sora.adapters.lowrank import LowRankLinear
 INIT_STD = 0.02  # of P and Q, as in the AdaLoRA authors' code; lambda starts at 0
 
 
+def draw_factors(r: int, inputs: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Initial Q [r, in] and P [r, out], drawn in this order."""
+    q, p = (torch.randn(r, size, generator=generator) * INIT_STD for size in (inputs, outputs))
+    return q, p
+
+
 class SvdLinear(LowRankLinear):
     """P = ``lora_B`` [R, r, out] (transposed), lambda = ``gate`` [R, r], Q = ``lora_A`` [R, r, in].
 
@@ -42,8 +48,9 @@ class SvdLinear(LowRankLinear):
     def reset(self, generators: Sequence[torch.Generator]) -> None:
         """P, Q ~ N(0, 0.02), lambda = 0; one CPU generator per replica."""
         for replica, generator in enumerate(generators):
-            for tensor in (self.lora_A, self.lora_B):
-                tensor[replica].copy_(torch.randn(tensor.shape[1:], generator=generator) * INIT_STD)
+            a, b = draw_factors(self.r, self.in_features, self.out_features, generator)
+            self.lora_A[replica].copy_(a)
+            self.lora_B[replica].copy_(b)
         self._gate.zero_()
 
     @property

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sora.adapters.lowrank import LowRankLinear
-from sora.adapters.svd import SvdLinear
+from sora.adapters.svd import SvdLinear, draw_factors
 from sora.backbones import Backbone
 from sora.config import AdaloraConfig
 from sora.errors import UserError
@@ -104,11 +104,33 @@ class Adalora(Lora):
         if step < self.last:
             for layer in layers:
                 layer.score(config.beta1, config.beta2, alive)
-        if step == self.last or (step > self.warmup and step % config.interval == 0):
+        if self._allocates(step):
             budget = cubic_budget(step, self.warmup, self.last, self.start, self.end)
             kept = allocate(torch.cat([layer.importance() for layer in layers], dim=1), budget)
             for layer, part in zip(layers, kept.split(config.init_r, dim=1), strict=True):
                 layer.keep(part, alive)
+
+    def _allocates(self, step: int) -> bool:
+        """Whether the budget is spent anew after the 0-based update ``step``."""
+        return step == self.last or (self.warmup < step < self.last and step % self.config.interval == 0)
+
+    def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
+        """Spend the budget of that time by the order that the initial weights alone give the triplets.
+
+        The scores |w grad| that a run begins with order nothing: lambda is 0, and so are the gradients of P and Q, so
+        that all scores are 0, and ties die together. The null therefore gives every weight the same gradient: then
+        sensitivity and uncertainty are both proportional to |w|, and a triplet's score to mean P^2 + mean Q^2 of its
+        initial draw. The budget is that of the last allocation among the first ``step`` updates; before any, all stay.
+        """
+        generator = self._redraw(replica)
+        scores = []
+        for layer in self.layers.values():
+            q, p = draw_factors(layer.r, layer.in_features, layer.out_features, generator)
+            scores.append(q.square().mean(dim=1) + p.square().mean(dim=1))
+        spent = max(filter(self._allocates, range(step)), default=0)
+        budget = cubic_budget(spent, self.warmup, self.last, self.start, self.end)
+        kept = allocate(torch.cat(scores).unsqueeze(0), budget).view(len(self.layers), -1)
+        return dict(zip(self.layers, kept.sum(dim=1).tolist(), strict=True))
 
 
 def _steps(value: float, total: int) -> int:

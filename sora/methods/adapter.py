@@ -18,7 +18,7 @@ from sora.adapters.bottleneck import BottleneckLinear
 from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import AdapterConfig
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 EQUATION = (
@@ -27,7 +27,7 @@ EQUATION = (
 )
 
 
-class Adapter:
+class Adapter(Method):
     """Stacked bottlenecks of a pack."""
 
     def __init__(self, config: AdapterConfig) -> None:

@@ -17,13 +17,13 @@ from sora.adapters.bias import StackedBias
 from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import BitfitConfig
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 TABLE_NORM = "encoder.LayerNorm"  # DeBERTa's norm_rel_ebd
 
 
-class Bitfit:
+class Bitfit(Method):
     """Stacked biases of a pack."""
 
     def __init__(self, config: BitfitConfig) -> None:

@@ -12,11 +12,11 @@ from sora import export
 from sora.backbones import Backbone, Head
 from sora.config import FullConfig
 from sora.errors import UserError
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 
-class Full:
+class Full(Method):
     """Weight decay on matrices; biases and LayerNorms without, as BERT's own training had it."""
 
     def __init__(self, config: FullConfig) -> None:

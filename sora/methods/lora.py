@@ -13,11 +13,11 @@ from sora import export
 from sora.adapters.lowrank import LowRankLinear, replace_module
 from sora.backbones import Backbone, Head
 from sora.config import LoraConfig
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 
-class Lora:
+class Lora(Method):
     """Low-rank adapters of a pack; ``gated`` methods build on it."""
 
     gated = False
@@ -28,6 +28,7 @@ class Lora:
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
+        self.seeds = [generator.initial_seed() for generator in generators]
         for name, base in backbone.linear_targets(self.config.targets).items():
             layer = self._layer(base, name)
             layer.reset(generators)
@@ -76,6 +77,10 @@ class Lora:
             authors_formula=full - dead * 2 * self.backbone.arch.hidden,
             ranks=ranks,
         )
+
+    def _redraw(self, replica: int) -> torch.Generator:
+        """The stream that ``attach`` drew the initial weights of a replica from, at its beginning."""
+        return torch.Generator().manual_seed(self.seeds[replica])
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         factors = {name: layer.pruned(replica) for name, layer in self.layers.items()}

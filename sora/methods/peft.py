@@ -26,7 +26,7 @@ from sora.backbones.head import fits_class
 from sora.coercion import nearest, one_of
 from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
-from sora.methods.base import Plan, Summary
+from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
 OWNED = {  # options of PEFT that have a key of their own here
@@ -58,7 +58,7 @@ UNSUITED = {  # tuners that take target_modules and still cannot train here
 }
 
 
-class Peft:
+class Peft(Method):
     """One tuner of PEFT around the encoder."""
 
     def __init__(self, config: PeftConfig) -> None:

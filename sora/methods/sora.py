@@ -12,19 +12,31 @@ The paper and the released code differ in four places, each a switch of ``method
     penalty_rule     off         mean       an L1 term, lambda * mean |g|, is in the loss beside the proximal step
 
 ``penalty_rule=sum`` is Eq. 14 read as a loss term, lambda * sum |g|.
+
+A and B, and the head where it trains, go by ``trainer.optimizer``. Left null, ``fidelity=authors`` makes it
+``adamw_hf``: transformers' old AdamW, which adds eps to sqrt(v) before the bias correction and decays after the step.
+While gradients are small, eps is no rounding: it decides how A starts. The paper names no optimiser;
+``fidelity=paper`` has torch's (``adamw``). To compare methods, give all of them one.
+
+One difference remains: the authors' learning rates reach zero after int(epochs * N / b) steps (RTE: 3,890), those here
+after all ceil(N / b) * epochs steps (3,900).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from sora.adapters.lowrank import draw_gates, draw_matrix
 from sora.config import SoraConfig
 from sora.methods.lora import Lora
-from sora.optim import ParameterGroup, column
+from sora.optim import PROX, ParameterGroup, column
+from sora.schedules import threshold_factor
 
-# Of the authors' gate optimiser, which adds it to sqrt(v) before the bias correction: early gate gradients are of that
-# size, so it decides how the gates start. For A and B (1e-8) the difference is far below rounding.
+# Of the authors' gate optimiser, which is transformers' old AdamW whatever trains the rest: early gate gradients are of
+# that size, so it decides how the gates start.
 GATE_EPS = 1e-6
 
 
@@ -41,12 +53,13 @@ class Sora(Lora):
             gates,
             lr=self.plan.learning_rates(),
             eps=GATE_EPS,
-            eps_corrected=False,
+            variant="adamw_hf",
             rule="proximal",
             threshold=[run.method.threshold for run in self.plan.runs],  # type: ignore[attr-defined]
             threshold_rule=str(self.config.threshold_rule),
             prox=str(self.config.prox),
             update=str(self.config.gate_update),
+            clip=self.config.clip,
         )
         return [*super().parameter_groups(), group]
 
@@ -57,3 +70,27 @@ class Sora(Lora):
         size = gates.abs().mean(dim=1) if self.config.penalty_rule == "mean" else gates.abs().sum(dim=1)
         weights = [run.method.penalty for run in self.plan.runs]  # type: ignore[attr-defined]
         return size * column(weights, size).squeeze(1)
+
+    def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
+        """Draw the initial gates again, shrink them as the first ``step`` updates do, and count what is left."""
+        timeline, generator = self.plan.timeline, self._redraw(replica)
+        drawn = []
+        for layer in self.layers.values():
+            draw_matrix(layer.r, layer.in_features, generator)
+            drawn.append(draw_gates(layer.r, generator))
+        peak = self.plan.runs[replica].method.threshold  # type: ignore[attr-defined]
+        rule = str(self.config.threshold_rule)
+        thresholds = (
+            timeline.threshold(each, peak) * threshold_factor(rule, timeline.multiplier(each)) for each in range(step)
+        )
+        left = shrunk(torch.stack(drawn), thresholds, str(self.config.prox))
+        return dict(zip(self.layers, (left != 0).sum(dim=1).tolist(), strict=True))
+
+
+def shrunk(gates: Tensor, thresholds: Iterable[float], prox: str) -> Tensor:
+    """``gates`` after the proximal steps of ``thresholds`` and nothing else, in the arithmetic of the optimiser."""
+    for xi in thresholds:
+        if not gates.any():
+            break
+        gates = PROX[prox](gates, column([xi], gates))
+    return gates

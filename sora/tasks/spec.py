@@ -52,6 +52,7 @@ class TaskConfig:
     empty_text: str = "refuse"  # refuse | keep: a row without text in a text column
     labels: list[str] = field(default_factory=list)
     score_range: list[float] = field(default_factory=list)  # regression: lowest and highest valid target
+    standardize: bool = False  # regression: learn targets less the training split's mean, in units of its SD
     metrics: list[str] = field(default_factory=lambda: ["accuracy"])  # reported, first one leads
     select_metric: str = "accuracy"  # the checkpoint is chosen by it
     sizes: dict[str, int] = field(default_factory=dict)  # official number of rows of each split

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from sora.tasks.metrics import predict as decide
 from sora.training.pack import EncodedSplit, Pack
 
 EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of a full evaluation, where they exist
+Logits = dict[str, np.ndarray]  # split -> [R, N, C]
 BATCH = 32  # examples per replica; the same for every pack size, so that a replica's padding is its solo run's
 
 
@@ -52,17 +53,26 @@ def predicts_one_class(task: TaskConfig, logits: np.ndarray, examples: Examples)
 
 
 def evaluate(
-    pack: Pack, check: Callable[[], None] = lambda: None
-) -> tuple[list[dict[str, dict[str, float]]], dict[str, np.ndarray]]:
-    """A full evaluation of the present weights: each replica's metrics by split, and the logits [R, N, C] by split.
+    pack: Pack,
+    check: Callable[[], None] = lambda: None,
+    names: Collection[str] = EVALUATED,
+    known: Mapping[str, np.ndarray] | None = None,
+) -> tuple[list[dict[str, dict[str, float]]], Logits]:
+    """Evaluate the present weights: each replica's metrics by split, and the logits [R, N, C] by split.
 
-    ``check`` is called before every batch, and may raise.
+    ``names`` limits the splits. ``known`` holds logits that these very weights have given before: they are not computed
+    again, nor are those of a second split with the same examples (select and report of protocol=dev). ``check`` is
+    called before every batch, and may raise.
     """
     metrics: list[dict[str, dict[str, float]]] = [{} for _ in pack.runs]
-    logits = {}
-    for name in EVALUATED:
-        if name in pack.splits:
-            logits[name] = predict(pack, pack.splits[name], check)
-            for mine, scores in zip(metrics, score(pack, pack.splits[name], logits[name]), strict=True):
-                mine[name] = scores
+    logits: Logits = {}
+    for name in (each for each in EVALUATED if each in names and each in pack.splits):
+        split = pack.splits[name]
+        same = next((each for each in logits if pack.splits[each].examples is split.examples), None)
+        if known is not None and name in known:
+            logits[name] = known[name]
+        else:
+            logits[name] = predict(pack, split, check) if same is None else logits[same]
+        for mine, scores in zip(metrics, score(pack, split, logits[name]), strict=True):
+            mine[name] = scores
     return metrics, logits

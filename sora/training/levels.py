@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora.training.evaluation import evaluate
+from sora.training.evaluation import Logits, evaluate
 from sora.training.pack import Pack
-
-Logits = dict[str, np.ndarray]  # split -> [R, N, C]
 
 
 def prune_smallest(gates: Tensor, share: float) -> tuple[Tensor, Tensor]:

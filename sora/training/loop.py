@@ -22,7 +22,8 @@ from sora.errors import UserError
 from sora.tracking import Tracker
 from sora.training import checkpoint
 from sora.training.batching import batches
-from sora.training.evaluation import predict, score
+from sora.training.diagnostics import gate_histogram
+from sora.training.evaluation import Logits, predict, score
 from sora.training.levels import Levels
 from sora.training.pack import Pack, losses_of
 from sora.training.preemption import Preempted
@@ -74,6 +75,8 @@ class Loop:
         self.progress = [Progress() for _ in pack.runs]
         rows = pack.optimizer.rows
         self.best = rows.clone()  # weights of each replica's best evaluation so far, none later than stage 0
+        self.best_select: list[np.ndarray | None] = [None] * pack.replicas  # [N, C] each: what ``best`` says of select
+        self.last_select: tuple[int, np.ndarray] | None = None  # step and logits [R, N, C] of the last evaluation
         self.levels = Levels(pack)
         self.window = Window(pack.replicas, rows.device)  # since the last log line
         self.stretch = Window(pack.replicas, rows.device)  # since the last evaluation
@@ -151,7 +154,7 @@ class Loop:
         train = pack.splits["train"]
         batch, labels = train.batch(indices.reshape(-1), pack.device)
         pack.model.backbone.dropout.begin(DropoutKey(pack.dropout_seeds, self.step))
-        losses = losses_of(pack.model(batch), labels, pack.replicas)
+        losses = losses_of(pack.model(batch), labels, pack.replicas, pack.model.head.scale[1])
         penalty = pack.method.penalty()
         objective = losses if penalty is None else losses + penalty
         optimizer.zero_grad()
@@ -228,17 +231,20 @@ class Loop:
         pack, metric = self.pack, self.pack.runs[0].task.select_metric
         split = pack.splits["select"]
         self.evaluation_due = True
-        scores = score(pack, split, predict(pack, split, self.check))
-        self.evaluation_due = False
+        logits = predict(pack, split, self.check)
+        scores = score(pack, split, logits)
+        self.last_select, self.evaluation_due = (self.step, logits), False
         self.before_write()
         means = self.stretch.take()
         self._note_divergence()
+        gates = pack.gates()
+        histograms = gate_histogram(gates) if gates is not None else []
         per_epoch = -(-len(pack.splits["train"].examples) // self.trainer.batch_size)
         for replica, (progress, metrics) in enumerate(zip(self.progress, scores, strict=True)):
             if progress.diverged_at is not None and progress.history:
                 continue  # its weights no longer change
             summary = pack.method.summary(replica)
-            entry = {
+            entry: dict[str, Any] = {
                 "step": self.step,
                 "select": metrics,
                 "live_ranks": sum(summary.ranks.values()) if summary.ranks else None,
@@ -247,11 +253,14 @@ class Loop:
                 "lr": self._learning_rate(replica),
                 "threshold": self._threshold(replica),
             }
+            if histograms:
+                entry["gate_histogram"] = histograms[replica]
             progress.history.append(entry)
             dense = self.step <= pack.timeline.dense
             if dense and (progress.best_score is None or metrics[metric] > progress.best_score):
                 progress.best_step, progress.best_score = self.step, metrics[metric]
                 self.best[replica] = pack.optimizer.rows[replica]
+                self.best_select[replica] = logits[replica]
             values = {key: value for key, value in entry.items() if key != "step"}
             self.tracker.log(replica, self.step, "eval", **values, ranks=summary.ranks)
         if pack.timeline.ends_stage(self.step):
@@ -268,6 +277,18 @@ class Loop:
                     told.append(f"{entry['live']} live, {metric} {entry['select'][metric]:.4f}")
             self.tracker.say(f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}: " + "; ".join(told))
 
+    def known_logits(self, which: str) -> Logits:
+        """Logits that the ``last`` or the ``selected`` weights have given before, once training is over."""
+        if self.levels.logits and which == "last" and self.pack.timeline.ends_stage(self.step):
+            return self.levels.logits[-1]
+        if self.levels.logits and which == "selected" and bool(self.pack.optimizer.alive.all()):
+            return self.levels.logits[0]
+        if which == "last":
+            step, logits = self.last_select or (None, None)
+            return {"select": logits} if logits is not None and step == self.step else {}
+        kept = [logits for logits in self.best_select if logits is not None]
+        return {"select": np.stack(kept)} if len(kept) == self.pack.replicas else {}
+
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def save(self, again: bool = False) -> None:
@@ -279,6 +300,8 @@ class Loop:
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
             tensors = self.pack.optimizer.state(replica)
             tensors["best"] = self.best[replica].detach().cpu().clone()
+            if (select := self.best_select[replica]) is not None:
+                tensors["best_select"] = torch.from_numpy(select.copy())
             tensors["diverged"] = self.diverged[replica].cpu().clone()
             tensors |= {f"adaptive.{k}": v[replica].cpu().clone() for k, v in self.pack.adaptive_state().items()}
             tensors |= {f"window.{k}": v for k, v in self.window.state(replica).items()}
@@ -312,6 +335,8 @@ class Loop:
             try:
                 self.pack.optimizer.load_state(replica, point.tensors)
                 self.best[replica] = point.tensors["best"]
+                select = point.tensors.get("best_select")  # none in a checkpoint of an earlier version
+                self.best_select[replica] = None if select is None else select.numpy()
                 for name, state in self.pack.adaptive_state().items():
                     state[replica] = point.tensors[f"adaptive.{name}"]
                 self.diverged[replica] = int(point.tensors["diverged"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +15,13 @@ from sora import methods, schedules
 from sora.backbones import Backbone, Encoding, Head, load_backbone
 from sora.cache import cache_folder
 from sora.config import RunConfig
+from sora.errors import UserError
 from sora.methods import Method, Plan
 from sora.optim import PackOptimizer, ParameterGroup
 from sora.training.seeds import derive, generator
 
 if TYPE_CHECKING:
-    from sora.tasks import Examples, TaskData
+    from sora.tasks import Examples, TaskConfig, TaskData
 
 
 class PackModel(nn.Module):
@@ -90,6 +91,13 @@ class Pack:
             for name in getattr(module, "ADAPTIVE", ())
         }
 
+    def gates(self) -> Tensor | None:
+        """The gates [R, G] that a proximal step may zero, matrix by matrix; None for a method without."""
+        for group in self.optimizer.groups:
+            if group.rule == "proximal":
+                return self.optimizer.rows[:, group.columns]
+        return None
+
     def thresholds(self, step: int) -> list[list[float]]:
         """xi at the 0-based ``step``, [groups][R]; nothing for groups without a proximal step."""
         multiplier = self.timeline.multiplier(step)
@@ -128,19 +136,23 @@ def build_pack(
         backbone.double()
     timeline = schedules.timeline(run, len(data.splits["train"]))
     method = methods.build(run.method)
-    plan = Plan(runs, timeline.total)
+    plan = Plan(runs, timeline)
     method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
-    head = Head(
+    head = getattr(method, "make_head", Head)(
         backbone,
         outputs=run.task.head_outputs,
         spans=run.task.span_vectors,
         policy=run.head,
         generators=[generator(int(r.seeds.init or 0), "head") for r in runs],
+        scale=target_scale(run.task, data.splits["train"]),
     )
     model = PackModel(backbone, head, run.task.choices).to(device=device)
     if dtype == torch.float64:
         model.double()
     groups = [*method.parameter_groups(), *_head_groups(head, plan)]
+    for group in groups:
+        if trainer.optimizer == "adamw_hf":
+            group.variant = "adamw_hf"
     check_trainable(model, dtype)
     optimizer = PackOptimizer(groups, replicas=len(runs), clip=trainer.clip)
     splits = {}
@@ -149,9 +161,27 @@ def build_pack(
     return Pack(runs, model, method, optimizer, splits, timeline, device)
 
 
+def target_scale(task: TaskConfig, train: Examples) -> tuple[float, float]:
+    """Mean and population SD of the training targets where ``task.standardize`` asks for them, else (0, 1).
+
+    Raises UserError where all targets are equal.
+    """
+    if not task.standardize:
+        return 0.0, 1.0
+    targets = train.labels.astype(np.float64)
+    if np.ptp(targets) == 0.0:
+        raise UserError(
+            f"task.standardize: every training target of task={task.name} is {targets[0]:g}, so they have no SD; "
+            "leave it false, or check the data"
+        )
+    return float(targets.mean()), float(targets.std())
+
+
 def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:
     """The tokens of a split, as the run's task and length ask for them."""
     task = run.task
+    if run.method.name == "zero_shot":
+        return EncodedSplit(examples, _encode_apart(backbone, examples, run))
     tokens = backbone.encode(
         examples.texts,
         int(run.trainer.max_length or task.max_length),
@@ -162,6 +192,16 @@ def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> Enco
         where=examples.where,
     )
     return EncodedSplit(examples, tokens)
+
+
+def _encode_apart(backbone: Backbone, examples: Examples, run: RunConfig) -> Encoding:
+    """The tokens of both texts of each example, each as a sequence of its own."""
+    if len(examples.texts) != 2:
+        raise UserError(f"method=zero_shot: compares two texts, but task={run.task.name} has {len(examples.texts)}")
+    length = int(run.trainer.max_length or run.task.max_length)
+    both = [text for pair in zip(*examples.texts, strict=True) for text in pair]
+    tokens = backbone.encode((both,), length, cache_folder("tokens", run.paths.cache), where=examples.where)
+    return replace(tokens, choices=2)
 
 
 def check_trainable(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -182,13 +222,14 @@ def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:
     ]
 
 
-def losses_of(logits: Tensor, labels: Tensor, replicas: int) -> Tensor:
+def losses_of(logits: Tensor, labels: Tensor, replicas: int, unit: float = 1.0) -> Tensor:
     """Mean loss of each replica's examples, [R], from logits [R*b, C] and labels [R*b].
 
-    Cross entropy for classes; squared error where the labels are real numbers (one output).
+    Cross entropy for classes; squared error where the labels are real numbers (one output), in squares of ``unit``.
     """
     if labels.is_floating_point():
         each = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="none")
+        each = each if unit == 1.0 else each / unit**2
     else:
         each = F.cross_entropy(logits, labels, reduction="none")
     return each.view(replicas, -1).mean(dim=1)

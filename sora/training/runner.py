@@ -135,7 +135,7 @@ def _differences(runs: Sequence[RunConfig]) -> list[str]:
         values = [getattr(getattr(run, group), name) for run in runs] if name else []
         follows = group == "seeds" and values == [run.seed for run in runs]
         if len(set(values)) > 1 and not follows:
-            shown = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
+            shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
             named = key if group == "seeds" else name
             texts = [f"{text} {named} {value}" for text, value in zip(texts, shown, strict=True)]
     return texts

@@ -14,11 +14,13 @@ import torch
 from sora import card, records
 from sora.identity import recorded_config
 from sora.recipes import origin
+from sora.regime import regime
 from sora.tasks import TaskData, compute_metrics
 from sora.tracking import Sink, Tracker
-from sora.training import checkpoint, memory
+from sora.training import checkpoint, closed_form, memory
 from sora.training.device import choose_device, environment, peak_bytes, slow
-from sora.training.evaluation import evaluate, predicts_one_class
+from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
+from sora.training.evaluation import EVALUATED, Logits, evaluate, predicts_one_class
 from sora.training.loop import Loop
 from sora.training.pack import Pack, build_pack
 
@@ -52,6 +54,7 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
         pack = build_pack([job.run for job in jobs], data, device)
+        fitted_s = closed_form.fit(pack, preemption.check)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, mirrors=mirrors) as tracker:
             loop = Loop(
@@ -67,17 +70,21 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
+            for line in regime_lines(pack, labels):
+                tracker.say(line)
             setup_s = time.perf_counter() - clock
-            loop.run()
+            if run.method.TRAINS:
+                loop.run()
             clock = time.perf_counter()
             final = final_evaluation(loop)
             claims.verify()
             for progress in loop.progress:
+                progress.train_s += fitted_s
                 progress.eval_s += time.perf_counter() - clock
             provenance = {"command": command, "started": started, "finished": now()} | surroundings
             provenance["threads"] = torch.get_num_threads()  # of the first half, where a run was continued
             for replica, job in enumerate(jobs):
-                _finish(loop, replica, job, data, final[replica], setup_s, provenance)
+                _finish(loop, replica, job, data, final[replica], setup_s - fitted_s, provenance)
     for job in jobs:  # only now: see runner.run_pack
         checkpoint.discard(job.folder)
 
@@ -120,7 +127,10 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     lines = []
     for replica, job in enumerate(jobs):
         summary = pack.method.summary(replica)
+        expected = regime(job.run, pack.timeline)
         low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if summary.ranks else {}
+        if summary.absent:
+            low_rank["low_rank"] -= summary.absent
         lines.append(
             {
                 "run_id": job.run_id,
@@ -134,6 +144,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 "partial": data.partial,
                 "params": parameter_counts(pack, replica) | low_rank,
                 **({"matrices": len(summary.ranks), "targets": list(summary.ranks)} if summary.ranks else {}),
+                **({"regime": expected.numbers()} if expected else {}),
                 "record": str(job.record_path),
             }
         )
@@ -145,7 +156,7 @@ def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
     summary = pack.method.summary(replica)
     head = sum(g.columns.stop - g.columns.start for g in pack.optimizer.groups if g.name.startswith("head"))
     return {
-        "trainable": pack.optimizer.rows.shape[1],
+        "trainable": pack.optimizer.rows.shape[1] - summary.absent,
         "live": summary.live,
         "authors_formula": summary.authors_formula,
         "head": head,
@@ -158,25 +169,34 @@ def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
 def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
     """Of each replica the metrics of the last and of the selected weights, and the logits of the latter.
 
-    Afterwards the model holds the selected weights.
+    ``ranks_last``: the live ranks of the last weights; not with a schedule, whose last level has them. No split is
+    evaluated twice by the same weights. Afterwards the model holds the selected weights.
     """
     pack, optimizer = loop.pack, loop.pack.optimizer
     results: list[dict[str, Any]] = [{} for _ in pack.runs]
+    logits: Logits = {}
     for which in ("last", "selected"):
+        known = loop.known_logits(which)
         if which == "selected":
-            if torch.equal(optimizer.rows, loop.best):
-                for result in results:
-                    result["selected"] = dict(result["last"])
-                break
+            known = {**known, **logits} if torch.equal(optimizer.rows, loop.best) else known
             optimizer.rows.copy_(loop.best)
-        metrics, logits = evaluate(pack, loop.check)
+        elif pack.runs[0].schedule.kind == "none":
+            for replica, result in enumerate(results):
+                result["ranks_last"] = pack.method.summary(replica).ranks
+        metrics, logits = evaluate(pack, loop.check, splits_of(which, loop.trainer.train_subset), known)
         for replica, result in enumerate(results):
             result[which] = metrics[replica]
             result["logits"] = {name: values[replica] for name, values in logits.items()}
     for result, progress in zip(results, loop.progress, strict=True):
         result["last"]["step"] = loop.step
-        result["selected"]["step"] = progress.best_step
+        result["selected"]["step"] = progress.best_step or 0
     return results
+
+
+def splits_of(which: str, train_subset: str) -> list[str]:
+    """The splits on which the ``last`` or ``selected`` weights are measured, by ``trainer.train_subset``."""
+    left_out = train_subset == "never" or (train_subset == "selected" and which == "last")
+    return [name for name in EVALUATED if name != "train_subset" or not left_out]
 
 
 def _finish(
@@ -198,7 +218,9 @@ def _finish(
     written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
     if written is None:
         stored = {name: values for name, values in final["logits"].items() if name in STORED}
-        arrays = arrays_of(data, stored) | level_arrays(loop, replica, data)
+        arrays = arrays_of(data, stored) | level_arrays(loop, replica, data) | gate_array(pack, replica)
+        # A run that diverged was changed neither by the update in which it did nor by a later one.
+        updates = loop.step if progress.diverged_at is None else progress.diverged_at - 1
         record = {
             "schema": records.SCHEMA_VERSION,
             "run_id": job.run_id,
@@ -218,6 +240,7 @@ def _finish(
             "metrics": {which: final[which] for which in ("selected", "last")},
             "params": parameter_counts(pack, replica),
             "ranks": pack.method.summary(replica).ranks,
+            **rank_diagnostics(pack, replica, final.get("ranks_last"), progress.best_step or 0, updates),
             "data": {
                 "sizes": data.sizes,
                 "partial": data.partial,
@@ -230,10 +253,12 @@ def _finish(
             "throughput": {
                 "examples_per_s": progress.examples * pack.replicas / max(progress.train_s, 1e-9),
                 "tokens_per_s": progress.tokens * pack.replicas / max(progress.train_s, 1e-9),
-                "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
+                "padding": 1.0 - progress.tokens / progress.padded_tokens if progress.padded_tokens else 0.0,
             },
             "memory": {"peak_bytes": peak_bytes(pack.device)},
-            "provenance": provenance | {"recipe": origin(job.run), "resumed_at": progress.resumed_at},
+            "provenance": provenance
+            | {"recipe": origin(job.run), "resumed_at": progress.resumed_at}
+            | ({"source": source} if (source := getattr(job.run.method, "source", "")) else {}),
         }
         records.write(job.record_path, record, arrays)
         written = job.record_path
@@ -244,7 +269,7 @@ def _finish(
     metric = job.run.task.select_metric
     reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())
     print(
-        f"{job.label}: {status}, step {progress.best_step} selected by {metric}; report {reported}\n"
+        f"{job.label}: {status}, step {progress.best_step or 0} selected by {metric}; report {reported}\n"
         f"  record   {written}\n"
         f"  adapter  {adapter}",
         flush=True,

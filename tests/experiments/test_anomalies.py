@@ -6,8 +6,8 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.anomalies import Fit, fits, note
 from experiments.published import FOLDER
-from scripts.anomalies import Fit, fits, note
 
 
 def printed(counts: tuple[int, ...], items: int, less: int) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from experiments import bootstrap, find, published
 from experiments.comparisons import verdict
 from experiments.conditions import conditions
+from experiments.draws import draws
 from experiments.stats import t_interval
 from experiments.study import load
 from experiments.tables import EMPTY, Figure
@@ -87,6 +88,9 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None
     for method in ("sora", "lora"):
         loaded = [read_arrays(path) for path in of(results, method, "rte")]
         right.append([a["report_logits"].argmax(1) == a["report_labels"] for a in loaded])
+    gaps = 100 * np.mean(right[0], axis=1) - 100 * np.mean(right[1], axis=1)
+    over_seeds = ttest_1samp(gaps, 0).confidence_interval()
+    assert (cell["t interval"].value, cell["t interval"].extra["high"]) == pytest.approx(tuple(over_seeds))
     found = bootstrap.paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
     assert cell["difference"].value == pytest.approx(100 * found.mean)
     assert cell["bootstrap interval"].value == pytest.approx(100 * found.interval.low, abs=0.8)
@@ -275,22 +279,35 @@ def test_the_table_is_headed_by_the_constant_answer(results: Path) -> None:
     assert found["live parameters"].text == EMPTY
 
 
-@pytest.mark.parametrize("chance", [True, False])
-def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path: Path, chance: bool) -> None:
+def test_the_constant_answer_on_resampled_items_is_the_same_class(results: Path) -> None:
+    study = reading.study(results)
+    found = draws(study, study.runs[study.runs["task"] == "rte"])["RTE acc."]
+    assert found.constant > 51  # so that the other class would be more than 2 points off
+    assert found.constant_draws is not None
+    assert found.constant_draws.mean() == pytest.approx(found.constant, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", ["chance", "seeds apart", "above"])
+def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path: Path, kind: str) -> None:
+    """By chance no interval lies above; of two seeds far above it, but far apart, the bootstrap's does and t's not."""
     manifest = made.study(
         tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}, items=90
     )
     for run in manifest["runs"]:
         content = made.arrays("rte", np.random.default_rng(run["axes"]["seed"]), 90, 3.0)
-        if run["axes"]["method"] == "sora" and chance:  # answers that have nothing to do with the labels
+        if run["axes"]["method"] == "sora" and kind == "chance":  # answers that have nothing to do with the labels
             noise = np.random.default_rng(run["axes"]["seed"]).normal(size=(90, 2))
             content |= {"report_logits": noise.astype(np.float16)}
+        if run["axes"]["method"] == "sora" and kind == "seeds apart":  # all right, and all but 15 of 90
+            wrong = np.arange(90) < 15 * run["axes"]["seed"]
+            right = np.arange(2) == content["report_labels"][:, None]
+            content |= {"report_logits": (right ^ wrong[:, None]).astype(np.float16)}
         record = made.record(run["axes"], made.scores("rte", content), records.arrays_digest(content))
         records.write(tmp_path / run["record"], record, content)
     (note,) = artefacts(tmp_path)["main_table"].notes
     assert note.startswith("Constant answer: one class for every item")
     assert note.endswith(
-        "does not lie above 0 (95 %, uncorrected): RTE acc.: SoRA." if chance else "which no run is told."
+        "does not lie above 0 (95 %, uncorrected): RTE acc.: SoRA." if kind != "above" else "which no run is told."
     )
 
 

@@ -103,23 +103,26 @@ def visit(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
 
 
 def test_a_browser_asks_for_nothing_and_complains_of_nothing(page: Path, tmp_path: Path) -> None:
-    """The page is loaded and a column sorted by a click."""
+    """The page is loaded and the study's first table sorted by its live parameters, which one row does not have."""
     clicked = tmp_path / "clicked.html"
     probe = (
-        "<script>const head = document.querySelectorAll('h2:not(#claims) + h3 ~ .scroll button')[1]; head.click();"
-        "document.title = head.parentElement.getAttribute('aria-sort') + ' ' + "
-        "[...head.closest('table').tBodies[0].rows].map(row => row.cells[1].dataset.v).join(' ');</script></body>"
+        "<script>const head = document.querySelectorAll('h2[id^=main_table] ~ .scroll button')[1]; head.click();"
+        "document.title = head.parentElement.getAttribute('aria-sort') + ',' + head.textContent + ',' + "
+        "[...head.closest('table').tBodies[0].rows].map(row => row.cells[1].dataset.v).join(',');</script></body>"
     )
     clicked.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
     content, asked, console = visit(clicked, tmp_path)
-    title = re.search("<title>(.*?)</title>", content)
-    assert title is not None
-    order, *values = title[1].split()
-    assert order == "ascending"
-    assert len(values) == 3
-    assert [float(value) for value in values] == sorted(float(value) for value in values)
     assert asked == []
     assert console == []
+    title = re.search("<title>(.*?)</title>", content)
+    assert title is not None
+    order, column, *values = title[1].split(",")
+    assert (order, column) == ("ascending", "live parameters")
+    *numbers, last = values
+    assert last == ""
+    assert len(numbers) == 3
+    assert [float(value) for value in numbers] == sorted(float(value) for value in numbers)
+    assert numbers != sorted(numbers)  # as text they would stand otherwise
 
 
 def test_the_browser_would_have_told(tmp_path: Path) -> None:

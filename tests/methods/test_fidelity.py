@@ -66,12 +66,31 @@ def test_gates_train_as_the_authors_optimiser_is_set(tmp_path):
     built = tiny.pack(tiny.runs(method={"threshold": 0.25}))
     (gate,) = [group for group in built.optimizer.groups if group.rule == "proximal"]
     assert isinstance(gate, ParameterGroup)
-    assert (gate.weight_decay, gate.eps, gate.eps_corrected) == (0.0, 1e-6, False)
+    assert (gate.weight_decay, gate.eps, gate.variant) == (0.0, 1e-6, "adamw_hf")
     assert gate.columns.stop - gate.columns.start == 12 * 4
     half = 11  # of 20 steps, 2 of them warm-up: (20 - 11) / 18 of the peak rate
     assert built.thresholds(half)[built.optimizer.groups.index(gate)] == [0.25]
     scaled = tiny.pack(tiny.runs(method={"threshold": 0.25, "threshold_rule": "lr_scaled"}))
     assert [0.125] in scaled.thresholds(half)
+
+
+def test_gates_are_clipped_with_the_rest_or_apart(tmp_path):
+    """A head that holds the joint norm leaves the gates next to nothing; apart they move by the full rate."""
+    groups = {
+        rule: {group.name: group.clip for group in tiny.pack(tiny.runs(method={"clip": rule})).optimizer.groups}
+        for rule in ("joint", "own")
+    }
+    assert set(groups["joint"].values()) == {"joint"}
+    assert groups["own"] == groups["joint"] | {"gate": "own"}
+    base = {"threshold": 0.0, "penalty": 1.0, "gate_update": "gradient"}
+    before = torch.cat([layer.gate.detach()[0] for layer in tiny.pack(tiny.runs(method=base)).method.layers.values()])
+    short = {"max_steps": 1, "eval_every": 1, "clip": 1e-2, "warmup_ratio": 0.0, "learning_rate": 1.0}
+    moved = {}
+    for rule in ("joint", "own"):
+        after = gates(tiny.runs(method=base | {"clip": rule}, trainer=short), tmp_path / rule)
+        moved[rule] = float((after - before).norm())
+    assert moved["own"] == pytest.approx(1e-2, rel=1e-3)  # the whole clip, a plain gradient step at rate 1
+    assert moved["joint"] < 0.9 * moved["own"]
 
 
 def test_a_threshold_of_zero_without_penalty_kills_nothing(tmp_path):

@@ -1,0 +1,146 @@
+"""The end of a run: what its last and its selected weights score, and that no split is computed twice for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sora.training import evaluation
+from sora.training.loop import Loop
+from sora.training.session import final_evaluation
+from tests import tiny
+from tests.training.test_resume import Stopped, stop_at
+
+SHORT = {"max_steps": 20, "eval_every": 5, "learning_rate": 2e-2}
+
+
+def counted(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], list[str]]:
+    """The final evaluation of ``loop``, and the splits that were computed for it, in order."""
+    names = {id(split.examples): name for name, split in loop.pack.splits.items()}
+    asked: list[str] = []
+    plain = evaluation.predict
+
+    def counting(pack: Any, split: Any, check: Any) -> np.ndarray:
+        asked.append(names[id(split.examples)])
+        return plain(pack, split, check)
+
+    monkeypatch.setattr(evaluation, "predict", counting)
+    found = final_evaluation(loop)
+    monkeypatch.undo()
+    return found, asked
+
+
+def by_hand(loop: Loop, weights: torch.Tensor) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """A full evaluation of ``weights``, everything computed."""
+    loop.pack.optimizer.rows.copy_(weights)
+    return evaluation.evaluate(loop.pack)
+
+
+def equal_to_the_bit(found: list[dict[str, Any]], loop: Loop, last: torch.Tensor) -> None:
+    for which, weights in (("last", last), ("selected", loop.best.clone())):
+        metrics, logits = by_hand(loop, weights)
+        for replica, result in enumerate(found):
+            assert {name: result[which][name] for name in metrics[replica]} == metrics[replica]
+            if which == "selected":
+                for name, values in logits.items():
+                    np.testing.assert_array_equal(result["logits"][name], values[replica])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_select_is_not_computed_again(stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two replicas, selected at different steps, with dropout in training; also after an interruption."""
+    configs = tiny.runs(seeds=[0, 3], backbone={"dropout": None}, trainer=SHORT)
+    if stopped:
+        with pytest.raises(Stopped):
+            tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+    loop = tiny.train(configs, tmp_path)
+    last = loop.pack.optimizer.rows.clone()
+    assert not torch.equal(last, loop.best)
+    found, asked = counted(loop, monkeypatch)
+    assert asked == ["report", "train_subset"] * 2
+    for result, progress in zip(found, loop.progress, strict=True):
+        steps = {entry["step"]: entry["select"] for entry in progress.history}
+        assert result["selected"]["select"] == steps[progress.best_step]
+        assert result["last"]["select"] == steps[20]
+        assert (result["selected"]["step"], result["last"]["step"]) == (progress.best_step, 20)
+    equal_to_the_bit(found, loop, last)
+
+
+def test_what_a_checkpoint_does_not_say_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has ended, taken up again, has what its selected weights said; an older checkpoint has nothing."""
+    configs = tiny.runs(trainer=SHORT)
+    tiny.train(configs, tmp_path)
+    loop = tiny.train(configs, tmp_path)
+    found, asked = counted(loop, monkeypatch)
+    assert asked.count("select") == 1
+    loop.best_select, loop.last_select = [None], None
+    again, asked = counted(loop, monkeypatch)  # the weights are the selected ones by now
+    assert asked == ["select", "report", "train_subset"]
+    assert again[0]["selected"] == found[0]["selected"]
+
+
+def test_equal_weights_are_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = tiny.train(tiny.runs(trainer=SHORT | {"eval_every": 20}), tmp_path)
+    found, asked = counted(loop, monkeypatch)
+    assert asked == ["report", "train_subset"]
+    assert found[0]["selected"] == found[0]["last"]
+
+
+def test_one_split_under_two_names_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As select and report of protocol=dev."""
+    built = tiny.pack(tiny.runs(trainer=SHORT | {"eval_every": 20}))
+    built.splits["report"] = built.splits["select"]
+    loop = tiny.finish(built, tmp_path)
+    found, asked = counted(loop, monkeypatch)
+    assert asked == ["train_subset"]
+    assert found[0]["last"]["report"] == found[0]["last"]["select"] == loop.progress[0].history[-1]["select"]
+
+
+@pytest.mark.parametrize(
+    ("option", "last", "selected"), [("both", True, True), ("selected", False, True), ("never", False, False)]
+)
+def test_train_subset(option: str, last: bool, selected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out of what is computed and of what is said; the other scores stay what they were."""
+    full = final_evaluation(tiny.train(tiny.runs(trainer=SHORT), tmp_path / "both"))[0]
+    loop = tiny.train(tiny.runs(trainer=SHORT | {"train_subset": option}), tmp_path / "option")
+    found, asked = counted(loop, monkeypatch)
+    assert asked.count("train_subset") == last + selected
+    for which, there in (("last", last), ("selected", selected)):
+        assert ("train_subset" in found[0][which]) is there
+        assert found[0][which] == {key: full[which][key] for key in found[0][which]}
+    assert ("train_subset" in found[0]["logits"]) is selected
+
+
+@pytest.mark.parametrize("kind", ["one_shot", "sparsify"])
+def test_levels_have_measured_both_ends(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = {"kind": kind, "levels": [0.1, 0.5], "steps": 4}
+    loop = tiny.train(tiny.runs(seeds=[0, 1], trainer=SHORT, schedule=schedule), tmp_path)
+    last = loop.pack.optimizer.rows.clone()
+    found, asked = counted(loop, monkeypatch)
+    assert asked == []
+    equal_to_the_bit(found, loop, last)
+
+
+@pytest.mark.parametrize("schedule", [{"kind": "none"}, {"kind": "sparsify", "levels": [1e-2, 2e-2], "steps": 4}])
+def test_a_diverged_run_says_what_its_weights_score(
+    schedule: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops moving in the middle of the training; its neighbour goes on."""
+    built = tiny.pack(tiny.runs(seeds=[0, 1], trainer=SHORT, schedule=schedule))
+    step = built.optimizer.step
+
+    def breaking(losses: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if built.optimizer.updates == 12:
+            losses = losses * torch.tensor([float("inf"), 1.0])
+        return step(losses, *rest)
+
+    monkeypatch.setattr(built.optimizer, "step", breaking)
+    loop = tiny.finish(built, tmp_path)
+    assert [progress.diverged_at for progress in loop.progress] == [13, None]
+    last = loop.pack.optimizer.rows.clone()
+    found, _ = counted(loop, monkeypatch)
+    equal_to_the_bit(found, loop, last)
