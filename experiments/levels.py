@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,7 @@ def draw_curve(axis: Axes, curve: pd.DataFrame, share: str, label: str, style: i
     live = curve.groupby("level")["live"].mean().reindex(mean.index).round(1)
     axis.fill_between(live, (mean - sd).round(3), (mean + sd).round(3), color=colour, alpha=0.15, linewidth=0)
     size = 4.5 if style else 7.0  # so that both markers show where two curves are equal
-    look = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
+    look: dict[str, Any] = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
     axis.plot(live, mean.round(3), markersize=size, label=label, **look)
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 
 from experiments.labels import Column, columns_of
-from sora import records, runs, studies
+from sora import runs, studies
 from sora.errors import UserError
 from sora.recipes import CONF
+from sora.records import Arrays, read_arrays
 from sora.runs.results import Record
 
 SEEDS = ["seed", "seeds.init", "seeds.data"]  # what tells repetitions apart, not settings
@@ -81,10 +82,10 @@ class Study:
         refused = self.runs["reason"].str.startswith("refused")
         return list(dict.fromkeys(self.runs.loc[~self.runs["done"] & ~refused, "command"]))
 
-    def arrays(self, run_id: str) -> records.Arrays | None:
+    def arrays(self, run_id: str) -> Arrays | None:
         """The logits of a run, or None, with a problem noted, where they cannot be used."""
         try:
-            return records.read_arrays(self.paths[run_id], self.records[run_id])
+            return read_arrays(self.paths[run_id], self.records[run_id])
         except UserError as error:
             self.problems.append(str(error))
             return None

@@ -45,7 +45,7 @@ class Table:
     title: str
     caption: str
     data: pd.DataFrame
-    formats: Mapping[str, str | Callable[[float], str]] = field(default_factory=dict)
+    formats: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     words: Mapping[str, pd.Series] = field(default_factory=dict)
 

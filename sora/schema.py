@@ -377,7 +377,7 @@ def _annotated_example(model: type[BaseModel]) -> Mapping[str, Any]:
         elif get_origin(kind) is list and isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], Part):
             value = [_annotated_example(get_args(kind)[0])]
         else:
-            value = {dict: {}, list: []}.get(get_origin(kind) or kind)
+            value = {} if get_origin(kind) is dict or kind is dict else [] if get_origin(kind) is list else None
         found[field.alias or name] = value
     return found
 
