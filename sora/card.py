@@ -17,7 +17,7 @@ from safetensors import safe_open
 from sora.backbones.head import form_of
 from sora.config import PeftConfig, RunConfig
 from sora.export import HEAD_WEIGHTS, OWN_WEIGHTS, PEFT_CONFIG
-from sora.records import write_text
+from sora.files import write_text
 
 TITLES = {
     "sora": "SoRA",

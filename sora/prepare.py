@@ -18,11 +18,12 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sora import place, records
+from sora import place
 from sora.backbones.source import tokenizer_files, tokenizer_folder, weights_file
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
+from sora.files import write_text
 from sora.prepared import MANIFEST, UNFINISHED, entry, file_hash
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder, open_snapshot
@@ -80,7 +81,7 @@ def prepare(
     except OSError as error:
         where, why = error.filename or out, error.strerror or error
         raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
-    records.write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
+    write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
     (out / UNFINISHED).unlink()
     return len(files)
 
