@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.study import Study
 from experiments.summary import Section
-from experiments.tables import Figure, Table, numeric
+from experiments.tables import Figure, Table, digits, numeric
 
 # Nothing is fetched, and should a file of results try to make the page fetch something, the browser refuses.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -149,7 +149,7 @@ def _table(table: Table) -> list[str]:
 
 
 def _cell(text: object, key: object, kind: str) -> str:
-    value = "" if pd.isna(key) else str(key)
+    value = "" if pd.isna(key) else digits(key) if isinstance(key, float) else str(key)
     return f'<td{kind} data-v="{escape(value)}">{escape(str(text))}</td>'
 
 
