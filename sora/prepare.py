@@ -19,7 +19,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sora import records
-from sora.backbones.source import tokenizer_files, tokenizer_folder, weights_file
+from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
@@ -139,7 +139,9 @@ def _copy_task(task: TaskConfig, data_dir: str | None, out: Path) -> None:
 
 
 def _copy_backbone(config: BackboneConfig, target: Path) -> None:
-    for path in (weights_file(config), *tokenizer_files(tokenizer_folder(config))):
+    files = weights_files(config)
+    index = [path for path in files[0].parent.glob(f"*{INDEX}") if len(files) > 1]
+    for path in (*files, *index, *tokenizer_files(tokenizer_folder(config))):
         _copy(path, target / path.name)
 
 

@@ -20,7 +20,7 @@ from sora.tasks.tsv import read_tsv
 from tests.composing import CONF
 from tests.oracles.subwords import ByteBpe, WordPiece
 
-DEBERTA, ROBERTA, BERT = GOLDEN  # the vocabularies that have golden ids
+DEBERTA, ROBERTA, BERT = "deberta-v3", "roberta", "bert-uncased"
 
 
 def backbone(name: str, **changes: Any) -> BackboneConfig:

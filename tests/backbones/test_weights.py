@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from sora.backbones import load_backbone
-from sora.backbones.source import backbone_identity, weights_file
+from sora.backbones.source import backbone_identity, weights_files
 from sora.errors import UserError
 from tests import tiny
 from tests.backbones.test_encoders import batch, config
@@ -79,7 +79,7 @@ def test_minilm_is_the_pinned_file_of_its_package(tmp_path):
     pinned = run.backbone.sha256["model.safetensors"]
     assert backbone_identity(run.backbone) == {"sha256": pinned}
     backbone = load_backbone(run.backbone)
-    theirs = AutoModel.from_pretrained(weights_file(run.backbone).parent, dtype=torch.float32).eval()
+    theirs = AutoModel.from_pretrained(weights_files(run.backbone)[0].parent, dtype=torch.float32).eval()
     assert sum(p.numel() for p in theirs.parameters()) == 22_713_216  # with its pooler
     inputs = {"input_ids": torch.tensor([[101, 7592, 102]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
     torch.testing.assert_close(backbone(inputs), theirs(**inputs).last_hidden_state, rtol=0, atol=1e-5)
