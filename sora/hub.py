@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from sora.errors import UserError
 
-PATIENCE = 10  # seconds for a connection to the hub
-
+PATIENCE = 10  # seconds for the hub's first answer
 
 @dataclass(frozen=True)
 class Repository:
@@ -40,22 +35,30 @@ class NotThere(UserError):
 def fetch(repository: Repository, name: str) -> Path:
     """The file ``name`` in the hub's cache, downloaded if need be. Raises NotThere with the reason."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import constants, errors, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, constants, errors, snapshot_download, try_to_load_from_cache
 
-    revision, kind = repository.revision or None, repository.kind
+    revision, kind, alone = repository.revision or None, repository.kind, constants.is_offline_mode()
+    offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
     try:
         there = try_to_load_from_cache(repository.name, name, revision=revision, repo_type=kind)
-        alone = not isinstance(there, str) and not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
-        return Path(hf_hub_download(repository.name, name, revision=revision, repo_type=kind, local_files_only=alone))
-    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
-        offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
-        raise NotThere(f"{offline}, and {_cache_of(repository)}") from error
-    except errors.EntryNotFoundError as error:
-        raise NotThere("the repository has no such file") from error
+        if revision and isinstance(there, str):
+            return Path(there)
+        if not constants.is_offline_mode():  # asked first: a download tries for half a minute to reach a hub
+            revision = HfApi().repo_info(repository.name, repo_type=kind, revision=revision, timeout=PATIENCE).sha
     except errors.RevisionNotFoundError as error:
         raise NotThere(f"the repository has no revision {repository.revision}; correct {repository.key}") from error
     except errors.RepositoryNotFoundError as error:
         raise NotThere("there is no such repository, or it needs a login (hf auth login)") from error
+    except (errors.HFValidationError, ValueError) as error:
+        raise NotThere("that is no name of a repository, such as org/model") from error
+    except Exception:  # what the network and the hub answer comes in many types
+        alone = True
+    try:
+        folder = snapshot_download(
+            repository.name, revision=revision, repo_type=kind, allow_patterns=[name], local_files_only=alone
+        )
+    except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError) as error:
+        raise NotThere(f"{offline}, and {_cache_of(repository)}") from error
     except OSError as error:
         if error.errno is None:  # the network's errors are OSErrors without a number
             raise NotThere(f"the hub answered {type(error).__name__}") from error
@@ -63,22 +66,11 @@ def fetch(repository: Repository, name: str) -> Path:
         raise NotThere(f"the cache {repository.cached} cannot be written ({reason}); set HF_HOME") from error
     except Exception as error:  # what the network and the hub answer comes in many types
         raise NotThere(f"the hub answered {type(error).__name__}") from error
-
-
-@cache
-def _answers(endpoint: str) -> bool:
-    """Whether a connection to the hub can be made, asked once; a proxy is trusted to make it.
-
-    The client itself would try each file five times, with growing pauses, before it says that there is no network.
-    """
-    if getproxies():
-        return True
-    address = urlsplit(endpoint)
-    try:
-        with socket.create_connection((address.hostname, address.port or address.scheme), PATIENCE):
-            return True
-    except OSError:
-        return False
+    path = Path(folder) / name
+    if not path.is_file():
+        listed = (repository.cached / "trees" / f"{path.parent.name}.json").is_file()  # what the repository holds
+        raise NotThere("the repository has no such file" if listed else f"{offline}, and {_cache_of(repository)}")
+    return path
 
 
 def _cache_of(repository: Repository) -> str:

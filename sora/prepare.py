@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sora import records
+from sora.backbones.parts import assemble
 from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
@@ -59,8 +61,15 @@ def prepare(
         raise UserError(f"weights are given for {', '.join(sorted(unused))}, which --backbone does not name")
     for task in chosen:
         _read_task(task, data)
-    for config in configs:
-        _read_backbone(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        configs = [_from_parts(config, Path(scratch) / MODELS) for config in configs]
+        for config in configs:
+            _read_backbone(config)
+        return _fill(out, chosen, configs, data)
+
+
+def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneConfig], data: DataConfig) -> int:
+    """Copy everything and write the manifest."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / UNFINISHED).touch()
@@ -76,6 +85,17 @@ def prepare(
     records.write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
     (out / UNFINISHED).unlink()
     return len(files)
+
+
+def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
+    """A backbone whose weights pip carries in parts, put together in ``models``; any other as it is."""
+    if not config.parts or config.weights != "pretrained":
+        return config
+    try:
+        assemble(config.parts, models / config.name)
+    except OSError as error:
+        raise UserError(f"{models}: cannot be written ({error.strerror or error}); set TMPDIR to a larger disk") from error
+    return replace(config, dir=str(models))
 
 
 def backbone_config(name: str) -> BackboneConfig:

