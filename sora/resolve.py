@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -42,6 +44,7 @@ GROUPS: dict[str, type[Any]] = {
     "paths": PathsConfig,
     "tracker": TrackerConfig,
 }
+CONF = Path(__file__).resolve().parents[1] / "conf"
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
 BENCHMARKS = ("glue", "superglue", "synthetic")
 NOT_OF_A_RUN = (
@@ -222,12 +225,27 @@ def _check_together(run: RunConfig) -> None:
             f"but backbone={backbone.name} reads at most {longest} tokens"
         )
     _check_schedule(run)
+    pinned = _pinned_hub(backbone.name)
+    if pinned not in (None, backbone.hub):
+        raise UserError(
+            f"backbone.hub: got {backbone.hub!r}, but backbone={backbone.name} is {pinned}; for another model take "
+            f"backbone=auto backbone.weights={backbone.hub or 'NAME'}"
+        )
     if backbone.weights not in ("pretrained", "random") and not Path(backbone.weights).expanduser().is_dir():
         raise UserError(
             f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder "
             "(backbone=auto also takes the name of a model on the hub)"
             + nearest(backbone.weights, ("pretrained", "random"))
         )
+
+
+@functools.cache
+def _pinned_hub(name: str) -> str | None:
+    """The repository in conf/backbone/<name>.yaml; None where there is no such file, or it names none."""
+    path = CONF / "backbone" / f"{name}.yaml"
+    if not is_name(name) or not path.is_file():
+        return None
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("hub") or None
 
 
 def _check_task(task: TaskConfig) -> None:

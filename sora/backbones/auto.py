@@ -16,7 +16,7 @@ from sora.config import BackboneConfig
 from sora.errors import UserError
 
 AUTO = "auto"
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Keys of a config.json that are about a head, a tokenizer, generation or the file itself, not about the encoder.
 NOT_ARCHITECTURE = re.compile(
     r"_.*|architectures|auto_map|transformers_version|(torch_)?dtype|id2label|label2id|num_labels|finetuning_task|"
@@ -60,7 +60,7 @@ def _placed(config: BackboneConfig) -> BackboneConfig:
 
 
 def _read(config: BackboneConfig) -> BackboneConfig:
-    which = config.hub if config.weights == "pretrained" else config.weights
+    which = config.hub or config.dir or config.package if config.weights == "pretrained" else config.weights
     if config.weights == "random" or not which:
         raise UserError(
             f"backbone={config.name}: reads its architecture from a model; name one with backbone.weights=FOLDER, or its "

@@ -85,7 +85,7 @@ class Backbone(nn.Module):
             config.family,
             hf_config.hidden_size,
             hf_config.num_hidden_layers,
-            hf_config.num_attention_heads,
+            getattr(hf_config, "num_attention_heads", 1),
             float(getattr(hf_config, "initializer_range", 0.02)),
         )
         self.pooler: dict[str, Tensor] = {}
