@@ -145,7 +145,9 @@ def _use(folder: Path, run: RunConfig) -> str:
     if (folder / OWN_WEIGHTS).is_file():
         with safe_open(folder / OWN_WEIGHTS, "np") as file:
             equation = file.metadata()["equation"]
-        return f"## Use\n\nBase: {base_name(run.backbone)}. Neither PEFT nor transformers has a class for it. {equation}"
+        return (
+            f"## Use\n\nBase: {base_name(run.backbone)}. Neither PEFT nor transformers has a class for it. {equation}"
+        )
     adapter, own_head = (folder / PEFT_CONFIG).is_file(), (folder / HEAD_WEIGHTS).is_file()
     loader = "AutoModel" if own_head else "AutoModelForSequenceClassification"
     spans = run.task.span_vectors

@@ -54,7 +54,7 @@ class BackboneConfig:
     sha256: dict[str, str] = opt({}, science=False)  # weight file -> pinned hash
     package: str = opt("", science=False)  # pip package that carries the weights ("" = none)
     package_folder: str = opt("", science=False)  # folder of the weights inside that package
-    parts: list[str] = opt([], science=False)  # pip packages, name==version, that hold the parts of a zip of the weights
+    parts: list[str] = opt([], science=False)  # pip packages, name==version, of a zip in parts
     note: str = opt("", science=False)  # what must be said beside every number of this backbone
     dir: str = opt("", science=False)  # folder with a folder for each backbone; "" = package or hub
     weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>; of backbone=auto also a hub name

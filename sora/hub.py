@@ -10,6 +10,7 @@ from sora.errors import UserError
 
 PATIENCE = 10  # seconds for the hub's first answer
 
+
 @dataclass(frozen=True)
 class Repository:
     """A repository of the hub at a revision."""

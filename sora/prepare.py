@@ -94,7 +94,9 @@ def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
     try:
         assemble(config.parts, models / config.name)
     except OSError as error:
-        raise UserError(f"{models}: cannot be written ({error.strerror or error}); set TMPDIR to a larger disk") from error
+        raise UserError(
+            f"{models}: cannot be written ({error.strerror or error}); set TMPDIR to a larger disk"
+        ) from error
     return replace(config, dir=str(models))
 
 

@@ -1,4 +1,4 @@
-"""Attention of every encoder but DeBERTa's: one function behind transformers' attention interface, replicas side by side.
+"""Attention of every encoder but DeBERTa: one function behind transformers' attention interface, replicas side by side.
 
 Attention has no trainable tensor of its own, so the replica axis is just more examples here. In fp32 without
 attention dropout it is torch's fused kernel; otherwise explicit products around an fp32 softmax, because the CPU's

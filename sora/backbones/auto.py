@@ -1,6 +1,6 @@
 """A backbone from its own config.json: ``backbone=auto backbone.weights=<folder or hub name>`` (torch-free).
 
-What comes out is an ordinary backbone, with its architecture written out, so that a run is named and repeated as any other.
+What comes out is an ordinary backbone with its architecture written out: its runs are named as any other's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ENCODERS = "backbone.weights takes an encoder of text, such as a BERT, RoBERTa, 
 def described(config: BackboneConfig) -> BackboneConfig:
     """``config`` with ``auto`` replaced by what config.json says, in family, architecture, pooling and name.
 
-    The name of ``backbone=auto`` is made of the architecture and the hash of the weights, not of their place: tables keep
-    two models apart, and a moved folder is still the same backbone.
+    The name of ``backbone=auto`` is made of the architecture and the hash of the weights, not of their place: tables
+    keep two models apart, and a moved folder is still the same backbone.
 
     Raises:
         UserError: no model is named, or none is there; it is no encoder that can be trained on.
@@ -49,8 +49,8 @@ def _placed(config: BackboneConfig) -> BackboneConfig:
     """With a hub name that was given as ``weights`` where hub names stand."""
     if config.hub and (config.hub[0] in "~./" or Path(config.hub).expanduser().is_dir()):
         raise UserError(
-            f"backbone.hub: got {config.hub!r}, a folder; hub is the name of a repository such as org/model, a folder is "
-            "given as backbone.weights"
+            f"backbone.hub: got {config.hub!r}, a folder; hub is the name of a repository such as org/model, a folder "
+            "is given as backbone.weights"
         )
     if config.family != AUTO or config.weights in ("pretrained", "random"):
         return config
@@ -63,8 +63,8 @@ def _read(config: BackboneConfig) -> BackboneConfig:
     which = config.hub or config.dir or config.package if config.weights == "pretrained" else config.weights
     if config.weights == "random" or not which:
         raise UserError(
-            f"backbone={config.name}: reads its architecture from a model; name one with backbone.weights=FOLDER, or its "
-            "name on the hub"
+            f"backbone={config.name}: reads its architecture from a model; name one with backbone.weights=FOLDER, or "
+            "its name on the hub"
         )
     found = read_config_json(config)
     if found is None:

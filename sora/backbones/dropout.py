@@ -282,7 +282,7 @@ class CounterDropout(nn.Module):
 
 
 class RepeatedDropout(CounterDropout):
-    """A site that one forward pass runs ``uses`` times, as in layers with shared weights: each with masks of its own."""
+    """A site that one forward pass runs ``uses`` times, as in layers with shared weights, each with its own masks."""
 
     def __init__(self, p: float, context: DropoutContext, name: str, uses: int) -> None:
         super().__init__(p, context, name)

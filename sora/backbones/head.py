@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
+from sora.backbones.families import FAMILIES, uses
 from sora.backbones.load import Backbone
 
 POLICIES = ("classifier+pooler", "classifier", "frozen")
@@ -32,6 +33,14 @@ class Form:
     norm: str = ""  # name of a LayerNorm after the activation
     norm_bias: bool = False
     norm_eps: float = 1e-5
+
+
+INSIDE = {  # family -> class, activation
+    "roberta": ("RobertaForSequenceClassification", "tanh"),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", "tanh"),
+    "camembert": ("CamembertForSequenceClassification", "tanh"),
+    "electra": ("ElectraForSequenceClassification", "gelu"),
+}
 
 
 def form_of(family: str, config: Any) -> Form:
@@ -78,14 +87,6 @@ def form_of(family: str, config: Any) -> Form:
         name = "DebertaV2ForSequenceClassification"
         return Form("pooler.dense", "classifier", modules, config.pooler_hidden_act, before, after, name)
     return Form("dense", "out_proj", (), "tanh", 0.0, own("classifier_dropout"), "")
-
-
-INSIDE = {  # family -> class, activation
-    "roberta": ("RobertaForSequenceClassification", "tanh"),
-    "xlm-roberta": ("XLMRobertaForSequenceClassification", "tanh"),
-    "camembert": ("CamembertForSequenceClassification", "tanh"),
-    "electra": ("ElectraForSequenceClassification", "gelu"),
-}
 
 
 class Head(nn.Module):
@@ -194,6 +195,25 @@ class Head(nn.Module):
 def fits_class(form: Form, pooling: str, spans: int) -> bool:
     """Whether transformers' class computes what a head does: it pools in one way, and has no span vectors."""
     return bool(form.cls) and pooling == form.pooling and not spans
+
+
+def describe(backbone: Backbone, pooling: str) -> str:
+    """One line on what is built where a family's name alone does not say it; empty for BERT, RoBERTa and DeBERTa."""
+    family = backbone.arch.family
+    if family in ("bert", "roberta", "deberta-v2"):
+        return ""
+    form, arch = form_of(family, backbone.hf_config), backbone.hf_config.to_dict()
+    where = "the first token" if pooling == "cls" else "the mean over tokens"
+    own = "" if form.cls else "of our own "
+    parts = [f"{family}: a head {own}on {where}: {form.dense}, {form.activation}, {form.output}"]
+    if backbone.pooler:
+        parts.append(f"{form.dense} starts from the checkpoint")
+    shared = {uses(name, arch) for name, _ in backbone.encoder.named_modules()} - {1}
+    if shared:
+        parts.append(f"layers share their weights, and so their adapters: each is used {max(shared)} times")
+    if family not in FAMILIES:
+        parts.append("by default adapters on every linear layer of its blocks")
+    return "; ".join(parts)
 
 
 def span_means(hidden: Tensor, spans: Tensor) -> Tensor:

@@ -67,8 +67,8 @@ class Backbone(nn.Module):
         encoder: ``AutoModel`` without pooler. hf_config: its configuration.
         prefix: name of the encoder inside transformers' sequence-classification class.
         source: what ``from_pretrained`` takes to get the same weights elsewhere.
-        pooler: pretrained ``weight`` [d, d] and ``bias`` [d] of the pooler, where the checkpoint has one; of ModernBERT's
-            head also ``norm.weight`` [d].
+        pooler: pretrained ``weight`` [d, d] and ``bias`` [d] of the pooler, where the checkpoint has one; of the head
+            of ModernBERT also ``norm.weight`` [d].
         dropout: the state of all dropout sites; a training step begins and ends it.
     """
 
@@ -136,8 +136,8 @@ class Backbone(nn.Module):
         """The linear layers to adapt, by full name in the order of the model.
 
         Args:
-            patterns: shell patterns of full names, or ends of names as in PEFT; None = the matrices of each layer by the
-                names of its family, or of a family that is not listed every linear layer of the repeated blocks.
+            patterns: shell patterns of full names, or ends of names as in PEFT; None = the matrices of each layer by
+                the names of its family, or of a family that is not listed every linear layer of the repeated blocks.
 
         Raises:
             UserError: a pattern that matches nothing, or nothing linear.
@@ -358,7 +358,9 @@ def _count_attention(backbone: Backbone, end: str) -> None:
     for name, module in list(backbone.encoder.named_modules()):
         if name != end and not name.endswith(f".{end}"):
             continue
-        site = next((getattr(module, key, None) for key in ("attention_dropout", "dropout") if hasattr(module, key)), 0.0)
+        site = next(
+            (getattr(module, key, None) for key in ("attention_dropout", "dropout") if hasattr(module, key)), 0.0
+        )
         if not isinstance(site, CounterDropout):
             site = backbone.dropout_site(float(site or 0.0), f"{name}.attention_dropout")
         module.attention_site = site

@@ -26,12 +26,10 @@ class BiasedAttention(nn.Module):
     ) -> tuple[Tensor]:
         """Hidden [R*b, t, d], mask of the keys bool [R*b, 1, 1, t], bias [1, H, t, t] -> ([R*b, t, d],)."""
         shape = (*hidden_states.shape[:-1], -1, self.head_size)
-        query, key, value = (
-            getattr(self, name)(hidden_states).view(shape).transpose(1, 2) for name in ("q", "k", "v")
-        )
+        query, key, value = (getattr(self, name)(hidden_states).view(shape).transpose(1, 2) for name in ("q", "k", "v"))
         scores = additive(attention_mask, query) + position_bias.to(query.dtype)
         out, _weights = attention(self, query, key, value, scores)
-        return (self.o(out.reshape(hidden_states.shape[:-1] + (-1,))),)
+        return (self.o(out.reshape((*hidden_states.shape[:-1], -1))),)
 
 
 class PositionBias:

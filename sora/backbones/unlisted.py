@@ -29,8 +29,8 @@ def check_known(kind: str) -> None:
 
     if kind not in CONFIG_MAPPING_NAMES:
         raise UserError(
-            f"backbone: transformers {transformers.__version__} has no architecture {kind!r}, and code that comes with a "
-            f"model is not run; {ENCODERS}"
+            f"backbone: transformers {transformers.__version__} has no architecture {kind!r}, and code that comes with "
+            f"a model is not run; {ENCODERS}"
         )
 
 
@@ -116,8 +116,8 @@ def _count(backbone: Backbone, ids: Tensor, mask: Tensor, quiet: Tensor) -> None
     attention.SEEN.clear()
     if not _close(dropped, quiet):
         raise UserError(
-            f"backbone: {backbone.config.family} drops where masks cannot be counted, so that a run would depend on its "
-            "neighbours in a pack; set backbone.dropout=0"
+            f"backbone: {backbone.config.family} drops where masks cannot be counted, so that a run would depend on "
+            "its neighbours in a pack; set backbone.dropout=0"
         )
 
 

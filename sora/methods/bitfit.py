@@ -39,7 +39,7 @@ class Bitfit:
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None and name != TABLE_NORM
         ]
         if not found:
-            raise UserError(f"method=bitfit: {backbone.arch.family} has no bias that could train; choose another method")
+            raise UserError(f"method=bitfit: {backbone.arch.family} has no bias to train; choose another method")
         for name, base in found:
             self.layers[name] = StackedBias(base, plan.replicas)
             replace_module(backbone.encoder, name, self.layers[name])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sora import card, records
+from sora.backbones.head import describe
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.tasks import TaskData, compute_metrics
@@ -64,6 +65,8 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             )
             if words := slow(run.precision, device):
                 tracker.say(f"warning: {words}")
+            if words := describe(pack.model.backbone, run.backbone.pooling):
+                tracker.say(f"backbone {words}")
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
@@ -116,6 +119,7 @@ def mirrors_of(jobs: Sequence[Job]) -> list[Sink]:
 def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     """What a dry run tells of each run: identity, sizes of the splits, parameter counts, adapted matrices."""
     pack = build_pack([job.run for job in jobs], data, torch.device("cpu"), encode=False)
+    words = describe(pack.model.backbone, jobs[0].run.backbone.pooling)
     counts = {group.name: group.columns.stop - group.columns.start for group in pack.optimizer.groups}
     lines = []
     for replica, job in enumerate(jobs):
@@ -134,6 +138,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 "partial": data.partial,
                 "params": parameter_counts(pack, replica) | low_rank,
                 **({"matrices": len(summary.ranks), "targets": list(summary.ranks)} if summary.ranks else {}),
+                **({"built": words} if words else {}),
                 "record": str(job.record_path),
             }
         )

@@ -30,14 +30,20 @@ def save_tokenizer(folder: Path, tokens: int = tiny.VOCABULARY, pad: int = 0) ->
         special_tokens=[(word, words.index(word)) for word in ("[CLS]", "[SEP]")],
     )
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", **special).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", **special).save_pretrained(
+        folder
+    )
 
 
 def arch_of(family: str, **changes: Any) -> dict[str, Any]:
     """The tiny architecture in the names of its own configuration class."""
     arch = tiny.SHARED | tiny.ARCHITECTURES[family] | changes
     if family == "distilbert":
-        for ours, theirs in (("hidden_size", "dim"), ("num_hidden_layers", "n_layers"), ("num_attention_heads", "n_heads")):
+        for ours, theirs in (
+            ("hidden_size", "dim"),
+            ("num_hidden_layers", "n_layers"),
+            ("num_attention_heads", "n_heads"),
+        ):
             arch[theirs] = arch.pop(ours)
         arch["hidden_dim"] = arch.pop("intermediate_size")
     return arch

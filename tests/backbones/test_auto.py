@@ -1,4 +1,4 @@
-"""``backbone=auto``: an architecture from its own config.json, through the command; and what is refused in one sentence."""
+"""``backbone=auto``: an architecture from its own config.json, through the command; what is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_every_form_that_weights_come_in_gives_the_same_encoder(tmp_path: Path) 
     shutil.copytree(tmp_path / "bin", tmp_path / "bins")
     (tmp_path / "bins" / "pytorch_model.bin").unlink()
     index = {}
-    for number, (name, value) in enumerate(model.state_dict().items()):
+    for number, name in enumerate(model.state_dict()):
         index[name] = f"pytorch_model-{number % 2}.bin"
     for shard in set(index.values()):
         part = {name: model.state_dict()[name] for name in index if index[name] == shard}
@@ -140,7 +140,8 @@ def test_one_yaml_pins_what_auto_reads(tmp_path: Path, command: Any) -> None:
     pinned = tmp_path / "conf" / "backbone" / "mine.yaml"
     pinned.parent.mkdir(parents=True)
     pinned.write_text(
-        f"name: mine\nfamily: auto\ndir: {tmp_path / 'models'}\npooling: auto\nsha256: {{model.safetensors: {sha256}}}\n"
+        f"name: mine\nfamily: auto\ndir: {tmp_path / 'models'}\npooling: auto\n"
+        f"sha256: {{model.safetensors: {sha256}}}\n"
     )
     (tmp_path / "models").mkdir()
     shutil.copytree(tmp_path / "model", tmp_path / "models" / "mine")
@@ -330,21 +331,64 @@ def test_more_layers_than_the_pinned_backbone_has(tmp_path: Path) -> None:
         load_backbone(config)
 
 
-def test_a_family_that_is_not_listed_is_looked_at(tmp_path: Path) -> None:
-    """Its attention drops by counted masks; one that mixes examples, or drops elsewhere, is refused."""
+@pytest.mark.parametrize(("family", "by_interface"), [("rembert", 0), ("ernie", tiny.LAYERS)])
+def test_a_family_that_is_not_listed_drops_by_counted_masks(family: str, by_interface: int, tmp_path: Path) -> None:
     from sora.backbones import DropoutKey
 
-    save_model(tmp_path / "rembert", "rembert")
-    backbone = load_backbone(auto(tmp_path / "rembert"))
-    sites = [name for name, module in backbone.encoder.named_modules(remove_duplicate=False) if "attention_site" in name]
-    inputs = batch("rembert")
-    quiet = backbone(inputs)
+    save_model(tmp_path, family)
+    backbone = load_backbone(auto(tmp_path))
+    every = backbone.encoder.named_modules(remove_duplicate=False)
+    assert sum(name.endswith(".attention_site") for name, _ in every) == by_interface
+    quiet = backbone(batch(family))
     backbone.dropout.begin(DropoutKey((1,), 0))
-    assert not torch.equal(backbone(inputs), quiet)
+    assert not torch.equal(backbone(batch(family)), quiet)
     backbone.dropout.end()
-    assert torch.equal(backbone(inputs), quiet)
-    assert len(sites) in (0, tiny.LAYERS), "one for each layer where attention goes by transformers' interface"
-    values = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 60, "tpu_short_seq_length": 16}
-    AutoModel.from_config(AutoConfig.for_model("fnet", **values)).save_pretrained(tmp_path / "fnet")
-    with pytest.raises(UserError, match="fnet does not run on token ids alone|the padding or another example"):
-        load_backbone(auto(tmp_path / "fnet"))
+    assert torch.equal(backbone(batch(family)), quiet)
+    only = auto(tmp_path)
+    only.arch.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    backbone = load_backbone(only)
+    backbone.dropout.begin(DropoutKey((1,), 0))
+    assert not torch.equal(backbone(batch(family)), quiet), "that of the attention probabilities alone"
+
+
+class Convolved(torch.nn.Module):
+    """An encoder whose tokens see their neighbours, padding or not."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        out = self.encoder(**inputs)
+        out.last_hidden_state = out.last_hidden_state + out.last_hidden_state.roll(-1, 1)
+        return out
+
+
+class Noisy(Convolved):
+    """An encoder that drops by torch's own generator."""
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        out = self.encoder(**inputs)
+        out.last_hidden_state = torch.nn.functional.dropout(out.last_hidden_state, 0.1, self.training)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [(Convolved, "the padding or another example of the batch reaches a token"), (Noisy, "set backbone.dropout=0")],
+)
+def test_a_family_that_is_not_listed_is_run_before_it_is_taken(kind: Any, said: str, tmp_path: Path) -> None:
+    from sora.backbones import unlisted
+
+    save_model(tmp_path, "ernie")
+    backbone = load_backbone(auto(tmp_path, dropout=0.0))
+    backbone.encoder = kind(backbone.encoder).eval()
+    with pytest.raises(UserError, match=said):
+        unlisted.check(backbone)
+
+
+def test_an_encoder_that_takes_no_mask_is_refused(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 60}
+    AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="fnet does not run on token ids alone"):
+        load_backbone(auto(tmp_path))

