@@ -20,6 +20,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from sora import records
+from sora.backbones.auto import described
 from sora.backbones.parts import assemble
 from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
@@ -57,6 +58,7 @@ def prepare(
     data = DataConfig(data_dir or os.environ.get(ENV), allow_partial)
     chosen = [load_task(name) for name in tasks]
     configs = [replace(backbone_config(name), weights=(weights or {}).get(name, "pretrained")) for name in backbones]
+    configs = [described(config) for config in configs]
     if unused := set(weights or {}) - set(backbones):
         raise UserError(f"weights are given for {', '.join(sorted(unused))}, which --backbone does not name")
     for task in chosen:

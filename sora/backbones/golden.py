@@ -54,12 +54,15 @@ GOLDEN: dict[str, dict[str, list[int]]] = {  # backbone.golden -> text -> ids, s
 GOLDEN["mpnet"] = {  # BERT's vocabulary after four tokens, with <s> and </s> around
     text: [0, *(token + 4 for token in ids[1:-1]), 2] for text, ids in GOLDEN["bert-uncased"].items()
 }
+ROWS = {"deberta-v3": 128100, "roberta": 50265, "bert-uncased": 30522, "mpnet": 30527}  # of the embeddings
 
 
 def golden_of(config: BackboneConfig) -> dict[str, list[int]]:
-    """The golden ids of a pinned backbone; {} where none are pinned, as for somebody's own weights."""
+    """The golden ids of a pinned backbone; {} where none are pinned, as for somebody's own weights or vocabulary."""
     own = config.weights not in ("pretrained", "random")
-    return {} if own or not config.golden else GOLDEN[config.golden]
+    if own or not config.golden or config.arch.get("vocab_size") != ROWS[config.golden]:
+        return {}
+    return GOLDEN[config.golden]
 
 
 def differences(tokenizer: Any, config: BackboneConfig) -> list[str]:

@@ -25,6 +25,7 @@ from sora.errors import UserError
 from tests import tiny
 from tests.backbones.folders import edit, save_model, save_tokenizer
 from tests.backbones.test_encoders import batch
+from tests.hub_cache import fill
 
 TASK = ("task=synthetic_pair", "task.sizes={train: 60, validation: 40}", "recipe=none", "budget=none")
 SHORT = ("trainer.max_steps=4", "trainer.batch_size=4", "trainer.eval_every=2", "trainer.max_length=32")
@@ -152,6 +153,28 @@ def test_one_yaml_pins_what_auto_reads(tmp_path: Path, command: Any) -> None:
     status, out, err = command("backbone=mine", *DRY, flags=("--config-dir", str(tmp_path / "conf")))
     assert status == 2
     assert "but backbone=mine pins abababababab..." in err
+
+
+def test_a_name_on_the_hub_is_read_from_its_cache(
+    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At its newest revision or a given one; adapters and cards name it as their base."""
+    save_model(tmp_path / "own", "electra")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    fill(tmp_path / "hub", "org/own-electra", "f" * 40, files)
+    words = ("backbone=auto", "backbone.weights=org/own-electra")
+    for more in ((), (f"backbone.revision={'f' * 40}",)):
+        status, out, err = command(*words, *more, *DRY)
+        assert status == 0, err
+        assert json.loads(out)["backbone"] == auto(tmp_path / "own").name
+    status, _, err = command(*words, f"backbone.revision={'e' * 40}", *DRY)
+    assert status == 2
+    assert "its cache has revision ffffffffffff, not eeeeeeeeeeee (backbone.revision)" in err
+    status, _, err = command(*words, "method=lora")
+    assert status == 0, err
+    (config,) = (tmp_path / "runs").glob("*/adapter/adapter_config.json")
+    assert json.loads(config.read_text())["base_model_name_or_path"] == "org/own-electra"
 
 
 # -- trained, exported, loaded in plain peft -----------------------------------------------------------------------
@@ -387,8 +410,8 @@ def test_a_family_that_is_not_listed_is_run_before_it_is_taken(kind: Any, said: 
         unlisted.check(backbone)
 
 
-def test_an_encoder_that_takes_no_mask_is_refused(tmp_path: Path) -> None:
+def test_fourier_transforms_over_the_batch_are_refused(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 60}
     AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="fnet does not run on token ids alone"):
+    with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
         load_backbone(auto(tmp_path))
