@@ -149,8 +149,8 @@ class Backbone(nn.Module):
             if listed is None:
                 names = [name for block in repeated_blocks(self.encoder) for name in linear if inside(name, block)]
             else:
-                found = [name for name in every if re.fullmatch(listed.blocks, name)]
-                names = [f"{block}.{end}" for block in found for end in listed.targets]
+                blocks = [name for name in every if re.fullmatch(listed.blocks, name)]
+                names = [f"{block}.{end}" for block in blocks for end in listed.targets]
             return {name: linear[name] for name in names}
         chosen: set[str] = set()
         for pattern in patterns:
@@ -193,8 +193,9 @@ def load_backbone(
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)  # its advice is about uses that are not ours
     hf_config = configuration(config)
+    pooler: dict[str, Tensor] = {}
     if config.weights == "random":
-        encoder, pooler = _random(config, hf_config), {}
+        encoder = _random(config, hf_config)
     else:
         encoder, pooler = _pretrained(config, hf_config, cache)
     encoder.requires_grad_(False)

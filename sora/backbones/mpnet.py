@@ -13,6 +13,8 @@ from sora.backbones.attention import additive, attention
 class BiasedAttention(nn.Module):
     """Takes the place of transformers' MPNetSelfAttention and keeps its children under their names."""
 
+    o: nn.Module
+
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         source: Any = original
@@ -28,8 +30,8 @@ class BiasedAttention(nn.Module):
         shape = (*hidden_states.shape[:-1], -1, self.head_size)
         query, key, value = (getattr(self, name)(hidden_states).view(shape).transpose(1, 2) for name in ("q", "k", "v"))
         scores = additive(attention_mask, query) + position_bias.to(query.dtype)
-        out, _weights = attention(self, query, key, value, scores)
-        return (self.o(out.reshape((*hidden_states.shape[:-1], -1))),)
+        context, _weights = attention(self, query, key, value, scores)
+        return (self.o(context.reshape(*hidden_states.shape[:-1], -1)),)
 
 
 class PositionBias:

