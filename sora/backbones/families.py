@@ -83,7 +83,10 @@ def positions(family: str, arch: Mapping[str, Any]) -> int | None:
     limit = dimension(arch, "max_position_embeddings")
     if not isinstance(limit, int) or arch.get("position_biased_input") is False:
         return None
-    return limit - (FAMILIES[family].offset if family in FAMILIES else 0)
+    if family in FAMILIES:
+        return limit - FAMILIES[family].offset
+    pad = arch.get("pad_token_id")  # as in RoBERTa, positions may be counted from the padding token on
+    return limit - (pad + 1 if isinstance(pad, int) and pad > 0 else 0)
 
 
 def own_pooling(family: str, arch: Mapping[str, Any]) -> str:

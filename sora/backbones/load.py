@@ -290,6 +290,8 @@ def _pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> t
                 ignore_mismatched_sizes=True,
                 **_options(cls),
             )
+    except MemoryError:
+        raise
     except Exception as error:
         raise _refused(hf_config.model_type, error) from error
     _check_report(config, files[0], encoder, state, report)

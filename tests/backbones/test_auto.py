@@ -22,6 +22,8 @@ from sora.backbones.auto import described
 from sora.backbones.source import backbone_identity
 from sora.config import BackboneConfig
 from sora.errors import UserError
+from sora.publish import find_run, publish
+from sora.tasks import load
 from tests import tiny
 from tests.backbones.folders import edit, save_model, save_tokenizer
 from tests.backbones.test_encoders import batch
@@ -188,7 +190,9 @@ def test_a_pack_trains_and_its_adapter_reloads_in_plain_peft(family: str, tmp_pa
     found = records.read_many(tmp_path / "results")
     assert [record["config"]["seed"] for record in found] == [0, 1]
     assert {record["config"]["backbone"]["name"] for record in found} == {auto(tmp_path / "own").name}
-    adapter = tmp_path / "runs" / found[0]["run_id"] / "adapter"
+    adapter = tmp_path / "adapter"
+    finished = find_run(found[0]["run_id"], Path("runs"), Path("results"))
+    publish(finished, adapter)
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "own"
     card = (adapter / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
@@ -196,12 +200,19 @@ def test_a_pack_trains_and_its_adapter_reloads_in_plain_peft(family: str, tmp_pa
     base = AutoModelForSequenceClassification.from_pretrained("own", num_labels=2, ignore_mismatched_sizes=True)
     theirs = peft.PeftModel.from_pretrained(base, adapter).eval()
     tokenizer = AutoTokenizer.from_pretrained("own")
-    one = theirs(**tokenizer("w1 w2", "w3", return_tensors="pt")).logits
-    shutil.copytree(adapter, tmp_path / "adapter")
-    scope: dict[str, Any] = {}
-    exec(code, scope)  # as the card has it, in the folder above the adapter
-    assert scope["model"](**tokenizer("w1 w2", "w3", return_tensors="pt")).logits.shape == one.shape
-    torch.testing.assert_close(scope["model"](**tokenizer("w1 w2", "w3", return_tensors="pt")).logits, one)
+    path = records.find(Path("results"), found[0]["run_id"])
+    assert path is not None
+    expected = torch.from_numpy(records.read_arrays(path)["report_logits"][:8].astype("float32"))
+    examples = load(finished.run.task, finished.run.protocol, finished.run.data).splits["report"].texts
+    inputs = tokenizer(*(column[:8] for column in examples), padding=True, return_tensors="pt", max_length=32)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(**inputs).logits, expected, rtol=0, atol=2e-3)  # kept as float16
+        scope: dict[str, Any] = {}
+        exec(code, scope)  # as the card has it, in the folder above the adapter
+        torch.testing.assert_close(scope["model"](**inputs).logits, theirs(**inputs).logits)
+        publish(finished, tmp_path / "merged", merge=True)
+        merged = AutoModelForSequenceClassification.from_pretrained("merged").eval()
+        torch.testing.assert_close(merged(**inputs).logits, theirs(**inputs).logits, rtol=0, atol=1e-5)
     assert model.num_labels == 5
 
 
