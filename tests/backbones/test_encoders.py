@@ -10,8 +10,8 @@ from sora.config import BackboneConfig
 from sora.errors import UserError
 from tests import tiny
 
-# transformers takes the square root of DeBERTa's scale in float32, whatever the model's type
-EXACT = dict.fromkeys(tiny.EVERY, 1e-11) | {"deberta-v2": 1e-6}
+# in float32 whatever the type: the square root of DeBERTa's scale, the rotation and the softmax of ModernBERT
+EXACT = dict.fromkeys(tiny.EVERY, 1e-11) | {"deberta-v2": 1e-6, "modernbert": 1e-6}
 
 
 def config(family, **changes):
@@ -71,7 +71,7 @@ def test_outputs_and_gradients(family, dtype):
         if other.grad is not None:
             torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=20 * tolerance, msg=name)
             reached += 1
-    assert reached > 20
+    assert reached >= 20
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,8 @@ def test_a_pack_equals_merged_models_of_transformers(family):
                 (layer.lora_B, (merged @ a.T * g).T),
                 (layer.gate, (b * (merged @ a.T)).sum(0)),
             ):
-                torch.testing.assert_close(mine.grad[replica], wanted, rtol=0, atol=100 * EXACT[family], msg=name)
+                close = {"rtol": 10 * EXACT[family], "atol": 100 * EXACT[family]}
+                torch.testing.assert_close(mine.grad[replica], wanted, **close, msg=name)
 
 
 @pytest.mark.parametrize(
