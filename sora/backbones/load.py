@@ -114,7 +114,9 @@ class Backbone(nn.Module):
         def tokenise() -> Encoding:
             if self._tokenizer is None:
                 self._tokenizer = load_tokenizer(self.config)
-            return encode(self._tokenizer, texts, max_length, segments, **how)
+            # a tokenizer that gives its owner no segments gives none here: then all tokens are of the first
+            own = segments and "token_type_ids" in self._tokenizer.model_input_names
+            return encode(self._tokenizer, texts, max_length, own, **how)
 
         if cache is None:
             return tokenise()

@@ -192,7 +192,7 @@ def test_a_pack_trains_and_its_adapter_reloads_in_plain_peft(family: str, tmp_pa
     assert {record["config"]["backbone"]["name"] for record in found} == {auto(tmp_path / "own").name}
     adapter = tmp_path / "adapter"
     finished = find_run(found[0]["run_id"], Path("runs"), Path("results"))
-    publish(finished, adapter)
+    publish(finished, adapter, merge=False)
     assert json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "own"
     card = (adapter / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
