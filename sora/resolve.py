@@ -32,7 +32,7 @@ from sora.config import (
     TrainerConfig,
 )
 from sora.errors import UserError
-from sora.place import expanded
+from sora.place import CONF, expanded
 from sora.sources import filled
 from sora.tasks import own
 from sora.tasks.spec import TaskConfig
@@ -49,7 +49,6 @@ GROUPS: dict[str, type[Any]] = {
     "paths": PathsConfig,
     "tracker": TrackerConfig,
 }
-CONF = Path(__file__).resolve().parents[1] / "conf"
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
 BENCHMARKS = ("glue", "superglue", "synthetic", "own")
 NOT_OF_A_RUN = (

@@ -138,9 +138,9 @@ class Head(nn.Module):
         self.dense_bias = nn.Parameter(bias.clone(), requires_grad=trains_dense and self.form.bias)
         self.norm = self.norm_bias = None
         if self.form.norm:
-            scale = backbone.pooler.get("norm.weight", torch.ones(size)).repeat(self.replicas, 1)
+            gain = backbone.pooler.get("norm.weight", torch.ones(size)).repeat(self.replicas, 1)
             shift = backbone.pooler.get("norm.bias", torch.zeros(size)).repeat(self.replicas, 1)
-            self.norm = nn.Parameter(scale, requires_grad=trains_dense)
+            self.norm = nn.Parameter(gain, requires_grad=trains_dense)
             self.norm_bias = nn.Parameter(shift, requires_grad=trains_dense) if self.form.norm_bias else None
         self.out = nn.Parameter(torch.stack(out), requires_grad=trains_out)
         self.out_bias = nn.Parameter(torch.zeros(self.replicas, outputs), requires_grad=trains_out)
