@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmark.cases import Case
 from benchmark.measure import Gate
-from sora.backbones.load import LAYER_TARGETS, PREFIXES
+from sora.backbones.families import FAMILIES
 from sora.backbones.tokenizer import encode, load_tokenizer
 from sora.compose import runs_of
 from sora.config import RunConfig
@@ -129,7 +129,7 @@ def matrices(case: Case, turn: Gate) -> None:
     """The products of the frozen matrices on our batches, forward and with the gradient, in bf16, and nothing else."""
     (run,) = runs(case)
     _, split = training_split(run)
-    ends = LAYER_TARGETS[run.backbone.family]
+    ends = FAMILIES[run.backbone.family].targets
     weights = [
         module.weight.detach().to(torch.bfloat16)
         for name, module in classifier(run).named_modules()
@@ -204,7 +204,7 @@ def authors(case: Case, turn: Gate) -> None:
     model = classifier(run, attention="eager").requires_grad_(False).to(device()).train()
     layers = []
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and ".layer." in name and name.endswith(LAYER_TARGETS[run.backbone.family]):
+        if isinstance(module, nn.Linear) and ".layer." in name and name.endswith(FAMILIES[run.backbone.family].targets):
             parent, _, child = name.rpartition(".")
             layers.append(NaiveSora(module, case.r).to(device()))
             setattr(model.get_submodule(parent), child, layers[-1])
@@ -268,7 +268,7 @@ def adapted(case: Case, run: RunConfig) -> Any:
     model = classifier(run)
     if case.method == "full":
         return model
-    ends, layers = LAYER_TARGETS[run.backbone.family], run.backbone.arch["num_hidden_layers"]
+    ends, layers = FAMILIES[run.backbone.family].targets, run.backbone.arch["num_hidden_layers"]
     targets = [f"{_prefix(run)}.encoder.layer.{layer}.{end}" for layer in range(layers) for end in ends]
     whole = {"bert": ["classifier", "bert.pooler"], "roberta": ["classifier"], "deberta-v2": ["classifier", "pooler"]}
     common = {"lora_alpha": ALPHA, "target_modules": targets, "modules_to_save": whole[run.backbone.family]}
@@ -300,7 +300,7 @@ def padded(run: RunConfig, split: EncodedSplit) -> list[dict[str, Tensor]]:
 
 
 def _prefix(run: RunConfig) -> str:
-    return PREFIXES[run.backbone.family]
+    return FAMILIES[run.backbone.family].prefix
 
 
 TRAIN: dict[str, Callable[[Case, Gate], None]] = {

@@ -18,6 +18,7 @@ from typing import Any
 from sora import records, studies
 from sora.console import Parser, place_of, run
 from sora.errors import UserError
+from sora.files import replaced
 
 Record = dict[str, Any]
 
@@ -103,10 +104,8 @@ def _different(one: Record, other: Record) -> list[str]:
 
 def _copy(file: Path, place: Path) -> None:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.tmp")
-        shutil.copyfile(file, partial)
-        partial.replace(place)
+        with replaced(place) as partial:
+            shutil.copyfile(file, partial)
     except OSError as error:
         raise UserError(f"{place}: cannot be written ({error.strerror}); choose another folder with --into") from error
 

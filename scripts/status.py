@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import experiments
-from experiments.progress import progress, told
+from experiments.progress import described, progress
 from experiments.study import load
 from sora.arguments import hydra_text
 from sora.commands import here
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [f"{key}={hydra_text(folder)}" for key, folder in folders.items() if folder != key.partition(".")[2]]
     own = [str(options.config_dir)] if options.config_dir else []
     for study in shown:
-        shown_as = {each.command: here(each.command, own, words) for each in study.runs}
-        print(told(progress(study, Path(options.runs or "runs")), options.commands, shown_as))
+        state = progress(study, Path(options.runs or "runs"))
+        print(described(state, options.commands, lambda command: here(command, own, words)))
     if not shown:
         print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
     problems = [*loaded.problems]

@@ -23,8 +23,8 @@ from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
 from sora.console import Parser, place_of, run
 from sora.errors import UserError
+from sora.files import write_text
 from sora.place import CONF
-from sora.records import write_bytes
 from sora.studies import FOLDER
 from sora.untrusted import is_name
 
@@ -71,8 +71,7 @@ def tune(results: Path, conf: Path) -> list[Path]:
         print(f"{path}: has published values and is left alone", file=sys.stderr)
     texts = {path: recipe(path, *joined(path, grids)) for path, grids in found.items() if path not in published}
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, text.encode("utf-8"))
+        write_text(path, text)
     return list(texts)
 
 

@@ -15,9 +15,10 @@ import yaml
 from safetensors import safe_open
 
 from sora.backbones.head import form_of
+from sora.backbones.source import base_name
 from sora.config import PeftConfig, RunConfig
 from sora.export import HEAD_WEIGHTS, OWN_WEIGHTS, PEFT_CONFIG
-from sora.records import write_text
+from sora.files import write_text
 
 TITLES = {
     "sora": "SoRA",
@@ -33,7 +34,7 @@ TITLES = {
     "peft": "PEFT",
 }
 BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task", "own": "own data"}
-IN_LAYER = re.compile(r"(?:.*\.)?layer\.(\d+)\.(.+)")
+IN_LAYER = re.compile(r"(?:.*\.)?layers?\.(\d+)\.(.+)")
 
 
 def write(folder: Path, run: RunConfig, record: Mapping[str, Any]) -> None:
@@ -97,13 +98,6 @@ def _is_hub(run: RunConfig) -> bool:
     return bool(run.backbone.hub) and run.backbone.weights == "pretrained"
 
 
-def base_name(run: RunConfig) -> str:
-    """What ``from_pretrained`` takes to get the frozen weights."""
-    if run.backbone.weights in ("pretrained", "random"):
-        return run.backbone.hub or run.backbone.name
-    return Path(run.backbone.weights).name
-
-
 # -- sections --------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +149,9 @@ def _use(folder: Path, run: RunConfig) -> str:
     if (folder / OWN_WEIGHTS).is_file():
         with safe_open(folder / OWN_WEIGHTS, "np") as file:
             equation = file.metadata()["equation"]
-        return f"## Use\n\nBase: {base_name(run)}. Neither PEFT nor transformers has a class for it. {equation}"
+        return (
+            f"## Use\n\nBase: {base_name(run.backbone)}. Neither PEFT nor transformers has a class for it. {equation}"
+        )
     adapter, own_head = (folder / PEFT_CONFIG).is_file(), (folder / HEAD_WEIGHTS).is_file()
     loader = "AutoModel" if own_head else "AutoModelForSequenceClassification"
     spans = run.task.span_vectors
@@ -168,7 +164,9 @@ def _use(folder: Path, run: RunConfig) -> str:
     lines += [f"from transformers import {loader}, AutoTokenizer", ""]
     if adapter:
         classes = "" if own_head else f", num_labels={run.task.head_outputs}"
-        lines.append(f'base = "{base_name(run)}"')
+        if classes and not _is_hub(run):  # its own classifier may be one of other labels
+            classes += ", ignore_mismatched_sizes=True"
+        lines.append(f'base = "{base_name(run.backbone)}"')
         lines.append(f"model = {loader}.from_pretrained(base{classes}, dtype=torch.float32)")
         lines.append(f'model = PeftModel.from_pretrained(model, "{here}").eval()  # "{here}": this folder')
     else:
@@ -204,9 +202,13 @@ def _own_head(here: str, run: RunConfig) -> list[str]:
 
     arch = dict(run.backbone.arch)
     form = form_of(run.backbone.family, AutoConfig.for_model(arch.pop("model_type", run.backbone.family), **arch))
-    activation = "torch.tanh" if form.activation == "tanh" else "torch.nn.functional.gelu"
+    plain = {"tanh": "torch.tanh", "relu": "torch.relu", "gelu": "torch.nn.functional.gelu"}
+    activation = plain.get(form.activation, f"ACT2FN[{form.activation!r}]")
+    dense_bias = f' + head["{form.dense}.bias"]' if form.bias else ""
     mean, spans = run.backbone.pooling == "mean", bool(run.task.span_vectors)
     lines = [f'head = load_file("{here}/{HEAD_WEIGHTS}")', "", ""]
+    if form.activation not in plain:
+        lines.insert(0, "from transformers.activations import ACT2FN")
     lines.append(f"def logits(batch{', spans' if spans else ''}):")
     if spans:
         lines.append('    """``spans`` [n, S, 2]: first token and end of each marked word, special tokens counted."""')
@@ -215,8 +217,12 @@ def _own_head(here: str, run: RunConfig) -> list[str]:
         lines.append('    mask = batch["attention_mask"].unsqueeze(-1)')
     lines += [
         f"    x = {'(hidden * mask).sum(1) / mask.sum(1)' if mean else 'hidden[:, 0]'}",
-        f'    x = {activation}(x @ head["{form.dense}.weight"].T + head["{form.dense}.bias"])',
+        f'    x = {activation}(x @ head["{form.dense}.weight"].T{dense_bias})',
     ]
+    if form.norm:
+        shift = f', head["{form.norm}.bias"]' if form.norm_bias else ""
+        norm = f'head["{form.norm}.weight"]{shift}, eps={form.norm_eps!r}'
+        lines.append(f"    x = torch.nn.functional.layer_norm(x, x.shape[-1:], {norm})")
     if spans:
         lines += [
             "    words = [torch.cat([h[a:b].mean(0) for a, b in pair]) for h, pair in zip(hidden, spans.tolist())]",

@@ -48,20 +48,22 @@ class BackboneConfig:
     """
 
     name: str
-    family: str = opt("bert", choices=("bert", "roberta", "deberta-v2"))
+    family: str = opt("bert")  # model_type in transformers; auto = what config.json beside the weights says
     version: int = opt(1, minimum=1)
     hub: str = opt("", science=False)  # repository on the Hugging Face hub
     revision: str = opt("", science=False)  # pinned commit of that repository
     sha256: dict[str, str] = opt({}, science=False)  # weight file -> pinned hash
     package: str = opt("", science=False)  # pip package that carries the weights ("" = none)
     package_folder: str = opt("", science=False)  # folder of the weights inside that package
+    parts: list[str] = opt([], science=False)  # pip packages, name==version, of a zip in parts
     note: str = opt("", science=False)  # what must be said beside every number of this backbone
     dir: str = opt("", science=False)  # folder with a folder for each backbone; "" = package or hub
-    weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>
+    weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>; of backbone=auto also a hub name
     init_seed: int = opt(0, minimum=0, maximum=MAX_SEED, science=False)  # of random weights
     dropout: float | None = opt(None, minimum=0.0, below=1.0)  # null = the architecture's own probabilities
-    pooling: str = opt("cls", choices=("cls", "mean"))
+    pooling: str = opt("cls", choices=("cls", "mean", "auto"))  # auto = as the architecture's own classifier pools
     tokenizer: str = opt("spm", choices=("spm", "hf"))  # only DeBERTaV3's differ
+    golden: str = opt("", science=False)  # token ids that its tokenizer must give (sora/backbones/golden.py)
     arch: dict[str, Any] = opt({})  # transformers config of the architecture
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from sora import estimate, schedules
 from sora.backbones import DropoutKey
 from sora.backbones.golden import differences, golden_of
-from sora.backbones.source import PICKLED, backbone_identity, weights_file
+from sora.backbones.source import backbone_identity, weights_files
 from sora.backbones.tokenizer import load_tokenizer
-from sora.backbones.weights import read_state
+from sora.backbones.weights import PICKLE, read_state
 from sora.cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
@@ -117,9 +117,10 @@ def _weights(case: Case) -> tuple[str, str]:
     if config.weights == "random":
         return "note", f"random, from init_seed {config.init_seed}: no result of a pretrained {config.name}"
     sha256 = backbone_identity(config)["sha256"]
-    path = weights_file(config)
-    found = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in read_state(path, sha256, None).values()})
-    return "ok", f"{path.name} of {config.name}, sha256 {sha256[:12]}: {', '.join(found)} in the file, read as float32"
+    files = weights_files(config)
+    found = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in read_state(files, sha256, None).values()})
+    name = files[0].name if len(files) == 1 else f"{len(files)} shards"
+    return "ok", f"{name} of {config.name}, sha256 {sha256[:12]}: {', '.join(found)} in the file, read as float32"
 
 
 def _tokenizer(case: Case) -> tuple[str, str]:
@@ -224,8 +225,9 @@ def _disk(case: Case) -> tuple[str, str]:
         "paths.results": sum(case.data.sizes.values()) * (case.run.task.num_outputs * estimate.FLOAT + 16),
         "paths.cache": int(sum(case.data.sizes.values()) * case.facts.tokens(case.run)[0] * 5),
     }
-    if case.run.backbone.weights == "pretrained" and weights_file(case.run.backbone).name == PICKLED:
-        needed["paths.cache"] += weights_file(case.run.backbone).stat().st_size
+    if case.run.backbone.weights != "random":
+        files = weights_files(case.run.backbone)
+        needed["paths.cache"] += sum(path.stat().st_size for path in files if path.suffix == PICKLE)
     paths = case.run.paths
     folders = {"paths.runs": paths.runs, "paths.results": paths.results}
     folders["paths.cache"] = str(cache_folder("", paths.cache))

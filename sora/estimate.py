@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sora import schedules
+from sora.backbones.families import dimension
 from sora.config import BackboneConfig, PeftConfig, RunConfig
 from sora.tasks import TaskData
 
@@ -56,19 +57,23 @@ class Shape:
     heads: int
     vocabulary: int
     positions: int
+    distinct: int  # layers with weights of their own
 
     @classmethod
     def of(cls, backbone: BackboneConfig) -> Shape:
         """Read from ``backbone.arch``."""
         arch: dict[str, Any] = backbone.arch
-        hidden = int(arch["hidden_size"])
+        hidden = int(dimension(arch, "hidden_size"))
+        layers = int(dimension(arch, "num_hidden_layers", 12))
+        shared = int(arch.get("num_hidden_groups", 1)) * int(arch.get("inner_group_num", 1))
         return cls(
-            int(arch.get("num_hidden_layers", 12)),
+            layers,
             hidden,
-            int(arch.get("intermediate_size", 4 * hidden)),
-            int(arch.get("num_attention_heads", 12)),
-            int(arch.get("vocab_size", 30522)),
-            int(arch.get("max_position_embeddings", 512)),
+            int(dimension(arch, "intermediate_size", 4 * hidden)),
+            int(dimension(arch, "num_attention_heads", 12)),
+            int(dimension(arch, "vocab_size", 30522)),
+            int(dimension(arch, "max_position_embeddings", 512)),
+            shared if backbone.family == "albert" else layers,
         )
 
     @property
@@ -79,7 +84,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """All weights, but for vectors."""
-        return self.matrices + (self.vocabulary + self.positions) * self.hidden
+        return self.matrices * self.distinct // self.layers + (self.vocabulary + self.positions) * self.hidden
 
 
 def steps(run: RunConfig, facts: DataFacts) -> int:
@@ -127,7 +132,7 @@ def trainable(run: RunConfig) -> int:
         rank = rank if isinstance(rank, int) else 8  # a mistake, which PEFT will tell of
     else:
         rank = next((getattr(method, name) for name in ("init_r", "r", "bottleneck") if hasattr(method, name)), 1)
-    return head + shape.layers * rank * (8 * shape.hidden + 2 * (shape.hidden + shape.inner))
+    return head + shape.distinct * rank * (8 * shape.hidden + 2 * (shape.hidden + shape.inner))
 
 
 def kept_bytes(runs: Sequence[RunConfig], length: int) -> int:
@@ -178,7 +183,7 @@ def _written_out(run: RunConfig, dropping: bool) -> bool:
 
 
 def _dropout(run: RunConfig, name: str) -> float:
-    return float(run.backbone.arch.get(name, 0.1)) if run.backbone.dropout is None else run.backbone.dropout
+    return float(dimension(run.backbone.arch, name, 0.1)) if run.backbone.dropout is None else run.backbone.dropout
 
 
 def _size(run: RunConfig) -> int:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.backbones.head import form_of
-from sora.records import write_text
+from sora.files import replaced, write_text
 
 if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
@@ -194,6 +194,5 @@ def write_tensors(
 
 def _save(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
     plain = {key: value.detach().to("cpu", torch.float32).contiguous().clone() for key, value in tensors.items()}
-    partial = path.with_suffix(".tmp")
-    save_file(plain, partial, metadata={"format": "pt"} | metadata)
-    partial.replace(path)
+    with replaced(path) as partial:
+        save_file(plain, partial, metadata={"format": "pt"} | metadata)

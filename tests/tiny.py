@@ -47,7 +47,47 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "layer_norm_eps": 1e-7,
     },
 }
-FAMILIES = tuple(ARCHITECTURES)
+FAMILIES = tuple(ARCHITECTURES)  # of the backbones with every method; what follows is put to the same proofs with one
+_BERT = {"max_position_embeddings": 64, "type_vocab_size": 2}
+ARCHITECTURES |= {
+    "xlm-roberta": ARCHITECTURES["roberta"] | {"model_type": "xlm-roberta"},
+    "electra": _BERT | {"model_type": "electra", "embedding_size": 16},
+    "distilbert": {
+        "model_type": "distilbert",
+        "max_position_embeddings": 64,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation": "gelu",
+    },
+    "albert": _BERT
+    | {
+        "model_type": "albert",
+        "embedding_size": 16,
+        "num_hidden_layers": 4,
+        "num_hidden_groups": 2,
+        "classifier_dropout_prob": 0.1,
+        "hidden_act": "gelu_new",
+    },
+    "mpnet": {"model_type": "mpnet", "max_position_embeddings": 64, "pad_token_id": 1},
+    "modernbert": {
+        "model_type": "modernbert",
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 64,
+        "local_attention": 16,  # 8 tokens to each side
+        "attention_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "mlp_dropout": 0.1,
+        "classifier_dropout": 0.1,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # not listed by name: attention of its own, and by transformers' interface
+    "rembert": _BERT | {"model_type": "rembert", "input_embedding_size": 16, "output_embedding_size": 16},
+    "ernie": _BERT | {"model_type": "ernie"},
+}
+EVERY = tuple(ARCHITECTURES)
 
 
 class Tokens:

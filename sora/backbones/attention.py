@@ -1,4 +1,4 @@
-"""Attention of BERT and RoBERTa: one function behind transformers' attention interface, replicas side by side.
+"""Attention of every encoder but DeBERTa: one function behind transformers' attention interface, replicas side by side.
 
 Attention has no trainable tensor of its own, so the replica axis is just more examples here. In fp32 without
 attention dropout it is torch's fused kernel; otherwise explicit products around an fp32 softmax, because the CPU's
@@ -12,26 +12,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, bidirectional_mask_function, sdpa_mask
 
-from sora.backbones.dropout import CounterDropout
+from sora.backbones.dropout import CounterDropout, DropoutContext
 
 IMPLEMENTATION = "sora"  # transformers' name of this attention: config._attn_implementation
 LOW_PRECISION = (torch.bfloat16, torch.float16)
+SEEN: dict[int, tuple[Any, float]] = {}  # modules without a site, with the dropout that they asked for when they ran
 
 
-def key_mask(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
-    """Mask of the keys, bool [B, 1, 1, t], True where valid, from the padding mask [B, t].
+def key_mask(attention_mask: Tensor | None = None, mask_function: Any = None, **how: Any) -> Tensor | None:
+    """Mask of the keys, bool [B, 1, 1, t], True where valid, from the padding mask [B, t]; [B, 1, t, t] for a window.
 
-    transformers' own masks ask the device whether any padding is there, which would wait for it every step.
+    transformers' own masks ask the device whether any padding is there, which would wait for it every step. In a window
+    every token sees itself, so that no row of padding is without a key: its softmax would be NaN and spread.
     """
-    return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    if mask_function in (None, bidirectional_mask_function):
+        return None if attention_mask is None else attention_mask.bool()[:, None, None, :]
+    how["allow_is_causal_skip"] = how["allow_is_bidirectional_skip"] = False
+    window = sdpa_mask(attention_mask=attention_mask, mask_function=mask_function, **how)
+    assert window is not None
+    return window | torch.eye(window.shape[-1], dtype=torch.bool, device=window.device)
 
 
 def additive(mask: Tensor | None, like: Tensor) -> Tensor:
-    """``mask`` bool [B, 1, 1, t] as a term of the scores in the dtype of ``like``: 0 or its lowest number."""
+    """``mask`` bool [B, 1, 1 or t, t] as a term of the scores in the dtype of ``like``: 0 or its lowest number.
+
+    A mask of numbers is such a term already.
+    """
     if mask is None:
         return like.new_zeros((1, 1, 1, 1))
+    if mask.is_floating_point():
+        return mask.to(like.dtype)
     low = torch.finfo(like.dtype).min
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, low)
 
@@ -52,25 +64,34 @@ def attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention: [B, H, t, dh] three times -> ([B, t, H, dh], None).
 
-    ``module.dropout`` is the CounterDropout of the attention probabilities; transformers' own ``dropout`` argument
-    follows module.training and is ignored.
+    Args:
+        module: its ``attention_site`` is the CounterDropout of the attention probabilities.
+        dropout: transformers' own probability, which follows module.training; nothing is dropped by it.
+        attention_mask: bool, or a term of the scores, [B or 1, H or 1, t or 1, t].
     """
-    dropout: CounterDropout = module.dropout  # type: ignore[assignment]
+    site = getattr(module, "attention_site", None)
+    if site is None:  # a family that is not listed, looked at by :mod:`sora.backbones.unlisted`
+        SEEN[id(module)] = (module, dropout)
+        site = _NONE
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.dtype not in LOW_PRECISION and not dropout.active:
+    if query.dtype not in LOW_PRECISION and not site.active:
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scale)
         return out.transpose(1, 2), None
     batch, heads, length, size = query.shape
     flat = (batch * heads, length, size)
     bias = additive(attention_mask, query)
-    bias = bias.expand(batch, heads, 1, bias.shape[-1]).reshape(batch * heads, 1, -1)
+    bias = bias.expand(batch, heads, *bias.shape[2:]).reshape(batch * heads, *bias.shape[2:])
     scores = torch.baddbmm(bias, query.reshape(flat), key.reshape(flat).transpose(1, 2), alpha=scale)
-    out = weigh(scores, value.reshape(flat), dropout, heads)
+    out = weigh(scores, value.reshape(flat), site, heads)
     return out.view(batch, heads, length, size).transpose(1, 2), None
+
+
+_NONE = CounterDropout(0.0, DropoutContext(), "none")
 
 
 def register() -> str:

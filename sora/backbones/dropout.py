@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ class DropoutContext:
         self._device_keys: dict[torch.device, Tensor] = {}
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self.replicas = 1
+        self.begun = 0  # forward passes so far
 
     def register(self, name: str) -> int:
         """Index of a new site. Raises ValueError when the name is taken: two sites would share masks."""
@@ -108,6 +109,7 @@ class DropoutContext:
 
     def begin(self, key: DropoutKey | None) -> None:
         """Set the masks of the coming forward pass; None switches dropout off."""
+        self.begun += 1
         self._device_keys.clear()
         if key is None:
             self._host_keys = None
@@ -234,9 +236,14 @@ class CounterDropout(nn.Module):
         return self.threshold > 0 and self.context.active
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R*b, d] or [R*b, t, d], replica-major -> the same shape; a row is (slot, position)."""
+        """[R*b, d] or [R*b, t, d], replica-major -> the same shape; a row is (slot, position).
+
+        [R*b, H, t, t] are attention probabilities, of an attention that is not written for this class.
+        """
         if not self.active:
             return x
+        if x.dim() == 4:
+            return self.probabilities(x.flatten(0, 1), x.shape[1]).view(x.shape) * self.scale
         slots = self._slots(x.shape[0])
         counters = self.context.counters(slots, 1, x.shape[1] if x.dim() == 3 else 1, x.device)
         return self._drop(x, counters)
@@ -274,10 +281,34 @@ class CounterDropout(nn.Module):
         return f"p={self.p}"
 
 
-def replace_dropouts(model: nn.Module, context: DropoutContext) -> int:
-    """Replace every nn.Dropout below ``model`` by a CounterDropout named after its module; returns how many."""
+class RepeatedDropout(CounterDropout):
+    """A site that one forward pass runs ``uses`` times, as in layers with shared weights, each with its own masks."""
+
+    def __init__(self, p: float, context: DropoutContext, name: str, uses: int) -> None:
+        super().__init__(p, context, name)
+        self.sites = [self.site, *(context.register(f"{name}@{use}") for use in range(1, uses))]
+        self._begun = self._used = 0
+
+    def _drop(self, x: Tensor, counters: Tensor, scale: float | None = None) -> Tensor:
+        if self._begun != self.context.begun:
+            self._begun, self._used = self.context.begun, 0
+        self.site = self.sites[self._used % len(self.sites)]
+        self._used += 1
+        return super()._drop(x, counters, scale)
+
+
+def new_site(p: float, context: DropoutContext, name: str, uses: int = 1) -> CounterDropout:
+    """A site that one forward pass runs ``uses`` times."""
+    return CounterDropout(p, context, name) if uses == 1 else RepeatedDropout(p, context, name, uses)
+
+
+def replace_dropouts(model: nn.Module, context: DropoutContext, uses: Callable[[str], int] = lambda name: 1) -> int:
+    """Replace every nn.Dropout below ``model`` by a CounterDropout named after its module; returns how many.
+
+    ``uses``: how often one forward pass runs the module of a name.
+    """
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
     for name, module in found:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, CounterDropout(module.p, context, name))
+        setattr(model.get_submodule(parent), child, new_site(module.p, context, name, uses(name)))
     return len(found)

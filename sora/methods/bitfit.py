@@ -17,6 +17,7 @@ from sora.adapters.bias import StackedBias
 from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import BitfitConfig
+from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 
@@ -37,6 +38,8 @@ class Bitfit(Method):
             for name, module in backbone.encoder.named_modules()
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None and name != TABLE_NORM
         ]
+        if not found:
+            raise UserError(f"method=bitfit: {backbone.arch.family} has no bias to train; choose another method")
         for name, base in found:
             self.layers[name] = StackedBias(base, plan.replicas)
             replace_module(backbone.encoder, name, self.layers[name])

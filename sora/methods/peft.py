@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from sora import export
 from sora.backbones import Backbone, Head
-from sora.backbones.dropout import replace_dropouts
-from sora.backbones.head import fits_class
+from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
 from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
@@ -71,14 +70,16 @@ class Peft(Method):
         if plan.replicas != 1:
             raise UserError(f"method.name: peft trains runs one by one and cannot be packed, got {plan.replicas} runs")
         self.plan, self.backbone = plan, backbone
-        self.classifies = fits_class(backbone.config.pooling, plan.runs[0].task.span_vectors)
+        self.classifies = fits_class(
+            form_of(backbone.arch.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
+        )
         root = _Root(backbone, self.classifies)
         names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
         settings = self._settings(names)
         with torch.random.fork_rng(), _refused_by("PEFT", self.config.options):
             torch.manual_seed(generators[0].initial_seed())
             self.model = PeftModel(root.module, settings)
-        replace_dropouts(backbone.encoder, backbone.dropout)
+        backbone.count_dropouts()
 
     def _settings(self, targets: list[str]) -> Any:
         """PEFT's own configuration object."""

@@ -16,6 +16,7 @@ from sora.cache import cache_folder
 from sora.coercion import nearest
 from sora.config import LoraConfig, RunConfig
 from sora.errors import UserError
+from sora.files import write_text
 from sora.resolve import build_runs
 
 
@@ -151,7 +152,7 @@ def _write_tokenizer(run: RunConfig, out: Path) -> None:
         # Its own class builds a normaliser anew instead of reading the one that was saved: see load_tokenizer.
         path = out / "tokenizer_config.json"
         config = _read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        records.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _make_empty(out: Path) -> None:

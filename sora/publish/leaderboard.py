@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from sora import records
 from sora.errors import UserError
+from sora.files import write_bytes
 from sora.tasks import Examples, TaskConfig, load_task
 from sora.tasks.metrics import predict
 from sora.tasks.spec import CONF
@@ -161,7 +162,7 @@ def collect(
                 f"the leaderboard of {benchmark} refuses a zip without {missing[0]}; train its task with "
                 "predict=true, or write what there is with --incomplete"
             )
-    records.write_bytes(out, _zipped(files))
+    write_bytes(out, _zipped(files))
     print(out)
 
 

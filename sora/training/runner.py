@@ -35,6 +35,7 @@ from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.estimate import facts_of
+from sora.files import write_text
 from sora.identity import run_id
 from sora.tasks import TaskData, load, load_test
 
@@ -79,7 +80,7 @@ class Job:
         """Replace status.json."""
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         content = {"status": status, "run_id": self.run_id, **who, "time": now()} | values
-        records.write_text(self.folder / "status.json", json.dumps(content, indent=2) + "\n")
+        write_text(self.folder / "status.json", json.dumps(content, indent=2) + "\n")
 
 
 def now() -> str:
@@ -199,7 +200,7 @@ def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemp
         if not jobs:
             return
         for job in jobs:
-            records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
+            write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
             job.set_status("running", command=command, resume=_again(command))
         waiting = _companies(jobs)
         try:

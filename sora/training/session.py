@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sora import card, export, records
+from sora.backbones.head import describe
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.regime import regime
@@ -61,6 +62,8 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, preemption: Preempt
             tracker.print(f"device={run.device}: {named(device)}, {threads}")
             if words := slow(run.precision, device):
                 tracker.print(f"warning: {words}")
+            if words := describe(pack.model.backbone, run.backbone.pooling):
+                tracker.print(f"backbone {words}")
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.print(f"resumed at step {step} of {pack.total_steps}")
@@ -115,6 +118,7 @@ def remote_loggers(jobs: Sequence[Job]) -> list[Logger]:
 def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     """What a dry run tells of each run: identity, sizes of the splits, parameter counts, adapted matrices."""
     pack = build_pack([job.run for job in jobs], data, torch.device("cpu"), encode=False)
+    words = describe(pack.model.backbone, jobs[0].run.backbone.pooling)
     counts = {group.name: group.columns.stop - group.columns.start for group in pack.optimizer.groups}
     lines = []
     for replica, job in enumerate(jobs):
@@ -137,6 +141,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 "params": parameter_counts(pack, replica) | low_rank,
                 **({"matrices": len(summary.ranks), "targets": list(summary.ranks)} if summary.ranks else {}),
                 **({"regime": expected.numbers()} if expected else {}),
+                **({"built": words} if words else {}),
                 "record": str(job.record_path),
             }
         )

@@ -36,10 +36,18 @@ def _long(path: Path) -> Iterator[tuple[str, str, str]]:
         head, *rows = csv.reader(file)
     columns = [name if head.index(name) == i else f"{name} (column {i})" for i, name in enumerate(head)]
     for row in rows:
-        key = "; ".join(f"{name}={value}" for name, value in zip(columns, row, strict=True) if name in KEYS)
+        key = "; ".join(f"{name}={_plain(value)}" for name, value in zip(columns, row, strict=True) if name in KEYS)
         for name, value in zip(columns, row, strict=True):
             if name not in KEYS and value:
                 yield key, name, value
+
+
+def _plain(value: str) -> str:
+    """A number in a key without a needless ``.0``."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
 
 
 def read() -> dict[Place, str]:

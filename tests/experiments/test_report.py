@@ -6,11 +6,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments import report
-from experiments.artefacts import Caption, Cell, Table, text
 from experiments.study import load
+from experiments.summary import Section
+from experiments.tables import Table
 from scripts import tables
 from tests.experiments import made
 
@@ -62,7 +64,7 @@ def test_tags_are_balanced_and_addresses_stay_inside(page: Path) -> None:
 
 def test_it_says_what_is_missing_and_where_the_numbers_come_from(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
-    assert "11 of 12 runs done" in content
+    assert "11 of 12 runs" in content
     assert "python run.py method=sora task=mrpc seed=1" in content
     assert "Provenance" in content
     assert "1" * 64 in content  # sha256 of the weights
@@ -72,9 +74,8 @@ def test_it_says_what_is_missing_and_where_the_numbers_come_from(page: Path) -> 
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     made.studies.write(tmp_path, made.manifest("mine", {"task": ["rte"], "x": [HOSTILE]}, {"y": HOSTILE}))
     study = load(tmp_path, lambda _: frozenset()).studies[0]
-    cells = [[text(HOSTILE), Cell(HOSTILE, HOSTILE, {}, (HOSTILE,))]]
-    table = Table("t", HOSTILE, Caption(HOSTILE, (HOSTILE,)), [HOSTILE, "b"], cells, [HOSTILE])
-    content = report.page([report.Section(study, HOSTILE, [table], {})], [HOSTILE], HOSTILE)
+    table = Table("t", HOSTILE, HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE], "b": [1.0]}), notes=[HOSTILE])
+    content = report.page([Section(study, HOSTILE, [table], {})], [HOSTILE], HOSTILE)
     tags = Tags(content)
     assert sum(tag == "script" for tag, _ in tags.seen) == 1  # the page's own
     assert all(set(attrs) <= {"class", "data-v", "title"} for tag, attrs in tags.seen if tag == "td")

@@ -233,6 +233,13 @@ def test_own_and_official_tasks_in_one_sweep(typed: Command, tmp_path: Path) -> 
         [("synthetic_pair", 0), ("synthetic_pair", 1)],
         [("own", 0), ("own", 1)],
     ]
+    typed(
+        "-m", "task=own", "task.name=reviews", "seed=0,1", *OWN[1:], files, "++backbone.weights=random", "study.name=r"
+    )
+    (manifest,) = (tmp_path / "results" / "studies").glob("r-*.json")
+    planned = json.loads(manifest.read_text(encoding="utf-8"))
+    assert planned["axes"]["task"] == ["reviews"]  # as its records say
+    assert {each["axes"]["task"] for each in planned["runs"]} == {"reviews"}
     typed_alone = typed("task=synthetic_pair", *OWN[1:], files)  # as the sweep's manifest lists it
     assert "note: data.files has no effect, task=synthetic_pair has files of its own" in typed_alone.err
     assert "data.files: is read by task=own, and task=rte has files of its own; add task=own" in typed(files).err

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from sora.config import METHODS
+from sora.errors import UserError
 from sora.training.evaluation import predict
 from tests import tiny
 from tests.composing import CONF
@@ -63,7 +64,18 @@ def test_fp32_to_1e5(family, tmp_path):
     torch.testing.assert_close(packed[1], alone[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY[len(tiny.FAMILIES) :])
+@pytest.mark.parametrize("method", ["sora", "bitfit"])
+def test_other_families_to_1e9(family, method, tmp_path):
+    """Encoders read from their own config.json; the adapters of all methods are the same modules on other matrices."""
+    if (family, method) == ("modernbert", "bitfit"):
+        with pytest.raises(UserError, match=r"method=bitfit: modernbert has no bias"):
+            tiny.pack(tiny.runs(family, [0], method={"name": method}))
+        return
+    test_float64_to_1e9(family, {"name": method}, tmp_path)
+
+
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_with_dropout_too(family, tmp_path):
     """Masks are drawn by seed, place and step, so that even with dropout a replica does not feel its neighbours."""
     method = {"name": "sora", "dropout": 0.1}
