@@ -184,7 +184,7 @@ def _best_run(tasks: Sequence[str], candidates: Sequence[dict[str, Any]], runs: 
 
 
 def _selected(record: dict[str, Any]) -> float:
-    """Return the select metric of the weights that predicted; -inf where the task's file had another one at that time."""
+    """Return the select metric of the weights that predicted; -inf where the task had another one then."""
     config = record["config"]["task"]
     value: float | None = record["metrics"]["selected"]["select"].get(config["select_metric"])
     return float("-inf") if value is None else value
