@@ -1,4 +1,4 @@
-from sora.cli import main
+from sora.cli import entry
 
 if __name__ == "__main__":
-    main()
+    entry()

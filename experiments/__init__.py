@@ -3,41 +3,46 @@
 A study NAME consists of
 
 * ``conf/experiment/NAME.yaml``: the sweep, so that ``python run.py experiment=NAME`` runs what is missing;
-* ``experiments/NAME.py`` with ``STUDY = Definition("NAME", title, build)``, where ``build(study)`` takes a
-  :class:`experiments.study.Study` (runs with their axes, their records, or why there is none) and returns
-  :class:`experiments.artefacts.Table` and ``Figure`` objects: what to show, never how or where;
-* its name in ``NAMES`` below.
+* ``experiments/NAME.py`` with ``TITLE`` and ``build(study)``, which takes a :class:`experiments.study.Study` (its runs
+  as a DataFrame) and returns :class:`experiments.tables.Table` and ``Figure`` objects, or None for what it has not.
+  Where the study is about generated tasks, random weights or partial data, ``ACCEPTS`` names the flags.
 
-``scripts/tables.py`` reads the manifests, calls ``build`` and renders: experiments/render.py (Markdown, LaTeX, CSV),
-experiments/figures.py (PNG, SVG), experiments/report.py (HTML). ``build`` reads no clock and no file of its own, and
-draws no random number without a fixed seed: the same records give the same bytes.
+A name without a module is shown as the sweep it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and
+writes Markdown, LaTeX, CSV, PNG, SVG and the report. ``build`` reads no clock and draws no random number without a
+fixed seed: the same records give the same bytes.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from experiments.study import Definition
+if TYPE_CHECKING:
+    from experiments.study import Study
+    from experiments.tables import Artefact
 
-NAMES = (
-    "main_table",
-    "rank_budget",
-    "modules",
-    "efficiency",
-    "threshold",
-    "penalty",
-    "scheduler",
-    "rank_map",
-    "fidelity",
-    "pruning_baselines",
-    "learning_rate",
-    "seeds",
-    "sweep",
-)
+
+@dataclass(frozen=True)
+class Definition:
+    """A kind of study: what it is called, how its runs become tables and figures, which flags do not keep runs out."""
+
+    title: str
+    build: Callable[[Study], list[Artefact]]
+    accepts: frozenset[str] = frozenset()
 
 
 def find(name: str) -> Definition:
-    """The study of that name; any other name is a sweep that somebody named, and is shown as the sweep it is."""
-    definition = importlib.import_module(f"experiments.{name if name in NAMES else 'sweep'}").STUDY
-    assert isinstance(definition, Definition)
-    return definition
+    """The study of that name; any other name is a sweep that somebody named."""
+    there = name.isidentifier() and importlib.util.find_spec(f"experiments.{name}") is not None
+    module = importlib.import_module(f"experiments.{name}") if there else None
+    if not hasattr(module, "build"):
+        module = importlib.import_module("experiments.sweep")
+    assert module is not None
+
+    def build(study: Study) -> list[Artefact]:
+        return [artefact for artefact in module.build(study) if artefact is not None]
+
+    return Definition(module.TITLE, build, frozenset(getattr(module, "ACCEPTS", ())))

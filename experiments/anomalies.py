@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from experiments.columns import Column, method_label, task_label
-from experiments.published import Published, scores
+from experiments.labels import METHODS, TASKS
+from experiments.published import scores
 
 HALF = {"rte": 139, "mrpc": 204}  # items of the half that the SoRA authors' code reports on
 WHOLE = {"rte": 277, "mrpc": 408}  # items of the validation set
@@ -114,42 +114,37 @@ It reports on the whole validation set and prints no standard deviations: only m
 
 def note() -> str:
     """The note as Markdown: what was asked, each cell with what could print it, and what stands out."""
-    wanted = (Column("rte", "accuracy"), Column("mrpc", "accuracy"))
-    cells = [cell for cell in scores() if cell.column in wanted]
-    ours: dict[object, Published] = {}
-    for cell in cells:
-        if cell.source == "sora" and cell.sd is not None:  # Table 2 repeats rows of Table 1
-            ours.setdefault((cell.method, cell.column, cell.mean, cell.sd), cell)
+    cells = scores()
+    cells = cells[cells["task"].isin(HALF) & (cells["metric"] == "accuracy")]
+    ours = cells[(cells["source"] == "sora") & cells["sd"].notna()]
+    ours = ours.drop_duplicates(["method", "task", "mean", "sd"])  # Table 2 repeats rows of Table 1
     lines: list[str] = []
     impossible: list[str] = []
     odd: list[str] = []
-    for cell in ours.values():
-        task = task_label(cell.column.task)
-        as_stated, other, values = _judged(cell)
-        lines.append(f"| {cell.table} | {_name(cell)} | {task} | {values} | {as_stated or '**no**'} | {other} |")
+    for cell in ours.itertuples():
+        as_stated, other, values = _judged(cell.task, cell.mean, cell.sd)
+        name, task = _name(cell.method, cell.setting), TASKS[cell.task]
+        lines.append(f"| {cell.table} | {name} | {task} | {values} | {as_stated or '**no**'} | {other} |")
         if not as_stated:
-            told = f"{_name(cell)}, {task} {values} (Table {cell.table})"
-            (impossible if other == NOTHING else odd).append(told)
+            (impossible if other == NOTHING else odd).append(f"{name}, {task} {values} (Table {cell.table})")
     lines += ["", f"No {RUNS} runs on the half print these, but other runs do: {'; '.join(odd) or 'none'}.", ""]
     lines += [f"No 2 to {RUNS} runs on either print these as accuracies: {'; '.join(impossible) or 'none'}."]
     rows = []
-    for cell in cells:
-        if cell.source == "adalora":
-            possible = "yes" if fits(cell.mean, None, WHOLE[cell.column.task], RUNS) else "**no**"
-            task = task_label(cell.column.task)
-            rows.append(f"| {_name(cell)} | {cell.params} | {task} | {cell.mean:.2f} | {possible} |")
+    for cell in cells[cells["source"] == "adalora"].itertuples():
+        possible = "yes" if fits(cell.mean, None, WHOLE[cell.task], RUNS) else "**no**"
+        name = _name(cell.method, cell.setting)
+        rows.append(f"| {name} | {cell.params} | {TASKS[cell.task]} | {cell.mean:.2f} | {possible} |")
     return INTRODUCTION + "\n".join(lines) + "\n" + SECOND + "\n".join(rows) + "\n"
 
 
-def _judged(cell: Published) -> tuple[str, str, str]:
+def _judged(task: str, mean: float, sd: float) -> tuple[str, str, str]:
     """Whether the runs that are stated can print a cell ("" = no), what else can, and what is printed."""
-    assert cell.sd is not None
-    half, whole = HALF[cell.column.task], WHOLE[cell.column.task]
-    as_stated = fits(cell.mean, cell.sd, half, RUNS)
-    values = f"{cell.mean:.2f} ± {cell.sd:.2f}"
+    half, whole = HALF[task], WHOLE[task]
+    as_stated = fits(mean, sd, half, RUNS)
+    values = f"{mean:.2f} ± {sd:.2f}"
     if as_stated:
         return f"yes, {' or '.join(fit.deviation for fit in as_stated)} SD", "", values
-    return "", "; ".join(map(str, _elsewhere(cell.mean, cell.sd, (half, whole)))) or NOTHING, values
+    return "", "; ".join(map(str, _elsewhere(mean, sd, (half, whole)))) or NOTHING, values
 
 
 def _elsewhere(mean: float, sd: float, sizes: tuple[int, ...]) -> Iterator[Fit]:
@@ -158,6 +153,6 @@ def _elsewhere(mean: float, sd: float, sizes: tuple[int, ...]) -> Iterator[Fit]:
             yield from fits(mean, sd, items, runs)
 
 
-def _name(cell: Published) -> str:
-    name = {"hadapter": "HAdapter", "padapter": "PAdapter"}.get(cell.method, method_label(cell.method))
-    return f"{name} {cell.setting.removeprefix('method.')}".strip()
+def _name(method: str, setting: str) -> str:
+    name = {"hadapter": "HAdapter", "padapter": "PAdapter"}.get(method, METHODS.get(method, method))
+    return f"{name} {setting.removeprefix('method.')}".strip()

@@ -2,56 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from experiments.artefacts import EMPTY, Cell, Table, number, text
-from experiments.columns import Column, columns
-from experiments.items import ItemScores
-from experiments.lines import Line, tasks
+import numpy as np
+import pandas as pd
+
+from experiments.draws import Draws
+from experiments.scores import settings_of
+from experiments.stats import t_interval
 from experiments.study import Study
-from sora import stats
+from experiments.tables import Table
 
-LABEL = "Constant answer"
+NAME = "Constant answer"
 
 
-def beside_constant_answer(study: Study, table: Table, rows: Sequence[Line], items: dict[Column, ItemScores]) -> Table:
-    """The score table of ``rows``, headed by the constant answer, with a note on the cells that may be no better.
+def beside_constant_answer(
+    study: Study, table: Table, found: pd.DataFrame, heads: Mapping[str, str], drawn: Mapping[str, Draws]
+) -> Table:
+    """The score table headed by the constant answer, with a note on the cells that are not shown to be better.
 
-    As it is where no column has classes and items (a regression, several items of one question, no logits).
+    As it is where no number has classes and items (a regression, several items of one question, no logits).
     """
-    points = {column: each.constant.score for column, each in items.items() if each.constant is not None}
+    points = {label: each.constant for label, each in drawn.items() if not np.isnan(each.constant)}
     if not points:
         return table
-    wide = {task: columns(study, task) for task in tasks(study)}
-    average = None
-    if all(column in points for found in wide.values() for column in found):
-        average = stats.mean([stats.mean([points[column] for column in found]) for found in wide.values()])
-    blank = [Cell(EMPTY)] * (len(rows[0].labels) - 1)
-    scores = [number(points.get(column)) for found in wide.values() for column in found]
-    told = [f"{LABEL}: one class for every item, the one that scores best on the report split, which no run is told."]
-    if doubtful := _not_above(rows, items):
-        told.append(
+    labels = [[column.label for column in study.columns(task)] for task in study.tasks]
+    row = {table.data.columns[0]: NAME, **points}
+    row["average"] = float(np.mean([np.mean([points.get(label, np.nan) for label in each]) for each in labels]))
+    data = table.data.reindex([-1, *table.data.index]).reset_index(drop=True)
+    for name, value in row.items():
+        data.loc[0, name] = value
+    notes = [f"{NAME}: one class for every item, the one that scores best on the report split, which no run is told."]
+    names = settings_of(found, heads).astype(str).agg(" ".join, axis=1)
+    doubtful = names[[_may_be_constant(cell, drawn) for _, cell in found.iterrows()]]
+    if listed := [f"{label}: {', '.join(part)}" for label in drawn if len(part := doubtful[found["label"] == label])]:
+        notes.append(
             "Not shown to be better than that, as the bootstrap interval (seeds and items) or the t interval (seeds) "
-            f"of the difference does not lie above 0 (95 %, uncorrected): {'; '.join(doubtful)}."
+            f"of the difference does not lie above 0 (95 %, uncorrected): {'; '.join(listed)}."
         )
-    row = [text(LABEL), *blank, Cell(EMPTY), *scores, number(average)]
-    return replace(table, rows=[row, *table.rows], notes=[*table.notes, " ".join(told)])
+    return replace(table, data=data, notes=[*table.notes, " ".join(notes)])
 
 
-def _not_above(rows: Sequence[Line], items: dict[Column, ItemScores]) -> list[str]:
-    """``RTE acc.: BitFit, LoRA`` for each column with such cells."""
-    told = []
-    for column, scores in items.items():
-        names = []
-        for row in rows:
-            group = row.groups.get(column.task)
-            if group is None or scores.constant is None or not group.scores(column):
-                continue
-            drawn, over_seeds = scores.above_constant(group), stats.t_interval(group.scores(column))
-            lows = [each.low - level for each, level in ((drawn, 0.0), (over_seeds, scores.constant.score)) if each]
-            if not lows or min(lows) <= 0:  # no interval shows nothing
-                names.append(row.name)
-        if names:
-            told.append(f"{column.label}: {', '.join(names)}")
-    return told
+def _may_be_constant(cell: pd.Series, drawn: Mapping[str, Draws]) -> bool:
+    """Whether no interval shows the cell to be better than the constant answer; not where it has no score."""
+    each = drawn.get(cell["label"])
+    if each is None or np.isnan(each.constant) or not cell["points"]:
+        return False
+    lows = [each.above_constant(cell["run_ids"]).low, t_interval(cell["points"]).low - each.constant]
+    known = [low for low in lows if not np.isnan(low)]
+    return not known or min(known) <= 0

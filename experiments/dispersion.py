@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from experiments.columns import task_label
+from experiments.labels import TASKS
 from experiments.published import ranks
 
 R_MAX = 8
@@ -46,7 +46,7 @@ def dispersion(found: np.ndarray, r_max: int = R_MAX) -> Dispersion:
 def maps() -> dict[str, np.ndarray]:
     """Task -> printed ranks [72], module by module, each from layer 0 on."""
     return {
-        task: np.concatenate([np.array(layers) for layers in modules.values()]) for task, modules in ranks().items()
+        str(task): part.filter(like="layer_").to_numpy().ravel() for task, part in ranks().groupby("task", sort=False)
     }
 
 
@@ -81,9 +81,9 @@ def note() -> str:
         test = dispersion(values)
         differs = test.p < LEVEL
         if not differs:
-            chance.append(task_label(task))
+            chance.append(TASKS[task])
         lines.append(
-            f"| {task_label(task)} | {100 * test.kept:.1f} % | {test.ratio:.2f} | {_p(test.p)} "
+            f"| {TASKS[task]} | {100 * test.kept:.1f} % | {test.ratio:.2f} | {_p(test.p)} "
             f"| {'yes' if differs else '**no**'} |"
         )
     count = f"{len(chance)} of the {len(found)} printed maps cannot be told from cutting ranks at random"
@@ -91,7 +91,7 @@ def note() -> str:
     pairs = []
     for one, other in combinations(found, 2):
         result = stats.pearsonr(found[one], found[other])
-        pairs.append(f"| {task_label(one)}, {task_label(other)} | {result.statistic:.2f} | {_p(result.pvalue)} |")
+        pairs.append(f"| {TASKS[one]}, {TASKS[other]} | {result.statistic:.2f} | {_p(result.pvalue)} |")
     return INTRODUCTION + "\n".join(lines) + "\n" + CORRELATIONS + "\n".join(pairs) + "\n"
 
 

@@ -2,157 +2,100 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import numpy as np
+import pandas as pd
 
-from experiments.artefacts import EMPTY, Artefact, Cell, Table, number, text
-from experiments.captions import caption
-from experiments.columns import method_label, task_label
-from experiments.groups import Group, params_cell
-from experiments.items import paired
+from experiments.labels import METHODS, TASKS
 from experiments.published import NAMES, seconds_per_epoch
-from experiments.study import Definition, Record, Run, Study, commands
-from sora import stats
+from experiments.scores import by_seed, paired
+from experiments.study import Study
+from experiments.tables import Artefact, Table, counts, size
 
+TITLE = "Efficiency: seconds per epoch (Table 4)"
 PAIR = ("adalora", "sora")  # what the paper compares
+PAPER = NAMES["sora"]
 
 
-def build(study: Study) -> list[Artefact]:
+def build(study: Study) -> list[Artefact | None]:
     """Seconds per epoch beside the paper's, and what else was measured."""
-    groups = {key: Group(tuple(runs)) for key, runs in study.groups("method", "task").items()}
-    packed = [run for run in study.runs if run.record is not None and run.record["pack"]["size"] > 1]
+    runs, done = timed(study), study.done
     notes = []
-    if packed:
-        notes.append(f"{len(packed)} runs were trained in a pack; their times are their pack's and are left out here.")
-    if diverged := sum(run.record is not None and run.record["status"] == "diverged" for run in study.runs):
+    if packed := int((done["pack.size"] > 1).sum()):
+        notes.append(f"{packed} runs were trained in a pack; their times are their pack's and are left out here.")
+    if diverged := int(done["diverged"].sum()):
         notes.append(f"{diverged} runs diverged and trained no further; their times are left out here.")
-    devices = sorted({_device(run.record) for run in study.runs if run.record is not None})
+    threads = done["provenance.threads"].map(lambda n: f"{n:.0f} CPU {'thread' if n == 1 else 'threads'}")
+    devices = sorted(set(done["provenance.device"] + ", " + threads)) if len(done) else []
     if len(devices) > 1:
         notes.append("The runs were not all made on one device, so times of different cells cannot be compared.")
     words = f"Measured on: {'; '.join(devices)}." if devices else ""
-    return [_seconds(study, groups, words, notes), _costs(study, groups, words, notes)]
+    return [_seconds(runs, words, notes), _costs(runs, words, notes)]
 
 
-def _seconds(study: Study, groups: dict[tuple[object, ...], Group], words: str, notes: Sequence[str]) -> Table:
-    methods = list(dict.fromkeys(str(method) for method, _ in groups))
-    compared = all(method in methods for method in PAIR)
-    published = seconds_per_epoch()
+def timed(study: Study) -> pd.DataFrame:
+    """The runs with ``seconds`` of training per pass over the training examples.
+
+    NaN where the time is not that of one whole run: a pack's is not, nor that of a run that diverged.
+    """
+    runs = study.runs
+    if not runs["done"].any():
+        return runs.assign(seconds=np.nan, alone=False)
+    alone = runs["done"] & (runs["pack.size"] == 1) & ~runs["diverged"] & (runs["epochs"] > 0)
+    seconds = pd.to_numeric(runs["time.train_s"]) / pd.to_numeric(runs["epochs"]).where(alone)
+    return runs.assign(seconds=seconds, alone=alone)
+
+
+def slower(a: pd.DataFrame, b: pd.DataFrame) -> pd.Series:
+    """Percent of time that an epoch of ``a`` takes more than one of ``b``, for each seed that both have whole."""
+    pairs = paired(by_seed(a), by_seed(b), ["seconds"]).dropna()
+    return 100 * (pairs["seconds"] / pairs["seconds_b"] - 1)
+
+
+def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
+    methods = list(runs["method"].unique())
     rows = []
-    for task in dict.fromkeys(str(task) for _, task in groups):
-        cells = [text(task_label(task)), *(_time_cell(groups.get((method, task))) for method in methods)]
-        if compared:
-            cells.append(_paired_change(groups.get((PAIR[1], task)), groups.get((PAIR[0], task))))
-        theirs = [published.get((task, method), math.nan) for method in PAIR]
-        rows.append([*cells, *(number(value, 1) for value in theirs), _change(*theirs)])
-    return Table(
-        name="efficiency",
-        title="Seconds per epoch",
-        caption=caption(
-            study,
-            "Seconds of training steps, without evaluation, divided by the epochs trained: an extrapolation where that "
-            "is less than one. Mean ± population SD over seeds; change: mean over seeds of each seed's own.",
-            words,
-            "The paper's times are of an RTX 3090, batch size 32.",
-        ),
-        columns=[
-            "task",
-            *map(method_label, methods),
-            *(["SoRA to AdaLoRA"] if compared else []),
-            *(f"{NAMES['sora']}, {method_label(method)}" for method in PAIR),
-            f"{NAMES['sora']}, SoRA to AdaLoRA",
-        ],
-        rows=rows,
-        notes=notes,
+    for task, part in runs.groupby("task", sort=False):
+        row: dict[str, object] = {"task": TASKS.get(str(task), task)}
+        for method in methods:
+            seconds, name = part.loc[part["method"] == method, "seconds"], METHODS.get(method, method)
+            row |= {name: seconds.mean(), f"{name} sd": seconds.std(ddof=0)}
+        if set(PAIR) <= set(methods):
+            row["SoRA to AdaLoRA"] = slower(*(part[part["method"] == method] for method in reversed(PAIR))).mean()
+        theirs = [seconds_per_epoch().get((task, method), np.nan) for method in PAIR]
+        row |= {f"{PAPER}, {METHODS[method]}": each for method, each in zip(PAIR, theirs, strict=True)}
+        rows.append(row | {f"{PAPER}, SoRA to AdaLoRA": 100 * (theirs[1] / theirs[0] - 1)})
+    data = pd.DataFrame(rows)
+    formats = {name: "{:+.1f} %" if name.endswith("to AdaLoRA") else "{:.1f}" for name in data}
+    caption = (
+        "Seconds of training steps, without evaluation, divided by the epochs trained: an extrapolation where that is "
+        "less than one. Mean ± population SD over seeds; change: mean over seeds of each seed's own. "
+        f"{words} The paper's times are of an RTX 3090, batch size 32."
     )
+    return Table("efficiency", "Seconds per epoch", caption, data, formats, notes)
 
 
-def _costs(study: Study, groups: dict[tuple[object, ...], Group], words: str, notes: Sequence[str]) -> Table:
-    rows = []
-    for (method, task), group in groups.items():
-        alone = _alone(group)
-        speed = [r["throughput"]["examples_per_s"] for r in alone if r["throughput"]["examples_per_s"] is not None]
-        memory = [r["memory"]["peak_bytes"] for r in alone if _allocated(r)]
-        rows.append(
-            [
-                text(method_label(str(method))),
-                text(task_label(str(task))),
-                Cell(group.coverage, len(group.records), {"of": len(group.runs)}, commands(group.runs)),
-                number(stats.mean(speed) if speed else None, 1),
-                number(stats.mean(memory) / 2**30 if memory else None),
-                params_cell(group.live()),
-            ]
-        )
-    return Table(
-        name="cost",
-        title="Speed and memory",
-        caption=caption(
-            study,
-            "Examples a second while training. Peak memory: highest allocation of a GPU; none is told of a CPU, where "
-            "the process alone is known, whose earlier runs raise it.",
-            words,
-        ),
-        columns=["method", "task", "runs", "examples/s", "peak memory (GiB)", "live parameters"],
-        rows=rows,
-        notes=notes,
+def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
+    nothing = pd.Series(np.nan, runs.index)
+    device = runs.get("provenance.device", nothing).astype(str)
+    values = {name: pd.to_numeric(runs.get(key, nothing)) for name, key in MEASURED.items()}
+    values["examples/s"] = values["examples/s"].where(runs["alone"])
+    values["peak memory (GiB)"] = (
+        values["peak memory (GiB)"].where(runs["alone"] & ~device.str.startswith("cpu")) / 2**30
     )
+    found = runs.assign(**values).groupby(["method", "task"], sort=False)
+    data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*MEASURED]].mean())
+    data = data.reset_index().replace({"method": METHODS, "task": TASKS})
+    data["live parameters"] = counts(data["live parameters"])
+    caption = (
+        "Examples a second while training. Peak memory: highest allocation of a GPU; none is given of a CPU, where the "
+        f"process alone is known, whose earlier runs raise it. {words}"
+    )
+    formats = {"examples/s": "{:.1f}", "live parameters": size}
+    return Table("cost", "Speed and memory", caption.strip(), data, formats, notes)
 
 
-def _alone(group: Group) -> list[Record]:
-    """The records whose times are those of one whole run: a pack's are not, nor those of a run that diverged."""
-    return [record for record in group.records if record["pack"]["size"] == 1 and record["status"] == "ok"]
-
-
-def seconds(record: Record) -> float:
-    """Seconds of training per pass over the training examples; NaN where nothing was trained."""
-    epochs = record["history"][-1]["epoch"] if record["history"] else 0
-    return float(record["time"]["train_s"]) / epochs if epochs else math.nan
-
-
-def slower(a: Run, b: Run) -> float:
-    """Percent of time that an epoch of ``a`` takes more than one of ``b``; NaN where a time is not a whole run's."""
-    if a.record is None or b.record is None or a.record["pack"]["size"] + b.record["pack"]["size"] > 2:
-        return math.nan  # a pack's time is not a run's
-    if "diverged" in (a.record["status"], b.record["status"]):
-        return math.nan
-    return 100.0 * (seconds(a.record) / seconds(b.record) - 1)
-
-
-def _paired_change(a: Group | None, b: Group | None) -> Cell:
-    """The mean of :func:`slower` over the seeds that both have."""
-    pairs = zip(*paired(a, b), strict=True) if a is not None and b is not None else ()
-    values = [value for pair in pairs if not math.isnan(value := slower(*pair))]
-    return Cell(f"{stats.mean(values):+.1f} %", round(stats.mean(values), 6)) if values else Cell(EMPTY)
-
-
-def _allocated(record: Record) -> bool:
-    """Whether the peak is what a GPU allocated for this run, instead of what a process ever had."""
-    return record["memory"]["peak_bytes"] is not None and not record["provenance"]["device"].startswith("cpu")
-
-
-def _time_cell(group: Group | None) -> Cell:
-    if group is None:
-        return Cell(EMPTY)
-    values = [seconds(record) for record in _alone(group)]
-    if not values:
-        return Cell(group.coverage, None, {"sd": None}, commands(group.runs))
-    words = f"{stats.mean(values):.1f} ± {stats.population_sd(values):.1f}"
-    if not group.complete:
-        words += f" ({group.coverage})"
-    extra = {"sd": round(stats.population_sd(values), 6)}
-    return Cell(words, round(stats.mean(values), 6), extra, commands(group.runs))
-
-
-def _change(before: float, after: float) -> Cell:
-    if math.isnan(before) or math.isnan(after) or not before:
-        return Cell(EMPTY)
-    change = 100 * (after / before - 1)
-    return Cell(f"{change:+.1f} %", round(change, 6))
-
-
-def _device(record: Record | None) -> str:
-    assert record is not None
-    threads = record["provenance"]["threads"]
-    return f"{record['provenance']['device']}, {threads} CPU {'thread' if threads == 1 else 'threads'}"
-
-
-STUDY = Definition("efficiency", "Efficiency: seconds per epoch (Table 4)", build)
+MEASURED = {
+    "examples/s": "throughput.examples_per_s",
+    "peak memory (GiB)": "memory.peak_bytes",
+    "live parameters": "params.live",
+}

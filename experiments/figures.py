@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,15 +15,15 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from experiments import columns
-from experiments.artefacts import Figure
+from experiments.labels import METHODS as NAMES
+from experiments.tables import Figure
 
 # Okabe and Ito (2008), distinguishable with any colour vision; markers and line styles differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 CROWD = 4  # labels of numbers that stand beside each other in a small plot; more of them are turned
-METHODS = tuple(columns.METHODS)  # each keeps its colour and marker in every figure
+METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
     "font.size": 9,
@@ -76,7 +78,7 @@ def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     low, high = axis.get_xlim()
-    if values:
+    if len(values):
         axis.set_xticks(sorted(set(values)), minor=False)
     elif high < 100 * low:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
@@ -104,6 +106,87 @@ def legend_below(canvas: Canvas, columns: int = 6) -> None:
         room = int(canvas.get_figwidth() / (0.55 + 0.075 * max(map(len, handles))))  # inches: the marker, a letter
         wide = max(1, min(columns, len(handles), room))
         canvas.legend(handles=list(handles.values()), labels=list(handles), loc="outside lower center", ncols=wide)
+
+
+def curves(
+    about: tuple[str, str, str],
+    found: pd.DataFrame,
+    x: tuple[str, str],
+    y: tuple[str, str] = ("mean", "score (points)"),
+    *,
+    ticks: bool = False,
+) -> Figure | None:
+    """A panel for each label, a line for each method, with a band of one ``sd`` where there is one; None without a row.
+
+    Args:
+        about: name, title and caption. found: label, method and the columns of ``x`` and ``y``.
+        x, y: a column, and what stands at its axis. x is logarithmic, but for trials.
+        ticks: label x at its values alone.
+    """
+    labels = list(found["label"].unique())
+    if not labels:
+        return None
+
+    def draw(canvas: Canvas) -> None:
+        for label, axis in zip(labels, panels(canvas, labels), strict=True):
+            every = found[found["label"] == label].sort_values(x[0], kind="stable").round({x[0]: 6, y[0]: 3, "sd": 3})
+            for method, part in every.groupby("method", sort=False):
+                style = line(method) | ({} if "sd" in part else {"marker": ""})
+                axis.plot(part[x[0]], part[y[0]], label=NAMES.get(str(method), method), **style)
+                if "sd" in part:
+                    low, high = part[y[0]] - part["sd"], part[y[0]] + part["sd"]
+                    axis.fill_between(
+                        part[x[0]].astype(float), low, high, color=style["color"], alpha=0.15, linewidth=0
+                    )
+            if x[0] != "trials":
+                log_scale(axis, sorted(set(every[x[0]])) if ticks else ())
+            axis.set_xlabel(x[1])
+            axis.set_ylabel(y[1])
+        legend_below(canvas)
+
+    wide, high = tiling(len(labels))
+    return Figure(*about, draw, (max(4.6, 2.3 * wide), 2.1 * high + 0.5))
+
+
+def heat_maps(
+    about: tuple[str, str, str],
+    maps: Mapping[str, pd.DataFrame],
+    axes: tuple[str, str, str],
+    form: str,
+    top: float | None,
+) -> Figure | None:
+    """A panel for each table, a cell for each of its values; None without a value.
+
+    Args:
+        about: name, title and caption. axes: what stands at x, y and the colours. form: of a value.
+        top: the colours go from 0 to it; None: each table has its own.
+    """
+    maps = {title: table for title, table in maps.items() if table.notna().any(axis=None)}
+    if not maps:
+        return None
+
+    def draw(canvas: Canvas) -> None:
+        shown = panels(canvas, list(maps))
+        for axis, table in zip(shown, maps.values(), strict=True):
+            low, high = (0.0, top) if top is not None else (float(np.nanmin(table)), float(np.nanmax(table)))
+            image = axis.imshow(table.round(3), cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            axis.set_xticks(range(table.shape[1]), table.columns.map(str), rotation=45 if table.shape[1] > CROWD else 0)
+            axis.set_yticks(range(len(table)), table.index.map(str))
+            axis.set_xlabel(axes[0])
+            axis.set_ylabel(axes[1])
+            axis.grid(visible=False)
+            for (row, column), value in np.ndenumerate(table):
+                if not np.isnan(value):
+                    ink = "white" if value < (low + high) / 2 else "black"
+                    axis.text(column, row, form.format(value), ha="center", va="center", color=ink, fontsize=6.5)
+            if top is None:
+                canvas.colorbar(image, ax=axis, label=axes[2])
+        if top is not None:
+            canvas.colorbar(image, ax=shown, label=axes[2], shrink=0.8)
+
+    wide, high = tiling(len(maps))
+    rows = max(map(len, maps.values()))
+    return Figure(*about, draw, (2.8 * wide + 0.8, max(2.4, 0.21 * rows + 1.1) * high))
 
 
 def render(figure: Figure) -> tuple[bytes, bytes]:

@@ -2,124 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments.artefacts import Artefact, Figure, text
-from experiments.captions import caption
-from experiments.columns import Column, columns, method_label
-from experiments.comparisons import against_baselines, comparison_table
+from experiments.comparisons import comparison_table, sides
 from experiments.constant_answer import beside_constant_answer
+from experiments.draws import Draws, draws
 from experiments.figures import legend_below, log_scale, look, panels, tiling
-from experiments.items import ItemScores, item_scores
-from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
-from experiments.study import Definition, Study
-from sora import stats
+from experiments.labels import METHODS
+from experiments.scores import (
+    cells,
+    chosen,
+    detail_table,
+    intervals,
+    published_table,
+    score_table,
+)
+from experiments.study import Study
+from experiments.tables import Artefact, Figure
 
+TITLE = "Main table: all methods on all tasks (Table 1)"
 SOURCES = (("sora", "1"), ("adalora", "1"))
-PANEL = (2.3, 2.1)  # inches
+BASELINES = ("lora", "full")
+HEADS = {"method": "method"}
 
 
-def build(study: Study) -> list[Artefact]:
-    """Scores, their details, comparisons, published numbers, and score against live parameters."""
-    rows = [
-        Line((text(method_label(str(method))),), str(method), _setting(study, str(method)), groups)
-        for (method,), groups in lines(study, "method").items()
+def build(study: Study) -> list[Artefact | None]:
+    """Scores, comparisons, score against live parameters, published numbers, details."""
+    runs = chosen(study, "method")
+    found, drawn = cells(study, runs, "method"), draws(study, runs)
+    every = {str(method): side for method, side in sides(study, runs, "method").items()}
+    families = [
+        (METHODS[base], every[base], {METHODS.get(m, m): side for m, side in every.items() if m != base})
+        for base in BASELINES
+        if base in every
     ]
-    items = resampled(study, rows)
-    found = [
-        beside_constant_answer(study, score_table(study, "main_table", "Scores", ["method"], rows), rows, items),
-        comparison_table(study, against_baselines(rows), items),
-        score_figure(study, rows, items),
-        published_table(study, "published", ["method"], rows, SOURCES),
-        detail_table(study, "details", ["method"], rows, items),
+    scores = score_table(study, "main_table", "Scores", found, HEADS)
+    return [
+        beside_constant_answer(study, scores, found, HEADS, drawn),
+        comparison_table(study, families, drawn),
+        _figure(study, found, drawn),
+        published_table(study, found, HEADS, SOURCES, _settings(study, found)),
+        detail_table(study, found, HEADS, drawn),
     ]
-    return [artefact for artefact in found if artefact is not None]
 
 
-def _setting(study: Study, method: str) -> str | None:
+def _settings(study: Study, found: pd.DataFrame) -> pd.Series:
     """The setting whose published numbers belong beside a method: its rank, where it has one."""
-    ranks = {
-        run.record["config"]["method"].get("r")
-        for run in study.runs
-        if run.record and study.value(run, "method") == method
-    }
-    if method not in ("lora", "adalora", "sora"):
-        return None
-    return f"method.r={ranks.pop()}" if len(ranks) == 1 else "method.r=8"
+    ranks = study.runs.groupby("method")["method.r"].unique() if "method.r" in study.runs else {}
+
+    def setting(method: str) -> str | None:
+        known = [rank for rank in ranks.get(method, []) if pd.notna(rank)]
+        one = f"method.r={known[0]:g}" if len(known) == 1 else "method.r=8"
+        return one if method in ("lora", "adalora", "sora") else None
+
+    return found["method"].map(setting)
 
 
-def resampled(study: Study, rows: Sequence[Line]) -> dict[Column, ItemScores]:
-    """Scores on resampled items of all runs in the rows; computed once for the same runs."""
-    chosen = {
-        task: [run for row in rows if task in row.groups for run in row.groups[task].done] for task in tasks(study)
-    }
-    key = "items", tuple((task, *(run.run_id for run in runs)) for task, runs in chosen.items())
-    if key not in study.memo:
-        result: dict[Column, ItemScores] = {}
-        for task, runs in chosen.items():
-            result |= item_scores(study, columns(study, task), runs)
-        study.memo[key] = result
-    return dict(study.memo[key])
-
-
-def score_figure(study: Study, rows: Sequence[Line], items: dict[Column, ItemScores]) -> Figure | None:
+def _figure(study: Study, found: pd.DataFrame, drawn: Mapping[str, Draws]) -> Figure | None:
     """Score against live parameters, one panel per task; None without a score."""
-    shown = [
-        columns(study, task)[0]
-        for task in tasks(study)
-        if any(row.groups[task].scores(columns(study, task)[0]) for row in rows if task in row.groups)
-    ]
-    if not shown:
+    ends = intervals(found, drawn)
+    low = ends["bootstrap interval"].fillna(ends["t interval"]).fillna(found["mean"])
+    high = ends["bootstrap interval high"].fillna(ends["t interval high"]).fillna(found["mean"])
+    first = [study.columns(task)[0].label for task in study.tasks]
+    shown = found.assign(below=(found["mean"] - low).clip(0), above=(high - found["mean"]).clip(0))
+    shown = shown[found["mean"].notna() & found["label"].isin(first)]
+    labels = [label for label in first if (shown["label"] == label).any()]
+    if not labels:
         return None
-    points = [
-        (row, column, row.groups[column.task].live(), row.groups[column.task].mean(column), _band(row, column, items))
-        for column in shown
-        for row in rows
-        if column.task in row.groups and row.groups[column.task].scores(column)
-    ]
 
     def draw(canvas: Canvas) -> None:
-        axes = dict(zip(shown, panels(canvas, [column.label for column in shown]), strict=True))
-        for row, column, live, mean, band in points:
-            axis = axes[column]
-            low, high = (mean - band.low, band.high - mean) if band is not None else (0.0, 0.0)
-            axis.errorbar(
-                [round(live, 1)],
-                [round(mean, 3)],
-                yerr=[[round(max(low, 0.0), 3)], [round(max(high, 0.0), 3)]],
-                linestyle="none",
-                capsize=2,
-                label=row.name,
-                **look(row.method),
-            )
-        for axis in axes.values():
+        for label, axis in zip(labels, panels(canvas, labels), strict=True):
+            for _, cell in (
+                shown[shown["label"] == label].round({"live": 1, "mean": 3, "below": 3, "above": 3}).iterrows()
+            ):
+                name = METHODS.get(cell["method"], cell["method"])
+                ends = [[cell["below"]], [cell["above"]]]
+                axis.errorbar(
+                    [cell["live"]],
+                    [cell["mean"]],
+                    yerr=ends,
+                    linestyle="none",
+                    capsize=2,
+                    label=name,
+                    **look(cell["method"]),
+                )
             axis.margins(x=0.25)
             log_scale(axis)
             axis.set_xlabel("live parameters")
             axis.set_ylabel("score (points)")
         legend_below(canvas)
 
-    wide, high = tiling(len(shown))
-    return Figure(
-        name="score_against_live_parameters",
-        title="Score against live parameters",
-        caption=caption(
-            study,
-            "Mean over seeds; bars: 95 % bootstrap over seeds and items, or t over seeds where a metric has no items. "
-            "Live parameters on a log scale, without the head.",
-            groups=every_group(rows),
-        ),
-        draw=draw,
-        size=(max(4.6, PANEL[0] * wide), PANEL[1] * high + 0.5),
+    wide, high_ = tiling(len(labels))
+    caption = (
+        "Mean over seeds; bars: 95 % bootstrap over seeds and items, or t over seeds where a metric has no items. Live "
+        "parameters on a log scale, without the head."
     )
-
-
-def _band(row: Line, column: Column, items: dict[Column, ItemScores]) -> stats.Interval | None:
-    group = row.groups[column.task]
-    band = items[column].interval(group) if column in items else None
-    return band or stats.t_interval(group.scores(column))
-
-
-STUDY = Definition("main_table", "Main table: all methods on all tasks (Table 1)", build)
+    size = (max(4.6, 2.3 * wide), 2.1 * high_ + 0.5)
+    return Figure("score_against_live_parameters", "Score against live parameters", caption, draw, size)

@@ -1,45 +1,31 @@
 """The paper's Table 3: SoRA on some of the matrices of a layer."""
 
-from __future__ import annotations
-
 from typing import Any
 
-from experiments.artefacts import Artefact, Cell, text
 from experiments.settings import varied
-from experiments.study import Definition, Study
+from experiments.study import Study
+from experiments.tables import Artefact
 
+TITLE = "Which matrices (Table 3)"
 SUFFIXES = {"query": "Q", "key": "K", "value": "V", "attention.output.dense": "A.O"}
 SUFFIXES |= {"intermediate.dense": "FF.W1", "output.dense": "FF.W2"}
-PRINTED = {
-    ("Q", "K"): "query,key",
-    ("Q", "K", "V"): "query,key,value",
-    ("Q", "K", "V", "A.O"): "query,key,value,attention.output",
-}
+ALL = "all six"
+PRINTED = {"Q, K": "query,key", "Q, K, V": "query,key,value", "Q, K, V, A.O": "query,key,value,attention.output"}
 
 
-def build(study: Study) -> list[Artefact]:
+def build(study: Study) -> list[Artefact | None]:
     """See :func:`experiments.settings.varied`."""
-    return varied(
-        study,
-        "method.targets",
-        "matrices",
-        ("sora", "3"),
-        _label,
-        lambda value: f"method.targets={PRINTED.get(_short(value), 'all')}",
+    study.runs["matrices adapted"] = study.runs["method.targets"].map(short)
+    words = (
         "The paper tuned λ so that all rows keep about as many parameters; here every other setting is the same in all "
-        "rows, so compare scores together with live parameters.",
+        "rows, so compare scores together with live parameters."
     )
+    setting = {name: f"method.targets={PRINTED.get(name, 'all')}" for name in study.values("matrices adapted")}
+    return varied(study, "matrices adapted", "matrices", "3", setting, words)
 
 
-def _short(value: Any) -> tuple[str, ...]:
-    """``(query, key)`` of any architecture as ``("Q", "K")``; everything for null."""
-    patterns = [value] if isinstance(value, str) else list(value or ())
+def short(value: Any) -> str:
+    """``(query, key)`` of any architecture as ``Q, K``; all six for none."""
+    patterns = [value] if isinstance(value, str) else value if isinstance(value, tuple) else ()
     bare = [str(pattern).removeprefix("*.").removesuffix("*").removesuffix("_proj") for pattern in patterns]
-    return tuple(SUFFIXES.get(each, each) for each in bare)
-
-
-def _label(value: Any) -> Cell:
-    return text(", ".join(_short(value)) or "all six")
-
-
-STUDY = Definition("modules", "Which matrices (Table 3)", build)
+    return ", ".join(SUFFIXES.get(each, each) for each in bare) or ALL

@@ -1,146 +1,113 @@
-"""The sparsifying scheduler in its three readings against one-shot magnitude pruning of the same dense models."""
+"""The sparsifying scheduler in its three variants against one-shot magnitude pruning of the same dense models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
+import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments.artefacts import EMPTY, Artefact, Cell, Figure, Table, text
-from experiments.captions import caption
-from experiments.columns import task_label
 from experiments.figures import legend_below, panels, tiling
-from experiments.levels import SENTENCE, SHARES, Curve, Seeds, curves, draw_curve, interpolated, scale, varied
-from experiments.lines import interval_cell
-from experiments.study import Definition, Run, Study, configured
-from sora import stats
+from experiments.labels import TASKS
+from experiments.levels import SENTENCE, SHARES, curves, draw_curve, interpolated, levels, scale, varied
+from experiments.stats import t_interval
+from experiments.study import Study
+from experiments.tables import SIGNED, Artefact, Figure, Table
 
-PANEL = (3.0, 2.6)  # inches
-READINGS = {  # name -> what it is, in words
+TITLE = "Sparsifying scheduler against one-shot magnitude pruning"
+ACCEPTS = frozenset({"synthetic"})
+VARIANTS = {  # name -> what it is, in words
     "scheduler": "learning rate warmed up and decayed anew in every level (the paper's Algorithm 1 as read here)",
     "scheduler, constant rate": "the peak learning rate in every level",
     "scheduler, no rate": "learning rate 0 in every level, as the released code runs: gates only shrink",
     "one-shot": "the gates of smallest magnitude zeroed at once, nothing trained again",
 }
-NAMES = tuple(READINGS)
+NAMES = tuple(VARIANTS)
 OF_RATE = {"rewarm": NAMES[0], "constant": NAMES[1], "authors_zero": NAMES[2]}
 OF_FILE = {"sparsify": NAMES[0], "sparsify_constant": NAMES[1], "sparsify_authors": NAMES[2], "one_shot": NAMES[3]}
 BUDGETS = (50, 25, 10, 5, 2)  # percent of the dense model's live parameters
 
 
-def build(study: Study) -> list[Artefact]:
+def build(study: Study) -> list[Artefact | None]:
     """Generalization and memorization over live parameters, and generalization at equal live parameters."""
-    drawn = curves(study, lambda run: _named(study, run, reading(study, run)))
-    found = [figure(study, drawn, share) for share in reversed(SHARES)]
-    return [*(each for each in found if each is not None), budget_table(study, drawn)]
+    more = varied(study, "task", "method", "schedule", "schedule.lr")
+    names = pd.Series(
+        [", ".join(filter(None, pair)) for pair in zip(variant(study), more, strict=True)], study.runs.index
+    )
+    found = levels(study, names)
+    one_shot = dict(zip(names, [", ".join(filter(None, (NAMES[3], each))) for each in more], strict=True))
+    figures = [_figure(study, found, share) for share in reversed(SHARES)]
+    return [*figures, _budgets(curves(study, names, found), found, one_shot)]
 
 
-def _named(study: Study, run: Run, schedule: str) -> str:
-    """``schedule`` and what else the sweep varies for the run."""
-    return ", ".join(filter(None, (schedule, varied(study, run, "task", "method", "schedule", "schedule.lr"))))
+def variant(study: Study) -> pd.Series:
+    """What each run's schedule is called here: by its record, or, before it has one, by the file it is to use."""
+    nothing = pd.Series(None, study.runs.index, dtype=object)
+    rate, kind = (study.runs.get(f"schedule.{key}", nothing) for key in ("lr", "kind"))
+    planned = study.runs.get("schedule", nothing)
+    known = rate.map(lambda value: OF_RATE.get(value)).fillna(kind).fillna("none")
+    return known.where(kind != "one_shot", NAMES[3]).where(
+        study.runs["done"], planned.map(lambda file: OF_FILE.get(file, str(file)))
+    )
 
 
-def reading(study: Study, run: Run) -> str:
-    """What a run's schedule is called here: by its record, or, before it has one, by the file it is to use."""
-    if run.record is None:
-        wanted = str(study.value(run, "schedule"))
-        return OF_FILE.get(wanted, wanted)
-    kind = configured(run.record, "schedule.kind")
-    return NAMES[3] if kind == "one_shot" else OF_RATE.get(str(configured(run.record, "schedule.lr")), str(kind))
-
-
-def figure(study: Study, drawn: Sequence[Curve], share: str) -> Figure | None:
+def _figure(study: Study, found: pd.DataFrame, share: str) -> Figure | None:
     """One of the two percentages over live parameters, a panel per task; None without a run."""
-    tasks = list(dict.fromkeys(curve.task for curve in drawn if curve.seeds))
+    tasks = [task for task in study.tasks if (found["task"] == task).any()]
     if not tasks:
         return None
-    styles = list(dict.fromkeys([*NAMES, *(curve.name for curve in drawn)]))  # a reading looks the same everywhere
+    styles = list(dict.fromkeys([*NAMES, *found["name"]]))  # a variant looks the same everywhere
 
     def draw(canvas: Canvas) -> None:
-        for task, axis in zip(tasks, panels(canvas, [task_label(task) for task in tasks], 3), strict=True):
-            shown = [curve for curve in drawn if curve.task == task and curve.seeds]
-            for curve in shown:
-                draw_curve(axis, curve, share, curve.name, styles.index(curve.name))
-            scale(axis, shown)
+        for task, axis in zip(tasks, panels(canvas, [TASKS.get(task, task) for task in tasks], 3), strict=True):
+            mine = found[found["task"] == task]
+            for name, part in mine.groupby("name", sort=False):
+                draw_curve(axis, part, share, str(name), styles.index(name))
+            scale(axis, mine["live"])
             axis.set_ylabel(f"{share}\n(% of the dense model)")
         legend_below(canvas, 2)
 
     wide, high = tiling(len(tasks), 3)
-    return Figure(
-        name=share,
-        title=f"{share.capitalize()}: the scheduler's readings and one-shot pruning",
-        caption=caption(
-            study,
-            "Thick: mean over seeds at each level, with a band of one population SD; thin: the seeds. Live parameters "
-            "on a log scale, without the head.",
-            SENTENCE,
-            *(f"{name.capitalize()}: {words}." for name, words in READINGS.items()),
-        ),
-        draw=draw,
-        size=(max(4.6, PANEL[0] * wide), PANEL[1] * high + 0.8),
+    caption = (
+        "Thick: mean over seeds at each level, with a band of one population SD; thin: the seeds. Live parameters on "
+        f"a log scale, without the head. {SENTENCE} "
+        f"{' '.join(f'{name.capitalize()}: {words}.' for name, words in VARIANTS.items())}"
     )
+    title = f"{share.capitalize()}: the scheduler's variants and one-shot pruning"
+    return Figure(share, title, caption, draw, (max(4.6, 3.0 * wide), 2.6 * high + 0.8))
 
 
-def budget_table(study: Study, drawn: Sequence[Curve]) -> Table:
-    """Generalization at equal shares of the dense model, and each reading's paired difference to one-shot pruning."""
-    rows = []
-    for task in dict.fromkeys(curve.task for curve in drawn):
-        of_task = {curve.name: curve for curve in drawn if curve.task == task}
-        for name, curve in of_task.items():
-            cells = _budget_cells(curve, of_task.get(_named(study, curve.runs[0], NAMES[3])))
-            rows.append([text(task_label(task)), text(name), curve.cell(), *cells])
-    return Table(
-        name="budgets",
-        title="Generalization at equal live parameters",
-        caption=caption(
-            study,
-            "Generalization in percent of the dense model at shares of the dense model's live parameters: mean ± "
-            "population SD over seeds, each seed's curve interpolated linearly in the logarithm of live parameters + 1 "
-            "between its levels (– where not every seed's levels reach the share). Minus one-shot: 95 % t-interval "
-            "of the difference, paired by seed, as the dense model of a seed is the same; one interval for each share, "
-            "not corrected for their number.",
-            SENTENCE,
-        ),
-        columns=[
-            *("task", "schedule", "runs"),
-            *(column for share in BUDGETS for column in (f"at {share} %", f"at {share} %, minus one-shot")),
-        ],
-        rows=rows,
-    )
-
-
-def _budget_cells(curve: Curve, one_shot: Curve | None) -> list[Cell]:
-    cells = []
-    for share in BUDGETS:
-        mine = at_share(curve, share)
-        values = list(mine.values())
-        if not values or any(math.isnan(value) for value in values):
-            cells += [Cell(EMPTY), Cell(EMPTY)]
-            continue
-        mean, sd = stats.mean(values), stats.population_sd(values)
-        cells.append(Cell(f"{mean:.1f} ± {sd:.1f}", round(mean, 6), {"sd": round(sd, 6)}))
-        theirs = at_share(one_shot, share) if one_shot is not None and one_shot is not curve else {}
-        gaps = [mine[seed] - theirs[seed] for seed in mine if seed in theirs and not math.isnan(theirs[seed])]
-        cells.append(interval_cell(stats.t_interval(gaps) if gaps else None, sign=True))
-    return cells
-
-
-def at_share(curve: Curve, percent: float) -> dict[Seeds, float]:
+def at_share(found: pd.DataFrame, percent: float) -> pd.Series:
     """Each seed's generalization where ``percent`` of its dense model's parameters live; NaN beyond its levels."""
-    return {
-        seeds: interpolated(
-            [point.live for point in points],
-            [point.percent["generalization"] for point in points],
-            percent / 100 * points[0].live,
-        )
-        for seeds, points in curve.seeds.items()
+    values = {
+        seeds: interpolated(part["live"], part["generalization"], percent / 100 * part["dense"].iloc[0])
+        for seeds, part in found.groupby("seeds", sort=False)
     }
+    return pd.Series(values, dtype=float)
 
 
-STUDY = Definition(
-    "pruning_baselines",
-    "Sparsifying scheduler against one-shot magnitude pruning",
-    build,
-    frozenset({"synthetic"}),
-)
+def _budgets(shown: pd.DataFrame, found: pd.DataFrame, one_shot: dict[str, str]) -> Table:
+    """Generalization at equal shares of the dense model, and each variant's paired difference to one-shot pruning."""
+    rows = []
+    for _, curve in shown.iterrows():
+        task, name, base = curve["task"], curve["name"], one_shot[curve["name"]]
+        mine, theirs = (found[(found["task"] == task) & (found["name"] == each)] for each in (name, base))
+        row = {"task": TASKS.get(task, task), "schedule": name, "runs": curve["runs"], "runs of": curve["runs of"]}
+        for head, share in ((f"at {share} %", share) for share in BUDGETS):
+            values = at_share(mine, share)
+            whole = len(values) > 0 and values.notna().all()
+            gaps = (values - at_share(theirs, share)).dropna() if whole and name != base else []
+            low, high = t_interval(gaps)
+            row |= {head: values.mean() if whole else math.nan, f"{head} sd": values.std(ddof=0) if whole else math.nan}
+            row |= {f"{head}, minus one-shot": low, f"{head}, minus one-shot high": high}
+        rows.append(row)
+    data = pd.DataFrame(rows)
+    formats = {column: SIGNED if "minus" in column else "{:.1f}" for column in data}
+    caption = (
+        "Generalization in percent of the dense model at shares of the dense model's live parameters: mean ± "
+        "population SD over seeds, each seed's curve interpolated linearly in the logarithm of live parameters + 1 "
+        "between its levels (– where not every seed's levels reach the share). Minus one-shot: 95 % t-interval of "
+        "the difference, paired by seed, as the dense model of a seed is the same; one interval for each share, not "
+        f"corrected for their number. {SENTENCE}"
+    )
+    return Table("budgets", "Generalization at equal live parameters", caption, data, formats)

@@ -3,128 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
 
-from matplotlib.figure import Figure as Canvas
+import numpy as np
+import pandas as pd
 
-from experiments.artefacts import Artefact, Cell, Figure, Table, number, text
-from experiments.captions import caption
-from experiments.columns import Column, columns, method_label
-from experiments.figures import legend_below, line, log_scale, panels, tiling
-from experiments.groups import params_cell
-from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
-from experiments.main_table import resampled
-from experiments.study import Definition, Study
-from sora import stats
+from experiments.draws import draws
+from experiments.figures import curves
+from experiments.scores import cells, chosen, detail_table, published_table, score_table, settings_of
+from experiments.study import Study
+from experiments.tables import SIGNED, Artefact, Table, counts, size
 
-SOURCES = (("sora", "2"),)
-HEADS = ("method", "r")
+TITLE = "Rank budget: r from 1 to 16 (Table 2)"
+HEADS = {"method": "method", "method.r": "r"}
+ABOUT = "score_by_live_parameters", "Score by live parameters", "Mean over seeds at each r, band: one population SD."
+FORMATS = {"live parameters": size, "difference": SIGNED, "r": "{:g}"}
 
 
-def build(study: Study) -> list[Artefact]:
+def build(study: Study) -> list[Artefact | None]:
     """Scores, the iso-parameter view, curves, published numbers, details."""
-    rows = [
-        Line((text(method_label(str(method))), Cell(str(r), float(str(r)))), str(method), f"method.r={r}", groups)
-        for (method, r), groups in lines(study, "method", "method.r").items()
+    runs = chosen(study, *HEADS)
+    found = cells(study, runs, *HEADS)
+    first = found[found["label"].isin([study.columns(task)[0].label for task in study.tasks])]
+    settings = found["method.r"].map(lambda r: f"method.r={r:g}")
+    return [
+        score_table(study, "rank_budget", "Scores by rank", found, HEADS),
+        iso_table(first),
+        curves(ABOUT, first[first["mean"].notna() & (first["live"] > 0)], ("live", "live parameters")),
+        published_table(study, found, HEADS, [("sora", "2")], settings),
+        detail_table(study, found, HEADS, draws(study, runs)),
     ]
-    items = resampled(study, rows)
-    found = [
-        score_table(study, "rank_budget", "Scores by rank", HEADS, rows),
-        iso_table(study, rows),
-        _figure(study, rows),
-        published_table(study, "published", HEADS, rows, SOURCES),
-        detail_table(study, "details", HEADS, rows, items),
-    ]
-    return [artefact for artefact in found if artefact is not None]
 
 
-def iso_table(study: Study, rows: Sequence[Line]) -> Table | None:
+def iso_table(found: pd.DataFrame) -> Table | None:
     """Each setting of SoRA beside LoRA at as many live parameters; None without a pair."""
-    baseline = [row for row in rows if row.method == "lora"]
-    cells = []
-    for row in rows:
-        for task in tasks(study):
-            if row.method == "lora" or task not in row.groups:
-                continue
-            column = columns(study, task)[0]
-            live, mean = row.groups[task].live(), row.groups[task].mean(column)
-            curve = [(o.groups[task].live(), o.groups[task].mean(column)) for o in baseline if task in o.groups]
-            other = at_live(live, curve)
-            if not math.isnan(mean) and not math.isnan(other):
-                labels = [*row.labels, text(column.label), params_cell(live)]
-                cells.append([*labels, number(mean), number(other), number(mean - other, sign=True)])
-    if not cells:
+    lora = {label: part for label, part in found[found["method"] == "lora"].groupby("label", sort=False)}
+    others = found[(found["method"] != "lora") & found["label"].isin(lora)].reset_index(drop=True)
+    there = [at_live(live, lora[label]) for live, label in zip(others["live"], others["label"], strict=True)]
+    others = others.assign(there=there).dropna(subset=["mean", "there"]).reset_index(drop=True)
+    if others.empty:
         return None
-    return Table(
-        name="iso_parameter",
-        title="At the same number of live parameters",
-        caption=caption(
-            study,
-            "LoRA's score between its two nearest ranks, linear in the logarithm of live parameters; no row where a "
-            "setting lies outside LoRA's ranks.",
-            groups=every_group(rows),
-        ),
-        columns=[*HEADS, "metric", "live parameters", "score", "LoRA there", "difference"],
-        rows=cells,
+    data = settings_of(others, HEADS).assign(metric=others["label"])
+    data["live parameters"], data["score"] = counts(others["live"]), others["mean"]
+    data["LoRA there"], data["difference"] = others["there"], others["mean"] - others["there"]
+    caption = (
+        "LoRA's score between its two nearest ranks, linear in the logarithm of live parameters; no row where a "
+        "setting lies outside LoRA's ranks."
     )
+    return Table("iso_parameter", "At the same number of live parameters", caption, data, FORMATS)
 
 
-def at_live(live: float, curve: Sequence[tuple[float, float]]) -> float:
-    """The score at ``live`` parameters on a curve of (parameters, score); NaN outside it.
-
-    Linear in the logarithm of the parameters between neighbours.
-    """
-    points = sorted((math.log(x), y) for x, y in curve if x > 0 and not math.isnan(y))
-    if not live > 0:
+def at_live(live: float, curve: pd.DataFrame) -> float:
+    """The ``mean`` at ``live`` parameters on a curve, linear in the logarithm of ``live``; NaN outside it."""
+    points = curve[(curve["live"] > 0) & curve["mean"].notna()].sort_values("live")
+    if not live > 0 or len(points) < 2:
         return math.nan
-    x = math.log(live)
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= x <= x1 and x1 > x0:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return math.nan
-
-
-def _figure(study: Study, rows: Sequence[Line]) -> Figure | None:
-    methods = list(dict.fromkeys(row.method for row in rows))
-    curves: dict[tuple[Column, str], list[tuple[float, float, float]]] = {}
-    for task in tasks(study):
-        column = columns(study, task)[0]
-        for row in rows:
-            scores = row.groups[task].scores(column) if task in row.groups else []
-            if scores and row.groups[task].live() > 0:
-                point = (row.groups[task].live(), stats.mean(scores), stats.population_sd(scores))
-                curves.setdefault((column, row.method), []).append(point)
-    shown = list(dict.fromkeys(column for column, _ in curves))
-    if not shown:
-        return None
-
-    def draw(canvas: Canvas) -> None:
-        axes = dict(zip(shown, panels(canvas, [column.label for column in shown]), strict=True))
-        for (column, method), points in curves.items():
-            x, y, sd = zip(*sorted((round(a, 1), round(b, 3), round(c, 3)) for a, b, c in points), strict=True)
-            style = line(method)
-            axes[column].plot(x, y, label=method_label(method), **style)
-            low, high = ([m + s * d for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
-            axes[column].fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        for axis in axes.values():
-            log_scale(axis)
-            axis.set_xlabel("live parameters")
-            axis.set_ylabel("score (points)")
-        legend_below(canvas)
-
-    wide, high = tiling(len(shown))
-    return Figure(
-        name="score_by_live_parameters",
-        title="Score by live parameters",
-        caption=caption(
-            study,
-            f"Mean over seeds, band: one population SD; {' and '.join(map(method_label, methods))} at each r.",
-            groups=every_group(rows),
-        ),
-        draw=draw,
-        size=(max(4.6, 2.3 * wide), 2.1 * high + 0.5),
-    )
-
-
-STUDY = Definition("rank_budget", "Rank budget: r from 1 to 16 (Table 2)", build)
+    return float(np.interp(math.log(live), np.log(points["live"]), points["mean"], left=math.nan, right=math.nan))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 
-from experiments.artefacts import Artefact, Cell, Figure, Table, shared
-from experiments.render import missing, plain
-from experiments.study import Run, Study
+import pandas as pd
+
+from experiments.study import Study
+from experiments.summary import Section
+from experiments.tables import Figure, Table, numeric
 
 # Nothing is fetched, and should a file of results try to make the page fetch something, the browser refuses.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -67,16 +66,6 @@ for (const table of document.querySelectorAll("table:not(.plain)")) {
 """
 
 
-@dataclass(frozen=True)
-class Section:
-    """A study as the report shows it; ``svgs``: figure name -> its file's content."""
-
-    study: Study
-    title: str
-    artefacts: Sequence[Artefact]
-    svgs: Mapping[str, bytes]
-
-
 def page(sections: Sequence[Section], problems: Sequence[str], published: str, claims: Table | None = None) -> str:
     """The whole file. ``published``: what is said about published numbers. All text is escaped here.
 
@@ -113,10 +102,10 @@ def page(sections: Sequence[Section], problems: Sequence[str], published: str, c
 def _summary(sections: Sequence[Section]) -> str:
     if not sections:
         return "No study has a manifest here yet."
-    runs = [run for section in sections for run in section.study.runs]
-    done = sum(run.record is not None for run in runs)
+    done = sum(int(section.study.runs["done"].sum()) for section in sections)
+    runs = sum(len(section.study.runs) for section in sections)
     return (
-        f"{len(sections)} {'study' if len(sections) == 1 else 'studies'}, {done} of {len(runs)} runs done. "
+        f"{len(sections)} {'study' if len(sections) == 1 else 'studies'}, {done} of {runs} runs done. "
         "A click on a column's head sorts by it. Scores are in points (100 times the metric)."
     )
 
@@ -126,126 +115,91 @@ def _id(section: Section) -> str:
 
 
 def _heading(section: Section) -> str:
-    done = sum(run.record is not None for run in section.study.runs)
-    backbone = ", ".join(map(str, section.study.values("backbone")))
-    return f"{section.title}{f', {backbone}' if backbone else ''} ({done}/{len(section.study.runs)} runs)"
+    return f"{section.heading} ({section.coverage})"
 
 
 def _section(section: Section) -> list[str]:
     lines = [f'<h2 id="{_id(section)}">{escape(_heading(section))}</h2>']
-    told = shared([artefact.caption for artefact in section.artefacts])
-    if told:
-        lines.append(f'<p class="caption">{escape(" ".join(told))}</p>')
     for artefact in section.artefacts:
-        if isinstance(artefact, Table):
-            lines += _table(artefact, told)
-        else:
-            lines += _figure(artefact, section.svgs[artefact.name], told)
-    lines += _missing(section.study) + _commands(section.study)
-    return lines + _provenance(section.study)
+        lines += _table(artefact) if isinstance(artefact, Table) else _figure(artefact, section.svgs[artefact.name])
+    return lines + _missing(section.study) + _commands(section.study) + _provenance(section.study)
 
 
-def _table(table: Table, told: Collection[str] = ()) -> list[str]:
-    numeric = [
-        all(isinstance(row[i].value, int | float | None) for row in table.rows) for i in range(len(table.columns))
-    ]
-    kinds = [' class="number"' if each else "" for each in numeric]
+def _table(table: Table) -> list[str]:
+    kinds = [' class="number"' if each else "" for each in numeric(table)]
     heads = [
         f'<th{kind}><button type="button">{escape(name)}</button></th>'
         for kind, name in zip(kinds, table.columns, strict=True)
     ]
+    keys = table.data[table.columns]
     rows = [
-        "<tr>" + "".join(_cell(cell, n) for cell, n in zip(row, numeric, strict=True)) + "</tr>" for row in table.rows
+        "<tr>" + "".join(map(_cell, row, key, kinds)) + "</tr>"
+        for row, key in zip(table.show.itertuples(index=False), keys.itertuples(index=False), strict=True)
     ]
     lines = [
         f"<h3>{escape(table.title)}</h3>",
-        f'<p class="caption">{escape(table.caption.beyond(told))}</p>',
+        f'<p class="caption">{escape(table.caption)}</p>',
         '<div class="scroll"><table><thead><tr>',
         *heads,
         "</tr></thead><tbody>",
         *rows,
         "</tbody></table></div>",
     ]
-    lines += [f'<p class="note">{escape(note)}</p>' for note in table.notes]
-    if commands := missing(table):
-        listed = escape("\n".join(commands))
-        lines += [f"<details><summary>Missing runs: {len(commands)}</summary><pre>{listed}</pre></details>"]
-    return lines
+    return [*lines, *(f'<p class="note">{escape(note)}</p>' for note in table.notes)]
 
 
-def _cell(cell: Cell, number: bool) -> str:
-    classes = [name for name, given in (("number", number), ("open", cell.commands)) if given]
-    kind = f' class="{" ".join(classes)}"' if classes else ""
-    title = f' title="{escape(chr(10).join(cell.commands))}"' if cell.commands else ""
-    return f'<td{kind}{title} data-v="{escape(plain(cell))}">{escape(cell.text)}</td>'
+def _cell(text: object, key: object, kind: str) -> str:
+    value = "" if pd.isna(key) else str(key)
+    return f'<td{kind} data-v="{escape(value)}">{escape(str(text))}</td>'
 
 
-def _figure(figure: Figure, svg: bytes, told: Collection[str]) -> list[str]:
+def _figure(figure: Figure, svg: bytes) -> list[str]:
     source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
     return [
         f"<h3>{escape(figure.title)}</h3>",
         f'<figure><img alt="{escape(figure.title)}" src="{source}">',
-        f"<figcaption>{escape(figure.caption.beyond(told))}</figcaption></figure>",
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>",
     ]
 
 
 def _missing(study: Study) -> list[str]:
-    without = [run for run in study.runs if run.record is None]
-    if not without:
+    without = study.runs[~study.runs["done"]]
+    if without.empty:
         return []
-    reasons = Counter(run.reason for run in without)
-    told = "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    listed = escape("\n".join(f"{run.command}  # {run.run_id}, {run.reason}" for run in without))
+    reasons = "; ".join(f"{count} {reason}" for reason, count in without["reason"].value_counts().sort_index().items())
+    lines = without["command"] + "  # " + without["run_id"] + ", " + without["reason"]
     return [
-        f"<h3>What is missing</h3><p>{escape(f'{len(without)} of {len(study.runs)} runs: {told}.')}</p>",
-        f"<details><summary>Commands</summary><pre>{listed}</pre></details>",
+        f"<h3>What is missing</h3><p>{escape(f'{len(without)} of {len(study.runs)} runs: {reasons}.')}</p>",
+        f"<details><summary>Commands</summary><pre>{escape(chr(10).join(lines))}</pre></details>",
     ]
 
 
 def _commands(study: Study) -> list[str]:
     """What computes each finished run again."""
-    listed = [f"{run.command}  # {run.run_id}" for run in study.runs if run.record is not None]
-    if not listed:
+    lines = study.done["command"] + "  # " + study.done["run_id"]
+    if lines.empty:
         return []
-    told = escape("\n".join(listed))
-    return [f"<details><summary>Commands of the {len(listed)} finished runs</summary><pre>{told}</pre></details>"]
+    title = f"Commands of the {len(lines)} finished runs"
+    return [f"<details><summary>{title}</summary><pre>{escape(chr(10).join(lines))}</pre></details>"]
 
 
 def _provenance(study: Study) -> list[str]:
-    """What the numbers came of; no machine's name and no time."""
-    done = [run for run in study.runs if run.record is not None]
-    if not done:
+    """Which code, device, weights and data; no machine's name and no time."""
+    done = study.done
+    if done.empty:
         return []
     rows = [("manifest", f"studies/{study.key}.json"), ("fixed", ", ".join(f"{k}={v}" for k, v in study.fixed.items()))]
     rows += [(f"axis {axis}", ", ".join(map(str, values))) for axis, values in study.axes.items()]
-    rows += [
-        ("code", _counted(_said(done, "provenance", "git"))),
-        ("device", _counted(_said(done, "provenance", "device"))),
-        ("precision", _counted(_said(done, "config", "precision"))),
-        ("weights", _counted(_said(done, "config", "weights"))),
-        ("data sha256", _counted(_said(done, "data", "sha256"))),
-    ]
-    libraries = list(dict.fromkeys(name for run in done if run.record for name in run.record["provenance"]["versions"]))
-    rows += [(name, _counted(_said(done, "provenance", "versions", name))) for name in libraries]
+    columns = {"code": "provenance.git", "device": "provenance.device", "precision": "precision"}
+    columns |= {"weights": "weights.sha256", "data sha256": "data.sha256"}
+    rows += [(name, _counted(done[column])) for name, column in columns.items() if column in done]
+    versions = pd.DataFrame([study.records[run_id]["provenance"]["versions"] for run_id in done["run_id"]])
+    rows += [(name, _counted(versions[name])) for name in versions]
     cells = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in rows if value)
-    lines = [
-        "<details><summary>Provenance</summary>",
-        f'<div class="scroll"><table class="plain"><tbody>{cells}</tbody></table></div>',
-    ]
-    return [*lines, "</details>"]
+    table = f'<div class="scroll"><table class="plain"><tbody>{cells}</tbody></table></div>'
+    return ["<details><summary>Provenance</summary>", table, "</details>"]
 
 
-def _said(runs: Iterable[Run], *path: str) -> list[str]:
-    found: list[str] = []
-    for run in runs:
-        node: Any = run.record
-        for key in path:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        if isinstance(node, Mapping):
-            node = ", ".join(f"{k} {v}" for k, v in sorted(node.items()))
-        found.append("not recorded" if node is None else str(node))
-    return found
-
-
-def _counted(values: Iterable[str]) -> str:
-    return "; ".join(f"{value} ({count} runs)" for value, count in sorted(Counter(values).items()))
+def _counted(values: Iterable[object]) -> str:
+    counts = pd.Series(values, dtype=object).fillna("not recorded").astype(str).value_counts().sort_index()
+    return "; ".join(f"{value} ({count} runs)" for value, count in counts.items())

@@ -2,103 +2,66 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping
 
+import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments.artefacts import Artefact, Cell, Figure
-from experiments.captions import caption
-from experiments.columns import columns
+from experiments.draws import draws
 from experiments.figures import COLOURS, log_scale, panels, tiling
-from experiments.lines import Line, detail_table, every_group, lines, published_table, score_table, tasks
-from experiments.main_table import resampled
+from experiments.scores import cells, chosen, detail_table, published_table, score_table
 from experiments.study import Study
-from sora import stats
+from experiments.tables import Artefact, Figure
 
 
 def varied(
-    study: Study,
-    axis: str,
-    head: str,
-    source: tuple[str, str],
-    label: Callable[[Any], Cell],
-    setting: Callable[[Any], str],
-    *words: str,
-) -> list[Artefact]:
+    study: Study, axis: str, head: str, table: str, setting: Mapping[str, str] | None, words: str
+) -> list[Artefact | None]:
     """Scores, a curve over numbers, published numbers, details.
 
     Args:
-        axis: the setting, such as ``method.threshold``. head: its column.
-        source: (source, table) of published numbers on the same setting.
-        label: the cell of a value. setting: its key in results/published.
-        words: sentences at the head of the caption.
+        axis: the column of the setting, such as ``method.threshold``. head: its head in tables.
+        table: of the SoRA paper, on the same setting.
+        setting: value -> its key in results/published; None: ``<axis>=<value>``.
+        words: a sentence at the head of the caption.
     """
-    rows = []
-    for (value,), groups in lines(study, axis).items():
-        method = next((str(study.value(run, "method")) for group in groups.values() for run in group.runs), "sora")
-        rows.append(Line((label(value),), method, setting(value), groups))
-    items = resampled(study, rows)
-    found = [
-        score_table(study, study.name, f"Scores by {head}", [head], rows, *words),
-        _curve(study, rows, head),
-        published_table(study, "published", [head], rows, [source]),
-        detail_table(study, "details", [head], rows, items),
+    runs = chosen(study, axis)
+    found, heads = cells(study, runs, axis), {axis: head}
+    found["method"] = next(iter(study.values("method")), "sora")
+    keys = found[axis].map(lambda value: f"{axis}={value:g}") if setting is None else found[axis].map(setting)
+    return [
+        score_table(study, study.name, f"Scores by {head}", found, heads, words),
+        _curve(study, found, axis, head) if setting is None else None,
+        published_table(study, found, heads, [("sora", table)], keys),
+        detail_table(study, found, heads, draws(study, runs)),
     ]
-    return [artefact for artefact in found if artefact is not None]
 
 
-def number_label(value: Any) -> Cell:
-    """``5e-05`` as ``5e-05``, sorted as the number it is."""
-    return Cell(f"{float(value):g}", float(value))
-
-
-def _curve(study: Study, rows: Sequence[Line], head: str) -> Figure | None:
-    """Score and live parameters over the values, one panel a task; None for words, or without a score."""
-    values = [row.labels[0].value for row in rows]
-    if not all(isinstance(value, int | float) and value > 0 for value in values):
-        return None
-    curves = {}
-    for task in tasks(study):
-        column = columns(study, task)[0]
-        points = []
-        for row in rows:
-            scores = row.groups[task].scores(column) if task in row.groups else []
-            if scores:
-                live = row.groups[task].live()
-                points.append((float(str(row.labels[0].value)), stats.mean(scores), stats.population_sd(scores), live))
-        if points:
-            curves[column] = sorted(points)
-    if not curves:
+def _curve(study: Study, found: pd.DataFrame, axis: str, head: str) -> Figure | None:
+    """Score and live parameters over the values, one panel a task; None for values that have no logarithm."""
+    labels = [study.columns(task)[0].label for task in study.tasks]
+    shown = found[found["label"].isin(labels) & found["mean"].notna()].sort_values(axis)
+    labels = [label for label in labels if (shown["label"] == label).any()]
+    if not labels or not (pd.to_numeric(shown[axis]) > 0).all():
         return None
 
     def draw(canvas: Canvas) -> None:
-        for column, axis in zip(curves, panels(canvas, [c.label for c in curves], 3), strict=True):
-            x, y, sd, live = (list(each) for each in zip(*curves[column], strict=True))
-            y, sd = [round(each, 3) for each in y], [round(each, 3) for each in sd]
-            axis.plot(x, y, color=COLOURS[0], marker="o")
-            low, high = ([m + s * d for m, d in zip(y, sd, strict=True)] for s in (-1, 1))
-            axis.fill_between(x, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
-            log_scale(axis, x)
-            axis.set_xlabel(head)
-            axis.set_ylabel("score (points)", color=COLOURS[0])
-            second = axis.twinx()
-            second.plot(x, [round(each, 1) for each in live], color=COLOURS[1], marker="s", linestyle="--")
-            second.set_ylabel("live parameters", color=COLOURS[1])
-            second.set_ylim(0, max(live) * 1.1 if not math.isnan(max(live)) and max(live) > 0 else 1)
-            second.grid(visible=False)
-            second.spines["right"].set_visible(True)
+        for label, left in zip(labels, panels(canvas, labels, 3), strict=True):
+            part = shown[shown["label"] == label]
+            x, y, sd, live = list(part[axis]), part["mean"].round(3), part["sd"].round(3), part["live"].round(1)
+            left.plot(x, y, color=COLOURS[0], marker="o")
+            left.fill_between(x, y - sd, y + sd, color=COLOURS[0], alpha=0.15, linewidth=0)
+            log_scale(left, x)
+            left.set_xlabel(head)
+            left.set_ylabel("score (points)", color=COLOURS[0])
+            right = left.twinx()
+            right.plot(x, live, color=COLOURS[1], marker="s", linestyle="--")
+            right.set_ylabel("live parameters", color=COLOURS[1])
+            right.set_ylim(0, live.max() * 1.1 if live.max() > 0 else 1)
+            right.grid(visible=False)
+            right.spines["right"].set_visible(True)
 
-    wide, high = tiling(len(curves), 3)
-    return Figure(
-        name=f"score_by_{study.name}",
-        title=f"Score and live parameters by {head}",
-        caption=caption(
-            study,
-            "Circles: mean score over seeds, band: one population SD (left). Squares: live parameters (right).",
-            groups=every_group(rows),
-        ),
-        draw=draw,
-        size=(3.4 * wide, 2.5 * high),
-    )
+    wide, high = tiling(len(labels), 3)
+    caption = "Circles: mean score over seeds, band: one population SD (left). Squares: live parameters (right)."
+    title = f"Score and live parameters by {head}"
+    return Figure(f"score_by_{study.name}", title, caption, draw, (3.4 * wide, 2.5 * high))

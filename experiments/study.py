@@ -1,107 +1,220 @@
-"""From a results folder to studies: the runs each manifest names, with their records or the reason there is none.
+"""From a results folder to studies: the runs each manifest names as a DataFrame, with their records' values or why not.
 
 Bad input never stops the rest: every damaged, foreign or contradictory file becomes one sentence in ``problems``.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.artefacts import Artefact
-from sora import records, studies
+import pandas as pd
+
+from experiments.labels import Column, columns_of
+from sora import runs, studies
 from sora.errors import UserError
 from sora.recipes import CONF
+from sora.records import Arrays, read_arrays
+from sora.runs.results import Record
 
-Record = Mapping[str, Any]
-SEED_AXES = ("seed", "seeds.init", "seeds.data")  # what tells repetitions apart, not settings
+NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
+SEEDS = ["seed", "seeds.init", "seeds.data"]  # what tells repetitions apart, not settings
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
-
-
-@dataclass(frozen=True)
-class Definition:
-    """A kind of study: what it is called, what it accepts, how its runs become artefacts.
-
-    ``accepts``: the flags of ``REFUSABLE`` that are no reason to leave a record out, because the study is about them.
-    """
-
-    name: str
-    title: str
-    build: Callable[[Study], list[Artefact]]
-    accepts: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run a manifest names. ``record`` is None where there is none to use; ``reason`` then says why."""
-
-    run_id: str
-    axes: Mapping[str, Any]
-    command: str
-    record: Record | None
-    path: Path | None
-    reason: str = ""
+SINGLE = "runs"  # the study of the runs that no manifest names
 
 
 @dataclass
 class Study:
-    """A manifest and what became of its runs, in the manifest's order. ``problems`` grows while artefacts are built."""
+    """A manifest and what became of its runs.
+
+    Attributes:
+        axes, fixed: of the manifest.
+        runs: one row for each place of the sweep, in its order: its value on every axis, ``run_id``, ``command``,
+            ``done`` (whether it has a record to use), ``reason`` (why not), ``diverged``, ``one_class``, and every
+            column of :func:`sora.runs.frame`.
+        records, paths: run id -> the record and its file, of the runs that are done.
+        problems: grows while tables are built.
+    """
 
     name: str
     hash: str
     axes: Mapping[str, Sequence[Any]]
     fixed: Mapping[str, str]
-    runs: Sequence[Run]
+    runs: pd.DataFrame
+    records: Mapping[str, Record]
+    paths: Mapping[str, Path]
     problems: list[str] = field(default_factory=list)
-    memo: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # what is dear to compute twice
+    memo: dict[object, Any] = field(default_factory=dict, repr=False, compare=False)  # resampled scores by their runs
 
     @property
     def key(self) -> str:
         """``<study>-<hash>``: the name of its manifest and of its folders."""
-        return f"{self.name}-{self.hash}"
+        return f"{self.name}-{self.hash}" if self.hash else self.name
 
-    def value(self, run: Run, axis: str) -> Any:
-        """The run's value on an axis of the sweep, else the value fixed for all, else its record's; None if unknown."""
-        if axis in run.axes:
-            return run.axes[axis]
-        if axis in self.fixed:
-            return self.fixed[axis]
-        return None if run.record is None else configured(run.record, axis)
+    @property
+    def done(self) -> pd.DataFrame:
+        """The runs that have a record."""
+        return self.runs[self.runs["done"]]
 
-    def values(self, axis: str) -> list[Any]:
-        """The values on an axis, in order of appearance; [] where nothing says any."""
-        return list(dict.fromkeys(v for v in (freeze(self.value(run, axis)) for run in self.runs) if v is not None))
+    @property
+    def tasks(self) -> list[str]:
+        """In the order of the sweep."""
+        return [str(task) for task in self.values("task")]
 
-    def groups(self, *axes: str) -> dict[tuple[Any, ...], list[Run]]:
-        """The runs by their values on ``axes`` (lists as tuples), in order of appearance."""
-        result: dict[tuple[Any, ...], list[Run]] = {}
-        for run in self.runs:
-            result.setdefault(tuple(freeze(self.value(run, axis)) for axis in axes), []).append(run)
-        return result
+    def columns(self, task: str) -> list[Column]:
+        """The numbers that a table has of a task, see :func:`experiments.labels.columns_of`."""
+        known = self.runs.loc[self.runs["task"] == task, "task.metrics"].dropna() if "task.metrics" in self.runs else ()
+        return columns_of(task, next(iter(known), None))
 
-    def setting(self, run: Run, *without: str) -> tuple[tuple[str, Any], ...]:
-        """The run's axes but its seeds and ``without``: runs of one setting are repetitions of each other."""
-        return tuple((k, freeze(v)) for k, v in run.axes.items() if k not in SEED_AXES and k not in without)
+    def values(self, column: str) -> list[Any]:
+        """The values of a column, in order of appearance; [] where there is no such column."""
+        return list(self.runs[column].dropna().unique()) if column in self.runs else []
 
-    def arrays(self, run: Run) -> records.Arrays | None:
+    def varied(self, *without: str) -> list[str]:
+        """The axes with several values, but for ``without`` and the seeds."""
+        return [axis for axis, all_ in self.axes.items() if len(all_) > 1 and axis not in (*SEEDS, *without)]
+
+    def missing(self) -> list[str]:
+        """The commands that would fill the study, each once."""
+        refused = self.runs["reason"].str.startswith("refused")
+        return list(dict.fromkeys(self.runs.loc[~self.runs["done"] & ~refused, "command"]))
+
+    def arrays(self, run_id: str) -> Arrays | None:
         """The logits of a run, or None, with a problem noted, where they cannot be used."""
-        if run.record is None or run.path is None:
-            return None
         try:
-            return records.read_arrays(run.path, run.record)
+            return read_arrays(self.paths[run_id], self.records[run_id])
         except UserError as error:
             self.problems.append(str(error))
             return None
 
 
-def freeze(value: Any) -> Any:
-    """The value, lists and dictionaries as tuples, so that it can be a key."""
-    if isinstance(value, dict):
-        return tuple((str(key), freeze(each)) for key, each in sorted(value.items()))
-    return tuple(freeze(each) for each in value) if isinstance(value, list) else value
+@dataclass(frozen=True)
+class Loaded:
+    """All studies of a results folder, by manifest name, and one sentence for each file that could not be used.
+
+    ``single``: the runs that no manifest names, as a study; None where there are none.
+    """
+
+    studies: list[Study]
+    single: Study | None
+    results: runs.Results
+    problems: list[str]
+
+
+def load(results: Path, accepts: Callable[[str], Collection[str]]) -> Loaded:
+    """Read the manifests of ``results`` and the records they name.
+
+    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it.
+    """
+    found = runs.read(results)
+    problems, loaded = found.problems, []
+    frame = runs.frame(found.records.values()).set_index("run_id", drop=False)
+    named: set[str] = set()
+    for file in sorted((results / studies.FOLDER).glob("*.json")):
+        try:
+            manifest = studies.read(file)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        entries = manifest["runs"]
+        named |= {entry["run_id"] for entry in entries}
+        if file != studies.path(results, manifest):
+            problems.append(f"{file}: holds the manifest {manifest['study']}-{manifest['hash']}; give it that name")
+            continue
+        reasons = [_reason(each, found, accepts(manifest["study"])) for each in entries]
+        if entries and not any(each["run_id"] in {*found.records, *found.spoilt} for each in entries):
+            problems.append(f"{file}: none of its {len(entries)} runs has a record; run them, or delete the manifest")
+        loaded.append(_study(manifest, reasons, frame, found))
+    return Loaded(loaded, _single(frame[~frame["run_id"].isin(named)], found), found, problems)
+
+
+def _study(manifest: Mapping[str, Any], reasons: Sequence[str], frame: pd.DataFrame, found: runs.Results) -> Study:
+    entries = manifest["runs"]
+    ids = [entry["run_id"] for entry in entries]
+    usable = [run_id if not reason else None for run_id, reason in zip(ids, reasons, strict=True)]
+    table = frame.reindex(pd.Index(usable, dtype=object)).reset_index(drop=True)
+    lacking = pd.Series([run_id is None for run_id in usable])
+    for key, text in manifest["fixed"].items() if lacking.any() else ():  # what a run without a record will have
+        held = table[key] if key in table else pd.Series(None, table.index)
+        table[key] = held.astype(object).where(~lacking, _typed(text)).infer_objects()
+    axes = {axis: [runs.frozen(entry["axes"][axis]) for entry in entries] for axis in manifest["axes"]}
+    own = {"run_id": ids, "command": [each["command"] for each in entries], "reason": list(reasons), **axes}
+    columns = {key: pd.Series(values, dtype=None if _plain(values) else object) for key, values in own.items()}
+    table = pd.concat([pd.DataFrame(columns), table.drop(columns=[key for key in columns if key in table])], axis=1)
+    ids = [run_id for run_id in usable if run_id is not None]
+    return Study(
+        manifest["study"],
+        manifest["hash"],
+        manifest["axes"],
+        manifest["fixed"],
+        _marked(table),
+        {run_id: found.records[run_id] for run_id in ids},
+        {run_id: found.paths[run_id] for run_id in ids},
+    )
+
+
+def _typed(text: str) -> Any:
+    """A value as it was typed: a number where it is one."""
+    try:
+        return runs.frozen(json.loads(text))
+    except ValueError:
+        return text
+
+
+def _plain(values: Sequence[Any]) -> bool:
+    """Whether pandas may choose the type of a column: not for tuples, and not for true and false beside numbers."""
+    return not any(isinstance(value, tuple | bool) for value in values)
+
+
+def _marked(table: pd.DataFrame) -> pd.DataFrame:
+    done = table["reason"] == ""
+    one_class = (table["flags.one_class"] == True) if "flags.one_class" in table else False  # noqa: E712
+    return table.assign(done=done, diverged=done & (table["status"] == "diverged"), one_class=done & one_class)
+
+
+def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
+    """The runs that no manifest names; what varies among them takes the place of axes."""
+    if frame.empty:
+        return None
+    table = frame.reset_index(drop=True)
+    commands = [found.records[run_id]["provenance"]["command"] for run_id in table["run_id"]]
+    table = _marked(table.assign(command=commands, reason=""))
+    about_the_task = [key for key in table if key.startswith("task.")]
+    keys = ["backbone", "task", "method", "protocol", *frame.attrs["configured"], "seed"]
+    keys = [key for key in keys if key not in about_the_task and table[key].astype(str).nunique() > 1]
+    axes = {key: list(table[key].unique()) for key in dict.fromkeys(["task", "method", *keys])}
+    ids = list(table["run_id"])
+    return Study(
+        SINGLE,
+        "",
+        axes,
+        {},
+        table,
+        {run_id: found.records[run_id] for run_id in ids},
+        {run_id: found.paths[run_id] for run_id in ids},
+    )
+
+
+# -- which records a study may use -----------------------------------------------------------------------------
+
+
+def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[str]) -> str:
+    """Why the run has no record to use; empty where it has one."""
+    run_id = entry["run_id"]
+    if run_id not in found.records:
+        return found.spoilt.get(run_id, "not run")
+    record = found.records[run_id]
+    if contradiction := _contradiction(entry["axes"], record):
+        found.problems.append(
+            f"{found.paths[run_id]}: {contradiction}, against the study's manifest; restore or remove it"
+        )
+        return "foreign record"
+    flags = (words for flag, words in REFUSABLE.items() if record["flags"][flag] and flag not in accepts)
+    return next((f"refused, as it is about {words}" for words in flags), "")
 
 
 def configured(record: Record, axis: str) -> Any:
@@ -114,88 +227,6 @@ def configured(record: Record, axis: str) -> Any:
     return node.get("name") if isinstance(node, Mapping) else node
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """All studies of a results folder, by manifest name, and one sentence for each file that could not be used."""
-
-    studies: list[Study]
-    problems: list[str]
-
-
-def load(results: Path, accepts: Callable[[str], frozenset[str]]) -> Loaded:
-    """Read the manifests of ``results`` and the records they name.
-
-    ``accepts``: study name -> the flags it accepts (``Definition.accepts``).
-    """
-    problems: list[str] = []
-    found, spoilt = _records(results, problems)
-    loaded = []
-    for file in sorted((results / studies.FOLDER).glob("*.json")):
-        try:
-            manifest = studies.read(file)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        if file != studies.path(results, manifest):
-            problems.append(f"{file}: holds the manifest {manifest['study']}-{manifest['hash']}; give it that name")
-            continue
-        runs = [_run(each, found, spoilt, accepts(manifest["study"]), problems) for each in manifest["runs"]]
-        if runs and not any(run.path or run.run_id in spoilt for run in runs):
-            problems.append(f"{file}: none of its {len(runs)} runs has a record; run them, or delete the manifest")
-        loaded.append(Study(manifest["study"], manifest["hash"], manifest["axes"], manifest["fixed"], runs))
-    return Loaded(loaded, problems)
-
-
-def _records(results: Path, problems: list[str]) -> tuple[dict[str, tuple[Path, Record]], dict[str, str]]:
-    """Run id -> its file and record, and run id -> why its file is of no use."""
-    found: dict[str, tuple[Path, Record]] = {}
-    spoilt: dict[str, str] = {}
-    for path in sorted((results / "records").rglob("*.json")):
-        named = path.stem.rpartition("-")[2]
-        try:
-            record = records.read(path)
-        except UserError as error:
-            problems.append(str(error))
-            spoilt[named] = "damaged record"
-            continue
-        run_id = record["run_id"]
-        if named != run_id:
-            problems.append(f"{path}: holds run {run_id}, which is not the one it is named after; restore or remove it")
-            continue
-        if run_id not in found:
-            found[run_id] = path, record
-        elif records.science(found[run_id][1]) == records.science(record):
-            if not found[run_id][0].with_suffix(".npz").is_file():  # the copy that still has its arrays serves better
-                found[run_id] = path, record
-        else:
-            problems.append(f"{path}: says of run {run_id} other things than {found[run_id][0]}; remove the wrong one")
-            spoilt[run_id] = "two records that contradict each other"
-    for run_id in spoilt.keys() & found.keys():
-        if spoilt[run_id] != "damaged record":  # a damaged copy beside a whole record does no harm
-            del found[run_id]
-    return found, spoilt
-
-
-def _run(
-    entry: Mapping[str, Any],
-    found: Mapping[str, tuple[Path, Record]],
-    spoilt: Mapping[str, str],
-    accepts: frozenset[str],
-    problems: list[str],
-) -> Run:
-    run_id, axes, command = entry["run_id"], entry["axes"], entry["command"]
-    path, record = found.get(run_id, (None, None))
-    if record is None or path is None:
-        return Run(run_id, axes, command, None, None, spoilt.get(run_id, "not run"))
-    if contradiction := _contradiction(axes, record):
-        problems.append(f"{path}: {contradiction}, against the study's manifest; restore or remove it")
-        return Run(run_id, axes, command, None, path, "foreign record")
-    for flag, words in REFUSABLE.items():
-        if record["flags"][flag] and flag not in accepts:
-            return Run(run_id, axes, command, None, path, f"refused, as it is about {words}")
-    return Run(run_id, axes, command, record, path)
-
-
 def _contradiction(axes: Mapping[str, Any], record: Record) -> str:
     """Where the record's configuration differs from the axes, or an empty string."""
     for axis, wanted in axes.items():
@@ -204,6 +235,8 @@ def _contradiction(axes: Mapping[str, Any], record: Record) -> str:
             continue
         if isinstance(held, list) and sorted(map(str, held)) == sorted(map(str, [wanted])):
             continue  # method.targets=query and [query] are one setting
+        if wanted in NAMED_ELSEWHERE and axis in ("task", "backbone"):
+            continue  # task=own task.name=mine: the run id ties the two
         if (CONF / axis).is_dir() and not (CONF / axis / f"{wanted}.yaml").is_file():
             continue  # somebody's own choice of a group, whose file may give another name: the run id ties the two
         return f"{axis} is {held!r} and not {wanted!r}"
@@ -217,8 +250,3 @@ def _equal(held: Any, wanted: Any) -> bool:
         return held == wanted or math.isclose(float(held), float(wanted), rel_tol=1e-9)
     except (TypeError, ValueError):
         return bool(held == wanted)
-
-
-def commands(runs: Iterable[Run]) -> tuple[str, ...]:
-    """The commands of the runs that could be filled by running them."""
-    return tuple(run.command for run in runs if run.record is None and not run.reason.startswith("refused"))

@@ -9,7 +9,7 @@ import argparse
 
 from experiments import anomalies, dispersion
 from experiments.published import FOLDER
-from sora.records import write_text
+from sora.files import write_text
 
 if __name__ == "__main__":
     argparse.ArgumentParser(prog="scripts/anomalies.py", description=__doc__.splitlines()[0]).parse_args()

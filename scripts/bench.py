@@ -22,10 +22,10 @@ from typing import Any
 from benchmark import report
 from benchmark.cases import sections
 from benchmark.measure import take_turns
-from sora import records
 from sora.commands import published
 from sora.compose import runs_of
 from sora.errors import UserError
+from sora.files import write_text
 from sora.tasks import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,8 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
         name = f"{found['provenance']['started'].replace(':', '').replace('-', '')[:15]}-{found['device']}"
         path = options.results / "bench" / f"{name}{'-quick' if options.quick else ''}.json"
         table = report.markdown(found)
-        records.write_text(path, json.dumps(found, indent=1) + "\n")
-        records.write_text(path.with_suffix(".md"), table)
+        write_text(path, json.dumps(found, indent=1) + "\n")
+        write_text(path.with_suffix(".md"), table)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

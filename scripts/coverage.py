@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sora.bootstrap import paired_bootstrap
-from sora.records import write_text
-from sora.stats import t_interval
+from experiments.bootstrap import paired_bootstrap
+from experiments.stats import t_interval
+from sora.files import write_text
 
 ITEMS = 139  # RTE's half
 RESAMPLES = 1000
@@ -67,7 +67,7 @@ def simulate(regime: Regime, seeds: int, repeats: int = REPEATS, seed: int = 0) 
         boot += found.interval.low <= 0 <= found.interval.high
         alarms += found.p < 0.05
         t = t_interval(d.mean(axis=1))
-        over_seeds += t is not None and t.low <= 0 <= t.high
+        over_seeds += t.low <= 0 <= t.high
     return boot / repeats, over_seeds / repeats, alarms / repeats
 
 

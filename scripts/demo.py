@@ -21,7 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sora import records, stats
+from experiments.stats import t_interval
+from sora import records
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -86,17 +87,17 @@ def draw_ranks(found: list[Record], path: Path) -> None:
 def row(method: str, found: list[Record]) -> list[str]:
     """One line of the table: score in percent, live parameters, seconds of the pack."""
     scores = [100 * record["metrics"]["selected"]["report"]["pearson"] for record in found]
-    interval = stats.t_interval(scores)
+    interval = t_interval(scores)
     live = [record["params"]["live"] for record in found]
     ranks = [sum(record["ranks"].values()) for record in found]
     seconds = sum(found[0]["time"].values())
     return [
         method,
-        f"{stats.mean(scores):.1f}",
-        f"{interval.low:.1f} to {interval.high:.1f}" if interval else "-",
+        f"{np.mean(scores):.1f}",
+        f"{interval.low:.1f} to {interval.high:.1f}",
         " ".join(f"{score:.1f}" for score in scores),
-        f"{stats.mean(live):,.0f}",
-        f"{stats.mean(ranks):.0f} of {len(found[0]['ranks']) * found[0]['config']['method']['r']}",
+        f"{np.mean(live):,.0f}",
+        f"{np.mean(ranks):.0f} of {len(found[0]['ranks']) * found[0]['config']['method']['r']}",
         f"{seconds:.0f}",
     ]
 

@@ -1,6 +1,7 @@
 """Check everything a run needs before it starts: one verdict a line.
 
 python scripts/doctor.py task=rte seed=[0,1,2] tracker=wandb       the words are those of run.py
+python scripts/doctor.py task=mine --config-dir my-conf            with configuration of your own
 
 Exit status: 0 nothing failed, 1 a check failed, 2 the words make no run.
 """
@@ -10,13 +11,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from sora.arguments import arranged, quoted
 from sora.cli import explain
 from sora.compose import runs_of
+from sora.console import run
 from sora.errors import UserError
 
+CONFIG_DIR = ("--config-dir", "-cd")
 SWEEPS = ("-m", "--multirun")
 
 
@@ -26,10 +31,15 @@ def main(words: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
+        words = arranged(quoted(words))
+        own = [words.pop(at + 1) for at in range(len(words) - 2, -1, -1) if words[at] in CONFIG_DIR]
+        words = [word for word in words if word not in CONFIG_DIR]
         if sweep := next((word for word in words if word in SWEEPS or word.startswith("experiment=")), None):
             raise UserError(f"{sweep}: the doctor looks at one job; run.py lists those of a sweep with --dry-run")
-        runs = runs_of(words)
-    except (HydraException, OmegaConfBaseException) as error:
+        if flag := next((word for word in words if word.startswith("-")), None):
+            raise UserError(f"{flag}: the doctor knows the overrides of run.py and --config-dir; leave it out")
+        runs = runs_of(words, own[::-1])
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
     except UserError as error:
@@ -45,4 +55,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

@@ -6,22 +6,22 @@ python scripts/export.py 4f1c2a9b7d3e my-model --merge         a plain transform
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.publish import find_run, publish
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write a finished run's adapter into a new folder.")
+    parser = Parser(description="Write a finished run's adapter into a new folder.")
     parser.add_argument("run", metavar="RUN", help="a run folder, or a run id")
-    parser.add_argument("out", metavar="OUT", type=Path, help="a folder that does not exist yet, or is empty")
+    parser.add_argument("out", metavar="OUT", type=place_of, help="a folder that does not exist yet, or is empty")
     parser.add_argument("--merge", action="store_true", help="write a plain transformers model instead")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (default: runs)")
+    parser.add_argument("--runs", type=place_of, default=Path("runs"), help="folder of the run folders (default: runs)")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of the records (default: results)"
+        "--results", type=place_of, default=Path("results"), help="folder of the records (default: results)"
     )
     arguments = parser.parse_args()
     try:
@@ -35,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

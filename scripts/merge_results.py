@@ -9,7 +9,6 @@ named. Manifests of one sweep become one that names all their runs.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sora import records, studies
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
+from sora.files import replaced
 
 Record = dict[str, Any]
 
@@ -103,18 +104,16 @@ def _different(one: Record, other: Record) -> list[str]:
 
 def _copy(file: Path, place: Path) -> None:
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.tmp")
-        shutil.copyfile(file, partial)
-        partial.replace(place)
+        with replaced(place) as partial:
+            shutil.copyfile(file, partial)
     except OSError as error:
         raise UserError(f"{place}: cannot be written ({error.strerror}); choose another folder with --into") from error
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="Join results folders of several machines into one.")
-    parser.add_argument("sources", nargs="+", type=Path, help="results folders")
-    parser.add_argument("--into", type=Path, default=Path("results"), help="where to add them (default: results)")
+    parser = Parser(description="Join results folders of several machines into one.")
+    parser.add_argument("sources", nargs="+", type=place_of, help="results folders")
+    parser.add_argument("--into", type=place_of, default=Path("results"), help="where to add them (default: results)")
     options = parser.parse_args(arguments)
     try:
         counts = merge(options.sources, options.into)
@@ -126,4 +125,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda: main(sys.argv[1:]))

@@ -8,24 +8,29 @@ python scripts/prepare_data.py OUT --check                                      
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.prepare import MODELS, prepare
 from sora.prepared import check_all
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Fill a folder with what runs need on a machine without network.")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder; another call adds to it")
+    parser = Parser(description="Fill a folder with what runs need on a machine without network.")
+    parser.add_argument("out", metavar="OUT", type=place_of, help="the folder; another call adds to it")
     parser.add_argument("--task", nargs="+", default=[], metavar="NAME", help="tasks of conf/task, such as rte mrpc")
     parser.add_argument("--backbone", nargs="+", default=[], metavar="NAME", help="backbones of conf/backbone")
-    parser.add_argument("--data", metavar="FOLDER", help="take the tasks from here (default: SORA_DATA, else the hub)")
+    parser.add_argument(
+        "--data", type=place_of, metavar="FOLDER", help="take the tasks from here (SORA_DATA, else the hub)"
+    )
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="NAME=FOLDER", help="take a backbone from a folder that you have"
+    )
+    parser.add_argument(
+        "--config-dir", type=place_of, metavar="FOLDER", help="your own configuration: task/, backbone/"
     )
     parser.add_argument("--allow-partial", action="store_true", help="accept other numbers of examples than official")
     parser.add_argument("--check", action="store_true", help="only compare the files with the manifest")
@@ -44,9 +49,10 @@ def main() -> int:
             out,
             arguments.task,
             arguments.backbone,
-            data_dir=arguments.data,
+            data_dir=str(arguments.data) if arguments.data else None,
             weights=weights,
             allow_partial=arguments.allow_partial,
+            config_dir=str(arguments.config_dir) if arguments.config_dir else None,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,4 +63,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

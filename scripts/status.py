@@ -7,22 +7,29 @@ Runs now: a process holds the run's lock (sora/cluster/run_lock.py). Exit status
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import experiments
-from experiments.progress import progress, told
+from experiments.progress import described, progress
 from experiments.study import load
+from sora.arguments import hydra_text
+from sora.commands import here
+from sora.console import Parser, place_of, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print where the studies stand; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/status.py", description="How far each study is.")
-    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
-    parser.add_argument("--runs", metavar="FOLDER", help="the folder of run folders, paths.runs (default: runs)")
+    parser = Parser(prog="scripts/status.py", description="How far each study is.")
+    parser.add_argument(
+        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
+    )
+    parser.add_argument(
+        "--runs", type=place_of, metavar="FOLDER", help="the folder of run folders, paths.runs (default: runs)"
+    )
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
+    parser.add_argument("--config-dir", type=place_of, metavar="FOLDER", help="your own configuration, if one was used")
     parser.add_argument("--commands", type=int, default=3, help="commands of missing runs to print (default: 3)")
     options = parser.parse_args(arguments)
     results = Path(options.results)
@@ -34,8 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in options.study if name not in {study.name for study in loaded.studies}]:
         print(f"error: --study {unknown[0]}: no manifest of that name in {results / 'studies'}", file=sys.stderr)
         return 2
+    folders = {"paths.results": str(options.results), "paths.runs": str(options.runs or "runs")}
+    words = [f"{key}={hydra_text(folder)}" for key, folder in folders.items() if folder != key.partition(".")[2]]
+    own = [str(options.config_dir)] if options.config_dir else []
     for study in shown:
-        print(told(progress(study, Path(options.runs or "runs")), options.commands))
+        state = progress(study, Path(options.runs or "runs"))
+        print(described(state, options.commands, lambda command: here(command, own, words)))
     if not shown:
         print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
     problems = [*loaded.problems]
@@ -47,4 +58,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -9,22 +9,22 @@ on complete data, with predict=true then or later. Without every file the zip is
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.publish.leaderboard import collect
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the zip; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/submission.py", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="scripts/submission.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("benchmark", choices=("glue", "superglue"), help="the leaderboard")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records/ (results)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders (runs)")
-    parser.add_argument("--out", type=Path, help="the zip to write (<benchmark>.zip)")
+    parser.add_argument("--results", type=place_of, default=Path("results"), help="folder of records/ (results)")
+    parser.add_argument("--runs", type=place_of, default=Path("runs"), help="folder of the run folders (runs)")
+    parser.add_argument("--out", type=place_of, help="the zip to write (<benchmark>.zip)")
     parser.add_argument("--backbone", help="only runs of this backbone")
     parser.add_argument("--method", help="only runs of this method")
     parser.add_argument("--protocol", help="only runs that were selected by this protocol")
@@ -41,4 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -7,9 +7,11 @@ Reads ``studies/`` and ``records/`` below the results folder and the published n
     <results>/tables/<study>-<hash>/README.md, *.tex, *.csv, runs.sh (what computes each run), missing.sh
     <results>/figures/<study>-<hash>/*.png, *.svg
     <results>/tables/claims/README.md, *.tex, *.csv     the paper's claims, each with what these runs say
-    <results>/report.html
+    <results>/tables/runs/                              the runs that no manifest names
+    <results>/README.md, report.html                    what was found, first
+    <results>/runs.csv                                  every run, see sora.runs.load
 
-Files that cannot be used are told of, and the rest is built. Exit status: 0; 2 for a mistake in the command, and with
+Files that cannot be used are named, and the rest is built. Exit status: 0; 2 for a mistake in the command, and with
 --strict also when a file could not be used.
 """
 
@@ -22,14 +24,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import experiments
-from experiments import claims, figures, published, render, report
-from experiments.artefacts import Figure, Table, shared
-from experiments.study import Run, Study, commands, load
-from sora.errors import UserError
-from sora.records import write_bytes
+import pandas as pd
 
-GENERATED = re.compile(r"[A-Za-z0-9_-]+-[0-9a-f]{12}")
+import experiments
+from experiments import claims, figures, published, report, summary, tables
+from experiments.conditions import conditions
+from experiments.study import SINGLE, Study, load
+from experiments.summary import Section
+from experiments.tables import Figure, Table
+from sora import runs
+from sora.commands import in_script
+from sora.console import Parser, place_of, run
+from sora.errors import UserError
+from sora.files import write_bytes
+
+GENERATED = re.compile(rf"[A-Za-z0-9_-]+-[0-9a-f]{{12}}|{SINGLE}")
+SHOWN = 5  # commands of missing runs on a study's page; the rest are in missing.sh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,23 +66,28 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; --results names the one that paths.results named when training")
     loaded = load(results, lambda name: experiments.find(name).accepts)
-    chosen = [study for study in loaded.studies if not only or study.name in only]
-    if unknown := [name for name in only if name not in {study.name for study in loaded.studies}]:
+    every = [*loaded.studies, *([loaded.single] if loaded.single else [])]
+    chosen = [study for study in every if not only or study.name in only]
+    if unknown := [name for name in only if name not in {study.name for study in every}]:
         raise UserError(f"--study {unknown[0]}: no manifest of that name in {results / 'studies'}")
     writer, sections = Writer(), []
     for study in chosen:
         sections.append(_study(results, study, writer))
-        done = sum(run.record is not None for run in study.runs)
-        print(f"{study.key}: {done}/{len(study.runs)} runs, {len(sections[-1].artefacts)} tables and figures")
+        print(f"{study.key}: {sections[-1].coverage}, {len(sections[-1].artefacts)} tables and figures")
     claimed = claims.table(chosen)
     if claimed is not None:
         _write_table(results / "tables" / "claims", claimed, writer)
-        writer.put(results / "tables" / "claims" / "README.md", render.markdown(claimed).encode("utf-8"))
+        writer.put(results / "tables" / "claims" / "README.md", tables.markdown(claimed).encode("utf-8"))
     noted = (problem for study in chosen for problem in dict.fromkeys(study.problems))  # claims read a study once more
     problems = [*loaded.problems, *noted]
-    shown = [problem.replace(f"{results}/", "") for problem in problems]  # the report says nothing of the machine
+    shown = [problem.replace(f"{results}/", "") for problem in problems]  # the pages name no folder of this machine
     writer.put(results / "report.html", report.page(sections, shown, published.SENTENCE, claimed).encode("utf-8"))
     if not only:
+        writer.put(results / "README.md", summary.page(sections, claimed, shown, published.SENTENCE).encode("utf-8"))
+        table = runs.varying(runs.table(loaded.results, results))
+        writer.put(
+            results / "runs.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode("utf-8")
+        )
         writer.clean(results / "tables")
         writer.clean(results / "figures")
     if not chosen:
@@ -105,49 +120,54 @@ class Writer:
                 study.rmdir()
 
 
-def _study(results: Path, study: Study, writer: Writer) -> report.Section:
-    definition = experiments.find(study.name)
+def _study(results: Path, study: Study, writer: Writer) -> Section:
+    definition = experiments.find(study.name if study.name != SINGLE else "sweep")
+    title = definition.title if study.name != SINGLE else "Runs outside a sweep"
     artefacts = definition.build(study)
-    tables, pictures = results / "tables" / study.key, results / "figures" / study.key
-    told, svgs = shared([artefact.caption for artefact in artefacts]), {}
-    pages = [f"# {definition.title}\n", *([" ".join(told) + "\n"] if told else [])]
+    folder, pictures, svgs = results / "tables" / study.key, results / "figures" / study.key, {}
+    pages = [f"# {title}", conditions(study)]
     for artefact in artefacts:
         if isinstance(artefact, Table):
-            pages.append(render.markdown(artefact, told))
-            _write_table(tables, artefact, writer)
+            pages.append(tables.markdown(artefact))
+            _write_table(folder, artefact, writer)
         elif isinstance(artefact, Figure):
             png, svg = figures.render(artefact)
             writer.put(pictures / f"{artefact.name}.png", png)
             writer.put(pictures / f"{artefact.name}.svg", svg)
             svgs[artefact.name] = svg
-            pages.append(render.figure_markdown(artefact, f"../../figures/{study.key}/{artefact.name}.png", told))
-    writer.put(tables / "README.md", "\n".join(pages).encode("utf-8"))
-    writer.put(tables / "runs.sh", "".join(f"{_place(run)}\n{run.command}\n" for run in study.runs).encode("utf-8"))
-    if missing := commands(study.runs):
-        writer.put(tables / "missing.sh", "\n".join([*missing, ""]).encode("utf-8"))
-    return report.Section(study, definition.title, artefacts, svgs)
+            path = f"../../figures/{study.key}/{artefact.name}.png"
+            pages.append(f"### {artefact.title}\n\n![{artefact.title}]({path})\n\n{artefact.caption}\n")
+    if missing := study.missing():
+        writer.put(folder / "missing.sh", "\n".join([*map(in_script, missing), ""]).encode("utf-8"))
+        more = f"; the first {SHOWN} commands, the others are in missing.sh" if len(missing) > SHOWN else ""
+        pages.append("\n".join([f"Missing runs: {len(missing)}{more}.", "", "```bash", *missing[:SHOWN], "```", ""]))
+    writer.put(folder / "README.md", "\n\n".join(pages).encode("utf-8"))
+    commands = [f"{_place(study, row)}\n{in_script(row['command'])}\n" for _, row in study.runs.iterrows()]
+    writer.put(folder / "runs.sh", "".join(commands).encode("utf-8"))
+    return Section(study, title, artefacts, svgs)
 
 
-def _place(run: Run) -> str:
+def _place(study: Study, run: pd.Series) -> str:
     """A comment for a shell: the run's place in the study, its id, and why it has no record."""
-    axes = " ".join(f"{key}={json.dumps(value)}" for key, value in run.axes.items())
-    return f"# {axes}: {run.run_id}{f', {run.reason}' if run.reason else ''}"
+    axes = " ".join(f"{key}={json.dumps(run[key], default=str)}" for key in study.axes)
+    reason = f", {run['reason']}" if run["reason"] else ""
+    return f"# {axes}: {run['run_id']}{reason}"
 
 
 def _write_table(folder: Path, table: Table, writer: Writer) -> None:
-    writer.put(folder / f"{table.name}.tex", render.latex(table, folder.name).encode("utf-8"))
-    writer.put(folder / f"{table.name}.csv", render.comma_separated(table).encode("utf-8"))
+    writer.put(folder / f"{table.name}.tex", tables.latex(table, folder.name).encode("utf-8"))
+    writer.put(folder / f"{table.name}.csv", tables.comma_separated(table).encode("utf-8"))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/tables.py", description="Tables, figures and the report from records."
+    parser = Parser(prog="scripts/tables.py", description="Tables, figures and the report from records.")
+    parser.add_argument(
+        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )
-    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
     parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
     parser.add_argument("--strict", action="store_true", help="exit status 2 when a file could not be used")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -11,7 +11,6 @@ is left alone. Exit status 2 where a run of a grid is missing.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,19 +21,23 @@ import yaml
 import experiments
 from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
+from sora.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.records import write_bytes
+from sora.files import write_text
+from sora.place import CONF
 from sora.studies import FOLDER
 from sora.untrusted import is_name
-
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the recipes; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="scripts/tune.py", description="The best learning rates, as recipes.")
-    parser.add_argument("--results", default="results", help="the folder of records/ and studies/ (default: results)")
-    parser.add_argument("--conf", type=Path, default=CONF, help="the configuration to write to (default: this one's)")
+    parser = Parser(prog="scripts/tune.py", description="The best learning rates, as recipes.")
+    parser.add_argument(
+        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
+    )
+    parser.add_argument(
+        "--conf", type=place_of, default=CONF, help="the configuration to write to (default: this one's)"
+    )
     options = parser.parse_args(arguments)
     try:
         for path in tune(Path(options.results), options.conf):
@@ -68,8 +71,7 @@ def tune(results: Path, conf: Path) -> list[Path]:
         print(f"{path}: has published values and is left alone", file=sys.stderr)
     texts = {path: recipe(path, *joined(path, grids)) for path, grids in found.items() if path not in published}
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, text.encode("utf-8"))
+        write_text(path, text)
     return list(texts)
 
 
@@ -134,4 +136,4 @@ def recipe(path: Path, choice: Choice, studies: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

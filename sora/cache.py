@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from sora.errors import UserError
+from sora.files import replaced
 
 T = TypeVar("T")
 LIBRARY = "sora-bench"
@@ -46,15 +45,8 @@ def once(path: Path, read: Callable[[Path], T], make: Callable[[], T], write: Ca
         with contextlib.suppress(OSError, ValueError, KeyError):
             return read(path)
         made = make()
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        with _told(path):
-            try:
-                write(beside, made)
-                with beside.open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(beside, path)
-            finally:
-                beside.unlink(missing_ok=True)
+        with _told(path), replaced(path) as beside:
+            write(beside, made)
         return made
 
 

@@ -17,15 +17,19 @@ from safetensors import safe_open
 from sora.backbones.head import form_of
 from sora.config import PeftConfig, RunConfig
 from sora.export import HEAD_WEIGHTS, OWN_WEIGHTS, PEFT_CONFIG
-from sora.records import write_text
+from sora.files import write_text
 
 TITLES = {
     "sora": "SoRA",
     "lora": "LoRA",
+    "masked_lora": "LoRA of given ranks",
     "adalora": "AdaLoRA",
     "bitfit": "BitFit",
     "adapter": "Adapter",
     "full": "Full fine-tuning",
+    "probe": "Linear probe",
+    "zero_shot": "Zero-shot cosine",
+    "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
 BENCHMARKS = {"glue": "GLUE", "superglue": "SuperGLUE", "synthetic": "a generated task", "own": "own data"}

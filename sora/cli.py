@@ -16,18 +16,21 @@ from dataclasses import fields
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sora import arguments, console
 from sora.cluster.signals import Preempted
 from sora.coercion import nearest, one_of
-from sora.commands import published
+from sora.commands import install, program_name, published
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
-from sora.recipes import CONF, OWN, check_recipe, check_study
+from sora.place import CONF, expanded
+from sora.recipes import OWN, check_recipe, check_study, check_untrained
 from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
 
 LAUNCHERS = {  # of Hydra, which a cluster= needs -> its package, and the extra of pyproject.toml
@@ -42,17 +45,23 @@ DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 def main() -> None:
     """Run ``sys.argv``; leaves through SystemExit with the exit status unless that is 0."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors; else it prints them and exits with 1
-    OmegaConf.register_new_resolver("join", joined, replace=True)
-    typed = command(sys.argv[1:])  # not in the job: a launcher may run that in a process with other arguments
-    sys.argv[1:] = _ordered(sys.argv[1:])
-    mistakes, in_job = 0, False
-    if empty := next((each for each in sys.argv[1:] if each in ("paths.results=", "paths.runs=")), None):
-        _complain(f"{empty} is empty; give a folder, or leave it out")  # before Hydra makes a folder of it
+    register_resolvers()
+    try:
+        console.check_home()
+        words = arguments.quoted(sys.argv[1:])
+        typed = command(words)  # not in the job: a launcher may run that in a process with other arguments
+        sys.argv[1:] = _ordered(words)
+        if empty := next((each for each in words if each in ("paths.results=", "paths.runs=")), None):
+            raise UserError(f"{empty} is empty; give a folder, or leave it out")  # before Hydra makes a folder of it
+    except UserError as error:
+        _complain(str(error))
         sys.exit(2)
+    argv, mistakes, in_job = list(sys.argv), 0, False
 
     def job(cfg: DictConfig) -> UserError | None:
         nonlocal mistakes, in_job
         in_job = True
+        sys.argv[:] = argv  # in a launcher's worker they are the worker's; status.json says how to go on
         config = HydraConfig.get()
         number = config.job.num if config.mode == RunMode.MULTIRUN else None
         overrides = shlex.join(_overrides())
@@ -87,7 +96,9 @@ def main() -> None:
     except UserError as error:
         mistakes += 1
         _complain(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        if in_job and isinstance(error, yaml.YAMLError):
+            raise
         mistakes += 1
         _complain(explain(error))
     except ValueError as error:
@@ -118,10 +129,23 @@ def _check_single(choices: Any, cfg: DictConfig) -> None:
     if (cluster := OmegaConf.select(cfg, "cluster.name", default="local")) != "local":
         raise UserError(f"cluster={cluster}: one run trains here; add -m, or name a study with experiment=")
     check_study(choices, _overrides())
+    check_untrained(choices, _overrides())
     typed = [each.partition("=")[0] for each in _overrides()]
     unread = [key for key in OWN if key in typed and f"${{{key}}}" not in str(OmegaConf.to_container(cfg.task))]
     if unread:  # as in a job of a sweep over own and official tasks
         print(f"note: {unread[0]} has no effect, task={choices['task']} has files of its own", file=sys.stderr)
+
+
+def entry() -> None:
+    """The program: :func:`main`, in a process of its own."""
+    console.outlive_reader()
+    main()
+
+
+def register_resolvers() -> None:
+    """What the files of conf/ call: ``${join:...}`` and ``${home:...}``."""
+    OmegaConf.register_new_resolver("join", joined, replace=True)
+    OmegaConf.register_new_resolver("home", lambda folder: expanded("paths.runs", str(folder)), replace=True)
 
 
 def joined(values: Any) -> str:
@@ -129,19 +153,15 @@ def joined(values: Any) -> str:
     return str(values) if isinstance(values, str | int) else ",".join(map(str, values))
 
 
-def command(arguments: list[str]) -> str:
+def command(words: list[str]) -> str:
     """The command as it was typed, quoted for a shell, without absolute paths: records are published."""
-    return published(["python", "run.py", *arguments])
+    return published([*program_name(), *words])
 
 
-def _ordered(arguments: list[str]) -> list[str]:
-    """The arguments as Hydra takes them: it knows no --dry-run, and refuses a -m between two overrides."""
-    flags = [each for each in arguments if each in ("-m", "--multirun")]
-    rest = [each for each in arguments if each not in (*flags, DRY_RUN)]
-    if DRY_RUN in arguments:
-        first = next((i for i, each in enumerate(rest) if "=" in each and not each.startswith("-")), len(rest))
-        rest.insert(first, "hydra.sweeper.dry_run=true")
-    return [*flags, *rest]
+def _ordered(words: list[str]) -> list[str]:
+    """The words as Hydra takes them: it knows no --dry-run, and refuses a flag between two overrides."""
+    dry_run = ["hydra.sweeper.dry_run=true"] if DRY_RUN in words else []
+    return arguments.arranged([each for each in words if each != DRY_RUN] + dry_run)
 
 
 def explain(error: Exception) -> str:
@@ -151,6 +171,10 @@ def explain(error: Exception) -> str:
         return (
             "a group (schedule=, recipe=, task=, ...) was given null, a number or a list; it takes the name of a choice"
         )
+    if isinstance(error, yaml.YAMLError):
+        where = getattr(error, "problem_mark", None)
+        place = f"{where.name}, line {where.line + 1}: " if where else ""
+        return f"{place}no YAML ({getattr(error, 'problem', None) or ' '.join(text.split())}); mend the file"
     if isinstance(error, OverrideParseException):
         reason = [line for line in text.splitlines() if not line.startswith(("Error parsing", "See "))]
         why = "; ".join(reason)
@@ -162,7 +186,7 @@ def explain(error: Exception) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         if group == "hydra/launcher" and choice in LAUNCHERS:
             package, extra = LAUNCHERS[choice]
-            return f"{group}={choice}: the package {package} is not installed; pip install -e '.[{extra}]'"
+            return f"{group}={choice}: the package {package} is not installed; {install(extra)}"
         if not error.options:
             return f"{group}={choice}: no such choice, conf/{group} is empty"
         hint = nearest(choice, error.options)
@@ -180,7 +204,8 @@ def explain(error: Exception) -> str:
             return f"{key}: no key of this cluster; only cluster=slurm has it"
         if key in known_keys():
             return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
-        return f"{key}: no such key{nearest(key, known_keys()) or '; python run.py --help lists the keys'}"
+        hint = f"; {' '.join(program_name())} --help lists the keys"
+        return f"{key}: no such key{nearest(key, known_keys()) or hint}"
     if added := re.match(r"(?:Multiple values for )?(\S+?)(?:\. To override| appears more than once)", text):
         return f"+{added[1]}=: the configuration has a choice of it already; write {added[1]}=<choice>, without the +"
     if merged := re.match(r"Error merging override (.*)", text):

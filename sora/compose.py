@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
+from sora.arguments import hydra_text
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.place import CONF
 from sora.recipes import check_recipe
 from sora.resolve import build_runs
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
+def runs_of(overrides: Iterable[str], config_dirs: Sequence[str] = ()) -> list[RunConfig]:
+    """The runs of one job; ``config_dirs``: folders of the user's own configuration.
 
-def runs_of(overrides: Iterable[str]) -> list[RunConfig]:
-    """The runs of one job. Raises UserError, or HydraException or OmegaConfBaseException for a mistake of spelling."""
+    Raises UserError, or HydraException or OmegaConfBaseException for a mistake of spelling.
+    """
     words = list(overrides)
+    if missing := [each for each in config_dirs if not Path(each).is_dir()]:
+        raise UserError(f"--config-dir {missing[0]}: no such folder")
+    if config_dirs:
+        own = [hydra_text(f"file://{Path(each).resolve()}") for each in config_dirs]
+        words.append(f"hydra.searchpath=[{','.join(own)}]")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             config = compose("config", words, return_hydra_config=True)

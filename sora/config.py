@@ -76,6 +76,8 @@ class MethodConfig:
     learning_rate: float = opt(8e-4, above=0.0, science=False)  # peak, when trainer.learning_rate is null
 
     GATED: ClassVar[bool] = False  # has gates that a threshold drives to zero: what a sparsity schedule works on
+    TRAINS: ClassVar[bool] = True  # by optimiser steps; else no key of the trainer but MEASURING decides anything
+    OWN_HEAD: ClassVar[bool] = False  # puts its own head on the encoder, so that ``head`` decides nothing
 
     def resolved(self) -> MethodConfig:
         """A copy in which no switch is left to a default that another field decides."""
@@ -88,6 +90,10 @@ class MethodConfig:
     def optimizer(self) -> str:
         """What ``trainer.optimizer`` left null stands for."""
         return "adamw"
+
+    def at_rate(self, learning_rate: float) -> MethodConfig:
+        """A copy in which what is given in units of the peak learning rate has its value."""
+        return self
 
 
 METHODS: dict[str, type[MethodConfig]] = {}  # method.name -> its dataclass
@@ -134,11 +140,20 @@ class SoraConfig(LoraConfig):
     """
 
     packable: list[str] = opt(
-        ["seed", "seeds.init", "seeds.data", "method.threshold", "method.penalty", "trainer.learning_rate"],
+        [
+            "seed",
+            "seeds.init",
+            "seeds.data",
+            "method.threshold",
+            "method.rho",
+            "method.penalty",
+            "trainer.learning_rate",
+        ],
         science=False,
     )
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
     threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
+    rho: float | None = opt(None, minimum=0.0, science=False)  # sets threshold to rho * learning rate
     threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))
     prox: str | None = opt(None, choices=("soft", "authors"))
     gate_update: str | None = opt(None, choices=("adam", "gradient"))
@@ -171,8 +186,43 @@ class SoraConfig(LoraConfig):
     def optimizer(self) -> str:
         return self.OPTIMIZER[self.fidelity]
 
+    def at_rate(self, learning_rate: float) -> SoraConfig:
+        """With the threshold that ``rho`` stands for, to six significant digits."""
+        if self.rho is None:
+            return self
+        return replace(self, threshold=float(f"{self.rho * learning_rate:.6g}"), rho=None)
+
     def unused(self) -> frozenset[str]:
         return frozenset({"penalty"}) if self.penalty_rule == "off" else frozenset()
+
+
+@method("masked_lora")
+@dataclass
+class MaskedLoraConfig(LoraConfig):
+    """LoRA whose rank is given matrix by matrix: the control of methods that choose ranks.
+
+    ``ranks`` are those of the finished run ``source`` (sora/sources.py fills them in before the run is named), or are
+    typed. ``pattern`` says what becomes of them: kept, permuted among matrices of equal cost, or levelled. The scale
+    stays alpha / r. Where the ranks were taken from does not name the run.
+    """
+
+    packable: list[str] = opt(
+        [*PACKABLE[:3], "method.source", "method.pattern", "method.permutation", PACKABLE[3]], science=False
+    )
+    source: str = opt("", science=False)  # run id or record of a finished run
+    ranks: dict[str, int] | None = opt(None)  # rank of every adapted matrix by its full name; null = the source's
+    pattern: str = opt("own", choices=("own", "permuted", "uniform"))
+    permutation: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # seed of the permutation; null = seed
+
+    def resolved(self) -> MaskedLoraConfig:
+        """Itself. Raises UserError for a rank that cannot be."""
+        for name, rank in (self.ranks or {}).items():
+            if not 0 <= rank <= self.r:
+                raise UserError(f"method.ranks.{name}: got {rank}, must be from 0 to method.r={self.r}")
+        return self
+
+    def unused(self) -> frozenset[str]:
+        return frozenset() if self.pattern == "permuted" else frozenset({"permutation"})
 
 
 @method("adalora")
@@ -219,6 +269,44 @@ class AdapterConfig(MethodConfig):
 
     bottleneck: int = opt(8, minimum=1)
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
+
+
+@method("probe")
+@dataclass
+class ProbeConfig(MethodConfig):
+    """A linear probe: ridge or logistic regression on frozen pooled features; every seed gives the same."""
+
+    packable: list[str] = opt([], science=False)
+
+    TRAINS: ClassVar[bool] = False
+    OWN_HEAD: ClassVar[bool] = True
+
+
+@method("zero_shot")
+@dataclass
+class ZeroShotConfig(MethodConfig):
+    """The cosine of two sentences' pooled vectors as their similarity; every seed gives the same."""
+
+    packable: list[str] = opt([], science=False)
+
+    TRAINS: ClassVar[bool] = False
+    OWN_HEAD: ClassVar[bool] = True
+
+
+@method("svd_cut")
+@dataclass
+class SvdCutConfig(MethodConfig):
+    """A finished LoRA run cut by SVD, after its training, to a given number of weights.
+
+    ``live`` is ``size``, or the size of the run that ``size`` names (sora/sources.py fills it in).
+    """
+
+    packable: list[str] = opt([], science=False)
+    source: str = opt("")  # run id or record of a finished LoRA run
+    size: str = opt("", science=False)  # weights that may stay, or a finished run that has as many
+    live: int | None = opt(None, minimum=0)  # weights that may stay; null = what size says
+
+    TRAINS: ClassVar[bool] = False
 
 
 PEFT_VARIANTS: dict[str, dict[str, Any]] = {  # known by a name of their own; in PEFT a setting of LORA
@@ -276,6 +364,9 @@ class TrainerConfig:
     train_subset: str = opt("both", choices=("both", "selected", "never"))  # weights measured on it at the end
     checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
     log_every: int = opt(10, minimum=1, science=False)  # steps
+
+
+MEASURING = ("max_length", "train_subset", "checkpoint_every", "log_every")  # of TrainerConfig: how it is measured
 
 
 @dataclass
@@ -376,6 +467,7 @@ class RunConfig:
     precision: str = opt("fp32", choices=PRECISIONS)
     head: str = opt("classifier+pooler", choices=HEADS)
     deterministic: bool = opt(False, science=False)
+    device: str = opt("auto", choices=("auto", "cuda", "cpu"), science=False)  # auto = the first GPU, else the CPU
     data: DataConfig = field(default_factory=DataConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig, metadata={"science": False})

@@ -6,9 +6,11 @@ stops the others. What cannot be looked at because something before it failed is
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +30,9 @@ from sora.cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.regime import regime
-from sora.tasks import TaskData, load
+from sora.tasks import TaskData, load, load_test
 from sora.training.checkpoint import KEEP
-from sora.training.device import choose_device, slow
+from sora.training.device import choose_device, has_driver, slow, why_no_gpu
 from sora.training.logging.wandb import check_key
 from sora.training.pack import Pack, build_pack, losses_of
 
@@ -66,7 +68,7 @@ class Case:
 
     @cached_property
     def device(self) -> torch.device:
-        return choose_device(self.run.deterministic)
+        return choose_device(self.run.deterministic, self.run.device)
 
     @cached_property
     def pack(self) -> Pack:
@@ -103,6 +105,8 @@ class Case:
 def _data(case: Case) -> tuple[str, str]:
     data = case.data
     sizes = ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())
+    if case.run.predict:  # as a run does before it trains
+        sizes += f"; {sum(map(len, load_test(case.run.task, case.run.data).values())):,} to predict"
     if data.partial:
         return "note", f"{case.run.task.name} is partial ({'; '.join(map(' '.join, data.partial.items()))}): {sizes}"
     return "ok", f"{case.run.task.name} is complete: {sizes}"
@@ -165,7 +169,10 @@ def _device(case: Case) -> tuple[str, str]:
     if words := slow(case.run.precision, case.device):
         return "note", words
     if case.device.type == "cpu":
-        return "ok", f"no GPU in use: {torch.get_num_threads()} threads of the CPU, torch {torch.__version__}"
+        text = f"the CPU, with at most {torch.get_num_threads()} threads, torch {torch.__version__}"
+        if case.run.device == "auto" and has_driver():
+            return "note", f"{text}; this machine has a driver of NVIDIA, but {why_no_gpu()}"
+        return "ok", f"device={case.run.device}: {text}"
     name = torch.cuda.get_device_name(case.device)
     if case.run.precision == "bf16" and not torch.cuda.is_bf16_supported():
         return "FAIL", f"{name} does not compute in bf16; set precision=fp32"
@@ -190,12 +197,24 @@ def _memory(case: Case) -> tuple[str, str]:
     return "ok", text if len(case.runs) == 1 else f"{text}; {estimate.gibibytes(together)} for all {len(case.runs)}"
 
 
-def _available() -> int:
+def _available() -> float:
     """Bytes that a process of the CPU can still have, without swapping."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
+            return min(int(line.split()[1]) << 10, _left_of_group(Path("/sys/fs/cgroup")))
     raise UserError("/proc/meminfo: does not say how much memory is available")
+
+
+def _left_of_group(folder: Path) -> float:
+    """Bytes that the container's own limit leaves (cgroup 2); infinity where there is none."""
+    try:
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return math.inf
+    cached = int(stat.get("inactive_file", 0))  # counted as used, and given back when asked for
+    return math.inf if limit == "max" else max(0, int(limit) - used + cached)
 
 
 def _disk(case: Case) -> tuple[str, str]:
@@ -211,22 +230,35 @@ def _disk(case: Case) -> tuple[str, str]:
     folders = {"paths.runs": paths.runs, "paths.results": paths.results}
     folders["paths.cache"] = str(cache_folder("", paths.cache))
     told, level = [], "ok"
+    by_disk: dict[int, list[str]] = {}
     for key, folder in folders.items():
         base = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
         if not base.is_dir():
             return "FAIL", f"{key}: {base} is a file, must be a folder"
-        free = shutil.disk_usage(base).free
-        text = f"{key} needs about {needed[key] >> 20:,} MiB, {free >> 20:,} MiB are free at {base}"
-        if not os.access(base, os.W_OK):
+        if not _can_be_written(base):
             if key != "paths.cache":
                 return "FAIL", f"{key}: {base} cannot be written; choose another folder"
             level = "note"  # it may have all that is needed
             told.append(f"{key} {base} cannot be written: a run stops if something is not in it")
             continue
-        if needed[key] > free:
-            return "FAIL", f"{text}; make room or choose another folder"
+        free = shutil.disk_usage(base).free
+        sharing = by_disk.setdefault(base.stat().st_dev, [])
+        sharing.append(key)
+        if (together := sum(needed[each] for each in sharing)) > free:
+            keys = " and ".join(sharing)
+            text = f"{keys} need{'s' * (len(sharing) == 1)} about {together >> 20:,} MiB, {free >> 20:,} MiB are free"
+            return "FAIL", f"{text} at {base}; make room or choose another folder"
         told.append(f"{key} about {needed[key] >> 20:,} of {free >> 20:,} MiB free")
     return level, ", ".join(told)
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a file can be made in ``folder``: one is made, and removed."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return os.access(folder, os.W_OK)
+    except OSError:
+        return False
 
 
 def _regime(case: Case) -> tuple[str, str]:

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.backbones.head import form_of
-from sora.records import write_text
+from sora.files import replaced, write_text
 
 if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
+    from sora.config import TaskConfig
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -144,6 +145,22 @@ def write_plain(
     write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 
+def name_labels(folder: Path, task: TaskConfig) -> None:
+    """Write the words of the task's labels into ``config.json``, so that transformers' pipelines answer with them.
+
+    A folder without that file, or whose model does not classify, is left as it is.
+    """
+    path = folder / "config.json"
+    if not path.is_file() or (folder / HEAD_WEIGHTS).is_file():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = task.labels if task.choices == 1 and task.labels else ["score"]
+    config["id2label"] = {str(index): name for index, name in enumerate(names)}
+    config["label2id"] = {name: index for index, name in enumerate(names)}
+    config["problem_type"] = "regression" if task.regression else "single_label_classification"
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 @torch.no_grad()
 def write_merged(folder: Path, adapter: Path, backbone: Backbone) -> None:
     """:func:`write_plain` of what ``adapter``, a folder of :func:`write_peft`, and the frozen weights make together.
@@ -177,6 +194,5 @@ def write_tensors(
 
 def _save(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
     plain = {key: value.detach().to("cpu", torch.float32).contiguous().clone() for key, value in tensors.items()}
-    partial = path.with_suffix(".tmp")
-    save_file(plain, partial, metadata={"format": "pt"} | metadata)
-    partial.replace(path)
+    with replaced(path) as partial:
+        save_file(plain, partial, metadata={"format": "pt"} | metadata)

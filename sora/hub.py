@@ -65,7 +65,8 @@ def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
             repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=alone
         )
     if not any(any(Path(folder).glob(pattern)) for pattern in patterns or ["*"]):
-        raise NotThere(_cache_of(repository) if alone or constants.is_offline_mode() else "it has no such file")
+        offline = alone or constants.is_offline_mode()
+        raise NotThere(_without_network(repository) if offline else "the repository has no such file")
     return Path(folder)
 
 
@@ -80,13 +81,12 @@ def _is_alone() -> bool:
 def _reasons(repository: Repository) -> Iterator[None]:
     """Turn what the client raises into NotThere."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     try:
         yield
     except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but about the cache
-        offline = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
-        raise NotThere(f"{offline}, and {_cache_of(repository)}") from error
+        raise NotThere(_without_network(repository)) from error
     except errors.EntryNotFoundError as error:
         raise NotThere("the repository has no such file") from error
     except errors.RevisionNotFoundError as error:
@@ -116,6 +116,14 @@ def _answers(endpoint: str) -> bool:
             return True
     except OSError:
         return False
+
+
+def _without_network(repository: Repository) -> str:
+    """Why a file cannot be had without a network, as the end of a sentence."""
+    from huggingface_hub import constants
+
+    why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
+    return f"{why}, and {_cache_of(repository)}"
 
 
 def _cache_of(repository: Repository) -> str:

@@ -86,7 +86,7 @@ class PackOptimizer:
     ) -> None:
         self.groups = [g for g in groups if g.tensors]
         self.replicas, self.clip = replicas, clip
-        first = next(iter(self.groups[0].tensors.values()))
+        first = next((tensor for group in self.groups for tensor in group.tensors.values()), torch.zeros(0))
         size = 0
         for group in self.groups:
             start = size
@@ -101,7 +101,7 @@ class PackOptimizer:
         self.betas = betas
         self.updates = 0
         self._bind()
-        self._adam = [self._build_adam(replica) for replica in range(replicas)]
+        self._adam = [self._build_adam(replica) for replica in range(replicas) if self.groups]
 
     def _bind(self) -> None:
         """Move every tensor and its gradient into the rows."""

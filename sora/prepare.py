@@ -18,16 +18,17 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from sora import records
+from sora import place
 from sora.backbones.source import tokenizer_files, tokenizer_folder, weights_file
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
+from sora.files import write_text
 from sora.prepared import MANIFEST, UNFINISHED, entry, file_hash
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder, open_snapshot
 
-CONF = Path(__file__).resolve().parents[1] / "conf" / "backbone"
+CONF = place.CONF / "backbone"
 MODELS = "models"
 
 
@@ -39,6 +40,7 @@ def prepare(
     data_dir: str | None = None,
     weights: Mapping[str, str] | None = None,
     allow_partial: bool = False,
+    config_dir: str | None = None,
 ) -> int:
     """Read tasks and backbones, copy their files into ``out``, write the manifest; returns the number of files.
 
@@ -46,14 +48,21 @@ def prepare(
         data_dir: where the tasks lie; None = where SORA_DATA says, else the hub.
         weights: backbone -> folder to import it from; the others come from the hub or their pip package.
         allow_partial: accept other numbers of examples than the official ones.
+        config_dir: a folder of the user's own configuration, whose task/ and backbone/ are looked into as well.
 
     Raises:
         UserError: something is not there, not whole, or does not fit (then nothing is written), or ``out`` cannot be
             written (then it counts as unfinished).
     """
     data = DataConfig(data_dir or os.environ.get(ENV), allow_partial)
-    chosen = [load_task(name) for name in tasks]
-    configs = [replace(backbone_config(name), weights=(weights or {}).get(name, "pretrained")) for name in backbones]
+    if config_dir and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir}: no such folder")
+    chosen = [load_task(name, _folder_of("task", name, config_dir)) for name in tasks]
+    folders = {name: _folder_of("backbone", name, config_dir) for name in backbones}
+    configs = [
+        replace(backbone_config(name, folder), weights=(weights or {}).get(name, "pretrained"))
+        for name, folder in folders.items()
+    ]
     if unused := set(weights or {}) - set(backbones):
         raise UserError(f"weights are given for {', '.join(sorted(unused))}, which --backbone does not name")
     for task in chosen:
@@ -72,14 +81,20 @@ def prepare(
     except OSError as error:
         where, why = error.filename or out, error.strerror or error
         raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
-    records.write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
+    write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
     (out / UNFINISHED).unlink()
     return len(files)
 
 
-def backbone_config(name: str) -> BackboneConfig:
+def _folder_of(group: str, name: str, config_dir: str | None) -> Path:
+    """Where the group's file of that name lies: in the user's own configuration, else in this project's."""
+    own = Path(config_dir or "") / group
+    return own if config_dir and (own / f"{name}.yaml").is_file() else place.CONF / group
+
+
+def backbone_config(name: str, folder: Path = CONF) -> BackboneConfig:
     """conf/backbone/<name>.yaml without Hydra, ``backbone.dir`` empty. Raises UserError for a name without a file."""
-    path = CONF / f"{name}.yaml"
+    path = folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(each.stem for each in CONF.glob("*.yaml"))
         hint = nearest(name, known) or f"; choose one of {', '.join(known)}"

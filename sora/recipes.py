@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sora.coercion import coerce, nearest
-from sora.config import METHODS, RunConfig, ScheduleConfig, TrainerConfig
+from sora.config import MEASURING, METHODS, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
+from sora.place import CONF
 from sora.resolve import resolved
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 ALL = "*"
 COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
 OWN = ("data.files", "data.text", "data.label", "data.quoting")  # keys of a task that is given on the command line
@@ -72,6 +71,18 @@ def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
     if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
         raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")
+
+
+def check_untrained(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse settings of a training where the method chosen has none. Raises UserError."""
+    method = METHODS.get(str(choices.get("method")))
+    if method is None or method.TRAINS:
+        return
+    measuring = {f"trainer.{name}" for name in MEASURING}
+    for each in overrides:
+        key = each.partition("=")[0].lstrip("+~")
+        if (key.startswith(("trainer.", "schedule")) and key not in measuring) or (key == "head" and method.OWN_HEAD):
+            raise UserError(f"{key}: method={choices['method']} takes no optimiser steps and no such key; leave it out")
 
 
 def origin(run: RunConfig) -> dict[str, Any]:

@@ -3,25 +3,20 @@
     <paths.results>/records/<backbone>/<task>/<method>-s<seed>-<run id>.json
     <paths.results>/records/<backbone>/<task>/<method>-s<seed>-<run id>.npz
 
-docs/record.md says what each key means and in which unit. Both files are written once, atomically, the JSON
+sora/schema.py says what each key means and in which unit. Both files are written once, atomically, the JSON
 last: where it exists, the run is complete.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import io
 import json
 import math
-import os
 import re
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +24,10 @@ import numpy as np
 
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.files import write_bytes, write_text
+from sora.schema import SCHEMA_VERSION, STATUSES, Record, check, shown
 from sora.untrusted import is_name, parse_json
 
-SCHEMA_VERSION = 1
-STATUSES = ("ok", "diverged")
 NOT_SCIENCE = ("time", "throughput", "memory", "provenance")  # may differ when the same run is repeated
 Arrays = dict[str, np.ndarray]
 # What numpy, zipfile and zlib raise at a file that is no .npz, or a damaged one.
@@ -43,186 +38,42 @@ UNREADABLE = (
 
 # -- the layout ----------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Null:
-    """A value of ``shape``, or null."""
-
-    shape: Any
-
-
-@dataclass(frozen=True)
-class Absent:
-    """A key that may be left out; where it is given it holds ``shape``."""
-
-    shape: Any
-
-
-# A shape is a type, Null, [shape of each item], {str: shape of each value} or {key: shape, ...}. Further keys
-# are welcome, so that a later version can say more without a new schema number.
-MEASURED = Null(float)  # null = was not finite
-SCORES = {str: MEASURED}
-EVALUATION = {
-    "step": int,
-    "select": SCORES,
-    "report": SCORES,
-    "report_mm": Absent(SCORES),
-    "train_subset": Absent(SCORES),
-}
-LEVEL = EVALUATION | {
-    "level": int,
-    "threshold": MEASURED,
-    "sparsity": Absent(float),
-    "live": int,
-    "authors_formula": int,
-    "ranks": {str: int},
-}
-LAYOUT: dict[str, Any] = {
-    "schema": int,
-    "run_id": str,
-    "status": str,
-    "flags": {
-        "one_class": bool,
-        "partial": bool,
-        "synthetic": bool,
-        "random_weights": bool,
-        "members_changed": bool,
-        "diverged_at": Null(int),
-    },
-    "config": {
-        "backbone": {"name": str},
-        "method": {"name": str},
-        "task": {"name": str},
-        "protocol": {"name": str},
-        "trainer": dict,
-        "schedule": dict,
-        "seed": int,
-        "weights": dict,
-    },
-    "history": [
-        {
-            "step": int,
-            "epoch": float,
-            "lr": MEASURED,
-            "threshold": MEASURED,
-            "loss": MEASURED,
-            "select": SCORES,
-            "live_ranks": Null(int),
-            "gate_histogram": Absent([int]),
-        }
-    ],
-    "level_results": [LEVEL],
-    "pack": {"size": int, "members": [str]},
-    "metrics": {"selected": EVALUATION, "last": EVALUATION},
-    "params": {"trainable": int, "live": int, "authors_formula": int, "head": int},
-    "ranks": {str: int},
-    "ranks_last": Absent({str: int}),
-    "no_data_ranks": Absent({"selected": {str: int}, "last": Absent({str: int})}),
-    "regime": Absent({"rho": float, "shrink": float, "travel": float}),
-    "data": {
-        "sizes": {str: int},
-        "partial": {str: str},
-        "truncated": Absent({str: int}),
-        "sha256": str,
-        "sources": {str: str},
-        "arrays_sha256": str,
-    },
-    "time": {"setup_s": float, "train_s": float, "eval_s": float},
-    "throughput": {"examples_per_s": MEASURED, "tokens_per_s": MEASURED, "padding": MEASURED},
-    "memory": {"peak_bytes": Null(int)},
-    "provenance": {
-        "command": str,
-        "git": Null(str),
-        "versions": {str: str},
-        "device": str,
-        "threads": int,
-        "started": str,
-        "finished": str,
-        "resumed_at": [int],
-        "recipe": Absent({"name": str, "budget": str, "unpublished": [str], "changed": [str], "tuned": Absent(str)}),
-    },
-}
-_NOUNS = {
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
+WAY_OUT = "restore the file, or move it away and run again"
 
 
 def validate(record: Any, where: str) -> None:
-    """Check a record against the layout of ``SCHEMA_VERSION``.
+    """Check a record against the schema of ``SCHEMA_VERSION`` (sora/schema.py).
 
     ``where``: the file, for messages. Raises UserError that names the file and the key.
     """
     if not isinstance(record, dict):
-        raise UserError(
-            f"{where}: holds no record but {_show(record)}; restore the file, or move it away and run again"
-        )
+        raise UserError(f"{where}: holds no record but {shown(record)}; {WAY_OUT}")
     schema = record.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise UserError(
             f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
         )
-    check_layout(record, LAYOUT, where)
+    check(Record, record, where, WAY_OUT)
     if schema != SCHEMA_VERSION:
         _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
     if re.fullmatch("[0-9a-f]{12}", record["run_id"]) is None:
-        _refuse(where, "run_id", f"got {_show(record['run_id'])}, must be 12 hexadecimal digits")
+        _refuse(where, "run_id", f"got {shown(record['run_id'])}, must be 12 hexadecimal digits")
     for group in ("backbone", "method", "task", "protocol"):  # they name folders and files
-        if not is_name(record["config"][group]["name"]):
-            shown = _show(record["config"][group]["name"])
-            _refuse(where, f"config.{group}.name", f"got {shown}, must be letters, digits and . _ + -")
+        name = record["config"][group]["name"]
+        if not is_name(name):
+            _refuse(where, f"config.{group}.name", f"got {shown(name)}, must be letters, digits and . _ + -")
     if record["status"] not in STATUSES:
-        _refuse(where, "status", f"got {_show(record['status'])}, must be one of {', '.join(STATUSES)}")
+        _refuse(where, "status", f"got {shown(record['status'])}, must be one of {', '.join(STATUSES)}")
     if (record["status"] == "diverged") != (record["flags"]["diverged_at"] is not None):
-        diverged_at = _show(record["flags"]["diverged_at"])
+        diverged_at = shown(record["flags"]["diverged_at"])
         _refuse(where, "flags.diverged_at", f"got {diverged_at}, which contradicts status {record['status']}")
     pack = record["pack"]
     if pack["size"] != len(pack["members"]) or record["run_id"] not in pack["members"]:
         _refuse(where, "pack.members", f"must be {pack['size']} run ids, among them {record['run_id']}")
 
 
-def check_layout(value: Any, shape: Any, where: str, key: str = "") -> None:
-    """Raise UserError, naming the file ``where`` and the key, unless ``value`` has ``shape`` (see LAYOUT)."""
-    if isinstance(shape, Null):
-        if value is None:
-            return
-        check_layout(value, shape.shape, where, key)
-    elif isinstance(shape, type):
-        if not _is(value, shape):
-            _refuse(where, key, f"got {_show(value)}, must be {_NOUNS[shape]}")
-    elif isinstance(shape, list):
-        check_layout(value, list, where, key)
-        for index, item in enumerate(value):
-            check_layout(item, shape[0], where, f"{key}.{index}")
-    else:
-        check_layout(value, dict, where, key)
-        every = shape.get(str)
-        for name, inner in ((each, every) for each in value) if every is not None else shape.items():
-            path = f"{key}.{name}" if key else str(name)
-            optional = isinstance(inner, Absent)
-            if name in value:
-                check_layout(value[name], inner.shape if optional else inner, where, path)
-            elif not optional:
-                _refuse(where, path, "is missing")
-
-
-def _is(value: Any, kind: type) -> bool:
-    if kind is float:  # JSON knows one kind of number
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
 def _refuse(where: str, key: str, what: str) -> None:
-    raise UserError(f"{where}: {key} {what}; restore the file, or move it away and run again")
-
-
-def _show(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    raise UserError(f"{where}: {key} {what}; {WAY_OUT}")
 
 
 # -- where records lie ---------------------------------------------------------------------------------------
@@ -263,41 +114,6 @@ def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path.with_suffix(".npz"), _npz(arrays))
     write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file ``path`` by ``text`` in UTF-8: whole or not at all, also when the machine stops.
-
-    Makes the folders above it. Raises UserError when the disk is full or read-only.
-    """
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """As :func:`write_text`, for bytes."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # containers have equal process numbers
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name itself is data of the folder
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space, or set "
-            "paths.results and paths.runs to folders that can be written"
-        ) from error
 
 
 def _finite(value: Any) -> Any:
@@ -374,8 +190,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     """
     record, file = record or read(path), Path(path).with_suffix(".npz")
     try:
-        with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
-            arrays = {entry.filename.removesuffix(".npy"): _member(archive, entry) for entry in archive.infolist()}
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
     except UNREADABLE as error:
         raise UserError(f"{file}: cannot be read ({error}); restore the file, or move it away and run again") from error
     if arrays_digest(arrays) != record["data"]["arrays_sha256"]:
@@ -383,33 +199,6 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
             f"{file}: is not the file {path} was written with; restore both, or move them away and run again"
         )
     return arrays
-
-
-def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    """One array of an .npz; objects are refused, and no more is inflated than the header says.
-
-    As numpy reads it, but for the header: numpy compiles it as Python, which thousands of records would pay for.
-    """
-    with archive.open(entry) as file:
-        start = file.read(10)
-        if start[:8] != b"\x93NUMPY\x01\x00":
-            raise ValueError(f"{entry.filename}: no array of numpy's format 1.0")
-        shape, fortran, dtype = _header(start[8:] + file.read(int.from_bytes(start[8:], "little")))
-        size = math.prod(shape) * dtype.itemsize
-        content = file.read(size)
-    if len(content) != size:
-        raise ValueError(f"{entry.filename}: {len(content)} bytes of {size}")
-    return np.ndarray(shape, dtype, bytearray(content), order="F" if fortran else "C")
-
-
-@functools.lru_cache(maxsize=256)
-def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header))
-    if dtype.hasobject:
-        raise ValueError("an array of objects, which only pickle could read")
-    if min(shape, default=0) < 0:
-        raise ValueError(f"shape is {shape}")
-    return shape, fortran, dtype
 
 
 def science(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sora.coercion import coerce, nearest, one_of, refuse_unknown, show
 from sora.config import (
+    HEADS,
+    MEASURING,
     METHODS,
     BackboneConfig,
     DataConfig,
@@ -26,6 +28,8 @@ from sora.config import (
     TrainerConfig,
 )
 from sora.errors import UserError
+from sora.place import expanded
+from sora.sources import filled
 from sora.tasks import own
 from sora.tasks.spec import TaskConfig
 from sora.untrusted import is_inside, is_name
@@ -139,6 +143,8 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
 
 
 def _build(values: dict[str, Any]) -> RunConfig:
+    if not _method(values["method"]).TRAINS and isinstance(values["trainer"], dict):  # a budget is for those that train
+        values = {**values, "trainer": {key: each for key, each in values["trainer"].items() if key in MEASURING}}
     parts: dict[str, Any] = {}
     for group, cls in GROUPS.items():
         if group == "task" and own.is_own(values.get(group)):
@@ -154,7 +160,7 @@ def _build(values: dict[str, Any]) -> RunConfig:
     if isinstance(values.get("seed"), bool) or not isinstance(values.get("seed", 0), int | str | float):
         raise UserError(f"seed: got {show(values['seed'])}, must be an integer >= 0 or a list of them")
     plain = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN}
-    return resolved(coerce(RunConfig, {**plain, **parts}, ""))
+    return filled(resolved(coerce(RunConfig, {**plain, **parts}, "")))
 
 
 def _method(values: Any) -> MethodConfig:
@@ -189,13 +195,22 @@ def resolved(run: RunConfig) -> RunConfig:
         optimizer=run.trainer.optimizer or method.optimizer(),
         max_length=run.trainer.max_length if run.trainer.max_length is not None else run.task.max_length,
     )
+    method = method.at_rate(float(trainer.learning_rate or 0.0))
+    if not method.TRAINS:
+        kept = {f.name: getattr(trainer, f.name) for f in dataclasses.fields(trainer) if f.name in MEASURING}
+        trainer = TrainerConfig(**kept, max_steps=0)
+    if method.OWN_HEAD:
+        run = dataclasses.replace(run, head=HEADS[0])
     seeds = SeedsConfig(
         init=run.seeds.init if run.seeds.init is not None else run.seed,
         data=run.seeds.data if run.seeds.data is not None else run.seed,
     )
-    data = dataclasses.replace(run.data, dir=run.data.dir or None)
+    data = dataclasses.replace(run.data, dir=expanded("data.dir", run.data.dir) if run.data.dir else None)
+    folders = {key: value for key, value in dataclasses.asdict(run.paths).items() if value}
+    paths = dataclasses.replace(run.paths, **{key: expanded(f"paths.{key}", value) for key, value in folders.items()})
     schedule = run.schedule.resolved()
     run = dataclasses.replace(run, method=method, trainer=trainer, schedule=schedule, seeds=seeds, data=data)
+    run = dataclasses.replace(run, paths=paths)
     _check_together(run)
     return run
 
@@ -212,6 +227,7 @@ def _check_together(run: RunConfig) -> None:
             raise UserError(f"backbone.arch.{key}: got {show(size)}, must be an integer >= 1")
     hidden = arch.get("hidden_size")
     _check_task(run.task)
+    _check_reading(run)
     for key in ("r", "init_r"):
         rank = getattr(run.method, key, None)
         if hidden and rank and rank > hidden:
@@ -248,6 +264,17 @@ def _check_task(task: TaskConfig) -> None:
     for split, size in task.sizes.items():
         if size < 1:
             raise UserError(f"task.sizes.{split}: got {size}, must be an integer >= 1")
+
+
+def _check_reading(run: RunConfig) -> None:
+    """What a method without training can answer."""
+    name, task = run.method.name, run.task
+    if name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
+        raise UserError(
+            f"method=zero_shot: a cosine says how similar two texts are, but task={task.name} asks another thing"
+        )
+    if name == "probe" and task.choices > 1:
+        raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
 
 
 def _check_places(run: RunConfig) -> None:

@@ -16,21 +16,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sora import records
+from pydantic import Field
+
 from sora.errors import UserError
+from sora.files import write_text
+from sora.schema import Part, check
 from sora.untrusted import parse_json
 
 SCHEMA_VERSION = 1
 FOLDER = "studies"
 UNNAMED = "sweep"  # study of a sweep that was given no name
-LAYOUT: dict[str, Any] = {
-    "schema": int,
-    "study": str,
-    "hash": str,
-    "axes": {str: list},
-    "fixed": {str: str},
-    "runs": [{"run_id": str, "axes": dict, "record": str, "command": str}],
-}
+WAY_OUT = "repeat the sweep's command, which writes it again"
+
+
+class Place(Part):
+    """One run of a study. ``axes``: its value on each axis. ``record``: a path below paths.results."""
+
+    run_id: str
+    axes: dict[str, Any]
+    record: str
+    command: str
+
+
+class Layout(Part):
+    """A manifest; docs/studies.md says what each key means."""
+
+    schema_: int = Field(alias="schema")
+    study: str
+    hash: str
+    axes: dict[str, list[Any]]
+    fixed: dict[str, str]
+    runs: list[Place]
+
+
 NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
 Manifest = dict[str, Any]
 
@@ -81,7 +99,7 @@ def write(results: Path, manifest: Manifest) -> Path:
     """Write a manifest, atomically; returns its path. Raises UserError when it is not valid or cannot be written."""
     file = path(results, manifest)
     validate(manifest, str(file))
-    records.write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return file
 
 
@@ -130,13 +148,13 @@ def validate(manifest: Any, where: str) -> None:
     ``where``: the file, for messages. Raises UserError that names it and the key.
     """
     if not isinstance(manifest, dict):
-        raise UserError(f"{where}: holds no manifest; repeat the sweep's command, which writes it again")
+        raise UserError(f"{where}: holds no manifest; {WAY_OUT}")
     schema = manifest.get("schema")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         raise UserError(
             f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
         )
-    records.check_layout(manifest, LAYOUT, where)
+    check(Layout, manifest, where, WAY_OUT)
     if schema != SCHEMA_VERSION:
         _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
     if manifest["hash"] != digest(manifest["study"], manifest["axes"], manifest["fixed"]):
@@ -161,4 +179,4 @@ def validate(manifest: Any, where: str) -> None:
 
 
 def _refuse(where: str, key: str, what: str) -> None:
-    raise UserError(f"{where}: {key} {what}; repeat the sweep's command, which writes it again")
+    raise UserError(f"{where}: {key} {what}; {WAY_OUT}")

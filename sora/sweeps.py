@@ -37,6 +37,7 @@ NO_SCIENCE = (
     "predict",
     "dry_run",
     "deterministic",
+    "device",
     "pack",
     "trainer.checkpoint_every",
     "trainer.log_every",
@@ -111,6 +112,9 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     jobs: list[PlannedJob] = field(default_factory=list)
     mistakes: list[tuple[str, UserError]] = field(default_factory=list)  # what was asked for, why it cannot be
+    names: dict[str, str] = field(
+        default_factory=dict
+    )  # choice of task= -> the name that its runs have
     lists: dict[str, list[Any]] = field(default_factory=dict)  # axes that were given as a list: seed=[0,1], pack=[...]
 
     def finished(self) -> set[str]:
@@ -141,7 +145,8 @@ class Plan:
             known = axes.setdefault(key, [])
             known += [value for value in values if value not in known]
         for key, values in axes.items():
-            axes[key] = [_published(value) for value in values]
+            named = [self.names.get(value, value) if key == "task" else value for value in values]
+            axes[key] = [_published(value) for value in named]
             if len(set(map(repr, axes[key]))) < len(values):
                 raise UserError(
                     f"{key}: two of its folders have one name, by which alone a manifest knows them; rename one"
@@ -280,6 +285,9 @@ class Planner:
             known = self.result.lists.setdefault(key, [])
             known += [value] if value not in known else []
         axes = {key: value.json for key, value in chosen.items()} | plain
+        if isinstance(axes.get("task"), str):
+            self.result.names[axes["task"]] = run.task.name
+            axes["task"] = run.task.name
         return Cell(axes, self._words(chosen | entry, values), run, name)
 
     def _values(self, chosen: Chosen) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """Composed configurations without the program: a tiny backbone beside the repository's own conf/."""
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 import yaml
 from hydra import compose, initialize_config_dir
 
+from sora import schema
 from sora.config import RunConfig
-from sora.records import SCHEMA_VERSION, arrays_digest
+from sora.records import arrays_digest
 from sora.resolve import build_runs
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -47,64 +47,8 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def record(run_id: str = "0123456789ab") -> dict[str, Any]:
-    """A whole record whose arrays are :func:`arrays`."""
-    evaluation = {"step": 20, "select": {"accuracy": 0.75}, "report": {"accuracy": 0.5}}
-    return {
-        "schema": SCHEMA_VERSION,
-        "run_id": run_id,
-        "status": "ok",
-        "flags": {
-            "one_class": False,
-            "partial": False,
-            "synthetic": False,
-            "random_weights": False,
-            "members_changed": False,
-            "diverged_at": None,
-        },
-        "config": {
-            "backbone": {"name": "tiny"},
-            "method": {"name": "sora"},
-            "task": {"name": "rte"},
-            "protocol": {"name": "paper"},
-            "trainer": {},
-            "schedule": {},
-            "seed": 0,
-            "weights": {"kind": "random"},
-        },
-        "history": [
-            {
-                "step": 20,
-                "epoch": 1.0,
-                "lr": 0.0,
-                "threshold": 1e-4,
-                "loss": 0.7,
-                "select": {"accuracy": 0.75},
-                "live_ranks": 7,
-            }
-        ],
-        "level_results": [],
-        "pack": {"size": 1, "members": [run_id]},
-        "metrics": {"selected": evaluation, "last": deepcopy(evaluation)},
-        "params": {"trainable": 10, "live": 6, "authors_formula": 8, "head": 4},
-        "ranks": {"layer.0.query": 7},
-        "data": {
-            "sizes": {"train": 2490},
-            "partial": {},
-            "sha256": "0" * 64,
-            "sources": {"train": "RTE/train.tsv"},
-            "arrays_sha256": arrays_digest(arrays()),
-        },
-        "time": {"setup_s": 1.0, "train_s": 2.0, "eval_s": 3},
-        "throughput": {"examples_per_s": 10.0, "tokens_per_s": 100.0, "padding": 0.1},
-        "memory": {"peak_bytes": None},
-        "provenance": {
-            "command": "python run.py",
-            "git": None,
-            "versions": {"python": "3.11"},
-            "device": "cpu",
-            "threads": 1,
-            "started": "2024-01-01T00:00:00+00:00",
-            "finished": "2024-01-01T00:00:06+00:00",
-            "resumed_at": [],
-        },
-    }
+    """A whole record, from the examples of the schema, whose arrays are :func:`arrays`."""
+    made = schema.example()
+    made["run_id"], made["pack"]["members"] = run_id, [run_id]
+    made["data"]["arrays_sha256"] = arrays_digest(arrays())
+    return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -123,19 +125,33 @@ def test_the_key_names_everything_that_decides_the_tokens(tmp_path: Path) -> Non
     assert token_key(MINILM, tmp_path, TEXTS, 16, True) != key()
 
 
-def test_a_read_only_cache_serves_what_it_has_and_refuses_what_it_lacks(tmp_path: Path) -> None:
-    cached(tmp_path / "tokens", "key", lambda: tokens([5]))
-    (tmp_path / "tokens").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    try:
-        assert cached(tmp_path / "tokens", "key", lambda: pytest.fail("was there")).ids.tolist() == [5]
-        if os.access(tmp_path / "tokens", os.W_OK):
-            pytest.skip("this user may write everywhere")
-        with pytest.raises(
-            UserError, match=r"tokens: the cache cannot be written \(Permission denied\); set paths.cache"
-        ):
-            cached(tmp_path / "tokens", "new", lambda: tokens([6]))
-    finally:
-        (tmp_path / "tokens").chmod(stat.S_IRWXU)
+@pytest.fixture
+def read_only() -> Iterator[Path]:
+    """A folder with the tokens ``key`` that this user may read and not write to. Root may do anything: as nobody."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders let nobody else in
+        folder = Path(name)
+        for _ in range(2):  # made, and read: nobody may not even import what reading needs
+            cached(folder, "key", lambda: tokens([5]))
+        for place in folder.rglob("*"):
+            place.chmod(0o444)
+        folder.chmod(0o555)
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(nobody)
+            yield folder
+        finally:
+            if os.geteuid() == nobody:
+                os.seteuid(0)
+            folder.chmod(stat.S_IRWXU)
+
+
+def test_a_read_only_cache_serves_what_it_has_and_refuses_what_it_lacks(read_only: Path) -> None:
+    assert cached(read_only, "key", lambda: pytest.fail("was there")).ids.tolist() == [5]
+    with pytest.raises(
+        UserError, match=rf"{read_only.name}: the cache cannot be written \(Permission denied\); set paths.cache"
+    ):
+        cached(read_only, "new", lambda: tokens([6]))
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:

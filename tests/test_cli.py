@@ -52,12 +52,12 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["recipe=tiny/sora/rte"], "recipe=tiny/sora/rte: no such file in conf/recipe"),
         (["budget=minilm-l6/rtee"], "no such file in conf/budget ... did you mean minilm-l6/rte?"),
         (
-            ["budget=minilm-l6/rte", "recipe=deberta-v3-base/sora/rte"],
-            "its epochs would be cut short by budget=minilm-l6/rte; add budget=none",
+            ["budget=minilm-l6/synthetic_graded", "recipe=deberta-v3-base/sora/rte"],
+            "its epochs would be cut short by budget=minilm-l6/synthetic_graded; add budget=none",
         ),
         (
-            ["budget=minilm-l6/rte", "trainer.epochs=1"],
-            "trainer.epochs=1: has no effect beside the trainer.max_steps=300 of budget=minilm-l6/rte; "
+            ["budget=minilm-l6/synthetic_graded", "trainer.epochs=1"],
+            "trainer.epochs=1: has no effect beside the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded; "
             "add trainer.max_steps=null",
         ),
         (["method=lora", "method.r=0"], "method.r: got 0, must be an integer >= 1"),
@@ -92,7 +92,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["schedule.count=5"], "schedule.count: has no effect without a schedule; add schedule=sparsify"),
         (["-m", "experiment=main_table,threshold"], "experiment=main_table,threshold: one sweep has one experiment"),
         (["-m", "cluster=local,joblib"], "cluster=local,joblib: one sweep has one cluster"),
-        (["-m", "paths.results=a,b"], "paths.results=a,b: one sweep has one paths.results"),
+        (["-m", "study.name=a,b"], "study.name=a,b: one sweep has one study.name"),
         (
             ["experiment=main_table", "study.seeds=0,1"],
             "study.seeds=0,1: one sweep has one study.seeds; write study.seeds=[0,1]",
@@ -109,7 +109,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["+experiment=main_table"], "+experiment=: the configuration has a choice of it already; write experiment=<"),
         (["+trainer=default"], "+trainer=: the configuration has a choice of it already; write trainer=<choice>"),
         (["task=RTE"], "task=RTE: no such choice ... did you mean rte?"),
-        (["paths.results=a(1"], "a value with other signs is quoted within as well: 'key=\"value\"'"),
+        (["study.name=a(1"], "a value with other signs is quoted within as well: 'key=\"value\"'"),
     ],
 )
 def test_a_mistake_is_one_sentence(typed: Command, arguments: list[str], said: str) -> None:
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_sentence(typed: Command, arguments: list[str], said: s
 
 
 def test_a_bound_that_was_taken_away_does_not_stand_against_epochs(typed: Command) -> None:
-    done = typed("task=rte", "budget=minilm-l6/rte", "~trainer.max_steps", "trainer.epochs=1")
+    done = typed("task=rte", "budget=minilm-l6/synthetic_graded", "~trainer.max_steps", "trainer.epochs=1")
     assert (done.status, done.packs[0][0].trainer.max_steps) == (0, None)
 
 
@@ -212,7 +212,7 @@ def test_a_bug_is_not_hidden(typed: Command, error: Exception) -> None:
 def test_the_command_is_as_typed_without_absolute_paths(typed: Command) -> None:
     done = typed("pack=[{seed: 0}]", "data.dir=/home/me/glue", "paths.runs=my runs", "++seeds.init=3")
     assert done.commands == [
-        "python run.py --config-dir PATH 'pack=[{seed: 0}]' data.dir=PATH 'paths.runs=my runs' "
+        "python run.py --config-dir conf 'pack=[{seed: 0}]' data.dir=PATH 'paths.runs=my runs' "
         "++seeds.init=3 backbone=tiny"
     ]
     assert cli.command(["-m", "~seed", "data.dir=~/x"]) == "python run.py -m '~seed' data.dir=PATH"

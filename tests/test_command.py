@@ -121,7 +121,7 @@ def test_a_record_says_whether_the_data_chose_the_ranks(pack):
         assert (gates != 0).sum(axis=1).tolist() == list(record["ranks"].values())
         assert sum(record["history"][-1]["gate_histogram"][1:]) == sum(record["ranks_last"].values())
         log = (folder / "runs" / record["run_id"] / "log.txt").read_text()
-        assert "regime: rho 6.25, shrink 0.06, travel 0.0048" in log.splitlines()[0]
+        assert "regime: rho 6.25, shrink 0.06, travel 0.0048" in log.splitlines()[1]
         assert log.count("warning: no gate can be held up by the loss") == 1
     assert len({str(record["no_data_ranks"]) for record in found}) == 3, "each seed has its own draw"
 

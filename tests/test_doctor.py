@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections import namedtuple
@@ -13,8 +14,11 @@ import pytest
 import torch
 
 from scripts.doctor import main
+from sora import doctor
 from sora.backbones import Head
 from sora.backbones.source import tokenizer_folder
+from sora.compose import runs_of
+from sora.errors import UserError
 from sora.prepare import backbone_config
 from tests.tasks.test_load import write
 
@@ -186,3 +190,75 @@ def test_a_threshold_that_no_gate_can_outrun(capsys: pytest.CaptureFixture[str])
         "ok",
         "lora has no gates that a threshold zeroes",
     )
+
+
+def a_case(*words: str) -> doctor.Case:
+    return doctor.Case(runs_of([*SMALL, *words]))
+
+
+def test_a_driver_without_a_torch_that_can_use_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr("sora.doctor.has_driver", lambda: False)
+    assert doctor._device(a_case())[0] == "ok"
+    monkeypatch.setattr("sora.doctor.has_driver", lambda: True)
+    level, text = doctor._device(a_case())
+    assert level == "note"
+    assert text.endswith(f"a driver of NVIDIA, but torch {torch.__version__} is built without CUDA")
+    assert doctor._device(a_case("device=cpu"))[0] == "ok"
+    with pytest.raises(UserError, match="device=cuda"):
+        doctor._device(a_case("device=cuda"))
+
+
+def test_folders_on_one_disk_need_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, usage = a_case(), namedtuple("usage", "total used free")
+
+    def verdict(free: int) -> tuple[str, str]:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, free))
+        return doctor._disk(case)
+
+    fails, fits = 0, 1 << 40
+    while fits - fails > 1:
+        middle = (fails + fits) // 2
+        fails, fits = (middle, fits) if verdict(middle)[0] == "FAIL" else (fails, middle)
+    runs = 2 * doctor.estimate.trainable(case.run) * 4 * ((doctor.KEEP + 1) * doctor.ROW_COPIES + 2)
+    assert fits > runs
+    level, text = verdict(fails)
+    assert level == "FAIL"
+    assert text.startswith("paths.runs and paths.results")
+
+
+def test_a_folder_that_only_seems_to_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    level, text = doctor._disk(a_case())
+    assert level == "FAIL"
+    assert "cannot be written; choose another folder" in text
+
+
+def test_the_memory_of_a_container(tmp_path: Path) -> None:
+    assert doctor._left_of_group(tmp_path) == float("inf")
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 5\ninactive_file 100\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert doctor._left_of_group(tmp_path) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert doctor._left_of_group(tmp_path) == float("inf")
+
+
+def test_predictions_that_cannot_be_made_are_found_before_training() -> None:
+    with pytest.raises(UserError, match="task synthetic_pair has no test split"):
+        doctor._data(a_case("predict=true"))
+
+
+def test_own_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "my conf" / "task").mkdir(parents=True)
+    (tmp_path / "my conf" / "task" / "mine.yaml").write_text("defaults: [synthetic_pair]\nname: mine\n")
+    assert main([*SMALL, "task=mine", "--config-dir", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"error: --config-dir {tmp_path / 'none'}: no such folder\n"
+    (tmp_path / "file").touch()
+    assert main(["task=mine", "--cfg", "job"]) == 2
+    assert "--cfg: the doctor knows" in capsys.readouterr().err
+    found = examined(capsys, "task=mine", "--config-dir", "my conf", f"paths.runs={tmp_path / 'file'}", status=1)
+    assert found["data"][1].startswith("mine is complete")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sora.config import METHODS, RunConfig
+from sora.config import METHODS, RunConfig, SoraConfig
 from sora.identity import recorded_config, run_id, science_config
 from sora.resolve import build_runs
 from tests.composing import composed, runs
@@ -158,7 +158,7 @@ def test_the_optimiser_names_a_run_by_what_it_is_not_by_who_asked_for_it(tmp_pat
     assert recorded_config(plain, WEIGHTS)["trainer"]["optimizer"] == "adamw"
     paper = named("method=sora", "method.fidelity=paper")
     assert identity(paper) == identity(named("method=sora", "method.fidelity=paper", "trainer.optimizer=adamw"))
-    for method in set(METHODS) - {"sora"}:
+    for method in {name for name, cls in METHODS.items() if cls.TRAINS} - {"sora"}:
         run = named(f"method={method}")
         assert run.trainer.optimizer == "adamw"
         assert "optimizer" not in science_config(run, DATA, WEIGHTS)["trainer"]
@@ -182,6 +182,16 @@ def test_data_and_weights_are_part_of_the_name(run: RunConfig) -> None:
         run_id(run, DATA, {"arch": {"hidden_size": 32}, "init_seed": 0}),
     }
     assert len(names) == 4
+
+
+def test_rho_is_another_way_to_type_a_threshold(tmp_path: Path) -> None:
+    typed = ("method=sora", "trainer.learning_rate=7e-4")
+    (given,), (meant,) = runs(tmp_path, *typed, "method.rho=0.15"), runs(tmp_path, *typed, "method.threshold=1.05e-4")
+    assert isinstance(given.method, SoraConfig)
+    assert given.method.threshold == 1.05e-4
+    assert run_id(given, DATA, WEIGHTS) == run_id(meant, DATA, WEIGHTS)
+    packed = runs(tmp_path, *typed, "pack=[{method.rho: 0}, {method.rho: 0.35}, {method.threshold: 1.05e-4}]")
+    assert [run.method.threshold for run in packed] == [0.0, 2.45e-4, 1.05e-4]
 
 
 def test_a_penalty_that_is_off_has_no_size(tmp_path: Path) -> None:
@@ -223,7 +233,7 @@ def test_an_option_added_later_renames_nothing(run: RunConfig) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_names_itself(tmp_path: Path, method: str) -> None:
-    (run,) = runs(tmp_path, f"method={method}", "recipe=none")
+    (run,) = runs(tmp_path, f"method={method}", "recipe=none", "task=stsb")
     assert science_config(run, DATA, WEIGHTS)["method"]["name"] == method
 
 

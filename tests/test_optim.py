@@ -194,6 +194,22 @@ def test_a_diverged_replica_keeps_its_last_finite_weights_and_the_others_go_on()
     assert torch.equal(rows[-1][[0, 2]], expected[-1][[0, 2]])
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_ends_a_replica_whose_loss_still_is(clip_norm):
+    packed = [nn.Parameter(x.clone()) for x in start(3)]
+    groups = [ParameterGroup("a", {"a": packed[0], "b": packed[1], "g": packed[2]}, lr=[1e-2] * 3)]
+    optimizer = PackOptimizer(groups, replicas=3, clip=clip_norm)
+    before = optimizer.rows.clone()
+    losses = objective(*packed, 0)
+    losses.sum().backward()
+    packed[1].grad[2, 1] = math.inf
+    norms = optimizer.step(losses, 1.0, [[]])
+    assert torch.isfinite(norms).tolist() == [True, True, False]
+    assert optimizer.alive.tolist() == [True, True, False]
+    assert torch.equal(optimizer.rows[2], before[2])
+    assert (optimizer.rows[:2] != before[:2]).all()
+
+
 def test_state_of_a_replica_resumes_to_the_bit():
     def build() -> tuple[list[nn.Parameter], PackOptimizer]:
         packed = [nn.Parameter(x.float()) for x in start(2)]

@@ -32,8 +32,8 @@ def block(kind: str) -> str:
     return re.findall(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)[0]
 
 
-def rows(count: int, labelled: bool) -> str:
-    lines = [f'"Scene {i}, he said ""well""",{("negative", "positive")[i % 2]}' for i in range(count)]
+def rows(name: str, count: int, labelled: bool) -> str:
+    lines = [f'"Scene {i} of {name}, he said ""well""",{("negative", "positive")[i % 2]}' for i in range(count)]
     kept = ["review,stars", *lines] if labelled else ["review", *(line.rpartition(",")[0] for line in lines)]
     return "\n".join(kept) + "\n"
 
@@ -41,7 +41,7 @@ def rows(count: int, labelled: bool) -> str:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     for name, count, labelled in (("train", 40, True), ("dev", 20, True), ("test", 10, False)):
-        (tmp_path / f"{name}.csv").write_text(rows(count, labelled), encoding="utf-8")
+        (tmp_path / f"{name}.csv").write_text(rows(name, count, labelled), encoding="utf-8")
     return tmp_path
 
 

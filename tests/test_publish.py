@@ -298,3 +298,34 @@ def test_the_heads_code_reads_span_vectors(family, pooling, tmp_path, monkeypatc
     exec(code[code.index("head = load_file") : code.index("batch = tokenizer")], scope)
     with torch.no_grad():
         torch.testing.assert_close(scope["logits"](batch, spans), pack.model(batch | {"spans": spans}))
+
+
+def test_a_pipeline_over_the_merged_model_answers_with_the_tasks_labels(place, monkeypatch):
+    from transformers import pipeline
+
+    monkeypatch.chdir(place)
+    run = find_run("cls/run", Path("runs"), Path("results"))
+    publish(run, Path("labelled"), merge=True)
+    config = json.loads(Path("labelled/config.json").read_text())
+    assert config["id2label"] == {"0": "entailment", "1": "not_entailment"}
+    assert config["label2id"] == {"entailment": 0, "not_entailment": 1}
+    answer = pipeline("text-classification", model="labelled")({"text": "A cat sleeps.", "text_pair": "It rests."})
+    assert answer["label"] in run.run.task.labels
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "kind"),
+    [
+        ({}, {"0": "0", "1": "1"}, "single_label_classification"),
+        ({"labels": [], "metrics": ["pearson"], "select_metric": "pearson", "score_range": [0, 5]}, None, "regression"),
+    ],
+)
+def test_a_fully_trained_model_carries_its_labels_too(tmp_path, task, names, kind):
+    from sora import export
+
+    (run,) = tiny.runs("bert", method={"name": "full"}, task=task)
+    pack = tiny.pack([run])
+    pack.method.export(0, tmp_path, pack.model.head)
+    export.name_labels(tmp_path, run.task)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["id2label"], config["problem_type"]) == (names or {"0": "score"}, kind)

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.groups import params_cell
-from sora import stats
+from experiments.stats import t_interval
+from experiments.tables import size as short_size
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_main_table() -> None:
     assert f"| {constant['method']} | – | {' | '.join(points)} | – |" in README
     for row in found:
         line = next(line for line in README.splitlines() if line.startswith(f"| {row['method']} | "))
-        size = params_cell(float(row["live parameters"])).text
+        size = short_size(float(row["live parameters"]))
         cells = [
             f"{float(row[name]):.2f} ± {float(row[f'{name} sd']):.2f}"
             + (f" [{row[f'{name} one_class']} one-class]" if int(row[f"{name} one_class"]) else "")
@@ -122,7 +122,7 @@ def test_what_is_said_of_the_runs_behind_the_main_table() -> None:
         {seed: 100 * r["metrics"]["selected"]["report"]["pearson"] for seed, r in main_records("stsb", name).items()}
         for name in ("sora", "lora")
     )
-    early = stats.t_interval([sora[seed] - lora[seed] for seed in (0, 21, 42)])
+    early = t_interval([sora[seed] - lora[seed] for seed in (0, 21, 42)])
     assert early is not None
     assert early.low < 0 < early.high
     assert "on RTE, where mostly weights from before the end of the cutting were selected" in WORDS

@@ -9,6 +9,7 @@ import pytest
 
 from sora import studies
 from sora.errors import UserError
+from sora.schema import rows
 
 IDS = ("0123456789ab", "ba9876543210")
 
@@ -50,6 +51,18 @@ def test_manifests_are_found_by_study(tmp_path: Path):
         studies.write(tmp_path, each)
     assert studies.read_all(tmp_path) == [made, other]
     assert studies.read_all(tmp_path, "seeds") == [other]
+
+
+def test_a_sweep_repeated_with_less_data_keeps_the_runs_it_cannot_name_and_renews_the_others():
+    old = manifest()
+    renewed = entry(1) | {"run_id": "0" * 12, "record": f"records/minilm-l6/rte/sora-s1-{'0' * 12}.json"}
+    new = {**old, "runs": [renewed]}
+    both = studies.united(old, new)
+    assert both == {**old, "runs": [entry(0), renewed]}
+    assert studies.united(new, old)["runs"] == [entry(1), entry(0)]
+    studies.validate(both, "united")
+    assert studies.contradictions(old, new) == ['{"method": "sora", "seed": 1}']
+    assert studies.contradictions(old, {**old, "runs": [entry(0)]}) == []
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../a", "-a", "a/b"])
@@ -105,7 +118,7 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path):
 
 def test_the_documented_keys_are_the_layout():
     text = (Path(__file__).resolve().parents[1] / "docs" / "studies.md").read_text(encoding="utf-8")
-    runs = studies.LAYOUT["runs"][0]
-    for key in (*studies.LAYOUT, *(f"runs.*.{each}" for each in runs)):
+    keys = [key for key, _, _ in rows(studies.Layout)]
+    for key in keys:
         assert f"| `{key}` |" in text
-    assert text.count("\n| `") == len(studies.LAYOUT) + len(runs)
+    assert text.count("\n| `") == len(keys)

@@ -184,6 +184,13 @@ def test_a_study_sweeps_by_itself_and_its_jobs_do_not(typed: Command, tmp_path: 
         assert [again.packs] == [[pack] for pack in done.packs if pack[0].method.name == again.packs[0][0].method.name]
 
 
+def test_what_is_typed_wins_over_the_axis_of_a_studys_file(typed: Command, tmp_path: Path) -> None:
+    experiment(tmp_path, **STUDY)
+    done = typed("experiment=example", "study.tasks=[synthetic_single]", "method=sora", "seed=5", *TOY[1:])
+    assert [[(run.method.name, run.seed) for run in pack] for pack in done.packs] == [[("sora", 5)]]
+    assert manifest_of(tmp_path)["axes"] == {"method": ["sora"], "task": ["synthetic_single"], "seed": [5]}
+
+
 def test_seeds_of_a_studys_file_give_way_to_the_pack(typed: Command, tmp_path: Path) -> None:
     experiment(tmp_path, seed=[0, 1, 2])
     done = typed("-m", "experiment=example", "method=sora", "hydra.sweeper.max_pack=2", *TOY)
@@ -351,9 +358,11 @@ def test_a_recipe_decides_the_ids_of_its_jobs(typed: Command, tmp_path: Path) ->
 
 def test_a_manifest_does_not_know_where_things_lie(typed: Command, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        done = typed("-m", f"paths.results={tmp_path}/{folder}", f"data.dir=/data/{folder}", "seed=0,1", *TOY)
-        assert done.status == 0
+        places = (f"paths.results={tmp_path}/{folder}", f"data.dir=/data/{folder}", "trainer.log_every=7")
+        assert typed("-m", *places, "trainer.max_steps=7", "seed=0,1", *TOY).status == 0
     (one,), (two,) = ((tmp_path / folder / "studies").iterdir() for folder in ("one", "two"))
     assert one.name == two.name
     assert one.read_bytes() == two.read_bytes()
     assert str(tmp_path) not in one.read_text(encoding="utf-8")
+    assert studies.read(one)["fixed"]["trainer.max_steps"] == "7"
+    assert not {"paths.results", "data.dir", "trainer.log_every"} & set(studies.read(one)["fixed"])

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import captions
-from experiments.groups import Group
+from experiments.conditions import conditions
 from experiments.learning_rate import Choice
 from experiments.study import load
 from scripts import tune
@@ -179,16 +178,15 @@ def tune_origin(run: object) -> object:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        (["", ""], "One trial per method and task"),
-        (
-            ["A, seeds 1, 2 (studies/x)", "A, seeds 1, 2 (studies/y)"],
-            "Chosen beforehand, for every method alike: A, seed",
-        ),
-        (["A", "B"], "Chosen beforehand, not for every method alike: A; B."),
-        (["A", ""], "Chosen beforehand: A. 1 of 2 runs have a setting that nothing chose."),
+        (["A (studies/x)", "A (studies/y)"], "Settings were chosen beforehand, by the same trials for every method."),
+        (["A", "B"], "Settings were chosen beforehand."),
+        (["A", ""], "Settings were chosen beforehand. 1 of 2 runs have one that nothing chose."),
+        (["", ""], "No hyper-parameter was chosen on these examples."),
     ],
 )
-def test_captions_tell_of_the_trials(tmp_path: Path, told: list[str], says: str) -> None:
+def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(
+    tmp_path: Path, told: list[str], says: str
+) -> None:
     """Of LoRA and SoRA, whose runs the words stand in, in this order."""
     made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["stsb"], "seed": [0]})
     for path, words in zip(sorted((tmp_path / "records").rglob("*.json")), told, strict=True):
@@ -198,19 +196,7 @@ def test_captions_tell_of_the_trials(tmp_path: Path, told: list[str], says: str)
             record["provenance"]["recipe"]["tuned"] = words
         records.write(path, record, records.read_arrays(path, record))
     (study,) = load(tmp_path, lambda name: frozenset()).studies
-    assert says in str(captions.caption(study, groups=[Group(tuple(study.runs))]))
-
-
-def test_rates_that_were_tuned_are_no_sweep_of_rates(tmp_path: Path) -> None:
-    """Two methods with a rate each, chosen before: a caption without groups tells of them as the others do."""
-    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["stsb"], "seed": [0]})
-    for run, rate in zip(manifest["runs"], (2e-4, 3.2e-3), strict=True):
-        record = records.read(tmp_path / run["record"])
-        record["config"]["trainer"]["learning_rate"] = rate
-        words = {"name": "x", "budget": "", "unpublished": ["*"], "changed": [], "tuned": "A (studies/x)"}
-        record["provenance"]["recipe"] = words
-        records.write(tmp_path / run["record"], record, records.read_arrays(tmp_path / run["record"], record))
-    (study,) = load(tmp_path, lambda name: frozenset()).studies
-    told = str(captions.caption(study))
-    assert "Peak learning rate: LoRA 0.0002; SoRA 0.0032." in told
-    assert "Chosen beforehand, for every method alike: A (studies/x)." in told
+    page = conditions(study)
+    assert says in page
+    cell = "; ".join(sorted({words.partition(" (")[0] for words in told} - {""}))
+    assert (f"| {cell} " in page) == bool(cell)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sora.backbones.load import LAYER_TARGETS
 from sora.resolve import build_runs
 from sora.tasks import Examples, TaskData
 from sora.training.logging import Tracker
@@ -65,6 +66,12 @@ class Tokens:
         return {"input_ids": ids, "attention_mask": mask}
 
 
+def ranks(family: str = "bert") -> dict[str, int]:
+    """Ranks from 0 to 4 of the adapted matrices of the tiny backbone, by their full names."""
+    names = [f"encoder.layer.{layer}.{end}" for layer in range(LAYERS) for end in LAYER_TARGETS[family]]
+    return {name: (3 * place + 1) % 5 for place, name in enumerate(names)}
+
+
 def runs(family: str = "bert", seeds: list[int] | int = 0, **groups: Any) -> list[Any]:
     """Runs on a tiny random backbone; each keyword updates one group of the configuration."""
     config: dict[str, Any] = {
@@ -89,7 +96,8 @@ def runs(family: str = "bert", seeds: list[int] | int = 0, **groups: Any) -> lis
         "seed": seeds,
     }
     method = {"name": "sora"} | groups.pop("method", {})
-    config["method"] = {"sora": {"r": 4, "threshold": 1e-3}, "lora": {"r": 4}}.get(method["name"], {}) | method
+    small = {"sora": {"r": 4, "threshold": 1e-3}, "lora": {"r": 4}, "masked_lora": {"r": 4, "ranks": ranks(family)}}
+    config["method"] = small.get(method["name"], {}) | method
     for key, value in groups.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     return build_runs(config)

@@ -77,8 +77,10 @@ class PackedSweeper(Sweeper):
         print(f"study {study}: {plan.counts()}; {jobs}{manifest}", file=sys.stderr, flush=True)
         returns: Sequence[Any] = []
         if self.dry_run:
+            from sora.commands import program
+
             for job in waiting:
-                print(f"{shlex.join(self._command(job.overrides))}  # {job.estimate()}", flush=True)
+                print(f"{shlex.join([*program(), *self._words(job.overrides)])}  # {job.estimate()}", flush=True)
         elif waiting:
             launcher = Plugins.instance().instantiate_launcher(self.context, self.task_function, self.composed)
             returns = launcher.launch([job.overrides for job in waiting], initial_job_idx=0)
@@ -141,12 +143,18 @@ class PackedSweeper(Sweeper):
         return self.context.config_loader.load_sweep_config(self.composed, list(overrides))
 
     def _command(self, overrides: Sequence[str]) -> list[str]:
-        """The words of a plain command for one job: no sweep, and no launcher."""
+        """The words of a plain command for one job, to be published."""
+        from sora.commands import program_name
+
+        return [*program_name(), *self._words(overrides)]
+
+    def _words(self, overrides: Sequence[str]) -> list[str]:
+        """What follows the program in a plain command for one job: no sweep, and no launcher."""
         typed = [str(each) for each in self.composed.hydra.overrides.hydra]
         # A study's file asks for a multirun by itself: its jobs must not.
         mode = [] if f"hydra.mode={RunMode.MULTIRUN.name}" in typed else [f"hydra.mode={RunMode.RUN.name}"]
         words = [word for word in overrides if not word.lstrip("+").startswith(("cluster=", "cluster."))]
-        return ["python", "run.py", *own_files(self.composed), *words, *mode]
+        return [*own_files(self.composed), *words, *mode]
 
 
 def own_files(composed: DictConfig) -> list[str]:

@@ -104,7 +104,7 @@ class Head(nn.Module):
     def forward(self, hidden: Tensor, attention_mask: Tensor, spans: Tensor | None = None) -> Tensor:
         """hidden [R*b, t, d], mask [R*b, t] and spans [R*b, S, 2], replica-major -> logits [R*b, C]."""
         hidden = hidden.to(self.dense.dtype)
-        x = self.before(self._pooled(hidden, attention_mask))
+        x = self.before(pooled(hidden, attention_mask, self.pooling))
         x = torch.baddbmm(self.dense_bias.unsqueeze(1), self._split(x), self.dense.transpose(1, 2))
         x = torch.tanh(x) if self.form.activation == "tanh" else F.gelu(x)
         x = x.flatten(0, 1)
@@ -114,12 +114,6 @@ class Head(nn.Module):
         out = torch.baddbmm(self.out_bias.unsqueeze(1), x, self.out.transpose(1, 2)).flatten(0, 1)
         mean, sd = self.scale
         return out if self.scale == (0.0, 1.0) else out * sd + mean
-
-    def _pooled(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
-        if self.pooling == "cls":
-            return hidden[:, 0]
-        weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
-        return (hidden * weights).sum(1) / weights.sum(1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.view(self.replicas, -1, x.shape[-1])
@@ -136,6 +130,19 @@ class Head(nn.Module):
             f"{self.form.output}.weight": self.out[replica] * sd,
             f"{self.form.output}.bias": self.out_bias[replica] * sd + mean,
         }
+
+    @torch.no_grad()
+    def load_exported(self, replica: int, state: dict[str, Tensor]) -> None:
+        """Take what :meth:`export_state` gave. Raises ValueError where ``state`` is of another head."""
+        form = self.form
+        for layer, weight, bias in ((form.dense, self.dense, self.dense_bias), (form.output, self.out, self.out_bias)):
+            for name, tensor in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
+                if name in state and state[name].shape == tensor.shape[1:]:
+                    tensor[replica].copy_(state[name])
+        if unlike := [
+            n for n, x in self.export_state(replica).items() if n not in state or not torch.equal(x, state[n])
+        ]:
+            raise ValueError(f"{', '.join(unlike)} cannot be taken from another head")
 
     @property
     def fits_class(self) -> bool:
@@ -157,3 +164,11 @@ def span_means(hidden: Tensor, spans: Tensor) -> Tensor:
     place = torch.arange(hidden.shape[1], device=hidden.device)
     inside = ((place >= spans[..., :1]) & (place < spans[..., 1:])).to(hidden.dtype)  # [n, S, t]
     return torch.bmm(inside / inside.sum(-1, keepdim=True), hidden).flatten(1)
+
+
+def pooled(hidden: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
+    """One vector a sequence: hidden [n, t, d] and mask [n, t] -> [n, d], the first token's (cls) or the mean."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1)

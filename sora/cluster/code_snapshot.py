@@ -16,7 +16,7 @@ from pathlib import Path
 from sora.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("sora", "conf", "hydra_plugins", "run.py")
+PARTS = ("sora", "conf", "hydra_plugins/sora_*", "run.py")  # an installation has conf/ inside sora, and no run.py
 NOTE = "snapshot.json"  # the commit the copy was taken from
 
 
@@ -26,7 +26,7 @@ def take(folder: Path) -> Path:
     Raises:
         UserError: the folder cannot be written.
     """
-    files = sorted(path for part in PARTS for path in _files(ROOT / part))
+    files = sorted(path for part in PARTS for found in ROOT.glob(part) for path in _files(found))
     digest = hashlib.sha256()
     for path in files:
         content = path.read_bytes()

@@ -14,8 +14,12 @@ HOMES = {  # method.name -> module and class
     "bitfit": ("bitfit", "Bitfit"),
     "adapter": ("adapter", "Adapter"),
     "lora": ("lora", "Lora"),
+    "masked_lora": ("masked_lora", "MaskedLora"),
     "adalora": ("adalora", "Adalora"),
     "sora": ("sora", "Sora"),
+    "probe": ("probe", "Probe"),
+    "zero_shot": ("zero_shot", "ZeroShot"),
+    "svd_cut": ("svd_cut", "SvdCut"),
     "peft": ("peft", "Peft"),
 }
 

@@ -47,15 +47,22 @@ class Summary:
     ``ranks``: live rank of every adapted matrix, by its full module name. ``live``: exact count of the weights
     that remain when dead ranks are cut out, sum of r (in + out), without gates and head. ``authors_formula``:
     the same by the authors' code, which deducts 2 * hidden for every dead rank, whatever the matrix' shape.
+    ``absent``: weights that are held, because a pack is one tensor, and stay zero from the first step on.
     """
 
     live: int
     authors_formula: int
     ranks: dict[str, int] = field(default_factory=dict)
+    absent: int = 0
 
 
 class Method(Protocol):
-    """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1)."""
+    """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1).
+
+    Two verbs more are a method's own choice. ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
+    another head. ``solve(features, labels)`` fits what trains at once, from features [N, d] that the head's ``pool``
+    gives: where ``MethodConfig.TRAINS`` is false it is called in place of the steps.
+    """
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """Insert trainable modules and freeze the rest. ``generators``: one CPU generator per replica."""

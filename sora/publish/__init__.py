@@ -16,6 +16,7 @@ from sora.cache import cache_folder
 from sora.coercion import nearest
 from sora.config import LoraConfig, RunConfig
 from sora.errors import UserError
+from sora.files import write_text
 from sora.resolve import build_runs
 
 
@@ -47,7 +48,8 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
         raise UserError(f"{name}: {where}{nearest(name, known)}; --runs names another folder of runs")
     status = _read_json(folder / "status.json")
     if status.get("status") not in records.STATUSES:
-        command = f": {status['command']}" if status.get("command") else ""
+        again = status.get("resume") or status.get("command")
+        command = f": {again}" if again else ""
         raise UserError(
             f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; "
             f"finish it by repeating its command{command}"
@@ -115,8 +117,9 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
             for path in sorted(finished.adapter.iterdir()):
                 if path.name != "README.md":
                     shutil.copyfile(path, out / path.name)
-        from sora import card
+        from sora import card, export
 
+        export.name_labels(out, finished.run.task)
         _write_tokenizer(finished.run, out)
         card.write(out, finished.run, finished.record)
     except OSError as error:
@@ -149,7 +152,7 @@ def _write_tokenizer(run: RunConfig, out: Path) -> None:
         # Its own class builds a normaliser anew instead of reading the one that was saved: see load_tokenizer.
         path = out / "tokenizer_config.json"
         config = _read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        records.write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _make_empty(out: Path) -> None:

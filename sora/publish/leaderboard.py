@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from sora import records
 from sora.errors import UserError
+from sora.files import write_bytes
 from sora.tasks import Examples, TaskConfig, load_task
 from sora.tasks.metrics import predict
 from sora.tasks.spec import CONF
@@ -161,7 +162,7 @@ def collect(
                 f"the leaderboard of {benchmark} refuses a zip without {missing[0]}; train its task with "
                 "predict=true, or write what there is with --incomplete"
             )
-    records.write_bytes(out, _zipped(files))
+    write_bytes(out, _zipped(files))
     print(out)
 
 
@@ -184,7 +185,7 @@ def _best_run(tasks: Sequence[str], candidates: Sequence[dict[str, Any]], runs: 
 
 
 def _selected(record: dict[str, Any]) -> float:
-    """Return the select metric of the weights that predicted; -inf where the task had another one then."""
+    """Return the select metric of the weights that predicted; -inf where the task had another one at that time."""
     config = record["config"]["task"]
     value: float | None = record["metrics"]["selected"]["select"].get(config["select_metric"])
     return float("-inf") if value is None else value

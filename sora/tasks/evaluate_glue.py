@@ -1,10 +1,10 @@
 """The task metrics as a module of the `evaluate` library, usable offline:
 
-    import evaluate
-    metric = evaluate.load("sora/tasks/evaluate_glue.py", "rte")
-    metric.compute(predictions=[0, 1, 1], references=[0, 1, 0])
+    from sora.tasks import evaluate_glue
+    evaluate_glue.load("rte").compute(predictions=[0, 1, 1], references=[0, 1, 0])
 
-The second argument is the name of any file of conf/task. Predictions are class indices, or real scores for a
+or, with the path of this file, ``evaluate.load("sora/tasks/evaluate_glue.py", "rte")``. The name is that of any file of
+conf/task. Predictions are class indices, or real scores for a
 regression task; the numbers are those of ``sora.tasks.metrics``. Tasks over questions take ``groups`` [N] too
 (MultiRC, AX-g's pairs), ReCoRD ``groups`` and ``credit``, with predictions that are 1 for the chosen candidates:
 ``sora.tasks.Examples`` says what these are. (`evaluate` copies this file elsewhere
@@ -13,9 +13,10 @@ before it imports it, hence the absolute imports.)
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import datasets  # type: ignore[import-untyped]
+import datasets
 import evaluate
 import numpy as np
 
@@ -31,6 +32,15 @@ CITATION = """@inproceedings{wang2019glue,
   year = {2019}
 }"""
 INPUTS = "predictions and references: class indices, or real scores for a regression task; both of length N."
+
+
+def load(name: str) -> Any:
+    """The metrics of the task ``name`` as an `evaluate.Metric`; needs no network.
+
+    Raises UserError, which lists the tasks, where there is none of that name.
+    """
+    load_task(name)  # evaluate wraps what its modules raise
+    return evaluate.load(str(Path(__file__).resolve()), name)
 
 
 class TaskMetrics(evaluate.Metric):

@@ -24,6 +24,7 @@ from sora.tasks.tables import REPAIR, Table, Unfold, show
 
 PLACEHOLDER = "@placeholder"
 COPA_QUESTIONS = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}  # as in jiant
+LEVELS = ("paragraph", "passage", "question", "query", "answer")  # of nested official numbers, from the outside in
 MARKS = "*#"  # around the first and the second span, as T5 prepares WSC
 Row = dict[str, Any]
 Span = tuple[int, int, int]  # text column, first character, end
@@ -204,7 +205,7 @@ def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled:
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 found = "missing" if value is None else show(value)
                 raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected", REPAIR)
-            if kind is str and not value.strip() and name not in form.empty:
+            if isinstance(value, str) and name not in form.empty and not value.strip():
                 raise table.refuse(position, f"{name} is empty", REPAIR)
     _check_numbers(table, rows)
     labels = class_indices(table, "label", task.labels, REPAIR).tolist() if label else [-1] * len(rows)
@@ -228,22 +229,30 @@ def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled:
 
 def _row_number(row: Row, position: int) -> Any:
     """What the flat rows of one official row share."""
-    return next(iter(row["idx"].values())) if isinstance(row["idx"], dict) else position
+    return _numbers(row)[0] if isinstance(row["idx"], dict) else position
+
+
+def _numbers(row: Row) -> list[Any]:
+    """The official numbers of a row, from the outside in."""
+    idx = row["idx"]
+    return [idx[name] for name in LEVELS if name in idx] if isinstance(idx, dict) else [idx]
 
 
 def _check_numbers(table: Table, rows: list[Row]) -> None:
     """Official numbers are integers, and within a file no two rows, questions or answers share one."""
-    names = list(rows[0]["idx"]) if rows and isinstance(rows[0]["idx"], dict) else ["row"]
-    listed = [
-        [row["idx"].get(name) for name in names] if isinstance(row["idx"], dict) else [row["idx"]] for row in rows
-    ]
+    nested = bool(rows) and isinstance(rows[0]["idx"], dict)
+    names = [name for name in LEVELS if name in rows[0]["idx"]] if nested else ["row"]
+    listed = [_numbers(row) for row in rows]
     for position, numbers in enumerate(listed):
+        if not names or len(numbers) != len(names):
+            found = show(rows[position]["idx"])
+            raise table.refuse(position, f"idx is {found}, a number of each kind expected", REPAIR)
         for number in numbers:
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**63:
                 raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected", REPAIR)
     _once(table, [numbers[-1] for numbers in listed], names[-1], REPAIR)
     for level, name in enumerate(names[:-1]):
-        asked = {}
+        asked: dict[Any, tuple[int, list[Any], list[Any]]] = {}
         for position, numbers in enumerate(listed):
             content = [rows[position].get(key) for key in ("paragraph", "passage", "question")[: level + 2]]
             first = asked.setdefault(numbers[level], (position, numbers[:level], content))

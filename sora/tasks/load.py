@@ -22,7 +22,7 @@ from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.formats import FORMATS, LAYOUTS, UNFOLD, flat, formatted
 from sora.tasks.metrics import check_metrics
 from sora.tasks.spec import TaskConfig
-from sora.tasks.splits import count_rows, limited, make_splits, train_slice
+from sora.tasks.splits import count_rows, first, limited, make_splits, train_slice
 from sora.tasks.tables import (
     AGAIN,
     REPAIR,
@@ -42,13 +42,14 @@ ENV = "SORA_DATA"
 WHERE = {
     "glue": "GLUE is at https://gluebenchmark.com/tasks; unpack it as <data.dir>/RTE/train.tsv and so on",
     "superglue": "SuperGLUE is at https://super.gluebenchmark.com/tasks; unpack it as <data.dir>/CB/train.jsonl etc.",
+    **dict.fromkeys(("own", "synthetic"), "Correct data.dir, or folder and files of the task's YAML"),
 }
 READERS = ("tsv", "jsonl")
 
 
 def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskData:
-    """The splits of ``task`` under ``protocol``. Only the train and validation files are read, never the
-    test.
+    """The splits of ``task`` under ``protocol``. Of an official task only the train and validation files are read,
+    never the test; of a user's own the test file too, which is reported on where it has labels.
 
     Raises UserError when a metric does not fit the task, and when the data is not found, malformed, or (unless
     data.allow_partial) not of the official size.
@@ -59,15 +60,15 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
             "with predict=true, which also predicts it"
         )
     check_metrics(task)
-    for split in ("train", "validation") if task.reader != "own" else ():
-        if split not in task.sizes:
+    partial: dict[str, str] = {}
+    if task.reader == "own":
+        official = own.read(task, data.dir)
+    else:
+        if missing := [split for split in ("train", "validation") if split not in task.sizes]:
             raise UserError(
-                f"task.sizes: has no {split}, must have the number of examples of each official split; "
+                f"task.sizes: has no {missing[0]}, must have the number of examples of each official split; "
                 f"correct the YAML of task {task.name}"
             )
-    if task.reader == "own":
-        official, partial = own.read(task, data.dir), {}
-    else:
         needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
         official, partial = _read(task, needed, data)
     official["train"] = train_slice(official["train"], task.train_rows)
@@ -80,17 +81,16 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
 
 
 def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
-    """The unlabelled test split: ``{"test": ...}`` (and ``"test_mm"``), for a leaderboard's predictions.
+    """The test split: ``{"test": ...}`` (and ``"test_mm"``), for predictions.
 
-    Labels are -1 (classes) or NaN (regression). Raises UserError as ``load`` does.
+    Labels are -1 (classes) or NaN (regression), those of a user's own file where it has some. Raises UserError as
+    ``load`` does.
     """
     splits = [split for split in ("test", "test_mm", "diagnostic") if split in task.sizes]
     if not splits:
         raise UserError(f"task {task.name} has no test split; leave predict out or choose another task")
     found = own.read(task, data.dir) if task.reader == "own" else _read(task, splits, data)[0]
-    return {
-        split: found[split].take(range(min(data.limit or len(found[split]), len(found[split])))) for split in splits
-    }
+    return {split: first(found[split], data.limit) for split in splits}
 
 
 def why_not(task: TaskConfig, data: DataConfig) -> str:

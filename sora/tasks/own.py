@@ -17,6 +17,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sora.errors import UserError
 from sora.hub import NotThere, Repository, snapshot
 from sora.tasks.examples import Examples
@@ -43,6 +45,7 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON = (".jsonl", ".ndjson", ".json")
 REPAIR = "correct that row, or the columns and labels that were given"
+COLUMNS = "correct data.text and data.label, which are names of the first line or of the data set"
 KINDS = "a file (.csv .tsv .jsonl .json .parquet), a glob, a saved folder or a data set on the hub"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -114,7 +117,7 @@ _KNOWN: dict[str, tuple[list[str], dict[str, int]]] = {}  # description and stat
 def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], dict[str, int]]:
     """Labels and sizes, as the rows have them; each table is told in a line."""
     for split, table in tables.items():
-        table.need([*task.text, *([task.label] if split != "test" else [])], "correct data.text and data.label")
+        table.need([*task.text, *([task.label] if split != "test" else [])], COLUMNS)
         if not len(table.frame):
             raise UserError(
                 f"{table.place}: no rows (the {split} split of task {task.name}); give a file that has some"
@@ -129,11 +132,16 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
         task = replace(task, labels=labels_found(train, task.label))
     elif task.labels and len(set(train.frame[task.label].map(word))) < 2:
         raise UserError(f"{train.place}: column {task.label!r} has one label in every row; a classifier needs two")
-    sizes = {split: len(examples) for split, examples in examples_of(task, tables).items()}
+    if broken := next((label for label in task.labels if len(label.splitlines()) != 1 or "\t" in label), None):
+        raise UserError(f"task={task.name}: the label {show(broken)} has a tab or a line break; write it in one line")
+    found = examples_of(task, tables)
+    trained = set(zip(*found["train"].texts, strict=True))
     for split, table in tables.items():
-        told = f"task {task.name}: {split} is {table.place}, {sizes[split]:,} rows{_told(table, split, task)}"
-        print(told, file=sys.stderr, flush=True)
-    return task.labels, sizes
+        told = f"task {task.name}: {split} is {table.place}, {len(found[split]):,} rows{_told(table, split, task)}"
+        shared = sum(texts in trained for texts in zip(*found[split].texts, strict=True)) if split != "train" else 0
+        leak = f"; note: the texts of {shared:,} of them are in train too" if shared else ""
+        print(f"{told}{leak}", file=sys.stderr, flush=True)
+    return task.labels, {split: len(examples) for split, examples in found.items()}
 
 
 def read(task: TaskConfig, directory: str | None) -> dict[str, Examples]:
@@ -145,16 +153,19 @@ def examples_of(task: TaskConfig, tables: dict[str, Table]) -> dict[str, Example
     """The examples of each split; a test split without labels gets -1 or NaN. Raises UserError for a wrong row."""
     found = {}
     for split, table in tables.items():
-        labelled = split != "test" or is_labelled(table, task.label)
+        labelled = split != "test" or is_labelled(table, task)
         found[split] = flat(table, task, task.columns, f"{task.name}/{split}", labelled, REPAIR)
     return found
 
 
-def is_labelled(table: Table, name: str) -> bool:
-    """Whether a test split has labels. Raises UserError where only some of its rows have one."""
+def is_labelled(table: Table, task: TaskConfig) -> bool:
+    """Whether a test split has labels; -1 in every row is none. Raises UserError where only some rows have one."""
+    name = task.label
     if name not in table.frame.columns:
         return False
     missing = are_missing(table, name)
+    if not task.regression and "-1" not in task.labels:
+        missing |= np.array([word(value) == "-1" for value in table.frame[name].tolist()], dtype=bool)
     if missing.any() and not missing.all():
         raise table.refuse(int(missing.argmax()), f"no label in column {name!r}, which other rows have", REPAIR)
     return not missing.any()
@@ -165,7 +176,7 @@ def _told(table: Table, split: str, task: TaskConfig) -> str:
     labels = "scores" if task.regression else f"classes {', '.join(task.labels)}"
     parts = [table.how, labels if split == "train" else ""]
     if split == "test":
-        parts.append("labelled" if is_labelled(table, task.label) else "without labels")
+        parts.append("labelled" if is_labelled(table, task) else "without labels")
     return "".join(f", {part}" for part in parts if part)
 
 
@@ -269,11 +280,12 @@ def sources(task: TaskConfig, directory: str | None) -> dict[str, Source]:
         for split in SPLITS
         if split in files
     }
-    seen: dict[Path, str] = {}
+    seen: dict[tuple[Path, str], str] = {}
     for split, source in found.items():
         for path in source.paths:
-            same = seen.setdefault(path.resolve(), split)
-            if same != split and not path.is_dir():
+            holds_all = path.is_dir() and not (path / "state.json").is_file()
+            same = seen.setdefault((path.resolve(), task.hub_splits.get(split, split) if holds_all else ""), split)
+            if same != split:
                 raise UserError(f"data.files: {same} and {split} are both {path}, so that they would share their rows")
     return found
 

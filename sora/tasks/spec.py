@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sora import place
 from sora.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "task"
+CONF = place.CONF / "task"
 
 
 @dataclass
@@ -117,4 +118,4 @@ def load_task(name: str, folder: Path = CONF) -> TaskConfig:
         raise UserError(
             f"conf/task/{name}.yaml has unknown fields {', '.join(unknown)}; TaskConfig lists those there are"
         )
-    return TaskConfig(**values)
+    return TaskConfig(**{key: value for key, value in values.items() if value is not None})

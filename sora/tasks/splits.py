@@ -118,8 +118,13 @@ def limited(splits: dict[str, Examples], limit: int) -> tuple[dict[str, Examples
         for name, examples in splits.items()
         if name != "train_subset" and len(examples) > limit
     }
-    taken = {name: examples.take(range(min(limit, len(examples)))) for name, examples in splits.items()}
+    taken = {name: first(examples, limit) for name, examples in splits.items()}
     return taken | {"train_subset": _subset_of(taken["train"])}, cut
+
+
+def first(examples: Examples, limit: int | None) -> Examples:
+    """The first ``limit`` examples; None = all."""
+    return examples if limit is None else examples.take(range(min(limit, len(examples))))
 
 
 def _is_labelled(examples: Examples) -> bool:

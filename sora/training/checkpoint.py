@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.errors import UserError
-from sora.records import write_text
+from sora.files import replaced, write_text
 from sora.training.logging.metrics import number
 
 FORMAT = 1
@@ -44,19 +43,15 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
         UserError: the disk is full; what was written before stays.
     """
     folder = run_dir / "checkpoint"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}.safetensors"
-    partial = path.with_suffix(".tmp")
     try:
-        save_file(tensors, partial)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replaced(path) as partial:
+            save_file(tensors, partial)
+            with partial.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
         head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": digest}
         write_text(path.with_suffix(".json"), json.dumps(head | meta, default=number))
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise UserError(
             f"{path}: the checkpoint could not be written ({error}); make room or set paths.runs to another disk, "
             "then repeat the command: it goes on from the checkpoint before"
@@ -162,12 +157,10 @@ def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:
     ``<run>/checkpoint/selected.safetensors`` stays when the run is finished. Raises UserError when the disk is full.
     """
     path = run_dir / "checkpoint" / SELECTED
-    partial = path.with_suffix(".tmp")
     try:
-        save_file(tensors, partial)
-        partial.replace(path)
+        with replaced(path) as partial:
+            save_file(tensors, partial)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error}); make room, then repeat the command") from error
 
 

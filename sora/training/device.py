@@ -6,24 +6,107 @@ import importlib.metadata
 import os
 import platform
 import resource
+import shutil
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sora.cluster.code_snapshot import commit
+from sora.errors import UserError
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "scipy", "hydra-core", "pyarrow")
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS_AT_IMPORT = torch.get_num_threads()
+SAMPLE_S = 0.25  # how long the cores are watched
 
-def choose_device(deterministic: bool) -> torch.device:
-    """The first GPU, or the CPU.
+
+def choose_device(deterministic: bool, wanted: str = "auto") -> torch.device:
+    """The device that ``device=`` names; ``auto`` is the first GPU, or the CPU.
 
     ``deterministic`` forbids kernels whose sums depend on timing. What that costs on a GPU has not been measured.
+
+    Raises:
+        UserError: ``wanted`` is cuda, and torch sees no GPU.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
         torch.use_deterministic_algorithms(True)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device=cuda: {why_no_gpu()}; mend that, or set device=auto to train on the CPU")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def why_no_gpu() -> str:
+    """Why torch computes on no GPU here, as far as it can be seen."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"torch {torch.__version__} sees no GPU (CUDA_VISIBLE_DEVICES={visible!r})"
+    return f"torch {torch.__version__} sees no GPU" + ("" if has_driver() else ", and no driver of NVIDIA is here")
+
+
+def has_driver() -> bool:
+    """Whether a driver of NVIDIA is loaded, whatever torch can do with it."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def named(device: torch.device) -> str:
+    """The device for people: ``cpu x86_64 AVX2``, or a GPU's name."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({platform.machine()} {capability()})"
+
+
+def take_free_threads(device: torch.device) -> str:
+    """Set torch's threads to the cores that are idle now, unless somebody gave a count; says which it is, for people.
+
+    Two threads beside one busy process are slower than one: every parallel region waits for the slowest.
+    A count is given by ``OMP_NUM_THREADS`` and its like, or by ``torch.set_num_threads``; it is never raised. On a GPU
+    nothing is changed.
+    """
+    given = next((name for name in THREAD_VARIABLES if os.environ.get(name)), "")
+    threads = torch.get_num_threads()
+    if given or threads != THREADS_AT_IMPORT or device.type != "cpu" or threads == 1:
+        why = f"{given}={os.environ[given]}" if given else ""
+    else:
+        before = _cpu_times()
+        time.sleep(SAMPLE_S)
+        idle = idle_cores(before, _cpu_times())
+        threads = max(1, min(threads, idle))
+        torch.set_num_threads(threads)
+        why = f"{idle} of {len(os.sched_getaffinity(0))} cores idle; OMP_NUM_THREADS sets another count"
+    return f"{threads} thread{'' if threads == 1 else 's'}" + (f" ({why})" if why else "")
+
+
+def idle_cores(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]]) -> int:
+    """How many of the cores were idle between two moments, rounded; each core has its idle and its whole ticks."""
+    shares = 0.0
+    for core, (idle, whole) in after.items():
+        earlier_idle, earlier = before.get(core, (0, 0))
+        shares += (idle - earlier_idle) / (whole - earlier) if whole > earlier else 1.0
+    return round(shares)
+
+
+def read_cpu_times(text: str, cores: Collection[int]) -> dict[int, tuple[int, int]]:
+    """Of each core its idle and its whole ticks, from the text of /proc/stat (waiting for a disk counts as idle)."""
+    found = {}
+    for name, *ticks in (line.split() for line in text.splitlines() if line.startswith("cpu")):
+        if name[3:].isdigit() and int(name[3:]) in cores:
+            values = [int(each) for each in ticks[:8]]  # guests are counted within the first two
+            found[int(name[3:])] = values[3] + values[4], sum(values)
+    return found
+
+
+def _cpu_times() -> dict[int, tuple[int, int]]:
+    try:
+        text = Path("/proc/stat").read_text(encoding="ascii")
+    except OSError:  # hidden from this process: then all cores count as idle
+        text = ""
+    return read_cpu_times(text, os.sched_getaffinity(0)) or {core: (0, 0) for core in os.sched_getaffinity(0)}
 
 
 def slow(precision: str, device: torch.device) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -138,7 +138,7 @@ def build_pack(
     method = methods.build(run.method)
     plan = Plan(runs, timeline)
     method.attach(backbone, plan, [generator(int(r.seeds.init or 0), "adapter") for r in runs])
-    head = Head(
+    head = getattr(method, "make_head", Head)(
         backbone,
         outputs=run.task.head_outputs,
         spans=run.task.span_vectors,
@@ -180,6 +180,8 @@ def target_scale(task: TaskConfig, train: Examples) -> tuple[float, float]:
 def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:
     """The tokens of a split, as the run's task and length ask for them."""
     task = run.task
+    if run.method.name == "zero_shot":
+        return EncodedSplit(examples, _encode_apart(backbone, examples, run))
     tokens = backbone.encode(
         examples.texts,
         int(run.trainer.max_length or task.max_length),
@@ -190,6 +192,16 @@ def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> Enco
         where=examples.where,
     )
     return EncodedSplit(examples, tokens)
+
+
+def _encode_apart(backbone: Backbone, examples: Examples, run: RunConfig) -> Encoding:
+    """The tokens of both texts of each example, each as a sequence of its own."""
+    if len(examples.texts) != 2:
+        raise UserError(f"method=zero_shot: compares two texts, but task={run.task.name} has {len(examples.texts)}")
+    length = int(run.trainer.max_length or run.task.max_length)
+    both = [text for pair in zip(*examples.texts, strict=True) for text in pair]
+    tokens = backbone.encode((both,), length, cache_folder("tokens", run.paths.cache), where=examples.where)
+    return replace(tokens, choices=2)
 
 
 def check_trainable(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from sora.errors import UserError
 from sora.estimate import facts_of
+from sora.files import write_text
 from sora.publish import leaderboard
-from sora.records import write_text
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
 from sora.tasks.load import why_not
 from sora.training import checkpoint, memory

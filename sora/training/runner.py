@@ -31,9 +31,11 @@ from sora import records
 from sora.backbones.source import backbone_identity
 from sora.cluster.run_lock import run_locks
 from sora.cluster.signals import Preempted, Preemption
+from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.estimate import facts_of
+from sora.files import write_text
 from sora.identity import run_id
 from sora.tasks import TaskData, load, load_test
 
@@ -78,7 +80,7 @@ class Job:
         """Replace status.json."""
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         content = {"status": status, "run_id": self.run_id, **who, "time": now()} | values
-        records.write_text(self.folder / "status.json", json.dumps(content, indent=2) + "\n")
+        write_text(self.folder / "status.json", json.dumps(content, indent=2) + "\n")
 
 
 def now() -> str:
@@ -137,7 +139,7 @@ def _differences(runs: Sequence[RunConfig]) -> list[str]:
         values = [getattr(getattr(run, group), name) for run in runs] if name else []
         follows = group == "seeds" and values == [run.seed for run in runs]
         if len(set(values)) > 1 and not follows:
-            shown = [str(value) if isinstance(value, int) else f"{value:g}" for value in values]
+            shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
             named = key if group == "seeds" else name
             texts = [f"{text} {named} {value}" for text, value in zip(texts, shown, strict=True)]
     return texts
@@ -156,7 +158,7 @@ def _predict(jobs: Sequence[Job], data: TaskData, preemption: Preemption) -> Non
     from sora.training import predictions
     from sora.training.device import choose_device
 
-    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic), preemption.check)
+    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic, jobs[0].run.device), preemption.check)
 
 
 def _complete(jobs: Sequence[Job]) -> None:
@@ -187,6 +189,9 @@ def _pack_is_finished(job: Job) -> bool:
 
 
 def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemption) -> None:
+    from sora.training.device import choose_device
+
+    choose_device(pack[0].run.deterministic, pack[0].run.device)  # device=cuda without one ends here, before any folder
     for job in pack:
         _make_writable(job.record_path.parent, "paths.results")  # now, not after hours of training
         _make_writable(job.folder, "paths.runs")
@@ -195,7 +200,7 @@ def _train(pack: Sequence[Job], data: TaskData, command: str, preemption: Preemp
         if not jobs:
             return
         for job in jobs:
-            records.write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
+            write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
             job.set_status("running", command=command, resume=_again(command))
         waiting = _companies(jobs)
         try:
@@ -216,7 +221,9 @@ def _again(command: str) -> str:
     In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
     """
     words = [word for word in sys.argv if word != "resume=never"]  # which would start anew
-    typed = shlex.join(["python", *words]) if Path(words[0]).name == "run.py" else command
+    if Path(words[0]).name not in ("run.py", "sora"):
+        return f"cd {shlex.quote(os.getcwd())} && {command}"
+    typed = shlex.join([*program(), *words[1:]])
     return f"cd {shlex.quote(os.getcwd())} && {typed}"
 
 
@@ -226,7 +233,7 @@ def _train_packs(waiting: list[list[Job]], data: TaskData, command: str, preempt
     from sora.training.device import choose_device
     from sora.training.session import train
 
-    device = choose_device(waiting[0][0].run.deterministic)
+    device = choose_device(waiting[0][0].run.deterministic, waiting[0][0].run.device)
     facts = facts_of(data)
     waiting[:] = [pack for company in waiting for pack in memory.fitting(company, facts, device)]
     # The parts of a pack each go on from the checkpoints that their members share.

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sora import card, records
+from sora import card, export, records
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.regime import regime
 from sora.tasks import TaskData, compute_metrics
-from sora.training import checkpoint, memory
-from sora.training.device import choose_device, environment, peak_bytes, slow
+from sora.training import checkpoint, closed_form, memory
+from sora.training.device import choose_device, environment, named, peak_bytes, slow, take_free_threads
 from sora.training.diagnostics import gate_array, rank_diagnostics, regime_lines
 from sora.training.evaluation import EVALUATED, Logits, evaluate, predicts_one_class
 from sora.training.logging import Logger, Tracker
@@ -49,13 +49,16 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, preemption: Preempt
         if run.resume == "never":
             checkpoint.discard(job.folder)
     remotes = remote_loggers(jobs)
-    device = choose_device(run.deterministic)
+    device = choose_device(run.deterministic, run.device)
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
+        threads = take_free_threads(device)
         pack = build_pack([job.run for job in jobs], data, device)
+        fitted_s = closed_form.fit(pack, preemption.check)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, remotes=remotes) as tracker:
             loop = Loop(pack, tracker, [job.run_id for job in jobs], folders, check=preemption.check)
+            tracker.print(f"device={run.device}: {named(device)}, {threads}")
             if words := slow(run.precision, device):
                 tracker.print(f"warning: {words}")
             step = loop.resume() if run.resume == "auto" else 0
@@ -64,15 +67,17 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, preemption: Preempt
             for line in regime_lines(pack, labels):
                 tracker.print(line)
             setup_s = time.perf_counter() - clock
-            loop.run()
+            if run.method.TRAINS:
+                loop.run()
             clock = time.perf_counter()
             final = final_evaluation(loop)
             for progress in loop.progress:
+                progress.train_s += fitted_s
                 progress.eval_s += time.perf_counter() - clock
             provenance = {"command": command, "started": started, "finished": now()} | surroundings
             provenance["threads"] = torch.get_num_threads()  # of the first half, where a run was continued
             for replica, job in enumerate(jobs):
-                _finish(loop, replica, job, data, final[replica], setup_s, provenance)
+                _finish(loop, replica, job, data, final[replica], setup_s - fitted_s, provenance)
     for job in jobs:  # only now: see runner.run_pack
         checkpoint.discard(job.folder)
 
@@ -116,6 +121,8 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
         summary = pack.method.summary(replica)
         expected = regime(job.run, pack.timeline)
         low_rank = {"low_rank": counts["adapter"], "gates": counts.get("gate", 0)} if summary.ranks else {}
+        if summary.absent:
+            low_rank["low_rank"] -= summary.absent
         lines.append(
             {
                 "run_id": job.run_id,
@@ -141,7 +148,7 @@ def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
     summary = pack.method.summary(replica)
     head = sum(g.columns.stop - g.columns.start for g in pack.optimizer.groups if g.name.startswith("head"))
     return {
-        "trainable": pack.optimizer.rows.shape[1],
+        "trainable": pack.optimizer.rows.shape[1] - summary.absent,
         "live": summary.live,
         "authors_formula": summary.authors_formula,
         "head": head,
@@ -174,7 +181,7 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
             result["logits"] = {name: values[replica] for name, values in logits.items()}
     for result, progress in zip(results, loop.progress, strict=True):
         result["last"]["step"] = loop.step
-        result["selected"]["step"] = progress.best_step
+        result["selected"]["step"] = progress.best_step or 0
     return results
 
 
@@ -198,6 +205,7 @@ def _finish(
     status = "ok" if progress.diverged_at is None else "diverged"
     adapter = job.folder / "adapter"
     pack.method.export(replica, adapter, pack.model.head)
+    export.name_labels(adapter, job.run.task)
     if job.run.method.name != "full" or job.run.predict:  # a whole model lies twice only to predict
         checkpoint.keep_selected(job.folder, pack.optimizer.named(replica))
     written = records.find(Path(job.run.paths.results), job.run_id)  # of a run that only joined its pack again
@@ -238,10 +246,12 @@ def _finish(
             "throughput": {
                 "examples_per_s": progress.examples * pack.replicas / max(progress.train_s, 1e-9),
                 "tokens_per_s": progress.tokens * pack.replicas / max(progress.train_s, 1e-9),
-                "padding": 1.0 - progress.tokens / max(progress.padded_tokens, 1),
+                "padding": 1.0 - progress.tokens / progress.padded_tokens if progress.padded_tokens else 0.0,
             },
             "memory": {"peak_bytes": peak_bytes(pack.device)},
-            "provenance": provenance | {"recipe": origin(job.run), "resumed_at": progress.resumed_at},
+            "provenance": provenance
+            | {"recipe": origin(job.run), "resumed_at": progress.resumed_at}
+            | ({"source": source} if (source := getattr(job.run.method, "source", "")) else {}),
         }
         records.write(job.record_path, record, arrays)
         written = job.record_path
@@ -252,7 +262,7 @@ def _finish(
     metric = job.run.task.select_metric
     reported = " ".join(f"{name} {value:.4f}" for name, value in final["selected"]["report"].items())
     print(
-        f"{job.label}: {status}, step {progress.best_step} selected by {metric}; report {reported}\n"
+        f"{job.label}: {status}, step {progress.best_step or 0} selected by {metric}; report {reported}\n"
         f"  record   {written}\n"
         f"  adapter  {adapter}",
         flush=True,

@@ -21,6 +21,17 @@ def test_splitmix64_against_its_published_sequence():
     assert splitmix64(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
+def test_an_element_is_dropped_when_its_lane_is_below_the_threshold():
+    """Of four million lanes in 0 .. 65535 some are the smallest and some the largest."""
+    drop, context = site(0.5)
+    context.begin(DropoutKey((7,), 3))
+    rows = context.counters(4096, 1, 1, torch.device("cpu"))
+    share = [context.keep(drop.site, threshold, rows, 1024).double().mean().item() for threshold in (0, 1, 65535)]
+    assert share[0] == 1.0
+    assert share[1] == pytest.approx(1 - 2**-16, abs=1e-5)  # 5 standard deviations
+    assert share[2] == pytest.approx(2**-16, abs=1e-5)
+
+
 def test_rate_scale_and_expectation():
     drop, context = site(0.1)
     context.begin(DropoutKey((7,), 3))

@@ -6,6 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from sora.backbones import DropoutKey, load_backbone
+from sora.backbones.dropout import CounterDropout
 from sora.config import BackboneConfig
 from sora.errors import UserError
 from tests import tiny
@@ -149,6 +150,8 @@ def test_dropout_is_the_architectures_unless_given(family):
     assert not torch.allclose(backbone(batch(family)), quiet)
     backbone.dropout.end()
     assert torch.equal(backbone(batch(family)), quiet)
+    given = load_backbone(config(family, dropout=0.3))
+    assert {site.p for site in given.modules() if isinstance(site, CounterDropout)} == {0.3}
     none = load_backbone(config(family, dropout=0.0))
     none.dropout.begin(DropoutKey((1,), 0))
     assert torch.equal(none(batch(family)), quiet)

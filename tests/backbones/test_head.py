@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from sora.backbones import DropoutKey, Head, load_backbone
+from sora.backbones.head import pooled as pool
 from tests import tiny
 from tests.backbones.test_encoders import batch, config
 
@@ -75,7 +76,7 @@ def test_mean_pooling_leaves_padding_out():
     changed[0, 3:] = 99.0
     assert torch.equal(head(hidden, mask), head(changed, mask))
     pooled = torch.stack([hidden[0, :3].mean(0), hidden[1].mean(0)])
-    torch.testing.assert_close(head._pooled(hidden, mask), pooled)
+    torch.testing.assert_close(pool(hidden, mask, "mean"), pooled)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

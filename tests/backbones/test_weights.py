@@ -40,6 +40,27 @@ def test_a_saved_folder_loads_with_its_weights(family, tmp_path):
         assert torch.equal(backbone.pooler["weight"], model.bert.pooler.dense.weight)
 
 
+def test_the_oldest_names_of_a_layer_norm_are_read_too(tmp_path):
+    """Checkpoints of 2018 call its weight gamma and its bias beta."""
+    model = saved(tmp_path)
+    norm = "LayerNorm"
+    for name, tensor in model.named_parameters():
+        if norm in name:
+            torch.nn.init.normal_(tensor)
+    model.save_pretrained(tmp_path)
+    new = load_backbone(config("bert", weights=str(tmp_path)))
+    state = load_file(tmp_path / "model.safetensors")
+    old = {
+        key.replace(f"{norm}.weight", f"{norm}.gamma").replace(f"{norm}.bias", f"{norm}.beta"): value
+        for key, value in state.items()
+    }
+    assert sum(key.endswith((".gamma", ".beta")) for key in old) == 2 * (1 + 2 * tiny.LAYERS)
+    save_file(old, tmp_path / "model.safetensors")
+    renamed = load_backbone(config("bert", weights=str(tmp_path)))
+    for (name, a), b in zip(new.named_parameters(), renamed.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def test_a_half_precision_file_is_read_as_fp32(tmp_path):
     saved(tmp_path).half().save_pretrained(tmp_path)
     assert load_file(tmp_path / "model.safetensors")["classifier.weight"].dtype == torch.float16

@@ -74,7 +74,7 @@ def record(
         group, _, name = axis.partition(".")
         if name:
             config.setdefault(group, {})[name] = value
-        elif not isinstance(config[group], dict):
+        elif not isinstance(config.get(group, {}), dict):
             config[group] = value
     made["metrics"] = {"selected": {"step": 20} | dict(evaluation), "last": {"step": 30} | _worse(evaluation)}
     generator = np.random.default_rng(seed)

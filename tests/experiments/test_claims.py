@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from experiments import claims
+from experiments.stats import t_interval
 from experiments.study import Study, load
 from scripts import tables
-from sora import records, stats
+from sora import records
 from tests.experiments import levelled, made
 
 SEEDS = [0, 1, 2]
@@ -21,8 +22,8 @@ def studies(results: Path) -> list[Study]:
     return load(results, lambda name: frozenset()).studies
 
 
-def of(results: Path, beginning: str) -> claims.Reading:
-    (found,) = [each for each in claims.readings(studies(results)) if each.claim.startswith(beginning)]
+def of(results: Path, beginning: str) -> claims.Claim:
+    (found,) = [each for each in claims.claims(studies(results)) if each.claim.startswith(beginning)]
     return found
 
 
@@ -39,7 +40,7 @@ def of(results: Path, beginning: str) -> claims.Reading:
     ],
 )
 def test_the_interval_alone_decides(values: tuple[float, ...], towards: int, bound: float, verdict: str) -> None:
-    assert claims.Reading("c", "p", "t", values, "", "s", towards, bound).verdict == verdict
+    assert claims.Claim("c", "p", "t", values, "", "s", towards, bound, t_interval(values)).verdict == verdict
 
 
 def test_score_and_parameters_of_the_main_table(tmp_path: Path) -> None:
@@ -54,10 +55,8 @@ def test_score_and_parameters_of_the_main_table(tmp_path: Path) -> None:
     higher = of(tmp_path, "SoRA scores higher than LoRA")
     assert higher.values == pytest.approx([scores["sora", seed] - scores["lora", seed] for seed in SEEDS])
     assert higher.paper == "+0.36 (Table 1)"  # 92.22 - 91.86
-    student = stats.t_interval(higher.values)
-    assert student is not None
-    assert higher.range is not None
-    assert higher.range.low <= student.low <= student.high <= higher.range.high
+    student = t_interval(higher.values)
+    assert higher.interval.low <= student.low <= student.high <= higher.interval.high
     fewer = of(tmp_path, "SoRA has fewer live parameters than LoRA")
     assert fewer.values == pytest.approx([100 * (live["sora", s] / live["lora", s] - 1) for s in SEEDS])
     assert fewer.verdict == "by construction"  # both have r = 8
@@ -95,7 +94,7 @@ def test_the_papers_number_is_of_the_same_task(tmp_path: Path, task: str, higher
     axes = {"method": ["lora", "adalora", "sora"], "task": [task], "seed": SEEDS}
     made.study(tmp_path, "main_table", axes)
     made.study(tmp_path, "rank_budget", axes | {"method": ["lora", "sora"], "method.r": [2, 4]})
-    found = {each.claim: each.paper for each in claims.readings(studies(tmp_path))}
+    found = {each.claim: each.paper for each in claims.claims(studies(tmp_path))}
     assert found[f"SoRA scores higher than {'LoRA' if task == 'stsb' else 'AdaLoRA'}"] == higher
     assert found["SoRA scores higher than LoRA at equal r, averaged over r"].endswith(by_rank)
 
@@ -130,14 +129,12 @@ def bootstrapped(folder: Path, method: str) -> np.ndarray:
     return 100 * np.array(draws)
 
 
-def within(found: claims.Reading, values: list[float], draws: np.ndarray) -> None:
+def within(found: claims.Claim, values: list[float], draws: np.ndarray) -> None:
     """The interval reaches as far as Student's, and as far as a bootstrap of its own, up to its noise."""
-    student = stats.t_interval(values)
-    assert student is not None
-    assert found.range is not None
+    student = t_interval(values)
     low, high = np.percentile(draws, [2.5, 97.5])
-    assert found.range.low == pytest.approx(min(student.low, low), abs=0.6)
-    assert found.range.high == pytest.approx(max(student.high, high), abs=0.6)
+    assert found.interval.low == pytest.approx(min(student.low, low), abs=0.6)
+    assert found.interval.high == pytest.approx(max(student.high, high), abs=0.6)
 
 
 def test_the_cost_of_a_threshold_has_the_items_in_its_interval(tmp_path: Path) -> None:
@@ -157,9 +154,8 @@ def test_the_cost_of_a_threshold_has_the_items_in_its_interval(tmp_path: Path) -
         records.write(path, record, arrays)
     cost = of(tmp_path, "The largest threshold costs score")
     assert cost.values == pytest.approx([-10, -10, -10])
-    assert cost.range is not None
     reach = 100 * 1.96 * math.sqrt(0.1 * 0.9 / 100)  # of a share of 10 % among 100 items
-    assert (cost.range.low, cost.range.high) == pytest.approx((-10 - reach, -10 + reach), abs=1.5)
+    assert (cost.interval.low, cost.interval.high) == pytest.approx((-10 - reach, -10 + reach), abs=1.5)
 
 
 def test_thresholds(tmp_path: Path) -> None:
@@ -209,7 +205,7 @@ def test_what_a_schedule_keeps(tmp_path: Path) -> None:
     between = (math.log1p(9600 * 47_104 / 1_265_000) - math.log1p(300)) / (math.log1p(4800) - math.log1p(300))
     assert kept.values == pytest.approx([89 + 11 * between] * 3)
     assert kept.verdict == "fails"
-    below = [each for each in claims.readings(studies(tmp_path)) if each.claim.startswith("About 0.32 %")]
+    below = [each for each in claims.claims(studies(tmp_path)) if each.claim.startswith("About 0.32 %")]
     assert below == [], "no level has so few parameters"
 
 

@@ -2,21 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 from sklearn.metrics import accuracy_score, f1_score
 
-from experiments import find, published
-from experiments.artefacts import EMPTY, Figure, Table
-from experiments.columns import Column
-from experiments.comparisons import Comparison
+from experiments import bootstrap, find, published
+from experiments.comparisons import verdict
+from experiments.conditions import conditions
+from experiments.draws import draws
+from experiments.stats import t_interval
 from experiments.study import load
-from sora import bootstrap, records, stats
+from experiments.tables import EMPTY, Figure
+from sora import records
 from sora.records import read, read_arrays
-from tests.experiments import made
+from tests.experiments import made, reading
+from tests.experiments.reading import artefacts, row, rows
 
 AXES = {"method": ["full", "lora", "sora"], "task": ["rte", "qqp"], "seed": [0, 1, 2]}
 
@@ -28,21 +30,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def artefacts(folder: Path, name: str = "main_table") -> dict[str, Any]:
-    definition = find(name)
-    loaded = load(folder, lambda _: definition.accepts)
-    assert loaded.problems == []
-    (study,) = loaded.studies
-    found = {artefact.name: artefact for artefact in definition.build(study)}
-    assert study.problems == []
-    return found
-
-
-def row(table: Table, *start: str) -> dict[str, Any]:
-    (found,) = [each for each in table.rows if [cell.text for cell in each[: len(start)]] == list(start)]
-    return dict(zip(table.columns, found, strict=True))
-
-
 def of(folder: Path, method: str, task: str) -> list[Path]:
     return sorted((folder / "records" / "minilm-l6" / task).glob(f"{method}-*.json"))
 
@@ -52,44 +39,46 @@ def test_a_cell_is_mean_and_population_sd_of_its_records(results: Path) -> None:
     cell = row(artefacts(results)["main_table"], "LoRA")["RTE acc."]
     assert cell.text == f"{np.mean(values):.2f} ± {np.std(values):.2f}"
     assert cell.extra == {"sd": pytest.approx(np.std(values), abs=1e-6), "n": 3, "of": 3, "diverged": 0, "one_class": 0}
-    assert cell.commands == ()
+    assert cell.text.count("(") == 0
 
 
 def test_missing_runs_are_counted_and_their_commands_given(results: Path) -> None:
     cell = row(artefacts(results)["main_table"], "SoRA")["QQP F1"]
     assert "(1/3)" in cell.text
-    assert cell.commands == tuple(f"python run.py method=sora task=qqp seed={seed}" for seed in (1, 2))
+    assert reading.study(results).missing() == [f"python run.py method=sora task=qqp seed={seed}" for seed in (1, 2)]
 
 
 def test_the_average_takes_both_numbers_of_a_task_as_one(results: Path) -> None:
     found = row(artefacts(results)["main_table"], "LoRA")
     rte, qqp = found["RTE acc."].value, (found["QQP acc."].value + found["QQP F1"].value) / 2
     assert found["average"].value == pytest.approx((rte + qqp) / 2)
-    assert row(artefacts(results)["main_table"], "SoRA")["average"].text.endswith("(4/6)")
 
 
-def test_the_caption_says_under_which_conditions(results: Path) -> None:
-    caption = str(artefacts(results)["main_table"].caption)
+def test_the_page_says_under_which_conditions(results: Path) -> None:
+    page = conditions(reading.study(results))
     for words in (
         "Backbone minilm-l6",
         "SNLI",
         "Protocol paper",
         "classifier and pooler train",
         "Seeds 0, 1, 2",
-        "One trial per method and task",
+        "No hyper-parameter was chosen on these examples.",
         "Precision fp32.",
-        "Training stopped after 30 steps of 8 examples at the latest.",
-        "SoRA's threshold ξ: 0.0001.",
-        "Peak learning rate: Fine-tuning 0.0008; LoRA 0.0008; SoRA 0.0008.",
     ):
-        assert words in caption
+        assert words in page
+    lines = [line.strip("| ").split("|") for line in page.splitlines() if line.startswith("|")]
+    head, _, rte, _ = ([cell.strip() for cell in line] for line in lines)
+    cells = dict(zip(head, rte, strict=True))
+    assert (cells["task"], cells["steps at most"], cells["batch"]) == ("RTE", "30", "8")
+    assert (cells["ξ"], cells["ρ = ξ / rate"]) == ("0.0001", "0.125")
+    assert cells["peak learning rate"] == "Fine-tuning 0.0008; LoRA 0.0008; SoRA 0.0008"
 
 
-def test_the_caption_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
+def test_the_page_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["sst2_10k", "rte"], "seed": [0]})
-    caption = str(artefacts(tmp_path)["main_table"].caption)
-    assert "sst2_10k trains on 10,000 fixed rows of its training file." in caption
-    assert "rte trains on" not in caption
+    page = conditions(reading.study(tmp_path))
+    assert "| sst2_10k, 10,000 fixed rows |" in page
+    assert "| RTE  " in page
 
 
 def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None:
@@ -99,6 +88,9 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None
     for method in ("sora", "lora"):
         loaded = [read_arrays(path) for path in of(results, method, "rte")]
         right.append([a["report_logits"].argmax(1) == a["report_labels"] for a in loaded])
+    gaps = 100 * np.mean(right[0], axis=1) - 100 * np.mean(right[1], axis=1)
+    over_seeds = ttest_1samp(gaps, 0).confidence_interval()
+    assert (cell["t interval"].value, cell["t interval"].extra["high"]) == pytest.approx(tuple(over_seeds))
     found = bootstrap.paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
     assert cell["difference"].value == pytest.approx(100 * found.mean)
     assert cell["bootstrap interval"].value == pytest.approx(100 * found.interval.low, abs=0.8)
@@ -117,20 +109,16 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None
         ([0.05], 0.001, "not resolved"),  # one seed says nothing of seeds
     ],
 )
-@pytest.mark.parametrize("average", [False, True])
-def test_a_verdict_needs_the_items_and_the_seeds(gaps: list[float], p: float, said: str, average: bool) -> None:
-    x = np.array(gaps)
-    found = bootstrap.Difference(x.mean(), stats.Interval(0, 0), p, 0.01, (len(gaps),) * 2, 100)
-    column = None if average else Column("rte", "accuracy")
-    comparison = Comparison(column, "SoRA", found, stats.t_interval(x), 0.5, np.zeros(1), (x,), p)
-    assert comparison.verdict == said
+def test_a_verdict_needs_the_items_and_the_seeds(gaps: list[float], p: float, said: str) -> None:
+    low, high = t_interval(gaps)
+    assert verdict(float(np.mean(gaps)), p, low, high) == said
 
 
 def test_comparisons_pair_the_seeds_both_have_and_correct_the_whole_family(results: Path) -> None:
     table = artefacts(results)["comparisons"]
     assert row(table, "LoRA", "SoRA", "QQP acc.")["seeds"].value == 1
-    family = [each for each in table.rows if each[0].text == "LoRA" and each[2].text != "average"]
-    raw, corrected = ([each[table.columns.index(name)].value for each in family] for name in ("p", "p (Holm)"))
+    family = [each for each in rows(table) if each["baseline"].text == "LoRA" and each["metric"].text != "average"]
+    raw, corrected = ([each[name].value for each in family] for name in ("p", "p (Holm)"))
     assert min(corrected) == pytest.approx(min(1.0, len(family) * min(raw)))
     assert any("0.25" in note for note in table.notes)  # what three seeds alone cannot show
 
@@ -178,9 +166,8 @@ def test_a_task_that_lacks_a_seed_leaves_it_out_of_the_average(tmp_path: Path) -
 
 def test_published_numbers_stand_beside_ours(results: Path) -> None:
     table = artefacts(results)["published"]
-    found = [each for each in table.rows if each[0].text == "SoRA" and each[1].text == "RTE acc."]
     ours = row(artefacts(results)["main_table"], "SoRA")["RTE acc."].value
-    (cells,) = [dict(zip(table.columns, each, strict=True)) for each in found]
+    cells = row(table, "SoRA", "RTE acc.")
     assert cells["published"].text == "87.77 ± 1.56"
     assert cells["difference"].value == pytest.approx(ours - 87.77)
     assert cells["source"].text == "SoRA paper, Table 1"
@@ -213,8 +200,9 @@ def test_runs_that_are_about_something_else_are_refused(tmp_path: Path, flag: st
     manifest = made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]})
     made.write_run(tmp_path, manifest["runs"][0]["axes"], **{flag: True})
     cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
-    assert cell.text.endswith(f"(1/2) [1 refused, as it is about {words}]")
-    assert cell.commands == ()  # running it again would not help
+    assert cell.text.endswith("(1/2)")
+    assert row(artefacts(tmp_path)["details"], "LoRA")["remarks"].text == f"1 refused, as it is about {words}"
+    assert reading.study(tmp_path).missing() == []  # running it again would not help
 
 
 def test_the_best_of_several_settings_is_chosen_on_the_select_split_and_the_trials_are_told(tmp_path: Path) -> None:
@@ -227,7 +215,6 @@ def test_the_best_of_several_settings_is_chosen_on_the_select_split_and_the_tria
         means[np.mean([m["select"]["accuracy"] for m in metrics])] = np.mean([m["report"]["accuracy"] for m in metrics])
     found = artefacts(tmp_path)
     assert row(found["main_table"], "LoRA")["RTE acc."].value == pytest.approx(100 * means[max(means)])
-    assert "Trials per cell: 2" in str(found["main_table"].caption)
     assert row(found["details"], "LoRA", "RTE acc.")["trials in this study"].value == 2
 
 
@@ -251,8 +238,7 @@ def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
             (tmp_path / run["record"]).with_suffix(".npz").unlink()
     (study,) = load(tmp_path, lambda _: find("main_table").accepts).studies
     table = next(each for each in find("main_table").build(study) if each.name == "comparisons")
-    assert isinstance(table, Table)
-    assert [line[2].text for line in table.rows] == ["RTE acc."]
+    assert list(table.data["metric"]) == ["RTE acc."]
     assert any(note.startswith("Left out, and with it the average: STS-B Pearson") for note in table.notes)
 
 
@@ -263,20 +249,18 @@ def test_nothing_run_yet_is_a_table_of_zeros_and_no_figure(tmp_path: Path) -> No
     assert "none of its 18 runs has a record" in loaded.problems[0]
     found = find("main_table").build(loaded.studies[0])
     assert not any(isinstance(artefact, Figure) for artefact in found)
-    assert row(found[0], "LoRA")["RTE acc."].text == "0/3"
+    assert row(found[0], "LoRA")["RTE acc."].text == "(0/3)"
     assert row(found[0], "LoRA")["average"].text == EMPTY
 
 
 def test_every_published_column_is_one_of_ours() -> None:
-    columns = {each.column for each in published.scores()}
-    assert Column("qqp", "f1") in columns
-    assert Column("mnli", "accuracy", "report_mm") in columns
-    assert len([e for e in published.scores() if (e.source, e.table) == ("sora", "1")]) == 60
+    every = published.scores()
+    columns = set(zip(every["task"], every["metric"], every["split"], strict=True))
+    assert {("qqp", "f1", "report"), ("mnli", "accuracy", "report_mm")} <= columns
+    assert (every["where"] == "SoRA paper, Table 1").sum() == 60
     # Every average the SoRA paper prints follows from its cells (QQP and MNLI as pairs); see its Table 1.
-    sora = {e.column: e.mean for e in published.scores() if (e.source, e.table, e.method) == ("sora", "1", "sora")}
-    qqp = (sora.pop(Column("qqp", "accuracy")) + sora.pop(Column("qqp", "f1"))) / 2
-    mnli = (sora.pop(Column("mnli", "accuracy")) + sora.pop(Column("mnli", "accuracy", "report_mm"))) / 2
-    assert round(float(np.mean([*sora.values(), qqp, mnli])), 2) == 89.36
+    sora = every[(every["where"] == "SoRA paper, Table 1") & (every["method"] == "sora")]
+    assert round(sora.groupby("task")["mean"].mean().mean(), 2) == 89.36
 
 
 def test_the_table_is_headed_by_the_constant_answer(results: Path) -> None:
@@ -295,22 +279,35 @@ def test_the_table_is_headed_by_the_constant_answer(results: Path) -> None:
     assert found["live parameters"].text == EMPTY
 
 
-@pytest.mark.parametrize("chance", [True, False])
-def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path: Path, chance: bool) -> None:
+def test_the_constant_answer_on_resampled_items_is_the_same_class(results: Path) -> None:
+    study = reading.study(results)
+    found = draws(study, study.runs[study.runs["task"] == "rte"])["RTE acc."]
+    assert found.constant > 51  # so that the other class would be more than 2 points off
+    assert found.constant_draws is not None
+    assert found.constant_draws.mean() == pytest.approx(found.constant, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", ["chance", "seeds apart", "above"])
+def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path: Path, kind: str) -> None:
+    """By chance no interval lies above; of two seeds far above it, but far apart, the bootstrap's does and t's not."""
     manifest = made.study(
         tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}, items=90
     )
     for run in manifest["runs"]:
         content = made.arrays("rte", np.random.default_rng(run["axes"]["seed"]), 90, 3.0)
-        if run["axes"]["method"] == "sora" and chance:  # answers that have nothing to do with the labels
+        if run["axes"]["method"] == "sora" and kind == "chance":  # answers that have nothing to do with the labels
             noise = np.random.default_rng(run["axes"]["seed"]).normal(size=(90, 2))
             content |= {"report_logits": noise.astype(np.float16)}
+        if run["axes"]["method"] == "sora" and kind == "seeds apart":  # all right, and all but 15 of 90
+            wrong = np.arange(90) < 15 * run["axes"]["seed"]
+            right = np.arange(2) == content["report_labels"][:, None]
+            content |= {"report_logits": (right ^ wrong[:, None]).astype(np.float16)}
         record = made.record(run["axes"], made.scores("rte", content), records.arrays_digest(content))
         records.write(tmp_path / run["record"], record, content)
     (note,) = artefacts(tmp_path)["main_table"].notes
     assert note.startswith("Constant answer: one class for every item")
     assert note.endswith(
-        "does not lie above 0 (95 %, uncorrected): RTE acc.: SoRA." if chance else "which no run is told."
+        "does not lie above 0 (95 %, uncorrected): RTE acc.: SoRA." if kind != "above" else "which no run is told."
     )
 
 
@@ -332,7 +329,7 @@ def test_a_cell_without_its_logits_is_judged_by_its_seeds(tmp_path: Path) -> Non
 def test_a_regression_has_no_constant_answer(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb"], "seed": [0, 1]})
     table = artefacts(tmp_path)["main_table"]
-    assert [each[0].text for each in table.rows] == ["LoRA"]
+    assert list(table.data["method"]) == ["LoRA"]
     assert not table.notes
 
 

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments import report
-from experiments.artefacts import Caption, Cell, Table, text
 from experiments.study import load
+from experiments.summary import Section
+from experiments.tables import Table
 from scripts import tables
 from tests.experiments import made
 
@@ -62,7 +64,7 @@ def test_tags_are_balanced_and_addresses_stay_inside(page: Path) -> None:
 
 def test_it_says_what_is_missing_and_where_the_numbers_come_from(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
-    assert "11 of 12 runs done" in content
+    assert "11 of 12 runs" in content
     assert "python run.py method=sora task=mrpc seed=1" in content
     assert "Provenance" in content
     assert "1" * 64 in content  # sha256 of the weights
@@ -72,9 +74,8 @@ def test_it_says_what_is_missing_and_where_the_numbers_come_from(page: Path) -> 
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     made.studies.write(tmp_path, made.manifest("mine", {"task": ["rte"], "x": [HOSTILE]}, {"y": HOSTILE}))
     study = load(tmp_path, lambda _: frozenset()).studies[0]
-    cells = [[text(HOSTILE), Cell(HOSTILE, HOSTILE, {}, (HOSTILE,))]]
-    table = Table("t", HOSTILE, Caption(HOSTILE, (HOSTILE,)), [HOSTILE, "b"], cells, [HOSTILE])
-    content = report.page([report.Section(study, HOSTILE, [table], {})], [HOSTILE], HOSTILE)
+    table = Table("t", HOSTILE, HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE], "b": [1.0]}), notes=[HOSTILE])
+    content = report.page([Section(study, HOSTILE, [table], {})], [HOSTILE], HOSTILE)
     tags = Tags(content)
     assert sum(tag == "script" for tag, _ in tags.seen) == 1  # the page's own
     assert all(set(attrs) <= {"class", "data-v", "title"} for tag, attrs in tags.seen if tag == "td")
@@ -102,23 +103,26 @@ def visit(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
 
 
 def test_a_browser_asks_for_nothing_and_complains_of_nothing(page: Path, tmp_path: Path) -> None:
-    """The page is loaded and a column sorted by a click."""
+    """The page is loaded and the study's first table sorted by its live parameters, which one row does not have."""
     clicked = tmp_path / "clicked.html"
     probe = (
-        "<script>const head = document.querySelectorAll('h2:not(#claims) + h3 ~ .scroll button')[1]; head.click();"
-        "document.title = head.parentElement.getAttribute('aria-sort') + ' ' + "
-        "[...head.closest('table').tBodies[0].rows].map(row => row.cells[1].dataset.v).join(' ');</script></body>"
+        "<script>const head = document.querySelectorAll('h2[id^=main_table] ~ .scroll button')[1]; head.click();"
+        "document.title = head.parentElement.getAttribute('aria-sort') + ',' + head.textContent + ',' + "
+        "[...head.closest('table').tBodies[0].rows].map(row => row.cells[1].dataset.v).join(',');</script></body>"
     )
     clicked.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
     content, asked, console = visit(clicked, tmp_path)
-    title = re.search("<title>(.*?)</title>", content)
-    assert title is not None
-    order, *values = title[1].split()
-    assert order == "ascending"
-    assert len(values) == 3
-    assert [float(value) for value in values] == sorted(float(value) for value in values)
     assert asked == []
     assert console == []
+    title = re.search("<title>(.*?)</title>", content)
+    assert title is not None
+    order, column, *values = title[1].split(",")
+    assert (order, column) == ("ascending", "live parameters")
+    *numbers, last = values
+    assert last == ""
+    assert len(numbers) == 3
+    assert [float(value) for value in numbers] == sorted(float(value) for value in numbers)
+    assert numbers != sorted(numbers)  # as text they would stand otherwise
 
 
 def test_the_browser_would_have_told(tmp_path: Path) -> None:

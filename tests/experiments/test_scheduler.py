@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure as Canvas
 from scipy import stats as reference
 
 from experiments import figures
-from experiments.artefacts import EMPTY
-from experiments.levels import interpolated, points, thirds
+from experiments.levels import interpolated, levels, thirds, varied
+from experiments.tables import EMPTY
 from scripts import tables
 from sora import studies
 from tests.composing import runs
-from tests.experiments import levelled
-from tests.experiments.test_main_table import artefacts, row
+from tests.experiments import levelled, reading
+from tests.experiments.reading import artefacts, row
 from tests.typed import TOY, Command
 
 FULL, HALF, FEW, NONE = [8] * 12, [0] * 4 + [6] * 8, [0] * 8 + [2] * 4, [0] * 12
@@ -67,33 +68,35 @@ def baselines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- levels ----------------------------------------------------------------------------------------------------
 
 
-def record_of(levels: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "config": {"method": {"r": 8}, "task": {"select_metric": "accuracy"}},
-        "level_results": levels,
-    }
+def levels_of(folder: Path, entries: list[dict[str, Any]]) -> pd.DataFrame:
+    """The levels of a study of one run that has these entries."""
+    axes = {"method": ["sora"], "task": ["rte"], "seed": [0]}
+    levelled.study(folder, "scheduler", axes, lambda _: entries, run_schedule)
+    study = reading.study(folder, "scheduler")
+    return levels(study, varied(study)).set_index("level")
 
 
-def test_percentages_are_of_the_dense_model() -> None:
-    dense, one, *_ = points(record_of(run_levels({"seed": 2})))
-    assert dense.percent == {"memorization": 100.0, "generalization": 100.0}
-    assert one.percent["generalization"] == pytest.approx(100 * (0.8 - 0.056) / 0.80)
-    assert one.report == pytest.approx(74.4)
+def test_percentages_are_of_the_dense_model(tmp_path: Path) -> None:
+    found = levels_of(tmp_path, run_levels({"seed": 2}))
+    assert list(found.loc[0, ["memorization", "generalization"]]) == [100.0, 100.0]
+    assert found.loc[1, "generalization"] == pytest.approx(100 * (0.8 - 0.056) / 0.80)
+    assert found.loc[1, "report"] == pytest.approx(74.4)
 
 
 @pytest.mark.parametrize("dense", [0.0, -0.1, None])
-def test_without_a_dense_score_above_zero_there_is_no_percentage(dense: float | None) -> None:
-    levels = run_levels({"seed": 0})
-    levels[0]["report"]["accuracy"] = dense
-    assert all(math.isnan(point.percent["generalization"]) for point in points(record_of(levels)))
-    assert points(record_of(levels))[2].percent["memorization"] == pytest.approx(100 * 0.85 / 0.9)
+def test_without_a_dense_score_above_zero_there_is_no_percentage(tmp_path: Path, dense: float | None) -> None:
+    entries = run_levels({"seed": 0})
+    entries[0]["report"]["accuracy"] = dense
+    found = levels_of(tmp_path, entries)
+    assert found["generalization"].isna().all()
+    assert found.loc[2, "memorization"] == pytest.approx(100 * 0.85 / 0.9)
 
 
 def test_thirds_of_the_layers() -> None:
     ranks = {f"encoder.layer.{layer}.query": layer for layer in range(6)}  # lower 0, 1; middle 2, 3; upper 4, 5
-    assert thirds(ranks, 8) == pytest.approx((1 / 16, 5 / 16, 9 / 16))
+    assert thirds(ranks, 8) == pytest.approx((100 / 16, 500 / 16, 900 / 16))
     twelve = {f"layer.{layer}.output.dense": 8 if layer >= 8 else 0 for layer in range(12)}
-    assert thirds(twelve, 8) == (0.0, 0.0, 1.0)
+    assert thirds(twelve, 8) == (0.0, 0.0, 100.0)
     assert all(math.isnan(each) for each in thirds({}, 8))
 
 
@@ -128,13 +131,14 @@ def test_fewest_parameters_that_keep(scheduler: Path) -> None:
     table = artefacts(scheduler, "scheduler")["kept"]
     found = row(table, "RTE", "generalization")
     # Means: 100, 94.2, 88.3, 82.5: level 1 keeps 90 %, none keeps 95 %.
-    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == [EMPTY, EMPTY, "4.8k (50.0 %)"]
+    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == [EMPTY, EMPTY, "4.8k"]
     found = row(table, "RTE", "memorization")
     # 100, 100, 94.4, 88.9
-    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == ["4.8k (50.0 %)"] * 2 + ["800 (8.3 %)"]
+    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == ["4.8k"] * 2 + ["800"]
     missing = row(table, "QNLI", "memorization")["runs"]
-    assert missing.text == "2/3 [1 not run]"
-    assert missing.commands == ("python run.py method=sora schedule=sparsify task=qnli seed=2",)
+    assert missing.text == "2/3"
+    commands = reading.study(scheduler, "scheduler").missing()
+    assert commands == ["python run.py method=sora schedule=sparsify task=qnli seed=2"]
 
 
 def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
@@ -178,7 +182,7 @@ def test_a_run_without_levels_is_noted(tmp_path: Path) -> None:
 
 def test_differences_are_paired_by_seed(baselines: Path) -> None:
     table = artefacts(baselines, "pruning_baselines")["budgets"]
-    assert [line[1].text for line in table.rows] == [
+    assert list(table.data["schedule"]) == [
         "scheduler",
         "scheduler, constant rate",
         "scheduler, no rate",
@@ -213,7 +217,7 @@ def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
     levelled.study(tmp_path, "pruning_baselines", axes | {"seed": [1, 2]}, worse_at_four, run_schedule)
     found = artefacts(tmp_path, "pruning_baselines")
     names = ["scheduler, method.r 4", "scheduler, method.r 8", "one-shot, method.r 4", "one-shot, method.r 8"]
-    assert [line[1].text for line in found["budgets"].rows] == names
+    assert list(found["budgets"].data["schedule"]) == names
     for name in names[:2]:  # the scheduler's levels are one-shot pruning's here, rank by rank
         assert row(found["budgets"], "RTE", name)["at 25 %, minus one-shot"].text == "+0.00 to +0.00"
     found["generalization"].draw(Canvas())
@@ -225,7 +229,7 @@ def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
         found[share].draw(canvas := Canvas(figsize=found[share].size))
         (axis,) = canvas.axes
         named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
-        assert [line.get_label() for line in named] == [line[1].text for line in found["budgets"].rows]
+        assert [line.get_label() for line in named] == list(found["budgets"].data["schedule"])
         assert len({line.get_color() for line in named}) == len({line.get_marker() for line in named}) == 4
 
 

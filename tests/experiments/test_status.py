@@ -41,7 +41,7 @@ def test_every_state_of_a_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"running: {running} method=sora task=rte seed=2: process 4711 on node17, since 2024-05-01" in text
     assert "python run.py method=sora task=rte seed=0" in text
     assert "seed=2\n" not in text  # it runs already
-    assert "3 runs like none that has finished" in text
+    assert "3 runs of a method and task that never finished" in text
     assert f"stopped: {running}" in said(tmp_path, capsys)  # released
 
 

@@ -3,11 +3,11 @@
 import itertools
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -15,29 +15,32 @@ from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 import experiments
-from experiments import learning_rate, published, rank_map
-from experiments.artefacts import EMPTY, Figure, Table
-from experiments.columns import Column
+from experiments import learning_rate, published, rank_map, seeds
 from experiments.figures import render
 from experiments.rank_budget import at_live
+from experiments.stats import best_of
 from experiments.study import load
-from sora import stats
+from experiments.tables import EMPTY, Figure, Table
+from sora import studies
 from sora.cli import joined
 from tests.composing import CONF
-from tests.experiments import made
-from tests.experiments.test_main_table import artefacts, of, row
+from tests.experiments import made, reading
+from tests.experiments.reading import artefacts, row, rows
+from tests.experiments.test_main_table import of
 
 SEEDS = [0, 1, 2]
+NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in experiments.NAMES if name != "sweep"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_study_has_a_sweep_that_takes_backbone_tasks_and_seeds(name: str) -> None:
     overrides = [f"experiment={name}", "backbone=minilm-l6", "study.tasks=[rte,wnli]", "study.seeds=[3,4]"]
     with initialize_config_dir(str(CONF), version_base="1.3"):  # the resolver is that of sora/cli.py
         OmegaConf.register_new_resolver("join", joined, replace=True)
         config = compose("config", overrides, return_hydra_config=True)
         params = {key: str(config.hydra.sweeper.params[key]) for key in config.hydra.sweeper.params}
-    assert config.study.name == name == experiments.find(name).name
+    assert config.study.name == name
+    assert experiments.find(name).title != experiments.find("sweep").title, "it has a module of its own"
     assert config.hydra.mode.name == "MULTIRUN"
     assert params["task"] == "rte,wnli"
     assert "3,4" in (params.get("seed"), params.get("seeds.init"))
@@ -48,31 +51,27 @@ def test_every_study_has_a_sweep_that_takes_backbone_tasks_and_seeds(name: str) 
 
 def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> None:
     made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": SEEDS}, leave_out=1)
-    (made_row,) = artefacts(tmp_path, "mine")["scores"].rows
-    assert [cell.text for cell in made_row[:3]] == ["LoRA", "RTE", "RTE acc."]
-    assert made_row[3].text.endswith("(2/3)")
-    selected, last = made_row[3].value, made_row[4].value
+    cells = row(artefacts(tmp_path, "mine")["scores"], "LoRA", "RTE", "RTE acc.")
+    assert cells["selected weights"].text.endswith("(2/3)")
+    selected, last = cells["selected weights"].value, cells["last weights"].value
     assert isinstance(selected, float)
     assert last == pytest.approx(0.9 * selected), "what made.record gives the last weights"
 
 
-def test_values_that_are_groups_can_be_swept_over(tmp_path: Path) -> None:
+def test_values_that_are_lists_or_objects_can_be_swept_over(tmp_path: Path) -> None:
     axes = {"method": ["lora"], "method.options": [{"r": 8}, {"r": [16]}], "task": ["rte"], "seed": SEEDS}
-    made.study(tmp_path, "mine", {key: value for key, value in axes.items() if key != "method.options"})
+    studies.write(tmp_path, made.manifest("mine", axes))
     (study,) = load(tmp_path, lambda _: frozenset()).studies
-    runs = [
-        replace(study.runs[0], axes=study.runs[0].axes | {"method.options": each}) for each in axes["method.options"]
-    ]
-    swept = replace(study, runs=runs)
-    assert swept.values("method.options") == [(("r", 8),), (("r", (16,)),)]
-    assert len(swept.groups("method.options")) == 2
+    assert study.values("method.options") == [(("r", 8),), (("r", (16,)),)]
+    (table,) = experiments.find("mine").build(study)
+    assert len(table.data) == 2
 
 
 # -- rank_budget -----------------------------------------------------------------------------------------------
 
 
 def test_iso_parameter_interpolates_in_the_logarithm() -> None:
-    curve = [(100.0, 60.0), (10_000.0, 80.0)]
+    curve = pd.DataFrame({"live": [10_000.0, 100.0], "mean": [80.0, 60.0]})
     assert at_live(1000.0, curve) == pytest.approx(70.0)
     assert at_live(100.0, curve) == pytest.approx(60.0)
     assert all(math.isnan(at_live(x, curve)) for x in (99.0, 10_001.0, 0.0, math.nan))
@@ -85,7 +84,7 @@ def test_rank_budget_compares_at_equal_parameters(tmp_path: Path) -> None:
     table = found["iso_parameter"]
     cells = row(table, "SoRA", "8")
     lora = [row(found["details"], "LoRA", str(r)) for r in (1, 2, 8)]
-    curve = [(each["live"].value, each["selected"].value) for each in lora]
+    curve = pd.DataFrame({"live": [e["live"].value for e in lora], "mean": [e["selected"].value for e in lora]})
     assert cells["LoRA there"].value == pytest.approx(at_live(cells["live parameters"].value, curve), abs=0.01)
     assert cells["difference"].value == pytest.approx(cells["score"].value - cells["LoRA there"].value)
     assert row(found["published"], "SoRA", "1")["published"].text == "83.02 ± 2.47"
@@ -109,7 +108,7 @@ def test_a_setting_has_a_row_and_its_published_number(
 ) -> None:
     made.study(tmp_path, name, {"method": ["sora"], axis: values, "task": ["stsb"], "seed": SEEDS})
     found = artefacts(tmp_path, name)
-    assert len(found[name].rows) == len(values)
+    assert len(found[name].data) == len(values)
     beside = row(found["published"], label)
     assert beside["published"].text == printed
     assert beside["ours"].text == row(found[name], label)["STS-B Pearson"].text
@@ -134,7 +133,8 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
     table = artefacts(tmp_path, "efficiency")["efficiency"]
     cells = row(table, "CoLA")
     assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
-    assert cells["SoRA"].text == "6.8 ± 0.2 (2/3)"
+    assert cells["SoRA"].text == "6.8 ± 0.2"
+    assert row(artefacts(tmp_path, "efficiency")["cost"], "SoRA")["runs"].text == "2/3"
     assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (14 / 11 - 1))  # seed 1, which both have alone
     assert cells["SoRA paper, SoRA to AdaLoRA"].text == "-64.3 %"  # as its Table 4 prints
     assert "1 runs were trained in a pack" in table.notes[0]
@@ -163,15 +163,36 @@ def test_rank_totals_and_agreement(tmp_path: Path) -> None:
     assert cells["kept"].value == pytest.approx(100 * cells["ranks"].value / (8 * 36))
     pairs = [spearmanr(list(a.values()), list(b.values())).statistic for a, b in itertools.combinations(ranks, 2)]
     assert cells["rank agreement"].value == pytest.approx(np.mean(pairs))
-    assert cells["SoRA paper, Figure 3"].text == "548 ranks, 95.1 %"
-    modules, grid = rank_map.grid(ranks)
+    assert cells["SoRA paper, Figure 3"].text == "548 ranks"
+    grid = rank_map.grid(rank_map.ranks_of(reading.study(tmp_path, "rank_map")))
     assert grid.shape == (6, 6)
-    place = modules.index("attention.self.value")
-    assert grid[3, place] == pytest.approx(np.mean([each["encoder.layer.3.attention.self.value"] for each in ranks]))
+    expected = np.mean([each["encoder.layer.3.attention.self.value"] for each in ranks])
+    assert grid.loc[3, "attention.self.value"] == pytest.approx(expected)
+    assert "data dependence" not in cells, "these records have no ranks to compare with"
+
+
+def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None:
+    """Ranks that the initial draw alone leaves: equal for seed 0, reversed for seed 1; 1 - correlation is 0 and 2."""
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]})
+    for path in of(tmp_path, "sora", "rte"):
+        record = json.loads(path.read_text())
+        ranks = record["ranks"]
+        drawn = ranks if record["config"]["seed"] == 0 else {name: 8 - rank for name, rank in ranks.items()}
+        record["no_data_ranks"] = {"selected": drawn}
+        path.write_text(json.dumps(record))
+    found = artefacts(tmp_path)
+    for name in ("main_table", "details"):
+        assert row(found[name], "SoRA")["data dependence"].value == pytest.approx(1.0)
+        assert row(found[name], "LoRA")["data dependence"].text == EMPTY
+    study = reading.study(tmp_path)
+    table = next(each for each in experiments.find("rank_map").build(study) if each.name == "rank_map")
+    assert row(table, "SoRA")["data dependence"].text == "1.00"
 
 
 def test_agreement_on_dead_modules_leaves_out_pairs_without_any() -> None:
-    runs = [{"a": 0, "b": 0, "c": 3}, {"a": 0, "b": 1, "c": 2}, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 1, "c": 1}]
+    runs = pd.DataFrame(
+        [{"a": 0, "b": 0, "c": 3}, {"a": 0, "b": 1, "c": 2}, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 1, "c": 1}]
+    )
     # {a, b} with {a}: 1/2; either of them with the empty set: 0, four times; two empty sets: left out
     assert rank_map.dead_agreement(runs) == pytest.approx(0.5 / 5)
     assert math.isnan(rank_map.dead_agreement(runs[2:]))
@@ -179,9 +200,9 @@ def test_agreement_on_dead_modules_leaves_out_pairs_without_any() -> None:
 
 
 def test_published_rank_maps_have_the_papers_totals() -> None:
-    totals = {task: sum(map(sum, grid.values())) for task, grid in published.ranks().items()}
-    assert totals == {"qqp": 548, "mnli": 480, "mrpc": 237, "qnli": 77}
-    assert sum(rank == 0 for layers in published.ranks()["qnli"].values() for rank in layers) == 23
+    printed = published.ranks().set_index("task").filter(like="layer_")
+    assert printed.sum(axis=1).groupby("task").sum().to_dict() == {"qqp": 548, "mnli": 480, "mrpc": 237, "qnli": 77}
+    assert (printed.loc["qnli"] == 0).to_numpy().sum() == 23
 
 
 # -- fidelity --------------------------------------------------------------------------------------------------
@@ -197,9 +218,9 @@ def test_the_readings_are_compared_with_the_same_head(tmp_path: Path) -> None:
     }
     made.study(tmp_path, "fidelity", axes)
     found = artefacts(tmp_path, "fidelity")
-    pairs = [(each[0].text, each[1].text) for each in found["comparisons"].rows]
+    pairs = [(each["baseline"].text, each["method"].text) for each in rows(found["comparisons"])]
     assert pairs == [(f"authors {head}", f"paper {head}") for head in axes["head"]]
-    scores = {(each[0].text, each[1].text): each[3].value for each in found["fidelity"].rows}
+    scores = {(e["reading"].text, e["head"].text): e["RTE acc."].value for e in rows(found["fidelity"])}
     difference = row(found["comparisons"], "authors frozen")["difference"].value
     assert difference == pytest.approx(scores["paper", "frozen"] - scores["authors", "frozen"], abs=1e-4)
     assert "switches" in found
@@ -223,13 +244,13 @@ def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) ->
     cells = row(found["learning_rate"], "LoRA")
     assert (cells["best"].value, cells["select"].value) == (best, pytest.approx(means[best][0]))
     assert cells["report"].value == pytest.approx(means[best][1])
-    assert bool(cells["remark"].text) == (best != 4e-4)
+    assert (cells["remark"].text == learning_rate.EDGE) == (best != 4e-4)
     assert row(found["learning_rate"], "SoRA")["learning rates"].text == "2/3"
     assert "All methods have the same grid" in str(found["learning_rate"].caption)
 
 
 def test_of_trials_that_tie_none_is_preferred() -> None:
-    found = [(70.0, 60.0), (80.0, 75.0), (80.0, 85.0)]
+    found = pd.DataFrame({"at_select": [70.0, 80.0, 80.0], "points": [60.0, 75.0, 85.0]})
     assert learning_rate.expected(found, 3)[1] == pytest.approx(60 / 27 + 80 * 26 / 27)
 
 
@@ -238,18 +259,19 @@ def test_expected_maximum_and_the_report_score_that_comes_with_it() -> None:
     found = [(60.0, 55.0), (62.0, 59.0), (66.0, 54.0), (70.0, 61.0)]
     for count in (1, 2, 3):
         draws = [max(draw) for draw in itertools.product(found, repeat=count)]
-        assert learning_rate.expected(found, count) == pytest.approx(np.mean(draws, axis=0))
+        tried = pd.DataFrame(found, columns=["at_select", "points"])
+        assert learning_rate.expected(tried, count) == pytest.approx(np.mean(draws, axis=0))
 
 
 def test_a_trial_is_one_run(tmp_path: Path) -> None:
     axes = {"method": ["lora"], "trainer.learning_rate": [1e-4, 4e-4], "task": ["rte"], "seed": SEEDS}
     made.study(tmp_path, "learning_rate", axes)
     study = load(tmp_path, lambda _: frozenset()).studies[0]
-    found = learning_rate.trials(study, "lora", Column("rte", "accuracy"))
+    found = learning_rate.trials(study)
     assert len(found) == 6
     table = artefacts(tmp_path, "learning_rate")["expected_maximum"]
-    assert [each[2].value for each in table.rows] == [1, 2, 4, 6]
-    assert table.rows[-1][3].value == pytest.approx(stats.expected_maximum([select for select, _ in found], 6))
+    assert list(table.data["trials"]) == [1, 2, 4, 6]
+    assert table.data["select"].iloc[-1] == pytest.approx(best_of(6, 6) @ np.sort(found["at_select"]))
 
 
 # -- seeds -----------------------------------------------------------------------------------------------------
@@ -262,11 +284,9 @@ def test_parts_of_the_variance_are_those_of_the_grid(tmp_path: Path) -> None:
     for run in manifest["runs"]:
         value = json.loads((tmp_path / run["record"]).read_text())["metrics"]["selected"]["report"]["accuracy"]
         scores[SEEDS.index(run["axes"]["seeds.init"]), [5, 6].index(run["axes"]["seeds.data"])] = 100 * value
-    init, data, rest = stats.two_way(scores)
+    expected = seeds.parts(pd.DataFrame(scores))
     cells = row(artefacts(tmp_path, "seeds")["seeds"], "SoRA")
-    assert cells["SD init"].value == pytest.approx(math.sqrt(init.variance))
-    assert cells["p data"].value == pytest.approx(data.p)
-    assert cells["SD rest"].value == pytest.approx(math.sqrt(rest))
+    assert {name: cells[name].value for name in expected} == pytest.approx(expected)
 
 
 def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
@@ -280,7 +300,7 @@ def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
     assert b"<svg" in svg
 
 
-@pytest.mark.parametrize("name", [name for name in experiments.NAMES if name != "sweep"])
+@pytest.mark.parametrize("name", NAMES)
 def test_names_are_unique_and_figures_draw(tmp_path: Path, name: str) -> None:
     axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}
     axes |= {"learning_rate": {"trainer.learning_rate": [1e-4, 4e-4]}, "rank_budget": {"method.r": [2, 4]}}.get(
@@ -293,6 +313,7 @@ def test_names_are_unique_and_figures_draw(tmp_path: Path, name: str) -> None:
     assert len({artefact.name for artefact in built}) == len(built)
     for artefact in built:
         if isinstance(artefact, Table):
-            assert str(artefact.caption).count("Backbone minilm-l6") == (artefact.name != "switches")
+            assert artefact.data.columns.is_unique
+            assert len(artefact.show) == len(artefact.data)
         else:
             assert all(render(artefact))

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +46,18 @@ def test_tables_of_glue() -> None:
     assert leaderboard.content(load_task("mnli"), examples(1), logits(2, of=3)).endswith("\n0\tcontradiction\n")
     scores = leaderboard.content(load_task("stsb"), examples(4), np.array([[2.5], [-1], [7], [np.nan]]))
     assert scores == "index\tprediction\n0\t2.500\n1\t0.000\n2\t5.000\n3\t0.000\n"
+
+
+def test_a_task_that_no_leaderboard_knows_gets_a_plain_table(tmp_path: Path) -> None:
+    own = replace(load_task("rte"), benchmark="own", submission={})
+    assert leaderboard.file_of(own, "test") == "test.tsv"
+    assert leaderboard.file_of(load_task("rte"), "test") == "RTE.tsv"
+    text = leaderboard.content(own, examples(2, idx=None), logits(1, 0))
+    assert text == "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
+    (tmp_path / "test.tsv").write_text(text)
+    assert leaderboard.count(tmp_path / "test.tsv", own) == 2
+    scores = replace(own, labels=[], score_range=[])  # no range, so nothing is clipped
+    assert leaderboard.content(scores, examples(1), np.array([[-7.25]])).endswith("\n0\t-7.250\n")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def table(name: str, rows: list[dict[str, Any]]) -> Dataset:
         types["entity_spans"] = List({"text": TEXT, "start": NUMBER, "end": NUMBER})
         types["answers"] = List(TEXT)
     if isinstance(rows[0]["idx"], dict):
-        types["idx"] = {key: NUMBER for key in rows[0]["idx"]}
+        types["idx"] = {key: NUMBER for key in reversed(rows[0]["idx"])}  # the order of its keys means nothing
     if name in CLASSES:
         types["label"] = ClassLabel(names=CLASSES[name])
         for row in rows:

@@ -139,6 +139,14 @@ def test_mentions_of_one_text_are_one_candidate(tmp_path: Path) -> None:
     assert found.groups.tolist() == [9, 9]
 
 
+def test_every_alias_of_the_answer_is_right(tmp_path: Path) -> None:
+    both = [{"start": 0, "end": 2, "text": "Ann"}, {"start": 8, "end": 9, "text": "Bo"}]
+    found = read(tmp_path, "record", row("record", **{"qas.0.answers": both}))
+    assert (found.answers, found.labels.tolist()) == (["Ann", "Bo"], [1, 1])
+    assert found.credit is not None
+    assert found.credit.tolist() == [[1, 1], [1, 1]]
+
+
 def test_spans_as_places_or_as_marks(tmp_path: Path) -> None:
     found = read(tmp_path, "wic", row("wic"))
     assert found.spans is not None

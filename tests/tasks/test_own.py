@@ -193,7 +193,7 @@ def test_a_labelled_test_file_is_reported_on(
 
 
 def test_a_test_file_without_labels_is_predicted_alone(typed: Command, tmp_path: Path) -> None:
-    for values in ({"y": [""] * 10}, {}):
+    for values in ({"y": [""] * 10}, {"y": ["-1"] * 10}, {}):
         files = write(tmp_path, "csv", ["no", "yes"], ("train", "validation", "test"))
         rows = frame("test", ["no"]).drop(columns="y").assign(**values)
         rows.to_csv(tmp_path / "test.csv", index=False)
@@ -233,6 +233,13 @@ def test_own_and_official_tasks_in_one_sweep(typed: Command, tmp_path: Path) -> 
         [("synthetic_pair", 0), ("synthetic_pair", 1)],
         [("own", 0), ("own", 1)],
     ]
+    typed(
+        "-m", "task=own", "task.name=reviews", "seed=0,1", *OWN[1:], files, "++backbone.weights=random", "study.name=r"
+    )
+    (manifest,) = (tmp_path / "results" / "studies").glob("r-*.json")
+    planned = json.loads(manifest.read_text(encoding="utf-8"))
+    assert planned["axes"]["task"] == ["reviews"]  # as its records say
+    assert {each["axes"]["task"] for each in planned["runs"]} == {"reviews"}
     typed_alone = typed("task=synthetic_pair", *OWN[1:], files)  # as the sweep's manifest lists it
     assert "note: data.files has no effect, task=synthetic_pair has files of its own" in typed_alone.err
     assert "data.files: is read by task=own, and task=rte has files of its own; add task=own" in typed(files).err
@@ -282,6 +289,14 @@ def test_quotes_that_swallow_rows_are_not_taken_for_quoting(typed: Command, tmp_
     assert "may be text or quoting; set data.quoting=csv or data.quoting=none" in typed(*OWN, files).err
 
 
+def test_rows_that_are_in_train_too_are_counted(typed: Command, tmp_path: Path) -> None:
+    files = write(tmp_path, "csv", ["no", "yes"])
+    assert "note" not in typed(*OWN, files).err
+    rows = pd.concat([frame("validation", ["no", "yes"]), frame("train", ["no", "yes"]).head(3)])
+    rows.to_csv(tmp_path / "validation.csv", index=False)
+    assert "15 rows, separated by commas, quoted as CSV; note: the texts of 3 of them are in" in typed(*OWN, files).err
+
+
 def test_words_that_look_like_nothing_stay_words(typed: Command, tmp_path: Path) -> None:
     """NA, null and None are texts and labels, not gaps."""
     for split in ("train", "validation"):
@@ -328,6 +343,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # of the training file: name, con
     ("train.csv", csv_text("t,p,yes", "u,q,yes"), "has one label, 'yes', in every row; a classifier needs two"),
     ("train.csv", GOOD + "text,part,Yes\n", "has the labels 'Yes' and 'yes', which may be one; write it one way"),
     ("train.csv", GOOD + "text,part,no \n", "has the labels 'no' and 'no ', which may be one"),
+    ("train.csv", GOOD + 't,p,"two\nlines"\n', 'the label "two\\nlines" has a tab or a line break'),
     ("train.csv", csv_text("t,p,1", "u,q,0", "v,r,1.0"), "holds whole numbers such as 1: classes or scores? give task"),
     ("train.csv", csv_text(*(f"t,p,{i * i}" for i in range(14))), "14 different whole numbers: classes or scores?"),
     (
@@ -420,6 +436,8 @@ def test_a_wrong_split_beside_a_good_one(typed: Command, tmp_path: Path, name: s
             ["data.files={train: saved, validation: good.csv}", "task.hub_splits={train: all}"],
             "no split 'all', there are",
         ),
+        (["data.files={train: single, validation: single}"], "train and validation are both single, so that they"),
+        (["data.files=saved", "task.hub_splits={validation: train}"], "train and validation are both saved, so that"),
         (["data.files=single"], "data.files=single: is one split alone"),
         (
             ["data.files=odd"],

@@ -53,7 +53,8 @@ def test_groups_are_asked_for() -> None:
 
 
 def test_record_takes_the_surest_candidate_of_each_query() -> None:
-    logits = np.array([[2, 1], [0, -3], [0, 1], [5, 7], [0, 3]])  # log odds -1, -3 | 1, 2 | 3
+    # log odds -1, -3 | 1, 2 | 3; neither logit alone says so
+    logits = np.array([[2, 1], [9, 6], [0, 1], [5, 7], [0, 3]])
     groups = np.array([4, 4, 2, 2, 9])
     assert predict(RECORD, logits, groups).tolist() == [1, 0, 0, 1, 1]
     credit = np.array([[0.5, 0], [1, 1], [1, 1], [0, 0], [1, 1]])

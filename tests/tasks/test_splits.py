@@ -117,6 +117,14 @@ def test_strata_keep_their_share(counts: list[int], share: float) -> None:
         assert abs(np.sum(labels[chosen] == value) - count * size / len(labels)) < 1
 
 
+def test_what_is_left_over_goes_to_the_largest_fractions() -> None:
+    """Ten of 100: shares of 6.2, 2.3 and 1.5 are 6, 2 and 2; of equal fractions the first class gets it."""
+    labels = np.repeat([0, 1, 2], [62, 23, 15])
+    assert np.bincount(labels[stratified(labels, 10)]).tolist() == [6, 2, 2]
+    equal = np.repeat([0, 1, 2], [35, 35, 30])
+    assert np.bincount(equal[stratified(equal, 10)]).tolist() == [4, 3, 3]
+
+
 def test_strata_of_a_real_target_are_its_tenths() -> None:
     labels = np.random.default_rng(1).permutation(np.linspace(0, 5, 1000, dtype=np.float32))
     chosen = np.sort(labels[stratified(labels, 100)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sora.errors import UserError
 from sora.training import device
 from sora.training.runner import run_pack
 from tests.superglue import tiny_runs
@@ -67,3 +68,90 @@ def test_deterministic_forbids_other_kernels(monkeypatch: pytest.MonkeyPatch) ->
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def test_cuda_insists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert device.choose_device(False, "auto") == device.choose_device(False, "cpu") == CPU
+    with pytest.raises(UserError, match=r"device=cuda: torch \S+ is built without CUDA; mend that, or set device=auto"):
+        device.choose_device(False, "cuda")
+    steps = ("method=lora", "trainer.max_steps=1", "device=cuda")
+    with pytest.raises(UserError, match="device=cuda"):
+        run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
+    assert not list(tmp_path.glob("**/status.json")), "nothing may say that such a run was begun"
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"sees no GPU \(CUDA_VISIBLE_DEVICES=''\)"):
+        device.choose_device(False, "cuda")
+
+
+def test_auto_takes_the_gpu_and_cpu_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.choose_device(False, "auto").type == "cuda"
+    assert device.choose_device(False, "cuda").type == "cuda"
+    assert device.choose_device(False, "cpu") == CPU
+
+
+STAT = "cpu  1 2 3 4\ncpu0 10 0 10 70 10 0 0 0 0 0\ncpu1 50 0 50 0 0 0 0 0 0 0\ncpu12 0 0 0 5 5 0 0 0 0 0\nintr 5\n"
+
+
+def test_the_idle_time_of_each_core_is_read() -> None:
+    assert device.read_cpu_times(STAT, {0, 1, 12}) == {0: (80, 100), 1: (0, 100), 12: (10, 10)}
+    assert device.read_cpu_times(STAT, {1, 3}) == {1: (0, 100)}
+    assert device.read_cpu_times("", {0}) == {}
+
+
+@pytest.mark.parametrize(
+    ("busy", "idle"), [([0, 0, 0, 0], 4), ([100, 0, 0, 0], 3), ([100] * 4, 0), ([60, 60, 60, 0], 2), ([10] * 4, 4)]
+)
+def test_idle_cores_are_counted(busy: list[int], idle: int) -> None:
+    before = {core: (1000, 5000) for core in range(4)}
+    after = {core: (1000 + 100 - share, 5100) for core, share in enumerate(busy)}
+    assert device.idle_cores(before, after) == idle
+
+
+@pytest.mark.parametrize(("idle", "threads"), [(0, 1), (1, 1), (3, 3), (9, 4)])
+def test_a_run_takes_the_threads_that_are_free(monkeypatch: pytest.MonkeyPatch, idle: int, threads: int) -> None:
+    said = taken(monkeypatch, idle)
+    assert said[0] == threads
+    assert said[1].startswith(f"{threads} thread{'s' if threads > 1 else ''} ({idle} of ")
+
+
+def test_a_count_that_was_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert taken(monkeypatch, 1, OMP_NUM_THREADS="4") == (4, "4 threads (OMP_NUM_THREADS=4)")
+    assert taken(monkeypatch, 1, at_import=8) == (4, "4 threads")
+    assert taken(monkeypatch, 1, on="cuda") == (4, "4 threads")
+
+
+def taken(
+    monkeypatch: pytest.MonkeyPatch, idle: int, at_import: int = 4, on: str = "cpu", **variables: str
+) -> tuple[int, str]:
+    """Threads after, and what is said, where torch has four and ``idle`` cores are idle."""
+    for name in device.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(device, "THREADS_AT_IMPORT", at_import)
+    monkeypatch.setattr(device, "idle_cores", lambda before, after: idle)
+    monkeypatch.setattr(device, "SAMPLE_S", 0.0)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        said = device.take_free_threads(torch.device(on))
+        return torch.get_num_threads(), said
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_first_line_of_a_run_names_device_and_threads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "device=cpu")
+    (record,) = run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith(f"device=cpu: cpu ({platform.machine()} {device.capability()}), {threads} thread")
+    assert record["provenance"]["threads"] == threads
+    assert "device" not in record["config"] or record["config"]["device"] == "cpu"

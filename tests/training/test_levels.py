@@ -9,7 +9,7 @@ import torch
 
 from sora import estimate, records
 from sora.training.evaluation import evaluate
-from sora.training.levels import prune_smallest
+from sora.training.levels import Levels, prune_smallest
 from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from sora.training.runner import run_pack
@@ -55,6 +55,18 @@ def test_pruning_takes_the_smallest_of_each_row_the_dead_first():
     assert torch.equal(same, rows)
     assert none.tolist() == [0.0, 0.0]
     assert not prune_smallest(rows, 1.0)[0].any()
+    for share, gone in ((0.29, 1), (0.31, 2), (0.69, 3), (0.71, 4)):  # of five, the nearest number
+        assert int((prune_smallest(rows.abs() + 1, share)[0][1] == 0).sum()) == gone
+
+
+def test_the_levels_start_from_the_selected_weights_of_those_that_live():
+    built = tiny.pack(tiny.runs(seeds=[0, 1], schedule=SPARSIFY))
+    best, before = built.optimizer.rows + 0.01, built.optimizer.rows.clone()
+    built.optimizer.alive[1] = False
+    (entries,) = Levels(built).after_stage(0, best)
+    assert [entry["level"] for entry in entries] == [0, 0]
+    assert torch.equal(built.optimizer.rows[0], best[0])
+    assert torch.equal(built.optimizer.rows[1], before[1])
 
 
 @pytest.mark.parametrize("schedule", KINDS.values(), ids=KINDS)

@@ -20,6 +20,7 @@ def rows_of(loop):
 CASES = {
     "lora": {"name": "lora"},
     "lora-rslora": {"name": "lora", "rslora": True, "targets": ["output.dense"]},
+    "masked_lora": {"name": "masked_lora", "pattern": "permuted"},
     "sora": {"name": "sora"},
     "sora-paper": {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
     "sora-sum": {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
@@ -32,7 +33,7 @@ CASES = {
 def test_every_packable_method_is_put_to_the_proof():
     packable = {name for name, cls in METHODS.items() if "seed" in cls(name=name).packable}
     assert packable == {case["name"] for case in CASES.values()}
-    assert set(METHODS) - packable == {"full", "peft"}
+    assert set(METHODS) - packable == {"full", "peft", "probe", "zero_shot", "svd_cut"}
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -75,11 +76,14 @@ def test_with_dropout_too(family, tmp_path):
 
 
 SEEDS = {"seed", "seeds.init", "seeds.data"}  # test_float64_to_1e9, and test_seeds.py for the two set apart
+MASKS = {("masked_lora", f"method.{key}") for key in ("source", "pattern", "permutation")}  # test_masked_lora.py
 SCALARS = [  # every other key that a method declares packable, with values that matter
     ("sora", "method.threshold", [1e-3, 2e-2]),
+    ("sora", "method.rho", [0.0, 5.0]),
     ("sora", "method.penalty", [0.0, 5.0]),
     ("sora", "trainer.learning_rate", [1e-3, 5e-3]),
     ("lora", "trainer.learning_rate", [1e-3, 5e-3]),
+    ("masked_lora", "trainer.learning_rate", [1e-3, 5e-3]),
     ("adalora", "trainer.learning_rate", [1e-3, 5e-3]),
     ("bitfit", "trainer.learning_rate", [1e-3, 5e-3]),
     ("adapter", "trainer.learning_rate", [1e-3, 5e-3]),
@@ -88,7 +92,7 @@ SCALARS = [  # every other key that a method declares packable, with values that
 
 def test_every_packable_scalar_has_a_proof():
     declared = {(name, key) for name, cls in METHODS.items() for key in cls(name).packable if key not in SEEDS}
-    assert declared == {(name, key) for name, key, _ in SCALARS}
+    assert declared == {(name, key) for name, key, _ in SCALARS} | MASKS
     for name, cls in METHODS.items():
         config = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
         assert config["packable"] == cls(name).packable

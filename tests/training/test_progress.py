@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sora.training.evaluation import predicts_one_class
+from sora.backbones import DropoutKey
+from sora.training.evaluation import predict, predicts_one_class
 from sora.training.logging import summary
 from tests import tiny
 
@@ -24,6 +25,27 @@ def test_of_equal_evaluations_the_earliest_is_selected(tmp_path):
     assert len(scores) == 4
     assert len(set(scores)) == 1
     assert progress.best_step == 5
+
+
+def test_predictions_stand_in_the_order_of_the_split():
+    """They are made in order of length, 32 at a time."""
+    built = tiny.pack(tiny.runs(seeds=[0, 1]), held=40)
+    split = built.splits["select"]
+    found = predict(built, split)
+    assert found.shape == (2, 40, 2)
+    for place in range(0, 40, 3):
+        batch, _ = split.batch(np.array([place, place]), built.device)
+        alone = built.model(batch).detach().numpy()
+        np.testing.assert_allclose(found[:, place], alone, rtol=0, atol=1e-5)
+
+
+def test_an_evaluation_after_a_training_step_drops_nothing():
+    built = tiny.pack(tiny.runs(backbone={"dropout": 0.5}))
+    quiet = predict(built, built.splits["select"])
+    built.model.backbone.dropout.begin(DropoutKey(built.dropout_seeds, 0))  # as a step leaves it
+    batch, _ = built.splits["select"].batch(np.arange(4), built.device)
+    assert np.abs(built.model(batch).detach().numpy() - quiet[0, :4]).max() > 1e-3, "nothing was dropped at all"
+    np.testing.assert_array_equal(predict(built, built.splits["select"]), quiet)
 
 
 def test_an_epoch_is_every_example_once(tmp_path):

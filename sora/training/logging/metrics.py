@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sora.errors import UserError
-from sora.records import write_text
+from sora.files import write_text
 
 METRICS = "metrics.jsonl"
 

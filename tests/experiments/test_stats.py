@@ -6,42 +6,24 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.formula.api as formula
 from scipy import stats as reference
 from sklearn.metrics import jaccard_score
-from statsmodels.stats.anova import anova_lm
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower, normal_power
 
-from sora.stats import (
+from experiments.rank_map import agreement, dead_agreement
+from experiments.seeds import parts
+from experiments.stats import (
     best_of,
     detectable_gap,
-    expected_maximum,
     holm,
-    jaccard,
-    mean,
-    population_sd,
     probability_of_improvement,
-    sample_sd,
     seeds_gap,
     smallest_sign_p,
-    spearman,
     t_interval,
     t_interval_of_average,
-    two_way,
 )
 
 SCORES = [0.701, 0.722, 0.688, 0.731, 0.709]
-
-
-def test_mean_and_sd_by_hand():
-    assert mean([1.0, 2.0, 6.0]) == 3.0
-    assert sample_sd([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    assert population_sd([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt((4 + 1 + 9) / 3))
-    assert population_sd([1.0]) == 0.0
-    assert math.isnan(sample_sd([1.0]))
-    with pytest.raises(ValueError, match="non-empty"):
-        mean([])
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -57,7 +39,7 @@ def test_t_interval_of_three_seeds_uses_the_printed_quantile():
 
 
 def test_one_seed_has_no_interval():
-    assert t_interval([0.7]) is None
+    assert np.isnan(t_interval([0.7])).all()
 
 
 def test_the_interval_of_an_average_agrees_with_scipy():
@@ -67,7 +49,7 @@ def test_the_interval_of_an_average_agrees_with_scipy():
     low, high = t_interval_of_average([first, [-each for each in second]])
     assert (2 * low, 2 * high) == pytest.approx((expected.low, expected.high), rel=1e-12)
     assert t_interval_of_average([SCORES]) == pytest.approx(t_interval(SCORES), rel=1e-12)
-    assert t_interval_of_average([SCORES, [0.5]]) is None
+    assert np.isnan(t_interval_of_average([SCORES, [0.5]])).all()
     assert t_interval_of_average([[0.5, 0.5], [0.7, 0.7]]) == pytest.approx((0.6, 0.6))
 
 
@@ -88,20 +70,6 @@ def test_t_interval_covers_at_its_nominal_rate():
     rng = np.random.default_rng(1)
     hits = sum(low <= 0.7 <= high for low, high in (t_interval(rng.normal(0.7, 0.02, 3)) for _ in range(4000)))
     assert hits / 4000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 4000))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_holm_agrees_with_statsmodels(seed):
-    rng = np.random.default_rng(seed)
-    p = np.round(rng.random(seed * 3 + 1) ** 3, 2)  # rounded, so that there are ties
-    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
-
-
-def test_holm_by_hand_and_at_the_ends():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        holm([0.5, float("nan")])
 
 
 def test_smallest_sign_p_is_that_of_the_exact_test():
@@ -130,63 +98,52 @@ def test_detectable_gap_has_the_power_it_names():
     assert detectable_gap(100 * math.sqrt(0.06 / 139)) == pytest.approx(5.8, abs=0.05)
 
 
-@pytest.mark.parametrize("trials", [1, 2, 3, 5])
-def test_expected_maximum_is_the_mean_over_all_draws(trials):
-    values = [0.3, 0.7, 0.5, 0.7]
-    draws = itertools.product(values, repeat=trials)
-    assert expected_maximum(values, trials) == pytest.approx(np.mean([max(each) for each in draws]))
-
-
 def test_best_of_is_a_distribution():
     assert best_of(7, 3).sum() == pytest.approx(1.0)
     assert best_of(4, 1).tolist() == pytest.approx([0.25] * 4)
-    with pytest.raises(ValueError, match="at least 1"):
-        best_of(4, 0)
 
 
-def test_spearman_agrees_with_scipy():
-    rng = np.random.default_rng(2)
-    for _ in range(20):
-        a, b = rng.integers(0, 8, 36), rng.integers(0, 8, 36)
-        assert spearman(a, b) == pytest.approx(reference.spearmanr(a, b).statistic)
-    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
-    with pytest.raises(ValueError, match="as many"):
-        spearman([1, 2], [1, 2, 3])
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.2]) == pytest.approx([0.2])
 
 
-def test_jaccard_agrees_with_scikit_learn():
-    rng = np.random.default_rng(3)
-    a, b = rng.random(40) < 0.4, rng.random(40) < 0.4
-    assert jaccard(np.flatnonzero(a), np.flatnonzero(b)) == pytest.approx(jaccard_score(a, b))
-    assert jaccard("ab", "cd") == 0.0
-    assert math.isnan(jaccard([], []))
+@pytest.mark.parametrize("trials", [1, 2, 3, 5])
+def test_the_best_of_some_draws_is_the_mean_over_all_draws(trials):
+    values = [0.3, 0.5, 0.7, 0.7]
+    draws = itertools.product(values, repeat=trials)
+    assert best_of(4, trials) @ values == pytest.approx(np.mean([max(each) for each in draws]))
 
 
-def test_two_way_agrees_with_the_analysis_of_variance_of_statsmodels():
-    rng = np.random.default_rng(4)
-    scores = rng.normal(70, 1, (4, 1)) + rng.normal(0, 0.5, (1, 5)) + rng.normal(0, 0.3, (4, 5))
-    rows, columns, rest = two_way(scores)
-    index = np.indices(scores.shape).reshape(2, -1)
-    frame = pd.DataFrame({"score": scores.ravel(), "i": index[0], "j": index[1]})
-    table = anova_lm(formula.ols("score ~ C(i) + C(j)", data=frame).fit())
-    mean_square = table["sum_sq"] / table["df"]
-    assert (rows.f, columns.f) == pytest.approx((table["F"]["C(i)"], table["F"]["C(j)"]))
-    assert (rows.p, columns.p) == pytest.approx((table["PR(>F)"]["C(i)"], table["PR(>F)"]["C(j)"]))
-    assert rest == pytest.approx(mean_square["Residual"])
-    assert rows.variance == pytest.approx((mean_square["C(i)"] - rest) / 5)
-    assert columns.variance == pytest.approx((mean_square["C(j)"] - rest) / 4)
+def test_agreement_of_ranks_by_hand_and_by_scipy():
+    table = pd.DataFrame(np.random.default_rng(2).integers(0, 8, (3, 36)), index=list("abc"))
+    pairs = [reference.spearmanr(table.loc[a], table.loc[b]).statistic for a, b in ("ab", "ac", "bc")]
+    assert agreement(table) == pytest.approx(np.mean(pairs))
+    assert math.isnan(agreement(pd.DataFrame([[1, 1, 1], [1, 2, 3]]))), "one rank everywhere correlates with nothing"
 
 
-def test_two_way_recovers_the_variances_on_average():
+def test_agreement_on_dead_modules_agrees_with_scikit_learn():
+    table = pd.DataFrame(np.random.default_rng(3).random((2, 40)) < 0.6).astype(int)
+    assert dead_agreement(table) == pytest.approx(jaccard_score(table.loc[0] == 0, table.loc[1] == 0))
+
+
+def test_parts_of_the_variance_are_recovered_on_average():
     rng = np.random.default_rng(5)
     found = []
-    for _ in range(2000):
-        scores = rng.normal(0, 2, (6, 1)) + rng.normal(0, 1.5, (1, 6)) + rng.normal(0, 1, (6, 6))
-        rows, columns, rest = two_way(scores)
-        found.append((rows.variance, columns.variance, rest))
-    assert np.mean(found, axis=0) == pytest.approx([4.0, 2.25, 1.0], rel=0.06)
+    for _ in range(60):
+        scores = rng.normal(0, 2, (10, 1)) + rng.normal(0, 1.5, (1, 10)) + rng.normal(0, 1, (10, 10))
+        each = parts(pd.DataFrame(scores))
+        found.append([each[name] ** 2 for name in ("SD init", "SD data", "SD rest")])
+    assert np.mean(found, axis=0) == pytest.approx([4.0, 2.25, 1.0], rel=0.2)
 
 
-def test_two_way_needs_two_of_each():
-    with pytest.raises(ValueError, match="at least two rows"):
-        two_way([[1.0, 2.0, 3.0]])
+def test_parts_of_the_variance_by_hand():
+    """Two by two: rows 2 apart, columns 4 apart, and an interaction of 1 in each corner."""
+    scores = pd.DataFrame([[1.0, 3.0], [1.0, 7.0]])
+    row, column, rest = 4.0, 16.0, 4.0  # mean squares: 2 (2/2)^2 2, 2 (4/2)^2 2, 4 1^2
+    found = parts(scores)
+    assert found["SD init"] == pytest.approx(0.0, abs=1e-6)
+    assert found["SD data"] == pytest.approx(math.sqrt((column - rest) / 2))
+    assert found["SD rest"] == pytest.approx(2.0)
+    assert found["p init"] == pytest.approx(reference.f.sf(row / rest, 1, 1))
+    assert all(math.isnan(value) for value in parts(scores.iloc[:1]).values())

@@ -28,7 +28,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sora.stats import Floats, Interval, check_confidence, matrix
+from experiments.stats import Floats, Interval
 
 METRICS = ("accuracy", "f1", "f1_macro", "matthews", "pearson")  # that are functions of sums over items
 DRAWS = 20_000_000  # items drawn for one task at most, as long as that leaves LEAST resamples
@@ -145,10 +145,9 @@ def _seeds_drawn(seed: int, stream: int, count: int, size: int) -> NDArray[np.fl
     return result
 
 
-def percentile(draws: Floats, confidence: float = 0.95) -> Interval:
-    """The (1 - c) / 2 and (1 + c) / 2 quantiles of the resampled values."""
-    check_confidence(confidence)
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+def percentile(draws: Floats) -> Interval:
+    """The 2.5 % and 97.5 % quantiles of the resampled values."""
+    low, high = np.quantile(draws, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 
@@ -160,40 +159,9 @@ class Difference:
     interval: Interval
     p: float  # two-sided, of the hypothesis that the true difference is 0
     standard_error: float  # SD of the resampled means
-    seeds: tuple[int, int]  # of a and of b
-    resamples: int
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.interval.low > 0 or self.interval.high < 0
 
 
-def difference(
-    observed: tuple[ArrayLike, ArrayLike],
-    resampled: tuple[Floats, Floats],
-    *,
-    paired_seeds: bool = True,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Difference:
-    """Compare two methods that were scored on the same resampled items.
-
-    observed: scores [S_a] and [S_b] on the real items. resampled: [B, S_a] and [B, S_b] from one call of ``resample``.
-    paired_seeds: entry i of both shares its seed (head, data order), so seeds are drawn together; needs S_a = S_b.
-
-    Raises:
-        ValueError: seeds that cannot be paired.
-    """
-    a, b = (np.asarray(each, dtype=np.float64) for each in observed)
-    if paired_seeds and a.size != b.size:
-        raise ValueError(f"a has {a.size} seeds and b {b.size}: they cannot be paired (paired_seeds=False)")
-    first, second = resampled
-    draws = mean_over_seeds(first, seed) - mean_over_seeds(second, seed, 0 if paired_seeds else 1)
-    return summary(float(a.mean() - b.mean()), draws, (a.size, b.size), confidence)
-
-
-def summary(mean: float, draws: Floats, seeds: tuple[int, int], confidence: float = 0.95) -> Difference:
+def summary(mean: float, draws: Floats) -> Difference:
     """What B resampled differences ``draws`` say about the observed one.
 
     The p-value is twice the smaller share of resampled differences on either side of 0, with one added to both counts:
@@ -204,44 +172,31 @@ def summary(mean: float, draws: Floats, seeds: tuple[int, int], confidence: floa
     side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     return Difference(
         mean=mean,
-        interval=percentile(draws, confidence),
+        interval=percentile(draws),
         p=min(1.0, 2.0 * (1 + side) / (len(draws) + 1)),
         standard_error=float(draws.std()),
-        seeds=seeds,
-        resamples=len(draws),
     )
 
 
 def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    paired_seeds: bool = True,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    a: ArrayLike, b: ArrayLike, *, paired_seeds: bool = True, resamples: int = 10_000, seed: int = 0
 ) -> Difference:
     """The difference of two mean scores, from the score of every seed on every item.
 
-    a, b: [S_a, N] and [S_b, N] (for an accuracy: 1 right, 0 wrong); column j is the same item in both. The others are
-    those of :func:`difference`.
+    Args:
+        a, b: [S_a, N] and [S_b, N] (for an accuracy: 1 right, 0 wrong); column j is the same item in both.
+        paired_seeds: entry i of both shares its seed, so that seeds are drawn together; needs S_a = S_b.
 
     Raises:
-        ValueError: shapes that do not fit, an empty array, a score that is not finite, fewer than 1 resample.
+        ValueError: shapes that do not fit.
     """
-    x, y = matrix(a, "a"), matrix(b, "b")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"a has {x.shape[1]} items and b {y.shape[1]}: both need the same items in the same order")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples}: at least 1")
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape[1] != y.shape[1] or (paired_seeds and len(x) != len(y)):
+        raise ValueError(f"a is {x.shape} and b {y.shape}: need the same items, and as many seeds to be paired")
     scores = resample([row[:, None] for row in (*x, *y)], "accuracy", resamples, seed)
-    return difference(
-        (x.mean(axis=1), y.mean(axis=1)),
-        (scores[:, : len(x)], scores[:, len(x) :]),
-        paired_seeds=paired_seeds,
-        confidence=confidence,
-        seed=seed,
-    )
+    first, second = scores[:, : len(x)], scores[:, len(x) :]
+    draws = mean_over_seeds(first, seed) - mean_over_seeds(second, seed, 0 if paired_seeds else 1)
+    return summary(float(x.mean() - y.mean()), draws)
 
 
 def _counts(rng: np.random.Generator, n: int, size: int) -> NDArray[np.integer]:

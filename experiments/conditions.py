@@ -1,0 +1,102 @@
+"""Under which conditions the runs of a study were trained: one table for each page, and a few sentences above it."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from experiments.labels import METHODS, TASKS
+from experiments.study import Study
+from experiments.tables import EMPTY, pipes
+from sora.recipes import values_of
+
+RATE = "trainer.learning_rate"
+PROTOCOLS = {
+    "paper": "selected and reported on the two halves of the validation set (SST-2, QNLI, QQP: selected on 1,000 "
+    "training examples, reported on the whole validation set), as the SoRA authors' code splits",
+    "dev": "selected and reported on the same validation set, which is optimistic",
+    "holdout": "selected on at most 1,000 examples taken from the training set, reported on the whole validation set",
+}
+HEADS = {
+    "classifier+pooler": "classifier and pooler train",
+    "classifier": "the classifier trains, the pooler is frozen",
+    "frozen": "classifier and pooler keep their random or pretrained weights, as in the SoRA authors' code",
+}
+FLAGS = {"synthetic": "on a generated task", "random_weights": "on random weights", "partial": "on partial data"}
+
+
+def conditions(study: Study) -> str:
+    """Markdown: backbone, protocol, head, precision, seeds, then a row for each task."""
+    done = study.done
+    said = [
+        f"Backbone {backbone}. {str(values_of('backbone', str(backbone)).get('note', '')).strip()}".strip()
+        for backbone in study.values("backbone")
+    ]
+    said += [f"Protocol {name}: {PROTOCOLS.get(name, 'see conf/protocol')}." for name in study.values("protocol")]
+    said += [f"Head {name}: {HEADS.get(name, name)}." for name in study.values("head")]
+    said += [f"Precision {name}." for name in study.values("precision")]
+    said.append(f"Seeds {_listed(study.runs['seed'])}.")
+    flags = {
+        words: int(done[f"flags.{flag}"].astype(bool).sum()) for flag, words in FLAGS.items() if f"flags.{flag}" in done
+    }
+    flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
+    if flagged := ", ".join(f"{count} {words}" for words, count in flags.items() if count):
+        said.append(f"Of {len(done)} runs: {flagged}.")
+    said += _tuned(done)
+    return " ".join(said) + (
+        "\n\n" + pipes(pd.DataFrame([_row(*each) for each in done.groupby("task", sort=False)])) if len(done) else ""
+    )
+
+
+def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
+    rows = values_of("task", task).get("train_rows")
+    xi, rate = _column(runs, "method.threshold"), _column(runs, RATE)
+    rho = (xi / rate).where(xi > 0)
+    found = {
+        "task": TASKS.get(task, task) + (f", {rows:,} fixed rows" if rows else ""),
+        "examples": _listed(_column(runs, "data.train"), ","),
+        "steps at most": _listed(_column(runs, "trainer.max_steps")),
+        "epochs": _listed(_column(runs, "epochs").round(1)),
+        "batch": _listed(_column(runs, "trainer.batch_size")),
+        "peak learning rate": "; ".join(
+            f"{METHODS.get(str(method), method)} {_listed(part)}"
+            for method, part in rate.groupby(runs["method"], sort=False)
+        ),
+        "ξ": _listed(xi),
+        "ρ = ξ / rate": _listed(rho.round(3)),
+    }
+    if trials := sorted(set(_trials(runs)) - {""}):
+        found["chosen before by"] = "; ".join(trials)
+    if "schedule.steps" in runs and runs["schedule.steps"].notna().any():
+        count = runs["schedule.levels"].map(lambda levels: len(levels) if isinstance(levels, tuple) else None)
+        found["levels"] = f"{_listed(count)} of {_listed(runs['schedule.steps'])} steps"
+    return found
+
+
+def _column(runs: pd.DataFrame, name: str) -> pd.Series:
+    return pd.to_numeric(runs[name]) if name in runs else pd.Series(float("nan"), runs.index)
+
+
+def _listed(values: pd.Series, thousands: str = "") -> str:
+    """The values, ascending, each once; a dash where there are none."""
+    return (
+        ", ".join(f"{value:{thousands}}" if thousands else f"{value:g}" for value in sorted(values.dropna().unique()))
+        or EMPTY
+    )
+
+
+def _tuned(done: pd.DataFrame) -> list[str]:
+    """Whether settings were chosen beforehand, by a recipe of ours, and for all methods by the same trials."""
+    trials = _trials(done)
+    if not trials.any():
+        return ["No hyper-parameter was chosen on these examples."] if len(done) else []
+    alike = trials.groupby(done["task"]).nunique().max() == 1 and done.groupby("task")["method"].nunique().max() > 1
+    words = "Settings were chosen beforehand" + (", by the same trials for every method" if alike else "")
+    without = int((trials == "").sum())
+    return [f"{words}." + (f" {without} of {len(done)} runs have one that nothing chose." if without else "")]
+
+
+def _trials(runs: pd.DataFrame) -> pd.Series:
+    """By which trials a recipe chose each run's settings, without the study they are in; empty where none did."""
+    column = "provenance.recipe.tuned"
+    words = runs[column] if column in runs else pd.Series(None, runs.index)
+    return words.map(lambda text: text.partition(" (")[0] if isinstance(text, str) else "").astype(object)

@@ -1,0 +1,1 @@
+"""Jobs on the GPUs of one machine, a plugin of Hydra."""

@@ -1,0 +1,159 @@
+"""A linear probe: how far the frozen encoder's features alone carry.
+
+Ridge regression for real targets, logistic regression for classes, both scikit-learn's, on pooled features (cls or
+mean, as the run's head would take them) that are standardised by the training split. The strength of the penalty is
+chosen inside the training split: by leave-one-out error, or by the log-loss of folds that are not shuffled. Nothing is
+drawn at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sora import export
+from sora.backbones import Backbone, Head
+from sora.backbones.head import pooled, span_means
+from sora.config import ProbeConfig
+from sora.errors import UserError
+from sora.methods.base import Method, Plan, Summary
+from sora.optim import ParameterGroup
+
+PENALTIES = np.logspace(-2, 6, 17)  # of ridge; half a power of ten apart
+STRENGTHS = np.logspace(-5, 1, 13)  # of logistic regression: the inverse of its penalty
+FOLDS = 5
+ABSENT = -1e4  # logit of a class without a training example: never chosen, and finite in float16
+EQUATION = (
+    "The pooled vector x of the encoder is read by x W^T + b, with the tensors `out.weight` [C, d] and `out.bias` [C]."
+)
+
+
+class Pool(nn.Module):
+    """hidden [n, t, d] -> features [n, (1 + S) d]: the pooled vector and the mean of each marked span."""
+
+    def __init__(self, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor, spans: Tensor | None = None) -> Tensor:
+        x = pooled(hidden, attention_mask, self.pooling)
+        return x if spans is None else torch.cat([x, span_means(hidden, spans)], dim=1)
+
+
+class LinearHead(nn.Module):
+    """Features -> logits [n, C]: ``out`` [1, C, (1 + S) d] and ``out_bias`` [1, C], zero until they are solved for."""
+
+    def __init__(
+        self, backbone: Backbone, *, outputs: int, policy: str, generators: Sequence[torch.Generator], spans: int = 0
+    ) -> None:
+        super().__init__()
+        self.pool = Pool(backbone.config.pooling)
+        self.out = nn.Parameter(torch.zeros(1, outputs, backbone.arch.hidden * (1 + spans)))
+        self.out_bias = nn.Parameter(torch.zeros(1, outputs))
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor, spans: Tensor | None = None) -> Tensor:
+        x = self.pool(hidden.to(self.out.dtype), attention_mask, spans)
+        return nn.functional.linear(x, self.out[0], self.out_bias[0])
+
+    def export_state(self, replica: int) -> dict[str, Tensor]:
+        """Weight and bias."""
+        return {"out.weight": self.out[replica], "out.bias": self.out_bias[replica]}
+
+
+class Probe(Method):
+    """A linear head, solved for at once."""
+
+    def __init__(self, config: ProbeConfig) -> None:
+        self.config = config
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        self.plan, self.backbone = plan, backbone
+
+    def make_head(self, backbone: Backbone, **how: Any) -> LinearHead:
+        """The head that :meth:`solve` fills, on the targets' own scale: ridge is the same on every scale."""
+        how.pop("scale", None)
+        self.head = LinearHead(backbone, **how)
+        return self.head
+
+    @torch.no_grad()
+    def solve(self, features: NDArray[Any], labels: NDArray[Any]) -> None:
+        """Fit the head to features [N, d] and labels [N] of the training split."""
+        regression = self.plan.runs[0].task.regression
+        weight, bias = ridge(features, labels) if regression else logistic(features, labels, self.head.out.shape[1])
+        self.head.out[0].copy_(torch.from_numpy(weight))
+        self.head.out_bias[0].copy_(torch.from_numpy(bias))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return []
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self, step: int, alive: Tensor) -> None:
+        """Nothing: there are no steps."""
+
+    def summary(self, replica: int) -> Summary:
+        """Nothing of the encoder; the head is counted as a head."""
+        return Summary(live=0, authors_formula=0)
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)
+
+
+def ridge(features: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight [1, d] and bias [1] of ridge regression, for features as they are."""
+    from sklearn.linear_model import RidgeCV
+
+    x, mean, scale = _standardised(features)
+    model = RidgeCV(alphas=PENALTIES).fit(x, np.asarray(targets, dtype=np.float64))
+    return _raw(model.coef_[None, :], np.atleast_1d(model.intercept_), mean, scale)
+
+
+def logistic(
+    features: NDArray[Any], labels: NDArray[Any], classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight [C, d] and bias [C] of logistic regression, for features as they are.
+
+    Raises UserError where a class has too few examples to choose the penalty by.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+
+    present, counts = np.unique(labels, return_counts=True)
+    folds = int(min(FOLDS, counts.min()))
+    if len(present) < 2 or folds < 2:
+        found = ", ".join(f"{count} of class {label}" for label, count in zip(present, counts, strict=True))
+        raise UserError(f"method=probe: needs two training examples of each of two classes or more, found {found}")
+    x, mean, scale = _standardised(features)
+    search = GridSearchCV(
+        LogisticRegression(max_iter=5000),
+        {"C": STRENGTHS},
+        scoring="neg_log_loss",
+        cv=StratifiedKFold(folds),
+    ).fit(x, labels)
+    model = search.best_estimator_
+    weight, bias = _raw(model.coef_, model.intercept_, mean, scale)
+    if len(present) == 2:  # one score, of the second class
+        weight, bias = np.stack([np.zeros_like(weight[0]), weight[0]]), np.array([0.0, bias[0]])
+    whole, offset = np.zeros((classes, weight.shape[1])), np.full(classes, ABSENT)
+    whole[present], offset[present] = weight, bias
+    return whole, offset
+
+
+def _standardised(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Features of mean 0 and variance 1, and what they were; one that never varies is left at 0."""
+    x = np.asarray(features, dtype=np.float64)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return (x - mean) / scale, mean, scale
+
+
+def _raw(weight: Any, bias: Any, mean: Any, scale: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight and bias for features that are not standardised."""
+    return weight / scale, bias - (weight / scale) @ mean

@@ -1,0 +1,125 @@
+"""LoRA cut after its training: of a finished run's updates only the largest singular values stay.
+
+The update B A of every matrix is split into rank-one parts by SVD. Over all matrices the parts with the largest
+singular values stay, as many as fit ``method.live`` weights, a part costing in + out. The head is the source's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sora import export
+from sora.adapters.lowrank import replace_module
+from sora.backbones import Backbone, Head
+from sora.config import SvdCutConfig
+from sora.errors import UserError
+from sora.methods.base import Plan
+from sora.methods.masked_lora import MaskedLinear, MaskedLora
+
+
+class SvdCut(MaskedLora):
+    """The adapter of one finished LoRA run, cut."""
+
+    config: SvdCutConfig  # type: ignore[assignment]
+
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        """Read the source's adapter and put what stays of it on the encoder. Raises UserError where it is missing."""
+        self.plan, self.backbone = plan, backbone
+        config = self.config
+        if config.live is None:
+            raise UserError("method.source, method.size: both must be given: a finished LoRA run, and a size or a run")
+        folder = Path(plan.runs[0].paths.runs) / config.source / "adapter"
+        factors, self.scale, self.head_state = read(folder, backbone)
+        parts = {name: split(a, b) for name, (a, b) in factors.items()}
+        kept = largest({name: values for name, (_, values, _) in parts.items()}, costs_of(factors), config.live)
+        for name, (left, values, right) in parts.items():
+            base = backbone.encoder.get_submodule(name)
+            assert isinstance(base, nn.Linear)
+            mask = (torch.arange(len(values)) < kept[name]).unsqueeze(0)
+            layer = MaskedLinear(base, mask=mask, scaling=self.scale)
+            root = (values.sqrt() * mask[0]).unsqueeze(1)
+            with torch.no_grad():
+                layer.lora_A[0].copy_(root * right)
+                layer.lora_B[0].copy_(root * left)
+            replace_module(backbone.encoder, name, layer)
+            self.layers[name] = layer
+
+    def make_head(self, backbone: Backbone, **how: Any) -> Head:
+        """The source's head. Its export is on the targets' own scale, whatever it was trained on."""
+        how.pop("scale", None)
+        head = Head(backbone, **how)
+        try:
+            head.load_exported(0, self.head_state)
+        except ValueError as error:
+            raise UserError(
+                f"method.source: {self.config.source} has another head ({error}); train it again"
+            ) from error
+        return head
+
+    @property
+    def scaling(self) -> float:
+        """The source's."""
+        return self.scale
+
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+
+
+def read(folder: Path, backbone: Backbone) -> tuple[Factors, float, dict[str, Tensor]]:
+    """A [r, in] and B [out, r] of each matrix by its name in the encoder, the scale, and the head of an export.
+
+    Raises UserError where the folder is not what :func:`sora.export.write_peft` wrote.
+    """
+    try:
+        config = json.loads((folder / export.PEFT_CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / export.PEFT_WEIGHTS)
+        classifies = config["task_type"] == "SEQ_CLS"
+        prefix = export.PEFT_PREFIX + (f"{backbone.prefix}." if classifies else "")
+        ends = ("lora_A.weight", "lora_B.weight")
+        names = [key.removesuffix(f".{ends[0]}") for key in tensors if key.endswith(ends[0])]
+        factors = {
+            name.removeprefix(prefix): (tensors[f"{name}.{ends[0]}"], tensors[f"{name}.{ends[1]}"]) for name in names
+        }
+        head = {key.removeprefix(export.PEFT_PREFIX): value for key, value in tensors.items() if not key.endswith(ends)}
+        return (
+            {name: factors[name] for name in dict(backbone.encoder.named_modules()) if name in factors},
+            config["lora_alpha"] / config["r"],
+            head if classifies else load_file(folder / export.HEAD_WEIGHTS),
+        )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(
+            f"method.source: {folder} holds no adapter that can be read ({error}); paths.runs names the folder of the "
+            "source's run, else train it again"
+        ) from error
+
+
+def costs_of(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, int]:
+    """Weights of one rank of each matrix, in + out."""
+    return {name: a.shape[1] + b.shape[0] for name, (a, b) in factors.items()}
+
+
+def split(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Left vectors [r, out], singular values [r] and right vectors [r, in] of B A, in float64, the largest first."""
+    out, upper = torch.linalg.qr(b.double())
+    into, lower = torch.linalg.qr(a.double().T)
+    u, values, v = torch.linalg.svd(upper @ lower.T)
+    return (out @ u).T, values, v @ into.T
+
+
+def largest(values: Mapping[str, Tensor], costs: Mapping[str, int], budget: int) -> dict[str, int]:
+    """How many parts of each matrix stay: over all, by size, whatever fits ``budget`` weights."""
+    ranked = sorted(((-float(value), name) for name, found in values.items() for value in found), key=lambda x: x[0])
+    kept, left = dict.fromkeys(values, 0), budget
+    for _, name in ranked:
+        if costs[name] <= left:
+            kept[name] += 1
+            left -= costs[name]
+    return kept

@@ -1,0 +1,71 @@
+"""Read every record of a results folder; what cannot be used is named, and the rest is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sora import records
+from sora.errors import UserError
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of a folder.
+
+    Attributes:
+        records: run id -> its record.
+        paths: run id -> the record's file.
+        spoilt: run id -> why its file is of no use.
+        problems: one sentence for each file that could not be used.
+    """
+
+    records: dict[str, Record] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    spoilt: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read(folder: Path | str) -> Results:
+    """Every record below ``folder``/records. Raises UserError where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder of results; give the one that paths.results named when training")
+    found = Results()
+    for path in sorted((Path(folder) / "records").rglob("*.json")):
+        _add(found, path)
+    for run_id in found.spoilt.keys() & found.records.keys():
+        if found.spoilt[run_id] == CONTRADICTION:  # but a damaged copy beside a whole record does no harm
+            del found.records[run_id], found.paths[run_id]
+    return found
+
+
+CONTRADICTION = "two records that contradict each other"
+
+
+def _add(found: Results, path: Path) -> None:
+    named = path.stem.rpartition("-")[2]
+    try:
+        record = records.read(path)
+    except UserError as error:
+        found.problems.append(str(error))
+        found.spoilt[named] = "damaged record"
+        return
+    run_id = record["run_id"]
+    if named != run_id:
+        found.problems.append(
+            f"{path}: holds run {run_id}, which is not the one it is named after; restore or remove it"
+        )
+        return
+    if run_id in found.records:
+        if records.science(found.records[run_id]) != records.science(record):
+            found.problems.append(
+                f"{path}: says of run {run_id} other things than {found.paths[run_id]}; remove the wrong one"
+            )
+            found.spoilt[run_id] = CONTRADICTION
+        if found.paths[run_id].with_suffix(".npz").is_file():  # else the copy that still has its arrays serves better
+            return
+    found.records[run_id], found.paths[run_id] = record, path

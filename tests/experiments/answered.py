@@ -1,0 +1,88 @@
+"""Studies whose every answer is chosen by the test: records in, the files of ``make tables`` out, nothing between."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts import tables
+from sora import records, studies
+from tests.experiments import made
+
+Right = NDArray[np.bool_]
+LABELS = np.arange(400) % 2  # both classes alike, the same for all runs
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A run at ``axes`` whose answers are right where ``report`` and ``select`` [N] say so."""
+
+    axes: Mapping[str, Any]
+    report: Right
+    select: Right
+    live: int | None = None
+
+
+def share(right: int, items: int) -> Right:
+    """The first ``right`` of ``items`` answers are right."""
+    return np.arange(items) < right
+
+
+def _arrays(run: Answered) -> records.Arrays:
+    found = {}
+    for split, right in (("report", run.report), ("select", run.select)):
+        labels = LABELS[: len(right)]
+        given = np.where(right, labels, 1 - labels)
+        found[f"{split}_logits"] = np.where(np.arange(2) == given[:, None], 1.0, -1.0).astype(np.float16)
+        found |= {f"{split}_labels": labels, f"{split}_ids": np.arange(len(right))}
+    return found
+
+
+def study(results: Path, name: str, runs: Sequence[Answered], missing: Sequence[Mapping[str, Any]] = ()) -> None:
+    """A manifest of ``runs`` and of the axes of runs that were not made, and the records of ``runs``."""
+    every = [*(run.axes for run in runs), *missing]
+    axes = {axis: list(dict.fromkeys(each[axis] for each in every)) for axis in every[0]}
+    entries = []
+    for each in every:
+        run_id = made.run_id(each)
+        place = f"records/minilm-l6/{each['task']}/{each['method']}-s{each['seed']}-{run_id}.json"
+        command = "python run.py " + " ".join(f"{key}={value}" for key, value in each.items())
+        entries.append({"run_id": run_id, "axes": dict(each), "record": place, "command": command})
+    studies.write(results, studies.make(name, axes, {"backbone": "minilm-l6"}, entries))
+    for run, entry in zip(runs, entries, strict=False):
+        content = _arrays(run)
+        scores = made.scores(run.axes["task"], content)
+        record = made.record(run.axes, scores, records.arrays_digest(content))
+        if run.live is not None:
+            record["params"]["live"] = run.live
+        records.write(results / entry["record"], record, content)
+
+
+def built(results: Path, study: str = "") -> dict[str, list[dict[str, str]]]:
+    """Build everything as ``make tables`` does: table name -> its rows, of the only study or of ``study``."""
+    assert tables.build(results) == []
+    folders = [path for path in (results / "tables").iterdir() if path.name.startswith(study) and path.name != "claims"]
+    (folder,) = folders
+    found = {}
+    for path in [*folder.glob("*.csv"), *(results / "tables" / "claims").glob("*.csv")]:
+        with path.open(encoding="utf-8", newline="") as file:
+            found[path.stem] = list(csv.DictReader(file))
+    return found
+
+
+def page(results: Path) -> str:
+    """The README of the only study."""
+    (path,) = (results / "tables").glob("*-*/README.md")
+    return path.read_text(encoding="utf-8")
+
+
+def row(table: Sequence[Mapping[str, str]], **keys: str) -> dict[str, str]:
+    """The one row of a table with these cells; underscores in keys stand for spaces."""
+    (found,) = [each for each in table if all(each[key.replace("_", " ")] == value for key, value in keys.items())]
+    return dict(found)

@@ -1,0 +1,58 @@
+"""What studies built, cell by cell: the words a person reads and the number behind them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from experiments import find
+from experiments.study import Study, load
+from experiments.tables import COMPANIONS, Table
+
+
+class Cell(NamedTuple):
+    text: str
+    value: Any  # None where there is none
+    extra: dict[str, Any]  # companion -> its value
+
+
+def study(folder: Path, name: str = "main_table") -> Study:
+    """The only study of a folder, in which every file can be used."""
+    loaded = load(folder, lambda _: find(name).accepts)
+    assert loaded.problems == []
+    (found,) = loaded.studies
+    return found
+
+
+def artefacts(folder: Path, name: str = "main_table") -> dict[str, Any]:
+    """The tables and figures of the only study, by name."""
+    found = study(folder, name)
+    built = {artefact.name: artefact for artefact in find(name).build(found)}
+    assert found.problems == []
+    return built
+
+
+def row(table: Table, *start: str) -> dict[str, Cell]:
+    """The one row that begins with these words."""
+    (found,) = [each for each in rows(table) if [cell.text for cell in each.values()][: len(start)] == list(start)]
+    return found
+
+
+def rows(table: Table) -> list[dict[str, Cell]]:
+    """Every row, by column."""
+    return [
+        {name: Cell(str(table.show[name][i]), value(table, i, name), extra(table, i, name)) for name in table.columns}
+        for i in table.data.index
+    ]
+
+
+def value(table: Table, place: int, name: str) -> Any:
+    found = table.data[name][place]
+    return None if pd.isna(found) else found
+
+
+def extra(table: Table, place: int, name: str) -> dict[str, Any]:
+    ends = [end for end in COMPANIONS if f"{name}{end}" in table.data]
+    return {end.strip(): value(table, place, f"{name}{end}") for end in ends}

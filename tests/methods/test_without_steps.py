@@ -1,0 +1,359 @@
+"""What is not trained by steps: the probe against scikit-learn, the cosine by hand, the SVD cut against torch's."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
+from torch.nn import functional as F
+
+from sora import records
+from sora.config import SvdCutConfig
+from sora.errors import UserError
+from sora.identity import recorded_config, run_id
+from sora.methods import svd_cut
+from sora.methods.probe import FOLDS, PENALTIES, STRENGTHS, logistic, ridge
+from sora.publish import find_run
+from sora.resolve import build_runs
+from sora.tasks import load
+from sora.training.closed_form import fit
+from sora.training.evaluation import predict, score
+from sora.training.pack import build_pack
+from sora.training.runner import run_pack
+from sora.training.session import parameter_counts
+from tests import tiny
+from tests.composing import arrays, record
+from tests.composing import runs as composed_runs
+from tests.typed import Command
+
+DRAWN = np.random.default_rng(3)
+FEATURES = DRAWN.normal(2.0, [0.1, 1.0, 30.0, 5.0], (200, 4))
+
+
+def classes_of(number):
+    return np.digitize(
+        FEATURES[:, 1] * FEATURES[:, 3] / 5 + DRAWN.normal(size=200), np.linspace(0, 4, number + 1)[1:-1]
+    )
+
+
+# -- probe -------------------------------------------------------------------------------------
+
+
+def test_ridge_is_scikit_learns():
+    targets = FEATURES @ [3.0, 0.5, 0.01, 0.2] + DRAWN.normal(size=200)
+    weight, bias = ridge(FEATURES, targets)
+    x = (FEATURES - FEATURES.mean(0)) / FEATURES.std(0)
+    chosen = RidgeCV(alphas=PENALTIES).fit(x, targets).alpha_
+    expected = Ridge(alpha=chosen).fit(x, targets).predict(x)
+    np.testing.assert_allclose(FEATURES @ weight[0] + bias[0], expected, rtol=1e-9)
+    assert PENALTIES[0] < chosen < PENALTIES[-1]
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_logistic_regression_is_scikit_learns(number):
+    labels = classes_of(number)
+    weight, bias = logistic(FEATURES, labels, number)
+    x = (FEATURES - FEATURES.mean(0)) / FEATURES.std(0)
+    search = LogisticRegressionCV(
+        Cs=STRENGTHS, cv=FOLDS, scoring="neg_log_loss", max_iter=5000, use_legacy_attributes=False, l1_ratios=(0.0,)
+    ).fit(x, labels)
+    chosen = float(np.ravel(search.C_)[0])
+    expected = LogisticRegression(C=chosen, max_iter=5000).fit(x, labels).predict_proba(x)
+    got = torch.softmax(torch.from_numpy(FEATURES @ weight.T + bias), dim=1).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    assert STRENGTHS[0] < chosen
+
+
+def test_a_class_without_examples_is_never_chosen():
+    weight, bias = logistic(FEATURES, classes_of(2) * 2, 3)
+    assert set(np.argmax(FEATURES @ weight.T + bias, axis=1)) == {0, 2}
+
+
+def test_too_few_examples_are_refused():
+    with pytest.raises(UserError, match="two training examples of each of two classes or more, found 200 of class 1"):
+        logistic(FEATURES, np.ones(200, dtype=int), 2)
+    with pytest.raises(UserError, match="found 1 of class 0, 199 of class 1"):
+        logistic(FEATURES, np.arange(200).clip(0, 1), 2)
+
+
+def with_targets(pack, targets):
+    """The same pack, whose training labels are ``targets``."""
+    split = pack.splits["train"]
+    pack.splits["train"] = dataclasses.replace(split, examples=dataclasses.replace(split.examples, labels=targets))
+
+
+@torch.no_grad()
+def vectors_of(pack, name, pooling):
+    """Features of a split, pooled one example at a time, without padding."""
+    split = pack.splits[name]
+    hidden = [pack.model.backbone(split.tokens.collate(np.array([i])))[0] for i in range(len(split.examples))]
+    return torch.stack([each[0] if pooling == "cls" else each.mean(0) for each in hidden]).numpy()
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_probe_reads_pooled_features(family, pooling):
+    (run,) = tiny.runs(family, method={"name": "probe"}, backbone={"pooling": pooling})
+    pack = tiny.pack([run])
+    assert pack.total_steps == 0
+    features = vectors_of(pack, "train", pooling)
+    labels = (features[:, 0] > np.median(features[:, 0])).astype(np.int64)
+    with_targets(pack, labels)
+    assert fit(pack) > 0
+    weight, bias = logistic(features, labels, 2)
+    got, expected = predict(pack, pack.splits["report"])[0], vectors_of(pack, "report", pooling) @ weight.T + bias
+    np.testing.assert_allclose(got, expected, atol=1e-3 * np.ptp(expected))
+    right = (got.argmax(1) == (vectors_of(pack, "report", pooling)[:, 0] > np.median(features[:, 0]))).mean()
+    assert right > 0.8
+    counts = parameter_counts(pack, 0)
+    assert counts == {"trainable": 2 * tiny.HIDDEN + 2, "live": 0, "authors_formula": 0, "head": 2 * tiny.HIDDEN + 2}
+
+
+def test_a_probe_of_real_targets():
+    task = {"name": "toy", "benchmark": "synthetic", "labels": [], "score_range": [-30, 30], "max_length": 32}
+    (run,) = tiny.runs(method={"name": "probe"}, task=task | {"metrics": ["pearson"], "select_metric": "pearson"})
+    pack = tiny.pack([run])
+    targets = (30 * vectors_of(pack, "train", "cls")[:, 0]).astype(np.float32)
+    with_targets(pack, targets)
+    fit(pack)
+    got, wanted = predict(pack, pack.splits["report"])[0, :, 0], 30 * vectors_of(pack, "report", "cls")[:, 0]
+    np.testing.assert_allclose(got, wanted, atol=0.05 * np.ptp(wanted))
+
+
+# -- zero shot ---------------------------------------------------------------------------------
+
+PAIR = {"name": "toy", "benchmark": "glue", "labels": [], "score_range": [1, 4], "max_length": 32}
+PAIR |= {"metrics": ["pearson"], "select_metric": "pearson"}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_cosine_by_hand(pooling):
+    (run,) = tiny.runs(method={"name": "zero_shot"}, task=PAIR, backbone={"pooling": pooling})
+    pack = tiny.pack([run])
+    tokens = tiny.Tokens([[5, 6, 7], [8, 9, 10, 11, 12], [5, 30], [5, 30]], 0)
+    batch = tokens.collate(np.arange(4))
+    with torch.no_grad():
+        got = pack.model.eval()(batch)
+        vectors = []
+        for row in range(4):
+            hidden = pack.model.backbone(tokens.collate(np.array([row])))[0]
+            vectors.append(hidden[0] if pooling == "cls" else hidden.mean(0))
+    expected = [[1 + 3 * float(F.cosine_similarity(vectors[i], vectors[i + 1], dim=0))] for i in (0, 2)]
+    torch.testing.assert_close(got, torch.tensor(expected), rtol=0, atol=1e-5)
+    assert expected[1][0] == pytest.approx(4.0)
+    assert parameter_counts(pack, 0) == dict.fromkeys(("trainable", "live", "authors_formula", "head"), 0)
+
+
+# -- SVD cut -----------------------------------------------------------------------------------
+
+
+def test_parts_are_those_of_the_product():
+    drawn = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 7, generator=drawn), torch.randn(5, 3, generator=drawn)
+    left, values, right = svd_cut.split(a, b)
+    product = b.double() @ a.double()
+    torch.testing.assert_close(values, torch.linalg.svdvals(product)[:3])
+    torch.testing.assert_close(left.T @ torch.diag(values) @ right, product)
+
+
+def test_the_largest_parts_stay_whatever_their_matrix():
+    values = {"a": torch.tensor([9.0, 8.0, 1.0]), "b": torch.tensor([8.5, 2.0, 1.5])}
+    assert svd_cut.largest(values, {"a": 10, "b": 30}, 50) == {"a": 2, "b": 1}
+    assert svd_cut.largest(values, {"a": 10, "b": 30}, 49) == {"a": 1, "b": 1}
+    assert svd_cut.largest(values, {"a": 10, "b": 30}, 0) == {"a": 0, "b": 0}
+    assert svd_cut.largest(values, {"a": 10, "b": 30}, 1000) == {"a": 3, "b": 3}
+
+
+LORA = {"name": "lora", "r": 4, "alpha": 6.0}
+SOURCE = "0123456789ab"
+
+
+def source(folder: Path, family: str, pooling: str):
+    """A LoRA run that was trained and exported, with its record; returns the pack."""
+    (run,) = tiny.runs(family, method=LORA, backbone={"pooling": pooling})
+    loop = tiny.train([run], folder / "training")
+    loop.pack.method.export(0, folder / "runs" / SOURCE / "adapter", loop.pack.model.head)
+    made = record(SOURCE)
+    made["config"] = recorded_config(run, {"random": 0})
+    made["params"]["live"] = 500
+    made["config"] |= {"weights": {"random": 0}}
+    records.write(folder / "results" / "records" / "tiny" / "toy" / f"lora-s0-{SOURCE}.json", made, arrays())
+    return loop.pack
+
+
+def cut(folder: Path, family: str = "bert", method=None, **groups):
+    groups["backbone"] = {"pooling": "cls"} | groups.get("backbone", {})
+    method = {"name": "svd_cut", "source": SOURCE} | (method or {})
+    paths = {"results": str(folder / "results"), "runs": str(folder / "runs")}
+    (run,) = tiny.runs(family, method=method, paths=paths, **groups)
+    return run
+
+
+@pytest.mark.parametrize(("family", "pooling"), [(f, p) for f in tiny.FAMILIES for p in ("cls", "mean")])
+def test_an_adapter_is_cut_to_size(family, pooling, tmp_path):
+    """Uncut it is the source; cut, each update is the product's own truncation, and no other would be nearer."""
+    whole = source(tmp_path, family, pooling)
+    live = whole.method.summary(0).live
+    uncut = tiny.pack([cut(tmp_path, family, {"size": str(live)}, backbone={"pooling": pooling})])
+    assert uncut.method.summary(0).live == live
+    logits = [predict(pack, pack.splits["report"])[0] for pack in (whole, uncut)]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    half = tiny.pack([cut(tmp_path, family, {"size": str(live // 2)}, backbone={"pooling": pooling})])
+    ranks, cost = half.method.summary(0).ranks, 2 * tiny.HIDDEN
+    assert live // 2 - cost < half.method.summary(0).live <= live // 2
+    smallest_kept, largest_cut = [], []
+    for name, layer in half.method.layers.items():
+        a, b = whole.method.layers[name].pruned(0)
+        u, values, v = torch.linalg.svd(b @ a, full_matrices=False)
+        mine = layer.lora_B[0].T @ layer.lora_A[0]
+        torch.testing.assert_close(
+            mine.detach(), (u[:, : ranks[name]] * values[: ranks[name]]) @ v[: ranks[name]], rtol=0, atol=1e-5
+        )
+        if cost == layer.in_features + layer.out_features:
+            smallest_kept += values[: ranks[name]].tolist()[-1:]
+            largest_cut += values[ranks[name] : 4].tolist()[:1]
+    assert min(smallest_kept) >= max(largest_cut)
+    assert parameter_counts(half, 0)["trainable"] == half.method.summary(0).live + parameter_counts(half, 0)["head"]
+    half.method.export(0, tmp_path / "cut", half.model.head)
+    written = json.loads((tmp_path / "cut" / "adapter_config.json").read_text())
+    assert len(written["target_modules"]) == sum(rank > 0 for rank in ranks.values())
+
+
+def test_a_size_may_be_another_runs(tmp_path):
+    source(tmp_path, "bert", "cls")
+    named = cut(tmp_path, method={"size": SOURCE})
+    typed = cut(tmp_path, method={"size": "500"})
+    assert isinstance(named.method, SvdCutConfig)
+    assert named.method.live == 500
+    assert run_id(named, "0" * 64, {"random": 0}) == run_id(typed, "0" * 64, {"random": 0})
+    path = tmp_path / "results" / "records" / "tiny" / "toy" / f"lora-s0-{SOURCE}.json"
+    by_path = cut(tmp_path, method={"source": str(path), "size": "500"})
+    assert run_id(by_path, "0" * 64, {"random": 0}) == run_id(typed, "0" * 64, {"random": 0})
+    again = dataclasses.asdict(typed)
+    assert dataclasses.asdict(build_runs(again)[0]) == again  # config.yaml of a run folder
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({"backbone": {"pooling": "mean"}}, "run 0123456789ab has backbone.pooling=cls, this run mean"),
+        ({"precision": "bf16"}, "run 0123456789ab has precision=fp32, this run bf16"),
+        ({"head": "frozen"}, "run 0123456789ab has head=classifier+pooler, this run frozen"),
+        ({"protocol": {"name": "paper"}}, "run 0123456789ab has protocol.name=dev, this run paper"),
+        ({"trainer": {"max_length": 16}}, "run 0123456789ab has trainer.max_length=32, this run 16"),
+        ({"method": {"size": "ab0123456789"}}, r"method.size: no record of ab0123456789"),
+        ({"method": {"source": "ab0123456789"}}, r"method.source: no record of ab0123456789"),
+    ],
+)
+def test_a_foreign_source_is_refused(tmp_path, groups, said):
+    source(tmp_path, "bert", "cls")
+    groups["method"] = {"size": "500"} | groups.get("method", {})
+    with pytest.raises(UserError) as refused:
+        cut(tmp_path, **groups)
+    assert said in str(refused.value)
+
+
+def test_a_source_without_adapter_or_size_is_refused(tmp_path):
+    source(tmp_path, "bert", "cls")
+    with pytest.raises(UserError, match=r"method.source, method.size: both must be given"):
+        tiny.pack([cut(tmp_path)])
+    (tmp_path / "runs" / SOURCE / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no adapter that can be read"):
+        tiny.pack([cut(tmp_path, method={"size": "500"})])
+
+
+# -- by the command ----------------------------------------------------------------------------
+
+
+def test_training_decides_nothing_and_enters_no_name():
+    for name in ("probe", "zero_shot"):
+        runs = [
+            tiny.runs(method={"name": name}, task=PAIR, trainer=trainer, head=head)[0]
+            for trainer, head in (({"max_steps": 7, "learning_rate": 1e-3}, "frozen"), ({"epochs": 2}, "classifier"))
+        ]
+        assert runs[0] == runs[1]
+        assert runs[0].trainer.max_steps == 0
+        assert (runs[0].trainer.max_length, runs[0].trainer.log_every) == (32, 5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("method=probe", "trainer.learning_rate=1e-3"),
+            "trainer.learning_rate: method=probe takes no optimiser steps",
+        ),
+        (("method=probe", "head=frozen"), "head: method=probe takes no optimiser steps and no such key"),
+        (("method=svd_cut", "schedule=sparsify"), "schedule: method=svd_cut takes no optimiser steps"),
+        (("method=probe", "method.r=4"), "method.r: no key of this method, only of method=lora"),
+        (("method=zero_shot", "task=rte"), "how similar two texts are, but task=rte asks another thing"),
+        (("method=probe", "task=copa"), "reads an example alone, but task=copa compares choices"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(typed: Command, words: tuple[str, ...], said: str) -> None:
+    outcome = typed(*words)
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_the_maximal_length_is_no_training(typed: Command) -> None:
+    outcome = typed("method=probe", "trainer.max_length=64")
+    assert (outcome.status, outcome.packs[0][0].trainer.max_length) == (0, 64)
+
+
+def test_records_of_controls(tmp_path, monkeypatch):
+    """Sources, then what is made from them, through the runner: records, sizes, provenance; nothing is done twice."""
+    monkeypatch.chdir(tmp_path)
+    common = (
+        "backbone.pooling=mean",
+        *("task=synthetic_pair", "recipe=none", "task.sizes={train: 60, validation: 40}", "trainer.max_length=24"),
+    )
+    short = ("trainer.max_steps=4", "trainer.batch_size=4", "trainer.eval_every=4")
+
+    def done(*words: str):
+        (found,) = run_pack(composed_runs(tmp_path, *common, *words, backbone="minilm-l6"), "python run.py")
+        return found
+
+    lora = done("method=lora", *short)
+    sora = done("method=sora", "method.threshold=0.2", *short)
+    assert 0 < sora["params"]["live"] < lora["params"]["live"]
+    mask = done("method=masked_lora", f"method.source={sora['run_id']}", "method.pattern=permuted", *short)
+    assert mask["params"]["live"] == sora["params"]["live"]
+    assert mask["ranks"] != sora["ranks"]
+    assert mask["config"]["method"]["ranks"] == sora["ranks"]
+    svd = done("method=svd_cut", f"method.source={lora['run_id']}", f"method.size={sora['run_id']}")
+    assert sora["params"]["live"] - 768 < svd["params"]["live"] <= sora["params"]["live"]
+    assert [each["provenance"].get("source") for each in (mask, svd, lora)] == [sora["run_id"], lora["run_id"], None]
+    probe = done("method=probe")
+    assert (probe["ranks"], probe["history"]) == ({}, [])
+    for each in (svd, probe):
+        assert (each["status"], each["config"]["trainer"]["max_steps"]) == ("ok", 0)
+        assert each["metrics"]["selected"] == each["metrics"]["last"]
+        assert each["metrics"]["selected"]["step"] == 0
+        path = records.find(tmp_path / "results", each["run_id"])
+        assert records.read_arrays(path)["report_logits"].shape == (each["data"]["sizes"]["report"], 2)
+        assert (tmp_path / "runs" / each["run_id"] / "adapter" / "README.md").is_file()
+        assert find_run(each["run_id"], tmp_path / "runs", tmp_path / "results").record == each
+    before = records.find(tmp_path / "results", probe["run_id"]).stat().st_mtime_ns
+    assert done("method=probe", *short) == probe
+    assert records.find(tmp_path / "results", probe["run_id"]).stat().st_mtime_ns == before
+
+
+def test_zero_shot_on_sts_b(shared, tmp_path, monkeypatch):
+    """Of MiniLM-L6 with mean pooling, on the official validation set: 86.96 points of Pearson's correlation."""
+    monkeypatch.chdir(tmp_path)
+    words = ("method=zero_shot", "task=stsb", "protocol=holdout", "backbone.pooling=mean", "recipe=none")
+    runs = composed_runs(tmp_path, *words, f"data.dir={shared / 'data'}", backbone="minilm-l6")
+    data = load(runs[0].task, runs[0].protocol, runs[0].data)
+    splits = {name: data.splits[name] for name in ("train", "report")}
+    report = dataclasses.replace(data, splits=splits | {"train": data.splits["train"].take([0])})
+    pack = build_pack(runs, report, torch.device("cpu"))
+    logits = predict(pack, pack.splits["report"])[0]
+    (scores,) = score(pack, pack.splits["report"], [logits])
+    assert len(logits) == 1500
+    assert round(100 * scores["pearson"], 2) == 86.96
+    assert -5 <= logits.min() < logits.max() <= 5

@@ -1,0 +1,182 @@
+"""sora.runs: every column against the records' JSON, what cannot be used named, and thousands of records in seconds."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sora.runs
+from sora import records, studies
+from sora.errors import UserError
+from tests.conftest import ROOT
+from tests.experiments import levelled, made
+
+AXES = {"method": ["lora", "sora"], "task": ["rte", "stsb"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    made.study(folder, "main_table", AXES, items=20)
+    made.write_run(folder, {"method": "lora", "task": "rte", "seed": 7}, items=20)
+    return folder
+
+
+def every(folder: Path) -> dict[str, dict[str, Any]]:
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "records").rglob("*.json")]
+    return {record["run_id"]: record for record in found}
+
+
+def test_a_row_is_its_record(results: Path) -> None:
+    found = sora.runs.load(results).set_index("run_id")
+    assert set(found.index) == set(every(results))
+    for run_id, record in every(results).items():
+        row, config = found.loc[run_id], record["config"]
+        assert (row["task"], row["method"], row["seed"]) == (
+            config["task"]["name"],
+            config["method"]["name"],
+            config["seed"],
+        )
+        assert (row["backbone"], row["protocol"], row["status"]) == ("minilm-l6", "paper", "ok")
+        metric, chooses = config["task"]["metrics"][0], config["task"]["select_metric"]
+        selected, last = record["metrics"]["selected"], record["metrics"]["last"]
+        assert row["score"] == pytest.approx(100 * selected["report"][metric])
+        assert row["select"] == pytest.approx(100 * selected["select"][chooses])
+        assert row[f"last.report.{metric}"] == pytest.approx(100 * last["report"][metric])
+        assert row["trainer.learning_rate"] == config["trainer"]["learning_rate"]
+        assert (row["params.live"], row["params.trainable"]) == (
+            record["params"]["live"],
+            record["params"]["trainable"],
+        )
+        assert (row["ranks"], row["matrices"]) == (sum(record["ranks"].values()), 36)
+        assert row["time.train_s"] == record["time"]["train_s"]
+        assert not row["flags.one_class"]
+
+
+def test_keys_that_do_not_differ_are_left_out_and_others_are_not(results: Path) -> None:
+    found = sora.runs.load(results)
+    assert "trainer.learning_rate" in found
+    assert "method.dropout" not in found
+    assert "trainer.batch_size" not in found
+    assert sora.runs.frame(every(results).values())["trainer.batch_size"].unique().tolist() == [8]
+
+
+def test_means_are_those_of_a_study(results: Path) -> None:
+    found = sora.runs.load(results, study="main_table")
+    assert len(found) == 16
+    table = found.groupby(["task", "method", "trainer.learning_rate"]).score.agg(["mean", "std", "count"])
+    of_record = [
+        100 * record["metrics"]["selected"]["report"]["accuracy"]
+        for record in every(results).values()
+        if (record["config"]["task"]["name"], record["config"]["method"]["name"]) == ("rte", "sora")
+        and record["config"]["trainer"]["learning_rate"] == 1e-4
+    ]
+    mean, std, count = table.loc["rte", "sora", 1e-4]
+    assert (mean, std, count) == (pytest.approx(np.mean(of_record)), pytest.approx(np.std(of_record, ddof=1)), 2)
+    with pytest.raises(UserError, match="no run of the study seeds"):
+        sora.runs.load(results, study="seeds")
+
+
+def test_runs_outside_a_sweep_are_in_it(results: Path) -> None:
+    found = sora.runs.load(results)
+    assert found.loc[found["studies"] == "", "seed"].tolist() == [7]
+
+
+def test_the_committed_main_table_is_printed(tmp_path: Path) -> None:
+    """The means of results/, by three lines of pandas, are those of its main table."""
+    (file,) = (ROOT / "results" / "tables").glob("main_table-*/details.csv")
+    details = pd.read_csv(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = sora.runs.load(ROOT / "results", study="main_table")
+    means = found.groupby(["task", "method"]).score.mean()
+    assert sorted(means) == pytest.approx(sorted(details["selected"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("how", ["damaged", "contradiction", "missing run", "damaged manifest"])
+def test_what_cannot_be_used_is_named_and_the_rest_is_there(tmp_path: Path, how: str) -> None:
+    manifest = made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": [0, 1, 2]}, items=20)
+    path = tmp_path / manifest["runs"][0]["record"]
+    if how == "damaged":
+        path.write_text("{", encoding="utf-8")
+        words = [rf"{path.name}.*damaged JSON", "1 of its 3 runs have no record"]
+    elif how == "contradiction":
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["ranks"] |= {"more": 3}
+        (path.parent / "again").mkdir()
+        (path.parent / "again" / path.name).write_text(json.dumps(record), encoding="utf-8")
+        words = [rf"{path.name}.*other things", "1 of its 3 runs have no record"]
+    elif how == "missing run":
+        path.unlink()
+        words = [r"mine-.*: 1 of its 3 runs have no record"]
+    else:
+        studies.path(tmp_path, manifest).write_text("{}", encoding="utf-8")
+        words = [r"mine-.*schema is missing"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = sora.runs.load(tmp_path)
+    assert len(found) == (3 if how == "damaged manifest" else 2)
+    assert [str(each.message) for each in caught] == found.attrs["problems"]
+    assert len(caught) == len(words)
+    for sentence, pattern in zip(found.attrs["problems"], words, strict=True):
+        assert pd.Series([sentence]).str.contains(pattern).all(), sentence
+    assert all(Path(each.filename) == Path(__file__) for each in caught), "they point at the caller"
+
+
+def test_a_folder_that_is_none_and_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder of results"):
+        sora.runs.load(tmp_path / "nothing")
+    assert sora.runs.load(tmp_path).empty
+
+
+def test_data_dependence_by_hand() -> None:
+    record = {"ranks": {"a": 1, "b": 2, "c": 3}, "no_data_ranks": {"selected": {"a": 3, "b": 1, "c": 2}}}
+    dependence = sora.runs.data_dependence
+    assert dependence(record) == pytest.approx(1 - np.corrcoef([1, 2, 3], [3, 1, 2])[0, 1])
+    assert dependence(record | {"no_data_ranks": {"selected": record["ranks"]}}) == pytest.approx(0.0)
+    assert math.isnan(dependence(record | {"ranks": {"a": 2, "b": 2, "c": 2}}))
+    assert math.isnan(dependence({"ranks": record["ranks"]}))
+
+
+def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:
+    path = made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20)
+    record = records.read(path)
+    record |= {"regime": {"rho": 0.125, "shrink": 0.5, "travel": 2.0}, "no_data_ranks": {"selected": record["ranks"]}}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    made.write_run(tmp_path, {"method": "lora", "task": "rte", "seed": 0}, items=20)
+    found = sora.runs.load(tmp_path).set_index("method")
+    assert found.loc["sora", "regime.rho"] == 0.125
+    assert found.loc["sora", "data_dependence"] == pytest.approx(0.0)
+    assert math.isnan(found.loc["lora", "regime.rho"])
+    modules = sora.runs.ranks(sora.runs.read(tmp_path).records.values())
+    assert (modules["rank"] == modules["no_data_rank"]).sum() == 36
+
+
+def test_evaluations_and_levels_have_tables_of_their_own(tmp_path: Path) -> None:
+    entries = [
+        levelled.level(i, 1e-3, [8 - i] * 12, {"select": 0.5, "report": 0.6, "train_subset": 0.9}) for i in (0, 1)
+    ]
+    axes = {"method": ["sora"], "task": ["rte"], "seed": [0, 1]}
+    levelled.study(tmp_path, "scheduler", axes, lambda _: entries, lambda _: {"kind": "sparsify"})
+    found = sora.runs.read(tmp_path).records.values()
+    levels = sora.runs.levels(found)
+    assert levels.groupby("level")["live"].mean().to_dict() == {0: 9600, 1: 8400}
+    assert levels["report.accuracy"].tolist() == [60.0] * 4
+    history = sora.runs.history(found)
+    assert len(history) == 2
+    assert history.loc[0, ["step", "loss", "select.accuracy"]].tolist() == [20, 0.7, 75.0]
+
+
+@pytest.mark.slow
+def test_five_thousand_records(tmp_path: Path) -> None:
+    axes = {"method": ["full", "lora", "sora"], "task": ["rte", "mrpc"], "seed": list(range(834))}
+    made.many(tmp_path, "mine", axes, items=20)
+    found = sora.runs.load(tmp_path)
+    assert found.groupby(["task", "method"]).score.count().tolist() == [834] * 6

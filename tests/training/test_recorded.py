@@ -1,0 +1,81 @@
+"""What a record says of a run besides its scores: one-class answers, the precision of its logits, its pack mates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sora import records
+from sora.training import session
+from sora.training.runner import run_pack
+from tests import tiny
+from tests.training.test_memory import runs
+from tests.training.test_resume import Stopped, stop_at
+
+
+def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch, *logits: dict[str, Any]) -> list[Path]:
+    """The records of two tiny runs whose final logits are replaced, split by split, by ``logits``."""
+    evaluated = session.final_evaluation
+
+    def replaced(loop: Any) -> list[dict[str, Any]]:
+        final = evaluated(loop)
+        for each, mine in zip(final, logits, strict=True):
+            for split, change in mine.items():
+                each["logits"][split] = change(each["logits"][split], loop.pack.splits[split].examples.labels)
+        return final
+
+    monkeypatch.setattr(session, "final_evaluation", replaced)
+    found = run_pack(runs(folder, [0, 1]), "python run.py")
+    paths = [records.find(folder / "results", record["run_id"]) for record in found]
+    return [path for path in paths if path is not None]
+
+
+def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Far from any tie: every answer is right, and both classes occur."""
+    assert set(labels) == {0, 1}
+    return np.where(np.arange(2) == labels[:, None], 2.0, -2.0).astype(np.float32)
+
+
+def constant(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.tile(np.array([-1.0, 1.0], np.float32), (len(labels), 1))
+
+
+def near_tie(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """As :func:`right`, but one example of class 1 is right by 1e-4, which float16 cannot hold near 1."""
+    close = right(logits, labels)
+    close[int(np.argmax(labels == 1))] = [1.0, 1.0001]
+    return close
+
+
+def test_one_class_is_about_the_answers_on_the_report_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = recorded(
+        tmp_path, monkeypatch, {"select": right, "report": constant}, {"select": constant, "report": right}
+    )
+    assert [records.read(path)["flags"]["one_class"] for path in (first, second)] == [True, False]
+
+
+def test_logits_that_float16_would_tie_are_stored_as_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tied, plain = recorded(
+        tmp_path, monkeypatch, {"select": right, "report": near_tie}, {"select": right, "report": right}
+    )
+    arrays = records.read_arrays(tied)
+    assert (arrays["select_logits"].dtype, arrays["report_logits"].dtype) == (np.float16, np.float32)
+    assert np.array_equal(arrays["report_logits"].argmax(1), arrays["report_labels"]), "the answer is not lost"
+    half = arrays["report_logits"].astype(np.float16)
+    assert not np.array_equal(half.argmax(1), arrays["report_labels"]), "the pair is one that float16 ties"
+    assert records.read_arrays(plain)["report_logits"].dtype == np.float16
+
+
+def test_changed_pack_mates_are_remembered_over_a_second_resume(tmp_path: Path) -> None:
+    """Saved with another run, resumed alone, stopped, and resumed alone again: the second resume changes nothing."""
+    both = tiny.runs(seeds=[0, 1])
+    with pytest.raises(Stopped):
+        tiny.train(both, tmp_path, after_checkpoint=stop_at(5))
+    with pytest.raises(Stopped):
+        tiny.train(both[1:], tmp_path, after_checkpoint=stop_at(10))
+    progress = tiny.train(both[1:], tmp_path).progress[0]
+    assert progress.resumed_at == [5, 10]
+    assert progress.members_changed
