@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sora.backbones.load import LAYER_TARGETS
-from sora.resolve import build_runs
+from sora.runs.resolve import build_runs
 from sora.tasks import Examples, TaskData
 from sora.training.logging import Tracker
 from sora.training.loop import Loop
