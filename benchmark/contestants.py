@@ -22,8 +22,8 @@ from benchmark.cases import Case
 from benchmark.measure import Gate
 from sora.backbones.families import FAMILIES
 from sora.backbones.tokenizer import encode, load_tokenizer
-from sora.compose import runs_of
 from sora.config import RunConfig
+from sora.runs.compose import runs_of
 from sora.tasks import TaskData, load
 from sora.training.batching import batches
 from sora.training.pack import EncodedSplit, build_pack

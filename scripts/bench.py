@@ -22,10 +22,10 @@ from typing import Any
 from benchmark import report
 from benchmark.cases import sections
 from benchmark.measure import take_turns
-from sora.commands import published
-from sora.compose import runs_of
+from sora.cli.commands import published
 from sora.errors import UserError
 from sora.files import write_text
+from sora.runs.compose import runs_of
 from sora.tasks import load
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,13 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sora import records
+from sora.runs import records
 
 PHASES = {  # what is done -> the names under which the function that does it is called
     "training": ["sora.training.loop.Loop._update"],
     "evaluation": ["sora.training.loop.predict", "sora.training.evaluation.predict"],
     "checkpoint": ["sora.training.checkpoint.save"],
-    "record": ["sora.records.write"],
+    "record": ["sora.runs.records.write"],
 }
 RTE = (
     "method=sora",
@@ -49,7 +49,7 @@ RTE = (
     "trainer.eval_every=4",
     "trainer.checkpoint_every=3",
 )
-PRELOAD = ("sora.cli", "sora.training.session", "transformers.models.bert.modeling_bert")
+PRELOAD = ("sora.cli.main", "sora.training.session", "transformers.models.bert.modeling_bert")
 _BOOKS = threading.Lock()  # starting a process also reads the exit statuses of all others, and each can be read once
 Span = tuple[float, float]  # seconds since the process began
 
@@ -179,7 +179,7 @@ def _command(folder: Path, overrides: list[str], kill: Kill | None, prepare: Cal
             _watch(name, calls[phase], timer)
     if prepare is not None:
         prepare()
-    from sora.cli import main
+    from sora.cli.main import main
 
     main()
     Path("spans.json").write_text(json.dumps(calls))

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.stats import t_interval
-from sora import records
+from sora.runs import records
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

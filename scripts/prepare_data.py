@@ -13,10 +13,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from sora.console import Parser, place_of, run
+from sora.backbones.prepared import check_all
+from sora.cli.console import Parser, place_of, run
+from sora.cli.prepare import MODELS, prepare
 from sora.errors import UserError
-from sora.prepare import MODELS, prepare
-from sora.prepared import check_all
 
 
 def main() -> int:

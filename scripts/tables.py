@@ -33,8 +33,8 @@ from experiments.study import SINGLE, Study, load
 from experiments.summary import Section
 from experiments.tables import Figure, Table
 from sora import runs
-from sora.commands import in_script
-from sora.console import Parser, place_of, run
+from sora.cli.commands import in_script
+from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.files import write_bytes
 

@@ -21,12 +21,10 @@ import yaml
 import experiments
 from experiments.learning_rate import Choice, choices
 from experiments.study import Study, load
-from sora.console import Parser, place_of, run
+from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.files import write_text
-from sora.place import CONF
-from sora.studies import FOLDER
-from sora.untrusted import is_name
+from sora.files import CONF, is_name, write_text
+from sora.runs.manifest import FOLDER
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

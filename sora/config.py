@@ -1,7 +1,7 @@
 """Torch-free dataclasses for every configuration group: types, units, ranges, and what decides a run's name.
 
 Each field says beside its type what it may be (:func:`opt`); ``sora/coercion.py`` reads that to coerce and to
-check, and ``sora/identity.py`` reads whether the field decides the science. So a new option is written once,
+check, and ``sora/runs/run_id.py`` reads whether the field decides the science. So a new option is written once,
 here, and its key once more in ``conf/``.
 
 A field that equals its default is left out of the run id. Never change a default: raise ``version`` instead.
@@ -203,9 +203,9 @@ class SoraConfig(LoraConfig):
 class MaskedLoraConfig(LoraConfig):
     """LoRA whose rank is given matrix by matrix: the control of methods that choose ranks.
 
-    ``ranks`` are those of the finished run ``source`` (sora/sources.py fills them in before the run is named), or are
-    typed. ``pattern`` says what becomes of them: kept, permuted among matrices of equal cost, or levelled. The scale
-    stays alpha / r. Where the ranks were taken from does not name the run.
+    ``ranks`` are those of the finished run ``source`` (sora/runs/sources.py fills them in before the run is named), or
+    are typed. ``pattern`` says what becomes of them: kept, permuted among matrices of equal cost, or levelled. The
+    scale stays alpha / r. Where the ranks were taken from does not name the run.
     """
 
     packable: list[str] = opt(
@@ -300,7 +300,7 @@ class ZeroShotConfig(MethodConfig):
 class SvdCutConfig(MethodConfig):
     """A finished LoRA run cut by SVD, after its training, to a given number of weights.
 
-    ``live`` is ``size``, or the size of the run that ``size`` names (sora/sources.py fills it in).
+    ``live`` is ``size``, or the size of the run that ``size`` names (sora/runs/sources.py fills it in).
     """
 
     packable: list[str] = opt([], science=False)
@@ -456,7 +456,7 @@ class TrackerConfig:
 
 @dataclass
 class RunConfig:
-    """One run, fully resolved: what ``build_runs`` in sora/resolve.py returns for each replica."""
+    """One run, fully resolved: what ``build_runs`` in sora/runs/resolve.py returns for each replica."""
 
     backbone: BackboneConfig
     method: MethodConfig

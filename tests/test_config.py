@@ -11,7 +11,7 @@ import yaml
 
 from sora.config import METHODS, RunConfig, ScheduleConfig, SoraConfig, TrainerConfig
 from sora.errors import UserError
-from sora.resolve import GROUPS, NOT_OF_A_RUN, build_runs
+from sora.runs.resolve import GROUPS, NOT_OF_A_RUN, build_runs
 from tests.composing import CONF, TINY, composed, runs
 
 
@@ -276,5 +276,5 @@ def test_an_interpolation_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 
 
 def test_the_configuration_never_imports_torch() -> None:
-    code = "import sys, sora.cli, sora.records, sora.identity; sys.exit('torch' in sys.modules)"
+    code = "import sys, sora.cli.main, sora.runs.records, sora.runs.run_id; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sora import records
+from sora.runs import records
 from tests.cluster.jobs import SMALL, environment
 
 ROOT = Path(__file__).parents[1]

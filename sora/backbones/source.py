@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sora.backbones.hub import NotThere, Repository, blob_hash, fetch
+from sora.backbones.prepared import check, file_hash
 from sora.config import BackboneConfig
 from sora.errors import UserError
-from sora.hub import NotThere, Repository, blob_hash, fetch
-from sora.prepared import check, file_hash
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"

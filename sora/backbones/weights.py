@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sora.cache import once
+from sora.backbones.cache import once
 from sora.errors import UserError
 
 PICKLE = ".bin"

@@ -25,7 +25,7 @@ class Command:
             SystemExit: with the command's status, unless that is 0. USR1 and USR2 first go to submitit's handler, which
                 puts the job back into the queue; TERM does not, as it may be somebody's scancel.
         """
-        from sora.cli import main
+        from sora.cli.main import main
 
         # A study's file asks for a multirun by itself; this is one job of it.
         sys.argv = [str(ROOT / "run.py"), *overrides, "hydra.mode=RUN"]

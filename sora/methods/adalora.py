@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sora.adapters.lowrank import LowRankLinear
-from sora.adapters.svd import SvdLinear, draw_factors
 from sora.backbones import Backbone
 from sora.config import AdaloraConfig
 from sora.errors import UserError
 from sora.methods.base import Plan
 from sora.methods.lora import Lora
+from sora.methods.lowrank import LowRankLinear
+from sora.methods.svd import SvdLinear, draw_factors
 from sora.optim import ParameterGroup
 
 

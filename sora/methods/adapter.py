@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sora import export
-from sora.adapters.bottleneck import BottleneckLinear
-from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import AdapterConfig
 from sora.methods.base import Method, Plan, Summary
+from sora.methods.bottleneck import BottleneckLinear
+from sora.methods.lowrank import replace_module
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 EQUATION = (
     "Each named linear layer W becomes y = W x + b, y + gelu(y down^T + down_bias) up + up_bias, with the tensors "

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sora import export
-from sora.adapters.bias import StackedBias
-from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import BitfitConfig
 from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
+from sora.methods.bias import StackedBias
+from sora.methods.lowrank import replace_module
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 TABLE_NORM = "encoder.LayerNorm"  # DeBERTa's norm_rel_ebd
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.config import FullConfig
 from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 
 class Full(Method):

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sora import export
-from sora.adapters.lowrank import LowRankLinear, replace_module
 from sora.backbones import Backbone, Head
 from sora.config import LoraConfig
 from sora.methods.base import Method, Plan, Summary
+from sora.methods.lowrank import LowRankLinear, replace_module
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 
 class Lora(Method):

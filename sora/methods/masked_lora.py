@@ -20,12 +20,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sora.adapters.lowrank import LowRankLinear
 from sora.backbones import Backbone
 from sora.config import MaskedLoraConfig
 from sora.errors import UserError
 from sora.methods.base import Plan, Summary
 from sora.methods.lora import Lora
+from sora.methods.lowrank import LowRankLinear
 
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly over layers and kinds of matrices
 

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
@@ -27,6 +26,7 @@ from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 OWNED = {  # options of PEFT that have a key of their own here
     "target_modules": "method.targets",
@@ -149,7 +149,7 @@ class Peft(Method):
         return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        """What PEFT's ``save_pretrained`` writes, with the head where :func:`sora.export.write_peft` has it."""
+        """What PEFT's ``save_pretrained`` writes, with the head where :func:`sora.publish.export.write_peft` has it."""
         self.model.peft_config["default"].modules_to_save = head.module_names() if self.classifies else None
         self.model.save_pretrained(folder, save_embedding_layers=False)
         state = {key: value.detach().cpu().contiguous().clone() for key, value in head.export_state(replica).items()}

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled, span_means
 from sora.config import ProbeConfig
 from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 PENALTIES = np.logspace(-2, 6, 17)  # of ridge; half a power of ten apart
 STRENGTHS = np.logspace(-5, 1, 13)  # of logistic regression: the inverse of its penalty

@@ -29,9 +29,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sora.adapters.lowrank import draw_gates, draw_matrix
 from sora.config import SoraConfig
 from sora.methods.lora import Lora
+from sora.methods.lowrank import draw_gates, draw_matrix
 from sora.optim import PROX, ParameterGroup, column
 from sora.schedules import threshold_factor
 

@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sora import export
-from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import SvdCutConfig
 from sora.errors import UserError
 from sora.methods.base import Plan
+from sora.methods.lowrank import replace_module
 from sora.methods.masked_lora import MaskedLinear, MaskedLora
+from sora.publish import export
 
 
 class SvdCut(MaskedLora):
@@ -76,7 +76,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 def read(folder: Path, backbone: Backbone) -> tuple[Factors, float, dict[str, Tensor]]:
     """A [r, in] and B [out, r] of each matrix by its name in the encoder, the scale, and the head of an export.
 
-    Raises UserError where the folder is not what :func:`sora.export.write_peft` wrote.
+    Raises UserError where the folder is not what :func:`sora.publish.export.write_peft` wrote.
     """
     try:
         config = json.loads((folder / export.PEFT_CONFIG).read_text(encoding="utf-8"))

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled
 from sora.config import ZeroShotConfig
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sora import studies
 from sora.errors import UserError
+from sora.runs import manifest as studies
 from sora.runs.results import Record, Results, read
 
 IDENTITY = ("run_id", "backbone", "task", "method", "protocol", "seed", "status")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sora import records
 from sora.errors import UserError
+from sora.runs import records
 
 Record = Mapping[str, Any]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sora import place
+from sora import files
 from sora.errors import UserError
 
-CONF = place.CONF / "task"
+CONF = files.CONF / "task"
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora.regime import regime
+from sora.methods.regime import regime
 from sora.training.pack import Pack
 
 GATE_BINS = tuple(2.0**k for k in range(-8, 3))  # edges of |g|, from 1/256 to 4

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sora import estimate
 from sora.errors import OutOfMemory
+from sora.runs import estimate
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sora import methods, schedules
 from sora.backbones import Backbone, Encoding, Head, load_backbone
-from sora.cache import cache_folder
+from sora.backbones.cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.methods import Method, Plan

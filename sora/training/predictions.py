@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sora.errors import UserError
-from sora.estimate import facts_of
 from sora.files import write_text
 from sora.publish import leaderboard
+from sora.runs.estimate import facts_of
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
 from sora.tasks.load import why_not
 from sora.training import checkpoint, memory

@@ -27,16 +27,16 @@ from typing import Any
 
 import yaml
 
-from sora import records
 from sora.backbones.source import backbone_identity
+from sora.cli.commands import program
 from sora.cluster.run_lock import run_locks
 from sora.cluster.signals import Preempted, Preemption
-from sora.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
-from sora.estimate import facts_of
 from sora.files import write_text
-from sora.identity import run_id
+from sora.runs import records
+from sora.runs.estimate import facts_of
+from sora.runs.run_id import run_id
 from sora.tasks import TaskData, load, load_test
 
 
@@ -167,7 +167,7 @@ def _complete(jobs: Sequence[Job]) -> None:
     left = [job for job in left if _pack_is_finished(job)]
     if not left:
         return
-    from sora import card
+    from sora.publish import card
     from sora.training import checkpoint
 
     with contextlib.suppress(UserError), run_locks({job.run_id: job.folder for job in left}):  # held: at work on it

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sora import card, export, records
 from sora.backbones.head import describe
-from sora.identity import recorded_config
-from sora.recipes import origin
-from sora.regime import regime
+from sora.methods.regime import regime
+from sora.publish import card, export
+from sora.runs import records
+from sora.runs.recipes import origin
+from sora.runs.run_id import recorded_config
 from sora.tasks import TaskData, compute_metrics
 from sora.training import checkpoint, closed_form, memory
 from sora.training.device import choose_device, environment, named, peak_bytes, slow, take_free_threads

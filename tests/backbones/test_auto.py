@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from sora import cli, records
 from sora.backbones import load_backbone
 from sora.backbones.auto import described
 from sora.backbones.source import backbone_identity
+from sora.cli.main import main as cli
 from sora.config import BackboneConfig
 from sora.errors import UserError
-from sora.publish import find_run, publish
+from sora.publish.find import find_run, publish
+from sora.runs import records
 from sora.tasks import load
 from tests import tiny
 from tests.backbones.folders import edit, save_model, save_tokenizer

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sora import prepare
 from sora.backbones.parts import assemble
+from sora.backbones.prepared import check_all
+from sora.cli.main import prepare
 from sora.errors import UserError
-from sora.prepared import check_all
 from tests.backbones.folders import save_model
 from tests.backbones.test_auto import auto
 

@@ -177,7 +177,7 @@ def test_a_hub_without_network_names_the_ways_out(tmp_path):
 
 def test_identity_needs_neither_torch_nor_transformers():
     program = (
-        "import sys, sora.backbones.source, sora.identity, sora.records, sora.training.runner\n"
+        "import sys, sora.backbones.source, sora.runs.run_id, sora.runs.records, sora.training.runner\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

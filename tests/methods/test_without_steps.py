@@ -10,14 +10,14 @@ import torch
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
 from torch.nn import functional as F
 
-from sora import records
 from sora.config import SvdCutConfig
 from sora.errors import UserError
-from sora.identity import recorded_config, run_id
 from sora.methods import svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, STRENGTHS, logistic, ridge
-from sora.publish import find_run
-from sora.resolve import build_runs
+from sora.publish.find import find_run
+from sora.runs import records
+from sora.runs.resolve import build_runs
+from sora.runs.run_id import recorded_config, run_id
 from sora.tasks import load
 from sora.training.closed_form import fit
 from sora.training.evaluation import predict, score

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sora import estimate, records
 from sora.config import RunConfig
 from sora.errors import OutOfMemory, UserError
+from sora.runs import estimate, records
 from sora.tasks import load
 from sora.training import memory, predictions
 from sora.training.loop import Loop
