@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from sora.backbones import load_backbone
 from sora.backbones.auto import described
 from sora.backbones.source import backbone_identity
-from sora.cli.main import main as cli
+from sora.cli import main as cli
 from sora.config import BackboneConfig
 from sora.errors import UserError
 from sora.publish.find import find_run, publish

@@ -12,7 +12,7 @@ import pytest
 
 from sora.backbones.parts import assemble
 from sora.backbones.prepared import check_all
-from sora.cli.main import prepare
+from sora.cli import prepare
 from sora.errors import UserError
 from tests.backbones.folders import save_model
 from tests.backbones.test_auto import auto

@@ -7,8 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sora.cli import console
 from sora.cli.arguments import arranged, hydra_text, quoted
-from sora.cli.main import console
 from sora.errors import UserError
 from tests.typed import Command
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sora.cli.main import main as cli
+from sora.cli import main as cli
 from sora.config import RunConfig
 from sora.errors import UserError
 from tests.composing import config_dir

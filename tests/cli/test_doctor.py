@@ -16,7 +16,7 @@ import torch
 from scripts.doctor import main
 from sora.backbones import Head
 from sora.backbones.source import tokenizer_folder
-from sora.cli.main import doctor
+from sora.cli import doctor
 from sora.cli.prepare import backbone_config
 from sora.errors import UserError
 from sora.runs.compose import runs_of
