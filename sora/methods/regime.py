@@ -59,9 +59,10 @@ class Regime:
     def warning(self) -> str:
         """One sentence with the values that would do where the initial draw will decide, else empty."""
         xi = _rounded(LARGEST_RHO * self.reach * self.learning_rate, math.floor)
+        enough = SMALLEST_TRAVEL / (self.reach * self.rates) if self.rates else math.inf  # one step of a warm-up: none
         rates = [
             self.threshold / (LARGEST_RHO * self.reach) if self.rho > LARGEST_RHO else 0.0,
-            SMALLEST_TRAVEL / (self.reach * self.rates) if self.travel < SMALLEST_TRAVEL else 0.0,
+            enough if self.travel < SMALLEST_TRAVEL else 0.0,
         ]
         if not any(rates):
             return ""
@@ -71,10 +72,10 @@ class Regime:
             others.append(f"method.threshold of at most {xi:g}")
         if self.travel < SMALLEST_TRAVEL:
             others.append(f"at least {steps:,} steps")
-        lr = _rounded(max(rates), math.ceil)
+        lr = f", or trainer.learning_rate of at least {_rounded(max(rates), math.ceil):g}," if self.rates else ""
         return (
             f"{HOPELESS} ({self}; rho should be at most {LARGEST_RHO}, travel at least {SMALLEST_TRAVEL}): "
-            f"{' with '.join(others)}, or trainer.learning_rate of at least {lr:g}, would do"
+            f"{' with '.join(others)}{lr} would do"
         )
 
 

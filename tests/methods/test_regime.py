@@ -92,6 +92,13 @@ def test_the_values_of_the_warning_would_do(
         assert of(run(math.floor(enough * 0.98), lr, warmup, threshold=xi, gate_update=gate_update)).warning()
 
 
+def test_a_step_without_a_learning_rate_is_warned_of_without_one_that_would_do() -> None:
+    """The only step of a training is the first of its warm-up, at rate 0."""
+    text = of(run(1, 1e-3, 0.06)).warning()
+    assert " steps would do" in text
+    assert "trainer.learning_rate" not in text
+
+
 def test_the_pilot_gets_no_warning() -> None:
     for threshold, rho in ((5e-5, 0.05), (1.5e-4, 0.15), (3.5e-4, 0.35)):
         found = of(run(1928, 1e-3, threshold=threshold))
