@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sora.errors import UserError
 from sora.files import is_inside, is_name, parse_json
 from sora.runs import manifest as studies
-from sora.runs import records, resolve
+from sora.runs import records
 from sora.tasks.load import read_official
 from sora.tasks.spec import TaskConfig, load_task
 from tests import composing, tiny
@@ -131,7 +131,7 @@ def test_data_files_are_looked_for_in_their_folder_alone(place):
 
 def test_every_name_in_conf_is_one():
     for group in ("backbone", "task", "method", "protocol"):
-        names = [path.stem for path in (resolve.Path(__file__).parents[1] / "conf" / group).glob("*.yaml")]
+        names = [path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")]
         assert names
         assert all(map(is_name, names))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sora.backbones.families import FAMILIES
+from sora.backbones.families import FAMILIES as KNOWN
 from sora.runs.resolve import build_runs
 from sora.tasks import Examples, TaskData
 from sora.training.logging import Tracker
@@ -108,7 +108,7 @@ class Tokens:
 
 def ranks(family: str = "bert") -> dict[str, int]:
     """Ranks from 0 to 4 of the adapted matrices of the tiny backbone, by their full names."""
-    names = [f"encoder.layer.{layer}.{end}" for layer in range(LAYERS) for end in FAMILIES[family].targets]
+    names = [f"encoder.layer.{layer}.{end}" for layer in range(LAYERS) for end in KNOWN[family].targets]
     return {name: (3 * place + 1) % 5 for place, name in enumerate(names)}
 
 

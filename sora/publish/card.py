@@ -164,7 +164,7 @@ def _use(folder: Path, run: RunConfig) -> str:
     lines += [f"from transformers import {loader}, AutoTokenizer", ""]
     if adapter:
         classes = "" if own_head else f", num_labels={run.task.head_outputs}"
-        if classes and not _is_hub(run):  # its own classifier may be one of other labels
+        if classes:  # the base's own classifier may be one of other labels
             classes += ", ignore_mismatched_sizes=True"
         lines.append(f'base = "{base_name(run.backbone)}"')
         lines.append(f"model = {loader}.from_pretrained(base{classes}, dtype=torch.float32)")

@@ -330,3 +330,21 @@ def test_a_fully_trained_model_carries_its_labels_too(tmp_path, task, names, kin
     export.name_labels(tmp_path, run.task)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["id2label"], config["problem_type"]) == (names or {"0": "score"}, kind)
+
+
+def test_the_card_loads_on_a_base_whose_own_head_has_other_labels(place, monkeypatch, capsys):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    monkeypatch.chdir(place)
+    finished = find_run("cls/run", Path("runs"), Path("results"))
+    AutoModelForSequenceClassification.from_pretrained("minilm", num_labels=3).save_pretrained("three")
+    AutoTokenizer.from_pretrained("minilm").save_pretrained("three")
+    publish(finished, Path("on-three"), merge=False)
+    code = code_of(card_of(Path("on-three")))
+    assert 'base = "minilm"' in code, "the card names what was read"
+    scope = {}
+    exec(code.replace('base = "minilm"', 'base = "three"'), scope)
+    expected, batch = reported(finished)
+    with torch.no_grad():
+        got = scope["model"](**batch).logits
+    np.testing.assert_allclose(got.numpy(), expected, atol=2e-3)
