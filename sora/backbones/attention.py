@@ -7,6 +7,7 @@ fused backward is several times slower in bf16 and no fused kernel takes a mask 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,20 +30,35 @@ def key_mask(attention_mask: Tensor | None = None, **_: Any) -> Tensor | None:
 
 
 def additive(mask: Tensor | None, like: Tensor) -> Tensor:
-    """``mask`` bool [B, 1, 1, t] as a term of the scores in the dtype of ``like``: 0 or its lowest number."""
+    """``mask`` bool [B, 1, 1, t] as a term of the scores in the dtype of ``like``: 0 or its lowest number.
+
+    The layers of a forward pass share one mask, and the term made from it.
+    """
     if mask is None:
         return like.new_zeros((1, 1, 1, 1))
-    low = torch.finfo(like.dtype).min
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask, low)
+    return _once(mask, (like.dtype,), lambda: _additive(mask, like.dtype))
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _once(mask: Tensor, kind: tuple[Any, ...], build: Callable[[], Tensor]) -> Tensor:
+    """What ``build`` makes of a mask, made by the first layer that asks for that kind and kept on the mask."""
+    made: dict[tuple[Any, ...], Tensor] = mask.__dict__.setdefault("_sora_terms", {})
+    if kind not in made:
+        made[kind] = build()
+    return made[kind]
 
 
 def weigh(scores: Tensor, value: Tensor, dropout: CounterDropout, heads: int, head_major: bool = False) -> Tensor:
     """softmax(scores [N, t, t]) value [N, t, dh] -> [N, t, dh]; softmax and dropout in fp32 when scores are bf16."""
-    dtype = torch.float32 if scores.dtype in LOW_PRECISION else scores.dtype
-    probs = dropout.probabilities(torch.softmax(scores, dim=-1, dtype=dtype), heads, head_major)
-    if dropout.active:
-        value = value * dropout.scale
-    return torch.bmm(probs.to(value.dtype), value)
+    # a GPU's kernel computes in fp32 inside and rounds once, where the CPU's way rounds behind it
+    dtype = torch.float32 if scores.dtype in LOW_PRECISION and not scores.is_cuda else scores.dtype
+    probs = dropout.probabilities(torch.softmax(scores, dim=-1, dtype=dtype), heads, head_major, value.dtype)
+    if (scale := dropout.late_scale(value.device)) != 1.0:
+        value = value * scale
+    return torch.bmm(probs, value)
 
 
 def attention(
@@ -67,8 +83,12 @@ def attention(
     batch, heads, length, size = query.shape
     flat = (batch * heads, length, size)
     bias = additive(attention_mask, query)
-    bias = bias.expand(batch, heads, 1, bias.shape[-1]).reshape(batch * heads, 1, -1)
-    scores = torch.baddbmm(bias, query.reshape(flat), key.reshape(flat).transpose(1, 2), alpha=scale)
+
+    def per_head() -> Tensor:
+        return bias.expand(batch, heads, 1, bias.shape[-1]).reshape(batch * heads, 1, -1)
+
+    rows = per_head() if attention_mask is None else _once(attention_mask, (query.dtype, heads), per_head)
+    scores = torch.baddbmm(rows, query.reshape(flat), key.reshape(flat).transpose(1, 2), alpha=scale)
     out = weigh(scores, value.reshape(flat), dropout, heads)
     return out.view(batch, heads, length, size).transpose(1, 2), None
 
