@@ -51,6 +51,41 @@ def _once(mask: Tensor, kind: tuple[Any, ...], build: Callable[[], Tensor]) -> T
     return made[kind]
 
 
+class _Scores(torch.autograd.Function):
+    """beta bias + alpha q k^T, whose backward pass has the factors in its products instead of behind them."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, query: Tensor, key: Tensor, beta: float, alpha: float) -> Tensor:
+        ctx.save_for_backward(query, key)
+        ctx.factors = (beta, alpha)
+        return torch.baddbmm(bias, query, key.mT, beta=beta, alpha=alpha)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key = ctx.saved_tensors
+        beta, alpha = ctx.factors
+
+        def product(a: Tensor, b: Tensor) -> Tensor:
+            return torch.baddbmm(a.new_empty(()), a, b, beta=0.0, alpha=alpha)
+
+        return (
+            grad * beta if ctx.needs_input_grad[0] else None,
+            product(grad, key) if ctx.needs_input_grad[1] else None,
+            product(grad.mT, query) if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+        )
+
+
+def score_matrix(bias: Tensor, query: Tensor, key: Tensor, beta: float, alpha: float) -> Tensor:
+    """beta bias + alpha q k^T: bias [N, t or 1, t], query and key [N, t, dh] -> [N, t, t]."""
+    if query.is_cuda:  # fewer launches; on a CPU the factors round as they always did
+        scores: Tensor = _Scores.apply(bias, query, key, beta, alpha)
+        return scores
+    return torch.baddbmm(bias, query, key.mT, beta=beta, alpha=alpha)
+
+
 def weigh(scores: Tensor, value: Tensor, dropout: CounterDropout, heads: int, head_major: bool = False) -> Tensor:
     """softmax(scores [N, t, t]) value [N, t, dh] -> [N, t, dh]; softmax and dropout in fp32 when scores are bf16."""
     # a GPU's kernel computes in fp32 inside and rounds once, where the CPU's way rounds behind it
@@ -88,7 +123,7 @@ def attention(
         return bias.expand(batch, heads, 1, bias.shape[-1]).reshape(batch * heads, 1, -1)
 
     rows = per_head() if attention_mask is None else _once(attention_mask, (query.dtype, heads), per_head)
-    scores = torch.baddbmm(rows, query.reshape(flat), key.reshape(flat).transpose(1, 2), alpha=scale)
+    scores = score_matrix(rows, query.reshape(flat), key.reshape(flat), 1.0, scale)
     out = weigh(scores, value.reshape(flat), dropout, heads)
     return out.view(batch, heads, length, size).transpose(1, 2), None
 

@@ -61,12 +61,14 @@ class Sora(Lora):
             update=str(self.config.gate_update),
             clip=self.config.clip,
         )
-        return [*super().parameter_groups(), group]
+        return self._banked([*super().parameter_groups(), group])
 
     def penalty(self) -> Tensor | None:
         if self.config.penalty_rule == "off":
             return None
-        gates = torch.cat([layer.gate for layer in self.layers.values() if layer.gate is not None], dim=1)  # [R, G]
+        gates = self.bank.gates if self.bank is not None else None  # [R, G]
+        if gates is None:
+            gates = torch.cat([layer.gate for layer in self.layers.values() if layer.gate is not None], dim=1)
         size = gates.abs().mean(dim=1) if self.config.penalty_rule == "mean" else gates.abs().sum(dim=1)
         weights = [run.method.penalty for run in self.plan.runs]  # type: ignore[attr-defined]
         return size * column(weights, size).squeeze(1)
