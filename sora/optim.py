@@ -7,9 +7,10 @@ one copy. Inside a row the tensors of one group lie side by side: a group is a r
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -48,15 +49,14 @@ class ParameterGroup:
     grads: Tensor | None = field(default=None, repr=False)
     received: bool = field(default=False, repr=False)  # whether ``grads`` holds gradients of this step already
 
-    @torch.no_grad()
-    def receive(self, pieces: Sequence[Tensor]) -> None:
-        """Take gradients [R, ...] that lie side by side in ``grads`` and did not pass through the tensors."""
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[Tensor]:
+        """Where to write gradients [R, n] that did not pass through the tensors; they add to what is there already."""
         assert self.grads is not None
-        whole = pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
+        target = torch.empty_like(self.grads) if self.received else self.grads
+        yield target
         if self.received:
-            self.grads.add_(whole)
-        else:
-            self.grads.copy_(whole)
+            self.grads.add_(target)
         self.received = True
 
 
@@ -160,12 +160,12 @@ class PackOptimizer:
             found = [tensor.grad for tensor in group.tensors.values()]
             if group.received and all(grad is None for grad in found):
                 continue
-            group.receive(
-                [
-                    (torch.zeros_like(tensor) if grad is None else grad).reshape(self.replicas, -1)
-                    for tensor, grad in zip(group.tensors.values(), found, strict=True)
-                ]
-            )
+            pieces = [
+                (torch.zeros_like(tensor) if grad is None else grad).reshape(self.replicas, -1)
+                for tensor, grad in zip(group.tensors.values(), found, strict=True)
+            ]
+            with group.receiving() as received:
+                received.copy_(torch.cat(pieces, dim=1))
             for tensor in group.tensors.values():
                 tensor.grad = None
 

@@ -150,23 +150,23 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, bank: Bank, dtype: torch.dtype) -> tuple[Tensor, ...]:
         matrices, split = bank.matrices, bank.split
-        b, spread = matrices[:, split:] * bank.scaling, None
-        outputs = []
+        b, spread, outputs = matrices[:, split:], None, []
         if bank.gate is not None:
             gates = bank.gate.values
             assert gates is not None
-            spread = bank.per_rank(gates)
+            b, spread = b * bank.scaling, bank.per_rank(gates)
             outputs = [gates.view_as(gates)]
-        folded = b if spread is None else b * spread
         if bank.stacked:
             outputs += bank.by_width(matrices)
         ctx.bank, ctx.dtype = bank, dtype
         ctx.save_for_backward(b if spread is not None else None, spread)
         ctx.set_materialize_grads(False)
-        a_parts = matrices[:, :split].to(dtype).split_with_sizes(bank.inner, dim=1)
-        b_parts = folded.to(dtype).split_with_sizes(bank.outer, dim=1)
+        a = matrices[:, :split].to(dtype)
+        folded = torch.empty_like(b, dtype=dtype, memory_format=torch.contiguous_format)
+        torch.mul(b, bank.scaling if spread is None else spread, out=folded)  # rounded once, where dtype is bf16
         shape = (bank.replicas, bank.r, -1)
-        return (*[a.view(shape) for a in a_parts], *[b.view(shape) for b in b_parts], *outputs)
+        a_parts, b_parts = a.split_with_sizes(bank.inner, dim=1), folded.split_with_sizes(bank.outer, dim=1)
+        return (*[part.view(shape) for part in a_parts], *[part.view(shape) for part in b_parts], *outputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -176,22 +176,24 @@ class _Spread(torch.autograd.Function):
 
         def joined(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
             filled = [
-                values.new_zeros((bank.replicas, size), dtype=ctx.dtype) if part is None else part.reshape(bank.replicas, -1)
+                values.new_zeros((bank.replicas, size), dtype=ctx.dtype)
+                if part is None
+                else part.reshape(bank.replicas, -1)
                 for part, size in zip(parts, sizes, strict=True)
             ]
-            return torch.cat(filled, dim=1).to(values.dtype)
+            return torch.cat(filled, dim=1)
 
-        of_a = joined(grads[:count], bank.inner)
-        of_b = joined(grads[count : 2 * count], bank.outer)
         rest = list(grads[2 * count :])
-        if spread is not None:
-            of_gates = bank.by_rank(of_b * b, outer=True)
-            direct = rest.pop(0)
-            bank.gate.receive([of_gates if direct is None else of_gates + direct])
-            of_b = of_b * spread
-        pieces = [of_a, of_b * bank.scaling]
-        if any(part is not None for part in rest):
-            extra = bank.from_width(rest)
-            pieces = [piece + part for piece, part in zip(pieces, extra.tensor_split([bank.split], dim=1), strict=True)]
-        bank.adapter.receive(pieces)
+        with bank.adapter.receiving() as received:
+            of_a, of_b = received.tensor_split([bank.split], dim=1)
+            of_a.copy_(joined(grads[:count], bank.inner))
+            of_b.copy_(joined(grads[count : 2 * count], bank.outer))
+            if spread is not None:
+                of_gates, direct = bank.by_rank(of_b * b, outer=True), rest.pop(0)
+                with bank.gate.receiving() as gates:
+                    gates.copy_(of_gates if direct is None else of_gates + direct)
+                of_b.mul_(spread)
+            of_b.mul_(bank.scaling)
+            if any(part is not None for part in rest):
+                received.add_(bank.from_width(rest))
         return None, None, None
