@@ -87,6 +87,8 @@ LAYOUT: dict[str, Any] = {
         "synthetic": bool,
         "random_weights": bool,
         "members_changed": bool,
+        "device_changed": Absent(bool),
+        "fallbacks": Absent([str]),
         "diverged_at": Null(int),
     },
     "config": {

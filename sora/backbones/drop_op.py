@@ -144,6 +144,11 @@ def fault(device: torch.device) -> str:
         return f"it cannot run ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
 
 
+def missing(device: torch.device) -> str:
+    """:func:`fault` of a GPU; empty elsewhere, where no kernel is meant to be used."""
+    return fault(device) if device.type == "cuda" else ""
+
+
 def _agrees(device: torch.device) -> bool:
     """Whether the kernel drops what the passes on the CPU drop, to the bit, over shapes, dtypes and places."""
     from sora.backbones import drop_kernel

@@ -45,6 +45,7 @@ class Sora(Lora):
 
     gated = True
     config: SoraConfig
+    weights: Tensor | None = None  # of the penalty, [R]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         gates = {f"{name}.gate": layer.gate for name, layer in self.layers.items() if layer.gate is not None}
@@ -70,8 +71,10 @@ class Sora(Lora):
         if gates is None:
             gates = torch.cat([layer.gate for layer in self.layers.values() if layer.gate is not None], dim=1)
         size = gates.abs().mean(dim=1) if self.config.penalty_rule == "mean" else gates.abs().sum(dim=1)
-        weights = [run.method.penalty for run in self.plan.runs]  # type: ignore[attr-defined]
-        return size * column(weights, size).squeeze(1)
+        if self.weights is None or self.weights.device != size.device or self.weights.dtype != size.dtype:
+            weights = [run.method.penalty for run in self.plan.runs]  # type: ignore[attr-defined]
+            self.weights = column(weights, size).squeeze(1)  # once: a recorded step finds them where they were
+        return size * self.weights
 
     def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
         """Draw the initial gates again, shrink them as the first ``step`` updates do, and count what is left."""

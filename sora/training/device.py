@@ -9,6 +9,7 @@ import resource
 from typing import Any
 
 import torch
+import torch.utils.deterministic as fill_memory
 
 from sora.snapshot import commit
 
@@ -18,11 +19,13 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "sc
 def choose_device(deterministic: bool) -> torch.device:
     """The first GPU, or the CPU.
 
-    ``deterministic`` forbids kernels whose sums depend on timing. What that costs on a GPU has not been measured.
+    ``deterministic`` forbids kernels whose sums depend on timing, in this process until it is chosen anew. What that
+    costs on a GPU has not been measured.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
-        torch.use_deterministic_algorithms(True)
+        fill_memory.fill_uninitialized_memory = False  # else one more launch for every tensor; nothing here reads such
+    torch.use_deterministic_algorithms(deterministic)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -56,14 +59,18 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_name(device: torch.device) -> str:
+    """What a record calls the device: the GPU's name, or ``cpu`` with what its sums are rounded by."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()} {capability()}"
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, threads and commit; no host name."""
     installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()} {capability()}"
     return {
         "git": commit(),
         "versions": {"python": platform.python_version()} | versions,
-        "device": name,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sora import estimate
-from sora.errors import OutOfMemory
+from sora.errors import OutOfMemory, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 USABLE = 0.9  # share of the memory a pack may count on: others need some, and an estimate is an estimate
 ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
+CUDA = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # the driver's words, and cuBLAS', cuDNN's, cuSOLVER's
 CGROUPS = {"0": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 
 
@@ -113,7 +114,26 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
             raise too_large() from error
         if found := next((words for words in ONEDNN if words in str(error)), ""):
             raise too_large(f" (oneDNN: {found})") from error
+        if any(words in str(error) for words in CUDA):
+            raise too_large() from error
+        if of_device(error):
+            reason = " ".join(str(error).partition("\n")[0].split())
+            raise UserError(
+                f"the GPU failed ({reason}); the newest checkpoint stays: give the command again, and where that fails "
+                "too, hide the GPU (CUDA_VISIBLE_DEVICES=)"
+            ) from error
         raise
+
+
+def of_device(error: Exception) -> bool:
+    """Whether an error is the device's: memory that it lacks, or its failure."""
+    return "CUDA error" in str(error) or any(words in str(error) for words in CUDA)
+
+
+def reraise(error: Exception) -> None:
+    """Raise an error of the device again, of which whoever caught it would say something else."""
+    if of_device(error):
+        raise error
 
 
 def say_split(reason: str, packs: Sequence[Sequence[Job]]) -> None:

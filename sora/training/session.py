@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sora import card, records
+from sora.backbones import drop_op
 from sora.identity import recorded_config
 from sora.recipes import origin
 from sora.regime import regime
@@ -66,6 +67,10 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, claims: Claims, pre
             )
             if words := slow(run.precision, device):
                 tracker.say(f"warning: {words}")
+            if words := drop_op.missing(device):
+                loop.fall_back(f"dropout in one launch: {words}")
+            if run.trainer.cuda_graphs:
+                loop.use_graphs()
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.say(f"resumed at step {step} of {pack.total_steps}")
@@ -226,6 +231,8 @@ def _finish(
                 "synthetic": job.run.task.benchmark == "synthetic",
                 "random_weights": job.run.backbone.weights == "random",
                 "members_changed": progress.members_changed,
+                "device_changed": progress.device_changed,
+                "fallbacks": progress.fallbacks,
                 "diverged_at": progress.diverged_at,
             },
             "config": recorded_config(job.run, job.weights),
