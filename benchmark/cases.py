@@ -43,7 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Section:
-    """Cases that are compared: in turns on a CPU, one after another on a GPU (``device``: where it is measured at all)."""
+    """Cases that are compared. ``device``: cpu | cuda, where they are measured at all."""
 
     title: str
     device: str

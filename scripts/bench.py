@@ -55,7 +55,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def measure(only: str, quick: bool, minutes: float | None = None) -> dict[str, Any]:
-    """All sections whose title has the words ``only``, in about ``minutes``. Raises UserError where the data or a section is missing."""
+    """All sections whose title has the words ``only``, in about ``minutes``.
+
+    Raises UserError where the data or a section is missing.
+    """
     for task in ("rte", "cola"):  # now, in one sentence, and not once in every process
         (run,) = runs_of(["backbone=minilm-l6", f"task={task}"])
         load(run.task, run.protocol, run.data)

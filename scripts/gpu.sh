@@ -6,7 +6,7 @@
 #   DATA=/path/to/data scripts/gpu.sh OUT
 #
 # PY is the Python to use (one with torch for CUDA); WHEELS, a folder of wheels that it lacks, installed beside OUT without
-# network; STEPS, some of those below; TASKS and SEEDS of the study. STUDY_PRECISION: the study's.
+# network; STEPS, some of those below; TASKS and SEEDS of the study. STUDY_PRECISION and LONGEST (seconds): of the study.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${1:?usage: scripts/gpu.sh OUT} PY=${PY:-python3} MINUTES=${MINUTES:-9} STEPS=${STEPS:-"tests check bench study"}
@@ -51,7 +51,7 @@ for step in $STEPS; do
     bench) limited bench 200 "$PY" scripts/bench.py --minutes 3 --section "${SECTION:-, sora, batch 8}" --results "$OUT/results" ${BENCH:-} ;;
     study)
         PY=$PY RESULTS=$OUT/results PRECISION=$STUDY_PRECISION TASKS=$TASKS SEEDS=$SEEDS STEPS=main_table \
-            limited study 600 scripts/small_study.sh
+            limited study "${LONGEST:-600}" scripts/small_study.sh
         ;;
     *)
         echo "error: STEPS: got $step, must be some of tests check bench study" >&2

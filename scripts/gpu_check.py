@@ -49,7 +49,9 @@ def main() -> int:
     found["provenance"] = environment(device) | {"started": started, "finished": now(), "backbone": options.backbone}
     records.write_text(options.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
-    unlike = [each for each in found["trainings"] if "error" in each or (each["precision"] == "fp32" and not each["equal"])]
+    unlike = [
+        each for each in found["trainings"] if "error" in each or (each["precision"] == "fp32" and not each["equal"])
+    ]
     return 1 if unlike or drop_op.fault(device) else 0
 
 

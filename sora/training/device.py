@@ -24,7 +24,8 @@ def choose_device(deterministic: bool) -> torch.device:
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
-        fill_memory.fill_uninitialized_memory = False  # else one more launch for every tensor; nothing here reads such
+        # else one more launch for every new tensor, whose memory nothing here reads before it is written
+        fill_memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(deterministic)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -209,6 +209,22 @@ def graphs(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[Ver
         found = f"{apart:.1e} apart, {len(recorders)} graphs, {replays} replays, {loop.progress[0].fallbacks}"
         yield good, f"{case}", found
 
+        def refused(self: Loop, run: Any = run) -> None:
+            self.use_graphs(cannot)
+            run(self)
+
+        with tempfile.TemporaryDirectory() as folder, mock.patch.object(Loop, "run", refused):
+            loop = trained(runs(case), "cuda", Path(folder))
+        apart = (loop.pack.optimizer.rows - eager).abs().max().item()
+        told = [progress.fallbacks for progress in loop.progress]
+        good = apart < 1e-9 and all(each == ["cuda graphs: a step cannot be recorded (no such thing)"] for each in told)
+        yield good, f"{case}, a device that cannot", f"{apart:.1e} apart, {told[0]}"
+
+
+def cannot(work: Callable[[], None]) -> Any:
+    """A device that records nothing."""
+    raise RuntimeError("no such thing")
+
 
 def launches(device: Device, cases: object = None) -> Iterator[Verdict]:
     """Operations that a step of a real architecture launches, against transformers and peft with LoRA (1 run)."""
@@ -245,7 +261,7 @@ def planted(device: Device, cases: object = None) -> Iterator[Verdict]:
 
     from sora import optim
     from sora.adapters.bank import Bank
-    from sora.backbones import deberta, dropout, drop_op
+    from sora.backbones import deberta, drop_op, dropout
     from sora.training import graphs as module
     from sora.training.loop import Loop
     from sora.training.pack import EncodedSplit

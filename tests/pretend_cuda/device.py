@@ -1,8 +1,8 @@
 """A pretend CUDA device for a CPU build of torch: ``load()`` it before torch is imported.
 
 ``shim.cpp`` is compiled once for each version of torch (a C++ compiler, the headers in torch's wheel; a minute at
-most). From then on ``cuda:0`` works in every part of torch, with real data and the CPU's kernels, so that numbers can be
-compared with the CPU's; FakeTensorMode works for it too.
+most). From then on ``cuda:0`` works in every part of torch, with real data and the CPU's kernels, so that numbers can
+be compared with the CPU's; FakeTensorMode works for it too.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def load() -> Device:
     library.pretend_waits.argtypes = [ctypes.c_char_p, ctypes.c_int64]
     import torch
 
-    properties = types.SimpleNamespace(
-        total_memory=MEMORY, name="pretend", major=9, minor=0, multi_processor_count=132
-    )
+    properties = types.SimpleNamespace(total_memory=MEMORY, name="pretend", major=9, minor=0, multi_processor_count=132)
     for name, value in {  # torch.cuda asks C functions that a CPU build lacks
         "_lazy_init": lambda: None,
         "is_available": lambda: True,

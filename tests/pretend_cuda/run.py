@@ -1,4 +1,4 @@
-"""Run a script, or a module with ``-m``, on the pretend device: ``python -m tests.pretend_cuda.run [-m] WHAT WORDS...``."""
+"""Run a script or, after ``-m``, a module on the pretend device: ``python -m tests.pretend_cuda.run WHAT WORDS...``."""
 
 from __future__ import annotations
 
