@@ -2,8 +2,8 @@
 
     python scripts/gpu_check.py [--backbone NAME] [--steps N] [--out FILE]
 
-Writes one JSON file and prints it. Ends with status 1 where bits differ or something cannot run, 2 without a GPU. Weights are random and texts
-are made up: what a step computes and costs does not depend on either.
+Writes one JSON file and prints it. Ends with status 1 where bits differ or something cannot run, 2 without a GPU.
+Weights are random and texts are made up: what a step costs does not depend on either.
 """
 
 from __future__ import annotations
@@ -49,10 +49,8 @@ def main() -> int:
     found["provenance"] = environment(device) | {"started": started, "finished": now(), "backbone": options.backbone}
     records.write_text(options.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
-    unlike = [
-        each for each in found["trainings"] if "error" in each or (each["precision"] == "fp32" and not each["equal"])
-    ]
-    return 1 if unlike or drop_op.fault(device) else 0
+    wrong = ["error" in each or (each["precision"] == "fp32" and not each["equal"]) for each in found["trainings"]]
+    return 1 if any(wrong) or drop_op.fault(device) else 0
 
 
 def compared(backbone: str, replicas: int, precision: str, steps: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sora.optim import ParameterGroup
 
 
 class Bank:
-    """The adapters of ``layers``, in the order in which ``adapter`` has every A and then every B, and ``gate`` all gates.
+    """The adapters of ``layers``, in whose order ``adapter`` has every A and then every B, and ``gate`` every gate.
 
     ``stacked``: also offer the matrices of a forward pass by width (:attr:`stacks`), for a penalty on them.
     """
@@ -109,7 +109,7 @@ class Bank:
         return found[0] if back is None else torch.cat(found, dim=1).index_select(1, back)
 
     def _widths(self, widths: list[int], device: torch.device) -> tuple[list[tuple[int, Tensor | None]], Tensor | None]:
-        """Of each distinct width its columns (None: all), and where each rank lies among the groups (None: in order)."""
+        """Of each width its columns (None: all), and where each rank lies among the groups (None: in order)."""
         distinct = sorted(set(widths))
         if len(distinct) == 1:
             return [(distinct[0], None)], None

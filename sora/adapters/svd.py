@@ -97,7 +97,7 @@ class SvdLinear(LowRankLinear):
 
 
 def distances(matrices: Tensor) -> Tensor:
-    """||X X^T - I||_F of each matrix X [r, width] in [n, R, r, width] -> [n, R]: ``orthogonality`` in three launches."""
+    """||X X^T - I||_F of each matrix X [r, width] in [n, R, r, width] -> [n, R]: ``orthogonality`` of all at once."""
     count, replicas, r, width = matrices.shape
     flat = matrices.reshape(-1, r, width)
     eye = torch.eye(r, dtype=flat.dtype, device=flat.device)

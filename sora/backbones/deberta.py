@@ -35,7 +35,7 @@ def bucket_rows(length: int, buckets: int, max_position: int) -> Tensor:
 
 
 class Distances:
-    """The rows of :func:`bucket_rows` on each device, for every layer of a model: one table, of which a length is a slice.
+    """The rows of :func:`bucket_rows` for every layer of a model: one table a device, of which a length is a slice.
 
     A table is copied once, from pinned memory, so that a new length neither waits for a GPU nor costs it anything.
     """

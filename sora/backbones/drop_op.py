@@ -16,7 +16,8 @@ Shape = tuple[int, int, int, bool]  # slots, heads, positions, head-major
 
 _library = torch.library.Library("sora", "DEF")
 _library.define(
-    "drop(Tensor x, Tensor keys, Tensor? places, int rows, int[] shape, int bound, float scale, ScalarType dtype) -> Tensor"
+    "drop(Tensor x, Tensor keys, Tensor? places, int rows, int[] shape, int bound, float scale, ScalarType dtype)"
+    " -> Tensor"
 )
 
 

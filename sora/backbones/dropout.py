@@ -283,7 +283,7 @@ class CounterDropout(nn.Module):
         return dropped if dtype is None else dropped.to(dtype)
 
     def late_scale(self, device: torch.device) -> float:
-        """What :meth:`probabilities` leaves to the values: on a CPU the scale costs less there, a GPU's kernel has it."""
+        """The factor that :meth:`probabilities` leaves to the values: on a CPU it costs less there."""
         return self.scale if self.active and device.type == "cpu" else 1.0
 
     def shared_rows(self, x: Tensor, places: Tensor) -> Tensor:

@@ -172,9 +172,7 @@ class Loop:
             progress.tokens += int(tokens[replica].sum())
             progress.padded_tokens += longest * train.tokens.choices * indices.shape[1]
 
-    def _differentiate(
-        self, batch: dict[str, Tensor], labels: Tensor, key: DropoutKey
-    ) -> tuple[Tensor, Tensor | None]:
+    def _differentiate(self, batch: dict[str, Tensor], labels: Tensor, key: DropoutKey) -> tuple[Tensor, Tensor | None]:
         """Losses [R] and penalty [R] or None of a batch, with the gradients where the optimiser takes them."""
         pack = self.pack
         if self.graphs is not None:

@@ -65,8 +65,8 @@ def test_the_kernel_draws_the_masks_of_the_cpu():
         keys, bound = context.keys(drop.site, torch.device("cpu")), drop.threshold - STEPS // 2
 
         def kernel(x, shape, out, scale, places=None):
-            flat = x.reshape(-1, x.shape[-1])
-            return drop_kernel.run(flat, keys, places, out.reshape(-1, x.shape[-1]), shape, bound, scale).view(out.shape)
+            flat, rows = x.reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1])
+            return drop_kernel.run(flat, keys, places, rows, shape, bound, scale).view(out.shape)
 
         hidden = torch.randn(6, 5, 33)
         assert torch.equal(kernel(hidden, (2, 1, 5, False), torch.empty_like(hidden), drop.scale), drop(hidden))

@@ -1,8 +1,8 @@
 """What holds on a CUDA device, shown on the pretend one: ``python -m tests.pretend_cuda.checks [--all] [NAME ...]``.
 
 Prints a line for each case and ends with the number of failures. ``--all`` takes every family with every method in
-fp32, with dropout and in bf16, and the launches of the real architectures; without it a chosen few. It runs in a process
-of its own, because the device must be loaded before torch.
+fp32, with dropout and in bf16, and the launches of the real architectures; without it a chosen few. It runs in a
+process of its own, because the device must be loaded before torch.
 """
 
 from __future__ import annotations
