@@ -1,8 +1,8 @@
 """All low-rank adapters of a pack made ready in a few launches, for a GPU, where launches are what a step costs.
 
 The optimiser has every A side by side in the columns of its rows, then every B, then every gate. One product folds all
-gates into all B, one cast rounds each, and every layer takes its part as a view. Backward, the parts come together
-again and their gradients go into the optimiser's rows without passing through the parameters.
+gates into all B and rounds everything to the layers' type, and every layer takes its part as a view. Backward, the
+parts come together again and their gradients go into the optimiser's rows without passing through the parameters.
 
 On a CPU every layer folds for itself (``LowRankLinear.folded``): its small products stay in the cache.
 """
@@ -84,12 +84,25 @@ class Bank:
         """Columns of all A."""
         return sum(self.inner)
 
-    def per_rank(self, values: Tensor) -> Tensor:
-        """Values of the ranks [R, G] -> of every column of the B, [R, sum r out]."""
+    def factors(self) -> Tensor:
+        """What each column is multiplied with, [R or 1, sum r in + sum r out]: an A with 1, a B with scale and gate."""
+        values = self.matrices
+        if self.gate is None:
+            if "factor" not in self._tables:
+                factor = np.repeat([1.0, self.scaling], [self.split, values.shape[1] - self.split])
+                self._tables["factor"] = _moved(factor[None], values.device).to(values.dtype)
+            constant: Tensor = self._tables["factor"]
+            return constant
+        gates = self.gate.values
+        assert gates is not None
+        count = gates.shape[1]
         if "rank" not in self._tables:
-            sizes = np.repeat([layer.out_features for layer in self.layers], self.r)
-            self._tables["rank"] = _moved(np.repeat(np.arange(len(sizes)), sizes), values.device)
-        return values.index_select(1, self._tables["rank"])
+            ranks = np.repeat(np.arange(count), np.repeat([layer.out_features for layer in self.layers], self.r))
+            self._tables["rank"] = _moved(np.concatenate([np.full(self.split, count), ranks]), values.device)
+            self._tables["scaled"] = values.new_ones((self.replicas, count + 1))  # the last is the factor of an A
+        scaled: Tensor = self._tables["scaled"]
+        torch.mul(gates, self.scaling, out=scaled[:, :count])
+        return scaled.index_select(1, self._tables["rank"])
 
     def by_rank(self, columns: Tensor, outer: bool, mean: bool = False) -> Tensor:
         """Sums (or means) over each rank of columns of the A or, with ``outer``, of the B -> [R, G].
@@ -149,51 +162,44 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, bank: Bank, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        matrices, split = bank.matrices, bank.split
-        b, spread, outputs = matrices[:, split:], None, []
+        matrices, factors = bank.matrices, bank.factors()
+        ready = torch.empty_like(matrices, dtype=dtype, memory_format=torch.contiguous_format)
+        torch.mul(matrices, factors, out=ready)  # rounded once, where dtype is bf16
+        outputs = []
         if bank.gate is not None:
-            gates = bank.gate.values
-            assert gates is not None
-            b, spread = b * bank.scaling, bank.per_rank(gates)
-            outputs = [gates.view_as(gates)]
+            assert bank.gate.values is not None
+            outputs = [bank.gate.values.view_as(bank.gate.values)]
         if bank.stacked:
             outputs += bank.by_width(matrices)
         ctx.bank, ctx.dtype = bank, dtype
-        ctx.save_for_backward(b if spread is not None else None, spread)
+        ctx.save_for_backward(factors)
         ctx.set_materialize_grads(False)
-        a = matrices[:, :split].to(dtype)
-        folded = torch.empty_like(b, dtype=dtype, memory_format=torch.contiguous_format)
-        torch.mul(b, bank.scaling if spread is None else spread, out=folded)  # rounded once, where dtype is bf16
-        shape = (bank.replicas, bank.r, -1)
-        a_parts, b_parts = a.split_with_sizes(bank.inner, dim=1), folded.split_with_sizes(bank.outer, dim=1)
-        return (*[part.view(shape) for part in a_parts], *[part.view(shape) for part in b_parts], *outputs)
+        parts = ready.split_with_sizes([*bank.inner, *bank.outer], dim=1)
+        return (*[part.view(bank.replicas, bank.r, -1) for part in parts], *outputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:
-        bank, (b, spread) = ctx.bank, ctx.saved_tensors
-        count, values = len(bank.layers), bank.matrices
-
-        def joined(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
-            filled = [
-                values.new_zeros((bank.replicas, size), dtype=ctx.dtype)
-                if part is None
-                else part.reshape(bank.replicas, -1)
-                for part, size in zip(parts, sizes, strict=True)
-            ]
-            return torch.cat(filled, dim=1)
-
-        rest = list(grads[2 * count :])
+        bank, (factors,) = ctx.bank, ctx.saved_tensors
+        sizes, matrices = [*bank.inner, *bank.outer], bank.matrices
+        parts, rest = grads[: len(sizes)], list(grads[len(sizes) :])
+        filled = [
+            matrices.new_zeros((bank.replicas, size), dtype=ctx.dtype)
+            if part is None
+            else part.reshape(bank.replicas, -1)
+            for part, size in zip(parts, sizes, strict=True)
+        ]
         with bank.adapter.receiving() as received:
-            of_a, of_b = received.tensor_split([bank.split], dim=1)
-            of_a.copy_(joined(grads[:count], bank.inner))
-            of_b.copy_(joined(grads[count : 2 * count], bank.outer))
-            if spread is not None:
-                of_gates, direct = bank.by_rank(of_b * b, outer=True), rest.pop(0)
-                with bank.gate.receiving() as gates:
-                    gates.copy_(of_gates if direct is None else of_gates + direct)
-                of_b.mul_(spread)
-            of_b.mul_(bank.scaling)
+            received.copy_(torch.cat(filled, dim=1))
+            if bank.gate is not None:
+                products = received[:, bank.split :] * matrices[:, bank.split :]
+                of_gates, direct = bank.by_rank(products, outer=True), rest.pop(0)
+                with bank.gate.receiving() as target:
+                    if direct is None:
+                        torch.mul(of_gates, bank.scaling, out=target)
+                    else:
+                        torch.add(direct, of_gates, alpha=bank.scaling, out=target)
+            received.mul_(factors)
             if any(part is not None for part in rest):
                 received.add_(bank.from_width(rest))
         return None, None, None

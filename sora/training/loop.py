@@ -178,10 +178,9 @@ class Loop:
         if self.graphs is not None:
             try:
                 return self.graphs(batch, labels, key)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                memory.reraise(error)
+            except RuntimeError as error:  # what is wrong with the device itself, the plain step below meets again
+                if memory.lacking(error):
+                    raise
                 self.graphs.end()
                 self.graphs = None
                 self.fall_back(f"cuda graphs: a step cannot be recorded ({' '.join(str(error).split())[:200]})")
@@ -388,10 +387,9 @@ class Loop:
                 here = device_name(self.pack.device)
                 progress.device_changed |= point.meta.get("device", here) != here  # none in an earlier version's
                 self.step, self.evaluation_due = point.step, point.meta["evaluation_due"]
-            except torch.OutOfMemoryError:
-                raise  # a RuntimeError too, and no fault of the checkpoint
             except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-                memory.reraise(error)  # no fault of the checkpoint either
+                if memory.of_device(error):
+                    raise  # no fault of the checkpoint
                 raise UserError(
                     f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "
                     "set resume=never to start the run afresh"

@@ -114,7 +114,7 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
             raise too_large() from error
         if found := next((words for words in ONEDNN if words in str(error)), ""):
             raise too_large(f" (oneDNN: {found})") from error
-        if any(words in str(error) for words in CUDA):
+        if lacking(error):
             raise too_large() from error
         if of_device(error):
             reason = " ".join(str(error).partition("\n")[0].split())
@@ -125,15 +125,16 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
         raise
 
 
+def lacking(error: Exception) -> bool:
+    """Whether an error says that a GPU's memory did not suffice."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CUDA)
+
+
 def of_device(error: Exception) -> bool:
-    """Whether an error is the device's: memory that it lacks, or its failure."""
-    return "CUDA error" in str(error) or any(words in str(error) for words in CUDA)
-
-
-def reraise(error: Exception) -> None:
-    """Raise an error of the device again, of which whoever caught it would say something else."""
-    if of_device(error):
-        raise error
+    """Whether an error is a GPU's: memory that it lacks, or its failure."""
+    return lacking(error) or "CUDA error" in str(error)
 
 
 def say_split(reason: str, packs: Sequence[Sequence[Job]]) -> None:

@@ -79,6 +79,7 @@ def trained(configs: list[Any], place: str, folder: Path, double: bool = True, *
         return tiny.finish(tiny.pack(configs, torch.float64 if double else torch.float32, device=place), folder, **loop)
 
 
+CAPTURING = "CUDA error: operation not permitted when stream is capturing"
 Verdict = tuple[bool, str, str]  # whether it holds, the case, what was found
 
 
@@ -217,13 +218,13 @@ def graphs(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[Ver
             loop = trained(runs(case), "cuda", Path(folder))
         apart = (loop.pack.optimizer.rows - eager).abs().max().item()
         told = [progress.fallbacks for progress in loop.progress]
-        good = apart < 1e-9 and all(each == ["cuda graphs: a step cannot be recorded (no such thing)"] for each in told)
+        good = apart < 1e-9 and all(each == [f"cuda graphs: a step cannot be recorded ({CAPTURING})"] for each in told)
         yield good, f"{case}, a device that cannot", f"{apart:.1e} apart, {told[0]}"
 
 
 def cannot(work: Callable[[], None]) -> Any:
     """A device that records nothing."""
-    raise RuntimeError("no such thing")
+    raise RuntimeError(CAPTURING)
 
 
 def launches(device: Device, cases: object = None) -> Iterator[Verdict]:
