@@ -24,7 +24,7 @@ from sora.training.pack import build_pack, losses_of
 LENGTH = 96  # tokens; batches of 8 a run
 _VIEWS = """view _unsafe_view expand transpose t permute slice select unsqueeze squeeze as_strided alias detach split
 split_with_sizes unbind reshape _reshape_alias unfold diagonal narrow chunk lift_fresh set_ is_pinned record_stream"""
-FREE = frozenset([*_VIEWS.split(), *(f"{new}empty{how}" for new in ("", "new_") for how in ("", "_like", "_strided"))])
+FREE = frozenset([*_VIEWS.split(), "empty", "empty_like", "empty_strided", "new_empty"])
 
 
 class Count(TorchDispatchMode):
