@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sora.backbones import drop_op
 from sora.backbones.head import describe
 from sora.methods.regime import regime
 from sora.publish import card, export
@@ -65,6 +66,10 @@ def train(jobs: Sequence[Job], data: TaskData, command: str, preemption: Preempt
                 tracker.print(f"warning: {words}")
             if words := describe(pack.model.backbone, run.backbone.pooling):
                 tracker.print(f"backbone {words}")
+            if words := drop_op.missing(device):
+                loop.fall_back(f"dropout in one launch: {words}")
+            if run.trainer.cuda_graphs:
+                loop.use_graphs()
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.print(f"resumed at step {step} of {pack.total_steps}")
@@ -230,6 +235,8 @@ def _finish(
                 "synthetic": job.run.task.benchmark == "synthetic",
                 "random_weights": job.run.backbone.weights == "random",
                 "members_changed": progress.members_changed,
+                "device_changed": progress.device_changed,
+                "fallbacks": progress.fallbacks,
                 "diverged_at": progress.diverged_at,
             },
             "config": recorded_config(job.run, job.weights),
