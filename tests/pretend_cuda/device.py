@@ -8,6 +8,7 @@ be compared with the CPU's; FakeTensorMode works for it too.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import getpass
 import hashlib
 import importlib.util
@@ -40,8 +41,14 @@ def build() -> Path:
     folder = Path(tempfile.gettempdir()) / f"sora-pretend-cuda-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{hashlib.sha256(key).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes compile it once
+        if not library.exists():
+            _compile(library, torch)
+    return library
+
+
+def _compile(library: Path, torch: Path) -> None:
     partial = library.with_suffix(f".{os.getpid()}")
     include = torch / "include"
     words = [
@@ -53,7 +60,6 @@ def build() -> Path:
     if done.returncode:
         raise RuntimeError(f"the pretend device cannot be built: {done.stderr.strip()[-2000:]}")
     partial.replace(library)
-    return library
 
 
 class Device:

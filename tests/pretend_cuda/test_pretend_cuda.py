@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretend_cuda.device import build, compiler
-
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.pretend_cuda, pytest.mark.slow]
 
@@ -26,10 +24,12 @@ pytestmark = [pytest.mark.pretend_cuda, pytest.mark.slow]
     ids=" ".join,
 )
 def test_on_the_pretend_device(names):
-    if compiler() is None:
-        pytest.skip("no C++ compiler: CXX names one")
     if sys.platform != "linux":
         pytest.skip("the pretend device is built for Linux alone")
+    from tests.pretend_cuda.device import build, compiler
+
+    if compiler() is None:
+        pytest.skip("no C++ compiler: CXX names one")
     build()
     words = [sys.executable, "-m", "tests.pretend_cuda.checks", *names]
     hidden = os.environ | {"OMP_NUM_THREADS": "1"}
