@@ -22,9 +22,9 @@ from typing import Any
 from benchmark import report
 from benchmark.cases import sections
 from benchmark.measure import take_turns
-from sora.cli.commands import published
 from sora.errors import UserError
 from sora.files import write_text
+from sora.runs.commands import published
 from sora.runs.compose import runs_of
 from sora.tasks import load
 

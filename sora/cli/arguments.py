@@ -14,17 +14,17 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
 from sora.coercion import nearest
 from sora.errors import UserError
 from sora.files import expanded
+from sora.runs.commands import hydra_text
 
 PATHS = ("data.dir", "data.files", "paths.results", "paths.runs", "paths.cache", "backbone.weights", "backbone.dir")
 TEXTS = ("data.label", "data.text")  # names of columns: any signs, but no paths
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # flags whose value is a folder
-BARE = re.compile(r"[A-Za-z0-9_./+@%-]+(?: +[A-Za-z0-9_./+@%-]+)*")  # what needs no quotes in Hydra's grammar
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 ENTRY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*:\s*")  # of {train: a.csv, validation: b.csv}
 
@@ -86,24 +86,6 @@ def is_sweep(arguments: Sequence[str]) -> bool:
         return False
     asked = ("-m", "--multirun", "hydra.mode=MULTIRUN")
     return any(word in asked or word.lstrip("+").startswith("experiment=") for word in arguments)
-
-
-def hydra_text(text: str) -> str:
-    """``text`` as a value of Hydra's grammar that is read as a text."""
-    if BARE.fullmatch(text) and not _is_other(text):
-        return text
-    return QuotedString(text, Quote.single).with_quotes()
-
-
-def _is_other(text: str) -> bool:
-    """Whether Hydra would read a bare word as a number, a boolean or nothing."""
-    if text.lower() in ("true", "false", "null"):
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _quoted_word(word: str, sweep: bool) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import runpy
 import sys
 
-from sora.cli.commands import install
 from sora.files import ROOT
+from sora.runs.commands import install
 
 
 def tables() -> None:

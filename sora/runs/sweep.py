@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, open_dict
 
 from sora.backbones.source import backbone_identity
-from sora.cli.commands import portable, without_paths
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.runs import estimate, records
 from sora.runs import manifest as studies
+from sora.runs.commands import portable, without_paths
 from sora.runs.recipes import check_recipe
 from sora.runs.resolve import build_runs, packable_keys, plain_values, with_overrides
 from sora.runs.run_id import run_id

@@ -28,13 +28,13 @@ from typing import Any
 import yaml
 
 from sora.backbones.source import backbone_identity
-from sora.cli.commands import program
 from sora.cluster.run_lock import run_locks
 from sora.cluster.signals import Preempted, Preemption
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import write_text
 from sora.runs import records
+from sora.runs.commands import program
 from sora.runs.estimate import facts_of
 from sora.runs.run_id import run_id
 from sora.tasks import TaskData, load, load_test

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from sora.files import BUNDLE, ROOT
 
 CONFIG_DIR = "--config-dir"
 LOCAL = ("data.dir=", "paths.", "backbone.dir=")  # keys of one machine's folders
+BARE = re.compile(r"[A-Za-z0-9_./+@%-]+(?: +[A-Za-z0-9_./+@%-]+)*")  # what needs no quotes in Hydra's grammar
 _START = r"(?:file://)?(?:/|~/)"
 _PATH = re.compile(  # at the start, as a value, in a list or a dictionary; quoted for Hydra or bare
     rf"""(^|[=\[,]|:\s)(?:'({_START}(?:[^'\\]|\\.)*)'|"({_START}(?:[^"\\]|\\.)*)"|({_START}[^,\]}}]*))"""
@@ -21,20 +24,18 @@ _PATH = re.compile(  # at the start, as a value, in a list or a dictionary; quot
 
 
 def without_paths(word: str) -> str:
-    """``word`` with absolute paths replaced by PATH: records and manifests are published."""
+    """Replace absolute paths in ``word`` by PATH: records and manifests are published."""
     return _PATH.sub(r"\1PATH", word)
 
 
 def from_here(word: str) -> str:
-    """``word`` with the absolute paths below the current folder as relative ones."""
+    """Make the absolute paths in ``word`` that lie below the current folder relative."""
     here = os.getcwd()
 
     def relative(found: re.Match[str]) -> str:
         path = found[2] or found[3] or found[4]
         if not path.startswith(f"{here}/"):
             return found[0]
-        from sora.cli.arguments import hydra_text
-
         below = path[len(here) + 1 :]
         return found[1] + (hydra_text(below) if "=" in word else below)
 
@@ -52,6 +53,24 @@ def portable(words: Sequence[str]) -> str:
 def published(words: Sequence[str]) -> str:
     """A command quoted for a shell, without absolute paths: those below the current folder are relative to it."""
     return shlex.join(without_paths(from_here(word)) for word in words)
+
+
+def hydra_text(text: str) -> str:
+    """Write ``text`` as a value that Hydra's grammar reads as a text."""
+    if BARE.fullmatch(text) and not _is_other(text):
+        return text
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _is_other(text: str) -> bool:
+    """Whether Hydra would read a bare word as a number, a boolean or nothing."""
+    if text.lower() in ("true", "false", "null"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def program_name() -> list[str]:
