@@ -64,7 +64,7 @@ def measure(only: str, quick: bool) -> dict[str, Any]:
         raise UserError(f"--section {only}: no section has that in its title; rte, deberta, pack size are some that do")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the Trainer would spread a batch over all there are
-    from sora.training.runner import now
+    from sora.training.job import now
 
     device, started = _device(), now()
     startup = {} if quick or only else {command: _start(command, times) for command, times in STARTS.items()}

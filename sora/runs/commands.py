@@ -93,6 +93,18 @@ def program() -> list[str]:
     return [_python(), "run.py" if Path.cwd() == ROOT else str(path)]
 
 
+def again(command: str) -> str:
+    """Make the line for a shell that continues the run here; status.json is not published and may name folders.
+
+    In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
+    """
+    words = [word for word in sys.argv if word != "resume=never"]  # which would start anew
+    if Path(words[0]).name not in ("run.py", "sora"):
+        return f"cd {shlex.quote(os.getcwd())} && {command}"
+    typed = shlex.join([*program(), *words[1:]])
+    return f"cd {shlex.quote(os.getcwd())} && {typed}"
+
+
 def here(command: str, config_dirs: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
     """A published command as one that runs here and now.
 

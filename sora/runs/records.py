@@ -101,8 +101,10 @@ def finished(results: Path) -> dict[str, Path]:
 # -- writing -------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
-    """Write ``path`` and, before it, the arrays beside it; non-finite numbers become null.
+def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Write ``path`` and, before it, the arrays beside it; return the record as the file has it.
+
+    Non-finite numbers become null.
 
     Raises UserError when the record breaks the layout, does not name these arrays, or cannot be written.
     """
@@ -113,6 +115,8 @@ def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path.with_suffix(".npz"), _npz(arrays))
     write_text(path, text)
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def _finite(value: Any) -> Any:

@@ -101,8 +101,8 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
         return None
 
 
-def company(run_dir: Path) -> list[str]:
-    """Ids of the runs whose pack wrote the newest checkpoint of a run; [] where there is none, or it is damaged."""
+def pack_members(run_dir: Path) -> list[str]:
+    """Return the ids of the pack that wrote a run's newest checkpoint; [] where there is none, or it is damaged."""
     try:
         return [str(name) for name in _newest(run_dir)["members"]]
     except (KeyError, TypeError):

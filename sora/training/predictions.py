@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sora.errors import UserError
+from sora.errors import OutOfMemory, UserError
 from sora.files import write_text
 from sora.publish import leaderboard
 from sora.runs.estimate import facts_of
@@ -30,7 +30,7 @@ from sora.training.evaluation import BATCH, predict
 from sora.training.pack import Pack, build_pack, encode_split
 
 if TYPE_CHECKING:
-    from sora.training.runner import Job
+    from sora.training.job import Job
 
 # No smaller batch or length: the one is that of every evaluation (evaluation.py), the other would be another run.
 LARGER = "the records stay, so give predict=true again on a machine with more memory"
@@ -49,8 +49,12 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device, check: Call
     asked = _test_sets(jobs[0])
     waiting = [job for job in jobs if not _done(job, asked)]
     if waiting:
-        packs = memory.fitting(waiting, facts_of(data), device)
-        memory.work_off(packs, device, lambda pack: _write_pack(pack, asked, data, device, check))
+        packs = memory.Packs(device, memory.fitting(waiting, facts_of(data), device))
+        for pack in packs:
+            try:
+                _write_pack(pack, asked, data, device, check)
+            except OutOfMemory as error:
+                packs.halve(error)
 
 
 def _write_pack(
