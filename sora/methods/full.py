@@ -45,7 +45,7 @@ class Full(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def summary(self, replica: int) -> Summary:
         count = sum(p.numel() for p in self.backbone.encoder.parameters())

@@ -43,7 +43,7 @@ def from_here(word: str) -> str:
 
 
 def portable(words: Sequence[str]) -> str:
-    """As ``published``, but without the words that say where data and results lie on one machine.
+    """Quote a command as ``published`` does, without the words that name folders of one machine.
 
     What is left runs anywhere: the data come from SORA_DATA or the hub, results go where they go by default.
     """
@@ -51,7 +51,7 @@ def portable(words: Sequence[str]) -> str:
 
 
 def published(words: Sequence[str]) -> str:
-    """A command quoted for a shell, without absolute paths: those below the current folder are relative to it."""
+    """Quote a command for a shell, without absolute paths: those below the current folder are relative to it."""
     return shlex.join(without_paths(from_here(word)) for word in words)
 
 
@@ -63,7 +63,7 @@ def hydra_text(text: str) -> str:
 
 
 def _is_other(text: str) -> bool:
-    """Whether Hydra would read a bare word as a number, a boolean or nothing."""
+    """Return whether Hydra would read a bare word as a number, a boolean or nothing."""
     if text.lower() in ("true", "false", "null"):
         return True
     try:
@@ -74,17 +74,17 @@ def _is_other(text: str) -> bool:
 
 
 def program_name() -> list[str]:
-    """What a published command begins with: ``sora`` where that was typed, else ``python run.py``."""
+    """Return what a published command begins with: ``sora`` where that was typed, else ``python run.py``."""
     return ["sora"] if _is_installed() else ["python", "run.py"]
 
 
 def install(extra: str) -> str:
-    """The command that adds what only an extra of this project has."""
+    """Return the command that adds what only an extra of this project has."""
     return f"pip install 'sora-bench[{extra}]'" if ROOT == BUNDLE else f"pip install -e '.[{extra}]'"
 
 
 def program() -> list[str]:
-    """What a command begins with that runs here and now: the program as it was started."""
+    """Return what a command begins with that runs here and now: the program as it was started."""
     if _is_installed():
         return ["sora"]
     if Path(sys.argv[0]).name == "run.py":
@@ -106,7 +106,7 @@ def again(command: str) -> str:
 
 
 def here(command: str, config_dirs: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
-    """A published command as one that runs here and now.
+    """Turn a published command into one that runs here and now.
 
     Args:
         config_dirs: the folders of the user's own configuration, for those that were not published.
@@ -124,7 +124,7 @@ def here(command: str, config_dirs: Sequence[str] = (), overrides: Sequence[str]
 
 
 def in_script(command: str) -> str:
-    """A published command for a shell script: an own configuration that was not published is taken from SORA_CONF."""
+    """Turn a published command into a line of a script; an unpublished own configuration comes from SORA_CONF."""
     unknown = '"${SORA_CONF:?name the folder of your own configuration}"'
     return command.replace(f" {CONFIG_DIR} PATH", f" {CONFIG_DIR} {unknown}")
 
@@ -135,6 +135,6 @@ def _is_installed() -> bool:
 
 
 def _python() -> str:
-    """``python`` where that is the interpreter that runs now, else its path."""
+    """Return ``python`` where that is the interpreter that runs now, else its path."""
     found = shutil.which("python")
     return "python" if found and os.path.realpath(found) == os.path.realpath(sys.executable) else sys.executable

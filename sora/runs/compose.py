@@ -17,7 +17,7 @@ from sora.runs.resolve import build_runs
 
 
 def runs_of(overrides: Iterable[str], config_dirs: Sequence[str] = ()) -> list[RunConfig]:
-    """The runs of one job; ``config_dirs``: folders of the user's own configuration.
+    """Return the runs of one job; ``config_dirs``: folders of the user's own configuration.
 
     Raises UserError, or HydraException or OmegaConfBaseException for a mistake of spelling.
     """

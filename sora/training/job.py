@@ -27,11 +27,11 @@ class Job:
     run: RunConfig
     run_id: str
     weights: dict[str, Any]  # identity of the backbone's weights
-    differs: str = ""  # what sets it apart in its pack, beside the seed
+    differs: str = ""  # packable values, other than the seed, in which its pack differs
 
     @property
     def folder(self) -> Path:
-        """Checkpoints, logs and the adapter."""
+        """Return the folder of checkpoints, logs and the adapter."""
         return Path(self.run.paths.runs) / self.run_id
 
     @property
@@ -44,17 +44,17 @@ class Job:
 
     @property
     def label(self) -> str:
-        """How a person tells the replicas of a pack apart."""
+        """Name the replica within its pack, for people."""
         return f"seed {self.run.seed}{self.differs}"
 
     @property
     def in_progress(self) -> bool:
-        """Whether checkpoints are there: they go when every record of the pack is written."""
+        """Return whether there are checkpoints: they are removed when every record of the pack is written."""
         return any((self.folder / "checkpoint").glob("step-*.json"))
 
     @property
     def status(self) -> str:
-        """What status.json says; empty without one."""
+        """Read ``status`` from status.json; empty without one."""
         try:
             return str(json.loads((self.folder / "status.json").read_text(encoding="utf-8"))["status"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -68,7 +68,7 @@ class Job:
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
+    """Return the time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -86,7 +86,7 @@ def jobs_of(runs: Sequence[RunConfig], data: TaskData) -> list[Job]:
 
 
 def differences(runs: Sequence[RunConfig]) -> list[str]:
-    """Of each run the packable values, beside the seed, in which the runs differ: `` threshold 1e-05``."""
+    """Describe the packable values, other than the seed, in which each run differs: `` threshold 1e-05``."""
     texts = [""] * len(runs)
     for key in runs[0].method.packable:
         group, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""From checked runs to records: what a command does beside training. Torch-free until something has to be trained.
+"""From checked runs to records: what a command does around the training. Torch-free until something has to be trained.
 
 A run whose record lies in ``paths.results`` is not computed again: its record is named and returned. The others of
 the pack train together (session.py) and leave, each in ``<paths.runs>/<run id>/``::
@@ -122,7 +122,7 @@ def _complete(jobs: Sequence[Job]) -> None:
 
 
 def _pack_is_finished(job: Job) -> bool:
-    """Whether nobody needs the checkpoints of a finished run any more: its pack would want them to come together."""
+    """Return whether a finished run's checkpoints can go: its pack needs them until all its records exist."""
     from sora.training import checkpoint
 
     results = Path(job.run.paths.results)
