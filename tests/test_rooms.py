@@ -19,6 +19,8 @@ AROUND = {  # folder beside sora/ -> the highest floor of sora/ it may import, a
     "scripts": ("cli", {"scripts", "experiments", "benchmark"}),
 }
 
+NOT_YET = {("config", "tasks")}  # TaskConfig is on its way into config.py; then this set is empty
+
 
 @dataclass(frozen=True)
 class Import:
@@ -88,7 +90,7 @@ def wrong(found: list[Import]) -> list[str]:
         elif target in AROUND:
             allowed = False
         else:
-            allowed = order[target] <= order[source]
+            allowed = order[target] <= order[source] or (source, target) in NOT_YET
         if not allowed:
             problems.append(str(each))
     return problems
@@ -98,7 +100,8 @@ def circle(found: list[Import]) -> list[str]:
     """The rooms of a circle of imports, [] without one."""
     graph: dict[str, set[str]] = {}
     for each in found:
-        if not each.typing and each.source != room(each.target):
+        edge = (each.source, room(each.target))
+        if not each.typing and edge[0] != edge[1] and edge not in NOT_YET:
             graph.setdefault(each.source, set()).add(room(each.target))
     try:
         TopologicalSorter(graph).prepare()

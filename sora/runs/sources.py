@@ -33,7 +33,7 @@ def filled(run: RunConfig) -> RunConfig:
         check_same_shape(run, record)
         if method.ranks not in (None, record["ranks"]):
             raise UserError(
-                f"method.ranks: given beside method.source={record['run_id']}, whose ranks differ; leave one out"
+                f"method.ranks: given with method.source={record['run_id']}, whose ranks differ; leave one out"
             )
         method = replace(method, source=record["run_id"], ranks=record["ranks"])
     if method.pattern == "permuted" and method.permutation is None:
