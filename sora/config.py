@@ -365,6 +365,7 @@ class TrainerConfig:
     eval_every: int = opt(1000, minimum=1)  # steps; the last step is always evaluated
     train_subset: str = opt("both", choices=("both", "selected", "never"))  # weights measured on it at the end
     checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
+    cuda_graphs: bool = opt(False, science=False)  # give a GPU a step's forward and backward pass as a whole
     log_every: int = opt(10, minimum=1, science=False)  # steps
 
 

@@ -122,7 +122,13 @@ def runs(family: str = "bert", seeds: list[int] | int = 0, **groups: Any) -> lis
             "arch": SHARED | ARCHITECTURES[family],
             "dropout": 0.0,
         },
-        "task": {"name": "toy", "benchmark": "synthetic", "labels": ["0", "1"], "max_length": 32},
+        "task": {
+            "name": "toy",
+            "benchmark": "synthetic",
+            "reader": "synthetic",
+            "labels": ["0", "1"],
+            "max_length": 32,
+        },
         "protocol": {"name": "dev"},
         "trainer": {
             "max_steps": 20,

@@ -96,6 +96,7 @@ class Case:
         logits = pack.model(batch)
         labels = labels.float() if task.regression else labels
         losses_of(logits, labels, pack.replicas, pack.model.head.scale[1]).sum().backward()
+        pack.optimizer.show_gradients()
         trains = {name: p for name, p in pack.model.named_parameters() if p.requires_grad}
         return {name: p.grad.clone() for name, p in trains.items() if p.grad is not None}
 

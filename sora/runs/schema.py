@@ -60,10 +60,14 @@ class Protocol(Named):
 
 class Flags(Part):
     one_class: bool = key("the selected weights predict one class for every reported example", False)
-    partial: bool = key("a split has another number of examples than the official one", False)
+    partial: bool = key("a split has another number of examples than the official one, or `data.limit` cut it", False)
     synthetic: bool = key("the task is generated", False)
     random_weights: bool = key("the backbone was not pretrained", False)
     members_changed: bool = key("continued in another pack than it was saved in: equal, but not to the bit", False)
+    device_changed: bool = optional("continued on another device than it was saved on: equal, but not to the bit")
+    fallbacks: list[str] = optional(
+        "what the GPU could not do as it was meant, and why: dropout in one launch, `trainer.cuda_graphs`"
+    )
     diverged_at: int | None = key("optimiser step of the divergence")
 
 

@@ -59,6 +59,8 @@ def finish(
                 "synthetic": job.run.task.benchmark == "synthetic",
                 "random_weights": job.run.backbone.weights == "random",
                 "members_changed": progress.members_changed,
+                "device_changed": progress.device_changed,
+                "fallbacks": progress.fallbacks,
                 "diverged_at": progress.diverged_at,
             },
             "config": recorded_config(job.run, job.weights),

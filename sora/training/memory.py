@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sora.errors import OutOfMemory
+from sora.errors import OutOfMemory, UserError
 from sora.runs import estimate
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 USABLE = 0.9  # share of the memory a pack may count on: others need some, and an estimate is an estimate
 ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
+CUDA = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # the driver's words, and cuBLAS', cuDNN's, cuSOLVER's
 CGROUPS = {"0": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 
 
@@ -129,7 +130,27 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
             raise too_large() from error
         if found := next((words for words in ONEDNN if words in str(error)), ""):
             raise too_large(f" (oneDNN: {found})") from error
+        if lacking(error):
+            raise too_large() from error
+        if of_device(error):
+            reason = " ".join(str(error).partition("\n")[0].split())
+            raise UserError(
+                f"the GPU failed ({reason}); the newest checkpoint stays: give the command again, and where that fails "
+                "too, hide the GPU (CUDA_VISIBLE_DEVICES=)"
+            ) from error
         raise
+
+
+def lacking(error: Exception) -> bool:
+    """Whether an error says that a GPU's memory did not suffice."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CUDA)
+
+
+def of_device(error: Exception) -> bool:
+    """Whether an error is a GPU's: memory that it lacks, or its failure."""
+    return lacking(error) or "CUDA error" in str(error)
 
 
 def say_split(reason: str, packs: Sequence[Sequence[Job]]) -> None:

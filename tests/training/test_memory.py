@@ -90,14 +90,23 @@ def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(tmp_path, monkeypat
     ("words", "said"),
     [
         ("DefaultCPUAllocator: can't allocate memory: you tried", "out of memory with 2 x 8 examples a step; lower"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "out of memory with 2 x 8 .*lower"),
+        ("CUDA error: out of memory\nCompile with", "out of memory with 2 x 8 examples a step; lower"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "out of memory with 2 x 8 examples a step; lower"),
         ("could not create a primitive", r"a step \(oneDNN: could not create a primitive\); lower"),
     ],
 )
-def test_what_the_cpu_says_without_memory(words: str, said: str) -> None:
+def test_what_a_device_says_without_memory(words: str, said: str) -> None:
     with pytest.raises(OutOfMemory, match=said), memory.errors(2, 8, "lower it"):
         raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="another"), memory.errors(2, 8, "lower it"):
         raise RuntimeError("another")
+
+
+def test_a_gpu_that_fails_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"GPU failed \(CUDA error: unspecified launch failure\); .* again, .*"):  # noqa: SIM117
+        with memory.errors(2, 8, "lower it"):
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
 
 
 def test_one_run_that_does_not_fit_is_a_sentence(tmp_path, monkeypatch):
