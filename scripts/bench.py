@@ -22,9 +22,9 @@ from typing import Any
 from benchmark import report
 from benchmark.cases import sections
 from benchmark.measure import take_turns
-from sora.cli.commands import published
 from sora.errors import UserError
 from sora.files import write_text
+from sora.runs.commands import published
 from sora.runs.compose import runs_of
 from sora.tasks import load
 
@@ -67,7 +67,7 @@ def measure(only: str, quick: bool, minutes: float | None = None) -> dict[str, A
         raise UserError(f"--section {only}: no section has that in its title; rte, deberta, pack size are some that do")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the Trainer would spread a batch over all there are
-    from sora.training.runner import now
+    from sora.training.job import now
 
     device, started = _device(), now()
     startup = {} if quick or only else {command: _start(command, times) for command, times in STARTS.items()}

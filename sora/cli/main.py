@@ -24,12 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from sora.cli import arguments, console
-from sora.cli.commands import install, program_name, published
 from sora.cluster.signals import Preempted
 from sora.coercion import explained, nearest, one_of, too_large
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
 from sora.files import CONF, expanded
+from sora.runs.commands import install, program_name, published
 from sora.runs.recipes import OWN, check_recipe, check_study, check_untrained
 from sora.runs.resolve import GROUPS, NOT_OF_A_RUN, build_runs
 

@@ -9,7 +9,7 @@ The paper and the released code differ in four places, each a switch of ``method
     gate_update      gradient    adam       the gate takes an AdamW step (eps 1e-6, no decay), not a gradient step
     threshold_rule   lr_scaled   constant   xi is the same at every step instead of eta_t * lambda
     prox             soft        authors    shrink and zero test in sequence: a dead zone of 2 xi instead of xi
-    penalty_rule     off         mean       an L1 term, lambda * mean |g|, is in the loss beside the proximal step
+    penalty_rule     off         mean       an L1 term, lambda * mean |g|, is in the loss, besides the proximal step
 
 ``penalty_rule=sum`` is Eq. 14 read as a loss term, lambda * sum |g|.
 

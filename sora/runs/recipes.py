@@ -52,7 +52,7 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         trainer = cfg["trainer"]
         if trainer.get("max_steps") is not None:  # a study's file may have set it to null
             raise UserError(
-                f"trainer.epochs={trainer['epochs']:g}: has no effect beside the trainer.max_steps="
+                f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps="
                 f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"
             )
 

@@ -59,7 +59,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         ),
         (
             ["budget=minilm-l6/synthetic_graded", "trainer.epochs=1"],
-            "trainer.epochs=1: has no effect beside the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded; "
+            "trainer.epochs=1: has no effect, given the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded; "
             "add trainer.max_steps=null",
         ),
         (["method=lora", "method.r=0"], "method.r: got 0, must be an integer >= 1"),

@@ -274,10 +274,10 @@ def test_control_groups_bound_from_where_the_process_is(tmp_path, monkeypatch):
     assert memory.group_limits(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("where", ["card.write", "checkpoint.discard"])
+@pytest.mark.parametrize("where", ["publish.card.write", "training.checkpoint.discard"])
 def test_a_run_that_ended_just_after_its_record_is_completed_by_its_command(where, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(f"sora.training.session.{where}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(f"sora.{where}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_pack(runs(tmp_path, [0]), "python run.py")
     (folder,) = (path.parent for path in tmp_path.glob("runs/*/status.json"))
