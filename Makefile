@@ -68,6 +68,7 @@ RESULTS ?= results
 
 tables: setup  ## every table, figure and report.html from RESULTS (default: results), without torch
 	$(PY) scripts/tables.py --results $(RESULTS)
+	$(if $(filter results,$(RESULTS)),$(PY) scripts/readme.py)
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -1,0 +1,151 @@
+"""README.md and docs/: links resolve, keys exist, commands compose, and numbers are those of results/."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import readme
+from sora.config import RunConfig
+from sora.runs.compose import CONF
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCES = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", FENCES.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def blocks(kind: str) -> str:
+    return "\n".join(re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_resolves(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    names = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert names == set(re.findall(r"\]\((\w+\.md)\)", index))
+
+
+def test_the_readme_is_a_tour() -> None:
+    assert len(README.splitlines()) <= 165
+
+
+def test_its_table_is_that_of_results() -> None:
+    assert readme.main(["--check"]) == 0, "python scripts/readme.py"
+
+
+def test_every_folder_of_the_tree_exists() -> None:
+    tree = README.partition("## Files\n")[2].partition("## ")[0]
+    named = re.findall(r"^    (\S+)  ", tree, re.MULTILINE)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    rooms = {f"sora/{path.name}/" for path in (ROOT / "sora").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == {name for name in named if name.startswith("sora/")}
+
+
+def test_every_choice_has_its_file_and_every_file_is_a_choice() -> None:
+    table = README.partition("## Choose\n")[2].partition("## ")[0]
+    for group, hidden in (("backbone", set()), ("method", set()), ("task", {"ax", "axb", "axg"}), ("protocol", set())):
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| `{group}=`"))
+        named = set()
+        for words in re.findall(r"`([^`]*)`", row.split("|")[2]):
+            for word in words.split():
+                stem, brace, rest = word.partition("{")
+                named |= {stem + end for end in rest.rstrip("}").split(",")} if brace else {word}
+        files = {path.stem for path in (CONF / group).glob("*.yaml")} - hidden
+        assert files == {word for word in named if "=" not in word}, group
+
+
+def test_every_key_exists() -> None:
+    """Keys of the commands and of the prose, such as ``method.threshold=...``; groups are files of conf/."""
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    fields = RunConfig.__dataclass_fields__
+    keys = set(re.findall(r"(?<![\w./-])([a-z_]+(?:\.[a-z_]+)*)=", README)) - {"key"}
+    assert {"method", "data.limit", "trainer.max_steps"} <= keys
+    unknown = [
+        key for key in keys if key.partition(".")[0] not in {*groups, *fields, "seed", "paths", "study", "dry_run"}
+    ]
+    assert unknown == []
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    call = [sys.executable, *words]
+    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def commands() -> list[list[str]]:
+    """The words after ``python`` of each command in a bash block."""
+    lines = [shlex.split(line, comments=True) for line in blocks("bash").splitlines()]
+    return [words[1:] for words in lines if words[:1] == ["python"]]
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] == "run.py"], ids=" ".join)
+def test_every_command_composes(words: list[str], tmp_path: Path) -> None:
+    done = run(tmp_path, str(ROOT / "run.py"), *words[1:], "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert "method:" in done.stdout
+
+
+def test_every_script_it_names_has_help(tmp_path: Path) -> None:
+    named = sorted(
+        set(re.findall(r"(scripts/\w+\.py)", README)) | {words[0] for words in commands() if words[0] != "run.py"}
+    )
+    assert named
+    for name in named:
+        done = run(tmp_path, str(ROOT / name), "--help")
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_target_of_make_it_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES:
+        for target in re.findall(r"(?:`|^ *)make ([a-z][a-z-]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+def test_the_results_in_pandas() -> None:
+    done = run(ROOT, "-c", blocks("python"))
+    assert done.returncode == 0, done.stderr
+    assert "minilm" not in done.stderr
+    assert re.search(r"^rte +adalora", done.stdout, re.MULTILINE)
+
+
+def test_what_is_stated_of_the_earlier_study() -> None:
+    """docs/regime.md: rho and travel of SoRA in the main table whose records have no regime."""
+    with (ROOT / "results" / "runs.csv").open(encoding="utf-8", newline="") as file:
+        runs = [row for row in csv.DictReader(file) if row["method"] == "sora" and "main_table-" in row["studies"]]
+    runs = [row for row in runs if not row.get("regime.rho")]
+    found = {
+        "rho": [float(row["method.threshold"]) / float(row["trainer.learning_rate"]) for row in runs],
+        "travel": [float(row["trainer.learning_rate"]) * float(row["trainer.max_steps"]) / 2 for row in runs],
+    }
+    page = (ROOT / "docs" / "regime.md").read_text(encoding="utf-8")
+    for name, values in found.items():
+        low, high = re.findall(
+            rf"`{name}` is\s(\S+) to\s(\d[\d.]*\d)" if name == "rho" else r"and `travel` (\S+) to (\d[\d.]*\d)", page
+        )[0]
+        assert (float(low), float(high)) == (pytest.approx(min(values), rel=0.01), pytest.approx(max(values), rel=0.01))
