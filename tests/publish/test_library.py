@@ -1,4 +1,4 @@
-"""SoRA outside the harness: the script of docs/library.md as written, the optimiser against the pack's, models of any kind."""
+"""SoRA outside the harness: docs/library.md's script, the optimiser against the pack's, models of any kind."""
 
 import copy
 import json
