@@ -1,8 +1,8 @@
-"""Draw docs/idea.svg and docs/idea.png: a gate per rank, the proximal step, and what is left of the matrix.
+"""Draw the pictures of docs/: idea (gate, proximal step, dead ranks cut out) and regime (where a gate can get to).
 
-    python scripts/figure_idea.py
+    python scripts/draw_docs.py
 
-The gates are eight numbers chosen for the drawing; the curves are those of sora.optim. Nothing here was trained.
+Gates are numbers chosen for the drawing; curves are those of sora.optim and docs/regime.md. Nothing was trained.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sora.optim import PROX
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ BLUE, ORANGE, GREY = (
     "#0072B2",
     "#E69F00",
     "#B0B0B0",
-)  # of Okabe and Ito's palette, which colour-blind readers tell apart
+)  # Okabe and Ito: safe for colour-blind readers
 STYLE = {
     "font.size": 10,
     "svg.hashsalt": "idea",
@@ -82,35 +83,46 @@ def operator(axes: Axes) -> None:
     axes.legend(frameon=False, loc="upper left", fontsize=9)
 
 
+def reach(axes: Axes, title: str, xi: float, rate: float, steps: int) -> None:
+    """Draw where gates of 0.5 and 1 can be after each step: threshold alone, and with AdamW's largest steps."""
+    step = np.arange(steps + 1)
+    travel = rate * (step - step**2 / (2 * steps))  # linear decay
+    for start, colour, style in ((1.0, BLUE, "-"), (0.5, ORANGE, "--")):
+        alone = np.maximum(start - xi * step, 0)
+        best = np.maximum(start - xi * step + travel, 0)
+        worst = np.maximum(start - xi * step - travel, 0)
+        axes.fill_between(step, worst, best, color=colour, alpha=0.25, linewidth=0)
+        label = f"starts at {start:g}, threshold alone"
+        axes.plot(step, alone, color=colour, linestyle=style, linewidth=2, label=label)
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set(xlabel="step", ylabel="magnitude of the gate", ylim=(0, 2), xlim=(0, steps))
+    axes.legend(frameon=False, loc="upper right", fontsize=9)
+
+
+def save(figure: Figure, name: str) -> None:
+    """Write docs/<name>.svg and .png, with the same bytes each time."""
+    figure.savefig(ROOT / "docs" / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(ROOT / "docs" / f"{name}.png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
 def main() -> None:
-    """Draw both files."""
-    argparse.ArgumentParser(
-        prog="scripts/figure_idea.py", description="Draw docs/idea.svg and docs/idea.png."
-    ).parse_args()
+    """Draw all of them."""
+    argparse.ArgumentParser(prog="scripts/draw_docs.py", description="Draw the pictures of docs/.").parse_args()
     gates = torch.tensor(GATES)
     shrunk = PROX["authors"](gates, XI).numpy()
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.1), layout="constrained", width_ratios=(1.25, 1, 1.25))
-        factors(
-            axes[0],
-            gates.numpy(),
-            "1  A gate for each rank",
-            "B diag(g) A: eight ranks, eight gates g.\nB, g and A train.",
-        )
+        note = "B diag(g) A: eight ranks, eight gates g.\nB, g and A train."
+        factors(axes[0], gates.numpy(), "1  A gate for each rank", note)
         operator(axes[1])
-        left = f"{np.count_nonzero(shrunk)} of {len(shrunk)}"
-        factors(
-            axes[2],
-            shrunk,
-            "3  Cut out dead ranks",
-            f"{left} gates are not zero. Hatched columns and rows\nare cut out; what is left is an ordinary LoRA.",
-        )
-        for suffix, more in (
-            ("svg", {"metadata": {"Date": None}}),
-            ("png", {"dpi": 110, "metadata": {"Software": None}}),
-        ):
-            figure.savefig(ROOT / "docs" / f"idea.{suffix}", **more)
-        plt.close(figure)
+        note = f"{np.count_nonzero(shrunk)} of {len(shrunk)} gates are not zero. Hatched columns and rows\n"
+        factors(axes[2], shrunk, "3  Cut out dead ranks", note + "are cut out; what is left is an ordinary LoRA.")
+        save(figure, "idea")
+        figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained", sharey=True)
+        reach(axes[0], "rho 10: the initial draw decides", 4e-3, 4e-4, 200)
+        reach(axes[1], "rho 0.15: the loss can decide", 1.5e-4, 1e-3, 1296)
+        save(figure, "regime")
 
 
 if __name__ == "__main__":
