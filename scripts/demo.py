@@ -1,4 +1,4 @@
-"""The main job in small: SoRA against LoRA on a generated task, three seeds each, trained as one pack per method.
+"""Train SoRA and LoRA on a generated task, three seeds each as one pack a method, and compare them.
 
     make demo        or        python scripts/demo.py
 

@@ -160,7 +160,10 @@ def _write_table(folder: Path, table: Table, writer: Writer) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="scripts/tables.py", description="Tables, figures and the report from records.")
+    parser = Parser(
+        prog="scripts/tables.py",
+        description="Write tables, figures and the report from the records of a results folder.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )

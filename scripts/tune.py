@@ -29,7 +29,10 @@ from sora.runs.manifest import FOLDER
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the recipes; returns the exit status."""
-    parser = Parser(prog="scripts/tune.py", description="The best learning rates, as recipes.")
+    parser = Parser(
+        prog="scripts/tune.py",
+        description="Write the best learning rate of each grid, by the select split, into conf/recipe.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )
