@@ -13,7 +13,7 @@ from experiments.draws import Draws, draws
 from experiments.scores import by_seed, cells, detail_table, long, score_columns
 from experiments.stats import NONE, Interval
 from experiments.study import Study
-from experiments.tables import SIGNED, Artefact, Table, counts, size
+from experiments.tables import EMPTY, SIGNED, Artefact, Table, counts, size
 
 ARMS = {  # study.arm -> what it is called, in the order of the table
     "lora_r8": "LoRA r = 8",
@@ -98,7 +98,9 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: dict[str
         data[whole] = data[whole].apply(counts)
         data[["verdict", "remarks"]] = data[["verdict", "remarks"]].fillna("")
     formats = {"live parameters": size, **dict.fromkeys(("minus LoRA", "t interval", "bootstrap interval"), SIGNED)}
-    return Table("main_table", "Every arm and its controls", CAPTION, data, formats)
+    told = data["arm"] != MAJORITY
+    n = (data["n"].map(str) + "/" + data["n of"].map(str)).where(told, EMPTY) if parts else pd.Series(dtype=object)
+    return Table("main_table", "Every arm and its controls", CAPTION, data, formats, words={"n": n})
 
 
 GAPS = ["minus LoRA", "t interval", "t interval high", "bootstrap interval", "bootstrap interval high"]
