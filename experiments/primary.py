@@ -214,7 +214,7 @@ def headline(study: Study) -> str:
     small = [test for test in found if test.family is FAMILIES[0]]
     size = f", with {_span([test.share for test in small])} % of its live parameters," if small else ""
     sentence = "; ".join(parts).replace("to LoRA r = 8", f"to LoRA r = 8{size}", 1)
-    return f"{sentence}."
+    return sentence if sentence.endswith(".") else f"{sentence}."
 
 
 def _named(test: Test) -> str:

@@ -167,13 +167,13 @@ class Driver:
         seeded = f"seed={_listed(seeds)}"
         if arm in PATTERNS:
             sources = self._sources(arm, "sora_small", task, seeds)
-            pack = ", ".join(f"{{seed: {seed}, method.source: {sources[seed]}}}" for seed in seeds)
+            pack = ", ".join(f"{{seed: {seed}, method.source: '{sources[seed]}'}}" for seed in seeds)
             rate = f"{RATE}={self._rate('lora', task)}"
             self.sweep(*named, "method=masked_lora", f"method.pattern={PATTERNS[arm]}", rate, f"pack=[{pack}]")
         elif arm == "lora_svd":
             whole, small = (self._sources(arm, each, task, seeds) for each in ("lora_r8", "sora_small"))
             for seed in seeds:
-                cut = [f"method.source={whole[seed]}", f"method.size={small[seed]}"]
+                cut = [f"method.source='{whole[seed]}'", f"method.size='{small[seed]}'"]
                 self.sweep(*named, "method=svd_cut", *cut, f"seed={seed}")
         elif arm in ("probe", "zero_shot"):
             self.sweep(*named, f"method={arm}", "seed=0")
@@ -194,6 +194,7 @@ class Driver:
             return [f"method={name}", f"method.r={rank}"]
         return [f"method={'sora' if arm == 'sora_small' else name}"]
 
+    # In quotes where they stand in a command: Hydra takes 12e456789012 for a number.
     def _sources(self, arm: str, of: str, task: str, seeds: Sequence[int]) -> dict[int, str]:
         """The finished run of arm ``of`` for each seed; a name in its place while commands are only listed."""
         found = self._finished(of, task)
