@@ -199,15 +199,22 @@ def recipe(path: Path, choice: Choice, studies: Sequence[str], threshold: Thresh
         xi = float(f"{rho * choice.rate:.6g}")
         method = [
             "method:",
-            f"  threshold: {xi!r}  # ours: rho {rho:g}, {means[rho]:.2f} points on the select split, {why}",
+            f"  threshold: {_yaml(xi)}  # ours: rho {rho:g}, {means[rho]:.2f} points on the select split, {why}",
         ]
+    points = f"{choice.means[choice.rate]:.2f} points on the select split{edge}"
     tail = [
         f'tuned: "{tuned}"' if ": " in tuned else f"tuned: {tuned}",
         *method,
         "trainer:",
-        f"  learning_rate: {choice.rate!r}  # ours: {choice.means[choice.rate]:.2f} points on the select split{edge}",
+        f"  learning_rate: {_yaml(choice.rate)}  # ours: {points}",
     ]
     return "\n".join([*head, *tail]) + "\n"
+
+
+def _yaml(value: float) -> str:
+    """A number as YAML 1.1 has it, to which 5e-05 is text."""
+    text = repr(value)
+    return text if "." in text else text.replace("e", ".0e")
 
 
 def without_threshold(path: Path, head: Sequence[str]) -> list[str]:
