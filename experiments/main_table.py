@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from experiments import arms
 from experiments.comparisons import comparison_table, sides
 from experiments.constant_answer import beside_constant_answer
 from experiments.draws import Draws, draws
@@ -30,7 +31,9 @@ HEADS = {"method": "method"}
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Scores, comparisons, score against live parameters, published numbers, details."""
+    """Scores, comparisons, score against live parameters, published numbers, details; of arms, their own tables."""
+    if "arm" in study.runs:
+        return arms.build(study)
     runs = chosen(study, "method")
     found, drawn = cells(study, runs, "method"), draws(study, runs)
     every = {str(method): side for method, side in sides(study, runs, "method").items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from experiments import primary
 from experiments.constant_answer import NAME as CONSTANT
 from experiments.labels import TASKS
 from experiments.study import Study
@@ -52,7 +53,8 @@ def page(sections: Sequence[Section], claims: Table | None, problems: Sequence[s
     ]
     for section in main:
         lines += ["", f"## {section.heading}", "", finding(section), "", pipes(main_table(section).show), ""]
-        lines.append(f"{CAPTION} More: [all of it](tables/{section.study.key}/README.md).")
+        caption = main_table(section).caption if "arm" in section.study.runs else CAPTION
+        lines.append(f"{caption} More: [all of it](tables/{section.study.key}/README.md).")
     pictures = [
         (section, figure)
         for section in (main or sections)
@@ -81,6 +83,9 @@ def page(sections: Sequence[Section], claims: Table | None, problems: Sequence[s
 
 def finding(section: Section) -> str:
     """SoRA against LoRA in one sentence, from the comparisons; nothing where there are none."""
+    if "arm" in section.study.runs:
+        sentence = primary.headline(section.study)
+        return f"**{sentence}**" if sentence else ""
     found, scores = section.table("comparisons"), section.table("main_table")
     if found is None or scores is None:
         return ""
@@ -103,6 +108,9 @@ def finding(section: Section) -> str:
 
 def main_table(section: Section) -> Table:
     """task, method, n, score, live parameters, minus LoRA with its interval and verdict: words, a row for each cell."""
+    if "arm" in section.study.runs:
+        (whole,) = [each for each in section.artefacts if isinstance(each, Table) and each.name == "main_table"]
+        return whole
     details, scores, found = (section.table(name) for name in ("details", "main_table", "comparisons"))
     assert details is not None
     assert scores is not None
