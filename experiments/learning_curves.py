@@ -1,0 +1,93 @@
+"""How runs went: score, loss and live ranks by step, and the magnitudes of SoRA's gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from experiments.figures import WIDTH, legend_below, line, panels, short
+from experiments.labels import METHODS, in_words
+from experiments.study import Study
+from experiments.tables import Figure
+from sora import runs as results
+
+CAPTION = "Mean over seeds, band: one SD. Score: select split. Loss: training, mean since the last evaluation."
+BOUNDS = [f"1/{2**power}" for power in range(8, 0, -1)] + ["1", "2", "4"]  # between the bins of a gate_histogram
+BINS = ["0", *(f"< {bound}" for bound in BOUNDS), "≥ 4"]
+
+
+def learning_curves(study: Study, runs: pd.DataFrame) -> Iterator[Figure]:
+    """A figure for each task: score, loss and, where a method has ranks, live ranks by step, a line for each method.
+
+    ``runs``: those to be drawn, of :func:`experiments.scores.chosen`.
+    """
+    done = runs[runs["done"]]
+    course = results.history(study.records[run_id] for run_id in done["run_id"])
+    if course.empty:
+        return
+    course = course.merge(done[["run_id", "method", "task", "task.select_metric"]], on="run_id")
+    for task, part in course.groupby("task", sort=False):
+        metric = str(part["task.select_metric"].iloc[0])
+        shown = {f"select.{metric}": f"{in_words('', metric)}, select (points)", "loss": "training loss"}
+        shown["live_ranks"] = "live ranks"
+        there = {key: name for key, name in shown.items() if key in part and part[key].notna().any()}
+        if part["step"].nunique() > 1 and there:
+            yield _curves(str(task), in_words(str(task)), part, there)
+
+
+def _curves(task: str, title: str, part: pd.DataFrame, shown: dict[str, str]) -> Figure:
+    def draw(canvas: Canvas) -> None:
+        for (key, name), axis in zip(shown.items(), panels(canvas, list(shown.values()), 3), strict=True):
+            values = part.assign(value=pd.to_numeric(part[key])).dropna(subset="value")
+            for method, mine in values.groupby("method", sort=False):
+                found = mine.groupby("step")["value"].agg(["mean", lambda x: x.std(ddof=0)]).round(4)
+                mean, sd = found.iloc[:, 0], found.iloc[:, 1]
+                style = line(method) | {"marker": ""}
+                axis.plot(mean.index, mean, label=METHODS.get(str(method), method), **style)
+                axis.fill_between(mean.index, mean - sd, mean + sd, color=style["color"], alpha=0.13, linewidth=0)
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axis.xaxis.set_major_formatter(lambda value, _: short(value))
+            axis.set_xlabel("step")
+            if key == "live_ranks":
+                axis.set_ylim(bottom=0)
+        legend_below(canvas)
+
+    about = f"learning_curves-{task}", f"{title}: score, loss and live ranks by step", CAPTION
+    return Figure(*about, draw, (max(4.6, WIDTH / 3 * len(shown)), 2.9))
+
+
+def gates(study: Study) -> Figure | None:
+    """The share of SoRA's gates in each bin of magnitude by step, a panel for each task; None without histograms."""
+    course = results.history(study.records[run_id] for run_id in study.done["run_id"])
+    if "gate_histogram" not in course:
+        return None
+    course = course.dropna(subset="gate_histogram").merge(study.done[["run_id", "task"]], on="run_id")
+    maps = {}
+    for task, part in course.groupby("task", sort=False):
+        counts = pd.DataFrame(part["gate_histogram"].tolist(), columns=BINS).groupby(part["step"].to_numpy()).mean()
+        maps[in_words(str(task))] = 100 * counts.div(counts.sum(axis=1), axis=0)
+    if not maps:
+        return None
+
+    def draw(canvas: Canvas) -> None:
+        shown = panels(canvas, list(maps))
+        top = max(float(table.max(axis=None)) for table in maps.values())
+        for axis, table in zip(shown, maps.values(), strict=True):
+            image = axis.imshow(table.T.round(3), cmap="Blues", vmin=0, vmax=top, aspect="auto", origin="lower")
+            places = np.unique(np.linspace(0, len(table) - 1, min(4, len(table))).astype(int))
+            axis.set_xticks(places, [short(step) for step in table.index[places]])
+            axis.set_yticks(range(0, len(BINS), 2), BINS[::2])
+            axis.set_xlabel("step")
+            if axis.get_subplotspec().is_first_col():
+                axis.set_ylabel("magnitude of a gate")
+            axis.grid(visible=False)
+        canvas.colorbar(image, ax=shown, label="% of the gates", shrink=0.9)
+
+    caption = "Share of all gates of a run in each bin of magnitude at every evaluation, mean over seeds."
+    rows = -(-len(maps) // 3)
+    size = (max(4.6, WIDTH / 3 * min(3, len(maps))), 2.7 * rows)
+    return Figure("gate_magnitudes", "Magnitudes of the gates by step", caption, draw, size)
