@@ -20,10 +20,11 @@ from experiments.tables import Figure
 
 # Okabe and Ito (2008), distinguishable with any colour vision; markers and line styles differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: the eighth method is not the first again
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH, DPI = 8.6, 200  # inches; a page of Markdown shows them as wide, so that a point of type stays a point
 CROWD = 4  # labels of numbers that stand beside each other in a small plot; more of them are turned
+MAIN = ("lora", "sora")  # whose lines are whole
 METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
@@ -53,7 +54,7 @@ def look(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
 def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
     """:func:`look` and a line style."""
     index = list(others).index(key) if key in others else len(others)
-    return look(key, others) | {"linestyle": LINES[index % len(LINES)]}
+    return look(key, others) | {"linestyle": "-" if key in MAIN else LINES[index % len(LINES)]}
 
 
 def tiling(count: int, columns: int = 3) -> tuple[int, int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
@@ -15,6 +17,7 @@ from experiments.study import Study
 from experiments.tables import Figure
 from sora import runs as results
 
+LOOK: Any = {"cmap": "Blues", "aspect": "auto", "origin": "lower"}
 CAPTION = "Mean over seeds, band: one SD. Score: select split. Loss: training, mean since the last evaluation."
 BOUNDS = [f"1/{2**power}" for power in range(8, 0, -1)] + ["1", "2", "4"]  # between the bins of a gate_histogram
 BINS = ["0", *(f"< {bound}" for bound in BOUNDS), "≥ 4"]
@@ -41,7 +44,7 @@ def learning_curves(study: Study, runs: pd.DataFrame) -> Iterator[Figure]:
 
 def _curves(task: str, title: str, part: pd.DataFrame, shown: dict[str, str]) -> Figure:
     def draw(canvas: Canvas) -> None:
-        for (key, name), axis in zip(shown.items(), panels(canvas, list(shown.values()), 3), strict=True):
+        for key, axis in zip(shown, panels(canvas, list(shown.values()), 3), strict=True):
             values = part.assign(value=pd.to_numeric(part[key])).dropna(subset="value")
             for method, mine in values.groupby("method", sort=False):
                 found = mine.groupby("step")["value"].agg(["mean", lambda x: x.std(ddof=0)]).round(4)
@@ -77,7 +80,7 @@ def gates(study: Study) -> Figure | None:
         shown = panels(canvas, list(maps))
         top = max(float(table.max(axis=None)) for table in maps.values())
         for axis, table in zip(shown, maps.values(), strict=True):
-            image = axis.imshow(table.T.round(3), cmap="Blues", vmin=0, vmax=top, aspect="auto", origin="lower")
+            image = axis.imshow(table.T.round(3), norm=PowerNorm(0.5, 0, top), **LOOK)
             places = np.unique(np.linspace(0, len(table) - 1, min(4, len(table))).astype(int))
             axis.set_xticks(places, [short(step) for step in table.index[places]])
             axis.set_yticks(range(0, len(BINS), 2), BINS[::2])

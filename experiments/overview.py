@@ -64,7 +64,7 @@ def settings(sections: Sequence[Section]) -> pd.DataFrame:
         return pd.DataFrame()
     runs = pd.concat(rows, ignore_index=True).drop_duplicates(["run_id", "label"])
     for key in (*CONDITIONS, *SWEPT.values(), RATE):
-        runs[key] = runs[key] if key in runs else np.nan
+        runs[key] = runs.get(key, np.nan)
     runs["trained as"] = runs[CONDITIONS].astype(object).map(str).agg(" ".join, axis=1)
     runs.loc[runs["method"].isin(("probe", "zero_shot")), "trained as"] = ""
     runs["setting"] = runs[[*SWEPT.values(), RATE]].astype(object).map(str).agg(" ".join, axis=1)
@@ -124,9 +124,7 @@ def pareto(found: pd.DataFrame) -> Iterable[Figure]:
     trained = found[~found["method"].isin(LINES)] if len(found) else found
     for backbone in trained["backbone"].unique() if len(trained) else ():
         of = found[found["backbone"] == backbone]
-        tasks = [
-            task for task in of["task"].unique() if task in set(trained.loc[trained["backbone"] == backbone, "task"])
-        ]
+        tasks = trained.loc[trained["backbone"] == backbone, "task"].unique()
         yield _pareto(str(backbone), {task: of[of["task"] == task] for task in tasks})
 
 
@@ -154,7 +152,8 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
     points = points.assign(x=points["live"].where(~zero, (least if least > 0 else 1.0) / 4))
     for method, mine in points.groupby("method", sort=False):
         mine, style = mine.sort_values("x", kind="stable"), line(method)
-        style["linestyle"] = "-" if str(method) in SWEPT else "none"
+        if str(method) not in SWEPT:
+            style["linestyle"] = "none"
         name = METHODS.get(str(method), str(method))
         axis.errorbar(
             mine["x"], mine["mean"], yerr=mine["sd"].fillna(0), label=name, elinewidth=0.8, capsize=2, **style
@@ -209,12 +208,8 @@ def differences(sections: Sequence[Section], method: str = "SoRA", baseline: str
             place |= {"task": column.task if column else label, "metric": column.metric if column else ""}
             place["words"] = in_words(column.task, column.metric) if column else "average of the tasks"
             share = 100 * live[method, label] / live[baseline, label] if column else np.nan
-            numbers_ = {"seeds": row["seeds"], "difference": row["difference"], "low": low, "high": high}
-            rows.append(
-                place
-                | numbers_
-                | {"margin": margin, "live": share, "verdict": judged(row["verdict"], low, high, margin)}
-            )
+            place |= {"margin": margin, "live": share, "verdict": judged(row["verdict"], low, high, margin)}
+            rows.append(place | {"seeds": row["seeds"], "difference": row["difference"], "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
@@ -253,10 +248,11 @@ def forest(found: pd.DataFrame) -> Figure | None:
         handles.append(Patch(color="#e3e3e3", label="margin"))
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
-    said = {f"{m:g} ({words})" for m, words in zip(found["margin"], found["metric"], strict=True) if not np.isnan(m)}
+    margins = {in_words("", metric): m for metric, m in zip(found["metric"], found["margin"], strict=True) if m > 0}
     caption = (
         "Difference of the means, paired by seed; interval: 95 %, t over seeds. Margin in points: "
-        f"{', '.join(sorted(said))}. Better and worse also by the bootstrap over seeds and items, corrected after Holm."
+        f"{', '.join(f'{margin:g} ({name})' for name, margin in margins.items())}. Better and worse also by the "
+        "bootstrap over seeds and items, corrected after Holm."
     )
     size = (WIDTH, 0.42 * len(found) + 1.1)
     return Figure("sora_minus_lora", "SoRA against LoRA, task by task", caption, draw, size)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from experiments import published
 from experiments.figures import WIDTH
@@ -137,11 +138,9 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
                         ink = "white" if value > 0.6 * top else "black"
                         axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
             axis_row[0].set_ylabel("layer")
-        canvas.colorbar(image, ax=axes, label="rank", shrink=0.8, aspect=30)
+        canvas.colorbar(image, ax=axes, label="rank", shrink=0.8, aspect=30, ticks=MaxNLocator(5, integer=True))
 
-    caption = (
-        f"{METHODS.get(method, method)}, selected weights; numbers: rank of each adapted matrix, above: their sum."
-    )
+    caption = f"{METHODS.get(method, method)}, selected weights: the rank of each matrix; above each map their sum."
     if len(rows) > 1:
         caption += " Below: the ranks that the initial draw and the threshold leave without any data."
     if ranks["run_id"].nunique() > SEEDS:

@@ -15,7 +15,7 @@ from experiments.conditions import conditions_table, described
 from experiments.labels import METHODS, in_words
 from experiments.overview import Overview
 from experiments.study import Study
-from experiments.summary import Section, main_table
+from experiments.summary import Section, headings, main_table
 from experiments.tables import Figure, Table, numeric
 
 FOLDED = ("details", "comparisons", "published", "grid", "expected_maximum", "cost", "levels", "paper", "switches")
@@ -40,7 +40,8 @@ def page(
         keep_trailing_newline=True,
     )
     environment.filters["attr_class"] = lambda kind: Markup(' class="{}"').format(kind) if kind else ""
-    shown = [_section(section) for section in sections]
+    names = headings(sections)
+    shown = [_section(section, names[section.study.key], overview.settings) for section in sections]
     if claims is not None:
         nothing = dict.fromkeys(("conditions", "words", "provenance", "missing", "missing_words", "commands"))
         about = {"id": "claims", "heading": claims.title, "parts": [_table(claims) | {"title": "Claim by claim"}]}
@@ -81,9 +82,9 @@ def _strip(coverage: pd.DataFrame) -> dict[str, Any]:
     return {"methods": [METHODS.get(method, method) for method in methods], "rows": rows}
 
 
-def _section(section: Section) -> dict[str, Any]:
+def _section(section: Section, heading: str, settings: pd.DataFrame) -> dict[str, Any]:
     study = section.study
-    main = main_table(section)
+    main = main_table(section, settings)
     artefacts = [main, *section.artefacts] if main is not None else section.artefacts
     parts = [
         _table(each) if isinstance(each, Table) else {"figure": _figure(each, section.svgs[each.name])}
@@ -93,7 +94,7 @@ def _section(section: Section) -> dict[str, Any]:
     reasons = "; ".join(f"{count} {reason}" for reason, count in without["reason"].value_counts().sort_index().items())
     return {
         "id": study.key,
-        "heading": f"{section.heading} ({section.coverage})",
+        "heading": f"{heading} ({section.coverage})",
         "parts": parts,
         "conditions": conditions_table(study) if len(study.done) else None,
         "words": described(study),

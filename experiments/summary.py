@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,6 +64,25 @@ def in_order(sections: Sequence[Section]) -> list[Section]:
     return sorted(sections, key=lambda section: places.get(section.study.name, len(ORDER)))
 
 
+def headings(sections: Sequence[Section]) -> dict[str, str]:
+    """The heading of each study by its key; of those that would be equal, with the first setting that differs."""
+    found = {section.study.key: section.heading for section in sections}
+    for heading, alike in Counter(found.values()).items():
+        if alike == 1:
+            continue
+        same = [section.study for section in sections if found[section.study.key] == heading]
+        for study in same:
+            keys = [*study.axes, *study.fixed]
+            words = {key: [_setting(each, key) for each in same] for key in keys}
+            key = next((key for key in keys if len(set(words[key])) > 1), None)
+            found[study.key] += f", {key} {words[key][same.index(study)]}" if key else f", {study.hash}"
+    return found
+
+
+def _setting(study: Study, key: str) -> str:
+    return ", ".join(map(str, study.axes.get(key, [study.fixed.get(key)])))
+
+
 def judged(verdict: str, low: float, high: float, margin: float) -> str:
     """The verdict of a comparison, or ``within the margin`` where it is not resolved and its interval is that small."""
     return "within the margin" if verdict == "not resolved" and -margin < low <= high < margin else verdict
@@ -101,7 +121,8 @@ def page(
             continue
         link = f"[All of its tables](tables/{section.study.key}/README.md)."
         lines += ["", f"## {section.heading}", "", _once(table.show), "", f"{table.caption} {link}", ""]
-        lines += [pipes(conditions_table(section.study)), "", described(section.study)]
+        trained = conditions_table(section.study).drop(columns="chosen before by", errors="ignore")
+        lines += [pipes(trained), "", described(section.study)]
     pictures = [("overview", figure) for figure in overview.figures]
     pictures += [
         (section.study.key, figure)
@@ -113,8 +134,9 @@ def page(
         lines += ["", f"![{figure.title}](figures/{folder}/{figure.name}.png)", "", f"{figure.title}. {figure.caption}"]
     if sections:
         lines += ["", "## All studies", ""]
+        names = headings(sections)
         lines += [
-            f"- [{section.heading}](tables/{section.study.key}/README.md): {section.coverage}" for section in sections
+            f"- [{names[each.study.key]}](tables/{each.study.key}/README.md): {each.coverage}" for each in sections
         ]
     if claims is not None:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in claims.data["verdict"].value_counts().items())

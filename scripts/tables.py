@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 import experiments
-from experiments import claims, figures, overview, published, report, summary, tables
+from experiments import claims, figures, overview, published, report, summary, sweep, tables
 from experiments.conditions import conditions
 from experiments.study import SINGLE, Study, load
 from experiments.summary import Section
@@ -129,7 +129,8 @@ class Writer:
 
 def _study(results: Path, study: Study, writer: Writer) -> Section:
     definition = experiments.find(study.name if study.name != SINGLE else "sweep")
-    title = definition.title if study.name != SINGLE else "Runs outside a sweep"
+    title = "Runs outside a sweep" if study.name == SINGLE else definition.title
+    title = f"{title} {study.name}" if title == sweep.TITLE else title
     artefacts = definition.build(study)
     folder = results / "tables" / study.key
     svgs = _drawn(results / "figures" / study.key, [each for each in artefacts if isinstance(each, Figure)], writer)
