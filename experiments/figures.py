@@ -24,7 +24,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: the
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH, DPI = 8.6, 200  # inches; a page of Markdown shows them as wide, so that a point of type stays a point
 CROWD = 5  # labels of numbers that stand beside each other in a small plot; more of them are turned
-MAIN = ("lora", "sora")  # whose lines are whole
+MAIN = ("lora", "sora", "lora_r8", "sora_small")  # whose lines are whole
 METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,34 +23,39 @@ BOUNDS = [f"1/{2**power}" for power in range(8, 0, -1)] + ["1", "2", "4"]  # bet
 BINS = ["0", *(f"< {bound}" for bound in BOUNDS), "≥ 4"]
 
 
-def learning_curves(study: Study, runs: pd.DataFrame) -> Iterator[Figure]:
+def learning_curves(
+    study: Study, runs: pd.DataFrame, key: str = "method", names: Mapping[str, str] = METHODS
+) -> Iterator[Figure]:
     """A figure for each task: score, loss and, where a method has ranks, live ranks by step, a line for each method.
 
-    ``runs``: those to be drawn, of :func:`experiments.scores.chosen`.
+    ``runs``: those to be drawn, of :func:`experiments.scores.chosen`. ``key``: the column that tells the lines apart.
+    ``names``: what its values are called; a value keeps its look in all figures of these names.
     """
     done = runs[runs["done"]]
     course = results.history(study.records[run_id] for run_id in done["run_id"])
     if course.empty:
         return
-    course = course.merge(done[["run_id", "method", "task", "task.select_metric"]], on="run_id")
+    course = course.merge(
+        done[["run_id", key, "task", "task.select_metric"]].rename(columns={key: "line"}), on="run_id"
+    )
     for task, part in course.groupby("task", sort=False):
         metric = str(part["task.select_metric"].iloc[0])
         shown = {f"select.{metric}": f"{in_words('', metric)}, select (points)", "loss": "training loss"}
         shown["live_ranks"] = "live ranks"
         there = {key: name for key, name in shown.items() if key in part and part[key].notna().any()}
         if part["step"].nunique() > 1 and there:
-            yield _curves(str(task), in_words(str(task)), part, there)
+            yield _curves(str(task), part, there, names)
 
 
-def _curves(task: str, title: str, part: pd.DataFrame, shown: dict[str, str]) -> Figure:
+def _curves(task: str, part: pd.DataFrame, shown: dict[str, str], names: Mapping[str, str]) -> Figure:
     def draw(canvas: Canvas) -> None:
         for key, axis in zip(shown, panels(canvas, list(shown.values()), 3), strict=True):
             values = part.assign(value=pd.to_numeric(part[key])).dropna(subset="value")
-            for method, mine in values.groupby("method", sort=False):
+            for name, mine in values.groupby("line", sort=False):
                 found = mine.groupby("step")["value"].agg(["mean", lambda x: x.std(ddof=0)]).round(4)
                 mean, sd = found.iloc[:, 0], found.iloc[:, 1]
-                style = line(method) | {"marker": ""}
-                axis.plot(mean.index, mean, label=METHODS.get(str(method), method), **style)
+                style = line(name, list(names)) | {"marker": ""}
+                axis.plot(mean.index, mean, label=names.get(str(name), name), **style)
                 axis.fill_between(mean.index, mean - sd, mean + sd, color=style["color"], alpha=0.13, linewidth=0)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.xaxis.set_major_formatter(lambda value, _: short(value))
@@ -59,7 +64,7 @@ def _curves(task: str, title: str, part: pd.DataFrame, shown: dict[str, str]) ->
                 axis.set_ylim(bottom=0)
         legend_below(canvas)
 
-    about = f"learning_curves-{task}", f"{title}: score, loss and live ranks by step", CAPTION
+    about = f"learning_curves-{task}", f"{in_words(task)}: score, loss and live ranks by step", CAPTION
     return Figure(*about, draw, (max(4.6, WIDTH / 3 * len(shown)), 2.9))
 
 

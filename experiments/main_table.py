@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from experiments import arms
 from experiments.comparisons import comparison_table, sides
 from experiments.constant_answer import beside_constant_answer
 from experiments.draws import draws
@@ -26,7 +27,9 @@ HEADS = {"method": "method"}
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Scores, comparisons, learning curves, published numbers, details."""
+    """Scores, comparisons, learning curves, published numbers, details; of arms, their own tables."""
+    if "arm" in study.runs:
+        return arms.build(study)
     runs = chosen(study, "method")
     found, drawn = cells(study, runs, "method"), draws(study, runs)
     every = {str(method): side for method, side in sides(study, runs, "method").items()}

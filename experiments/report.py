@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from experiments.arms import ARMS
 from experiments.conditions import conditions_table, described
 from experiments.labels import METHODS, in_words
 from experiments.overview import Overview
@@ -73,19 +74,19 @@ def _summary(sections: Sequence[Section]) -> str:
 
 def _strip(coverage: pd.DataFrame) -> dict[str, Any]:
     """Tasks by methods: how many runs are there, in words and a colour."""
-    methods = [method for method in METHODS if method in set(coverage["method"])]
-    methods += [method for method in coverage["method"].unique() if method not in METHODS]
+    known = [*ARMS.values(), *METHODS.values()]
+    methods = sorted(coverage["method"].unique(), key=lambda name: known.index(name) if name in known else len(known))
     rows = []
     for task, part in coverage.groupby("task", sort=False):
         cells = {row.method: {"text": row.words, "kind": STATES[str(row.state)]} for row in part.itertuples()}
         rows.append((in_words(str(task)), [cells.get(method, {"text": "", "kind": ""}) for method in methods]))
-    return {"methods": [METHODS.get(method, method) for method in methods], "rows": rows}
+    return {"methods": methods, "rows": rows}
 
 
 def _section(section: Section, heading: str, settings: pd.DataFrame) -> dict[str, Any]:
     study = section.study
     main = main_table(section, settings)
-    artefacts = [main, *section.artefacts] if main is not None else section.artefacts
+    artefacts = section.artefacts if main is None or main in section.artefacts else [main, *section.artefacts]
     parts = [
         _table(each) if isinstance(each, Table) else {"figure": _figure(each, section.svgs[each.name])}
         for each in artefacts
@@ -134,7 +135,7 @@ def _table(table: Table) -> dict[str, Any]:
 def _cell(text: object, key: object, kind: str) -> dict[str, str]:
     words = str(text)
     if kind == "verdict":
-        kind = f"verdict {KINDS.get(words, 'open')}" if words.strip("–") else kind
+        kind = f"verdict {KINDS.get(words.rpartition(': ')[2], 'open')}" if words.strip("–") else kind
     elif len(words) > WORDY and not kind:
         kind = "words"
     return {"text": words, "key": "" if pd.isna(key) else str(key), "kind": kind}

@@ -12,6 +12,7 @@ import pandas as pd
 from experiments.conditions import conditions_table, described
 from experiments.constant_answer import NAME as CONSTANT
 from experiments.labels import METHODS, in_words
+from experiments.primary import MARGINS
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Figure, Table, counts, pipes, size
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 ORDER = ("main_table", "rank_budget", "threshold", "rank_map")  # stand first, in this order
 LAST = ("efficiency", "fidelity", "seeds", "learning_rate", "runs")  # and these last
 PICTURES = ("learning_curves", "ranks_", "gate_", "score_by_rate_and")  # beginnings of names; shown on the first page
-MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points: a smaller difference does not matter
 CAPTION = (
     "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
     "(95 %). Better, worse: also by the bootstrap over seeds and items, corrected after Holm. Within the margin: the "
@@ -89,7 +89,10 @@ def judged(verdict: str, low: float, high: float, margin: float) -> str:
 
 
 def headline(differences: pd.DataFrame) -> str:
-    """The finding in a sentence, from :func:`experiments.overview.differences`; empty where there are none."""
+    """The finding in a sentence, from :func:`experiments.overview.differences`; empty where there are none.
+
+    Of studies made of arms see :func:`experiments.primary.headline`.
+    """
     parts = []
     for backbone, found in differences.groupby("backbone", sort=False) if len(differences) else ():
         tasks, average = found[found["task"] != "average"], found[found["task"] == "average"]
@@ -158,6 +161,8 @@ def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table 
     linear probes and zero-shot scores become rows where the study has none itself.
     """
     study = section.study
+    if "arm" in study.runs:  # its table has its controls already
+        return next((each for each in section.artefacts if isinstance(each, Table) and each.name == "main_table"), None)
     details, found = section.table("details"), section.table("comparisons")
     if study.name != "main_table" or details is None or not study.runs["done"].any():
         return None
