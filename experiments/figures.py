@@ -74,6 +74,12 @@ def panels(canvas: Canvas, titles: Sequence[str], columns: int = 3, sharey: bool
     return list(axes[: len(titles)])
 
 
+def first_of_row(axis: Axes) -> bool:
+    """Whether a panel stands at the left."""
+    place = axis.get_subplotspec()
+    return place is None or place.is_first_col()
+
+
 def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
     """A logarithmic x axis, labelled at ``values``; without them at powers of ten, below two of which at 1 and 3."""
     axis.set_xscale("log")

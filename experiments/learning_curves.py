@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from experiments.figures import WIDTH, legend_below, line, panels, short
+from experiments.figures import WIDTH, first_of_row, legend_below, line, panels, short
 from experiments.labels import METHODS, in_words
 from experiments.study import Study
 from experiments.tables import Figure
@@ -90,7 +90,7 @@ def gates(study: Study) -> Figure | None:
             axis.set_xticks(places, [short(step) for step in table.index[places]])
             axis.set_yticks(range(0, len(BINS), 2), BINS[::2])
             axis.set_xlabel("step")
-            if axis.get_subplotspec().is_first_col():
+            if first_of_row(axis):
                 axis.set_ylabel("magnitude of a gate")
             axis.grid(visible=False)
         canvas.colorbar(image, ax=shown, label="% of the gates", shrink=0.9)

@@ -15,7 +15,7 @@ from experiments import primary
 from experiments.arms import ARMS, MAJORITY
 from experiments.conditions import RATE
 from experiments.constant_answer import NAME as CONSTANT
-from experiments.figures import COLOURS, WIDTH, legend_below, line, log_scale, panels, short, tiling
+from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
 from experiments.labels import METHODS, in_words
 from experiments.scores import chosen, long
 from experiments.study import SEEDS, Study
@@ -199,8 +199,8 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
     lines = part[part["method"].isin(LINES)].drop_duplicates("method")
     near = lines[lines["mean"].between(low - 0.8 * room, high + 0.8 * room)]
     for row in near.itertuples():
-        style, colour = LINES[row.method]
-        axis.axhline(row.mean, linestyle=style, color=colour, linewidth=1.2, label=METHODS.get(row.method, row.method))
+        dashes, colour = LINES[row.method]
+        axis.axhline(row.mean, linestyle=dashes, color=colour, linewidth=1.2, label=METHODS.get(row.method, row.method))
     far = [f"{METHODS.get(r.method, r.method)} {r.mean:.1f}" for r in lines.drop(near.index).itertuples()]
     ends = [*near["mean"], low, high]
     pad = 0.06 * (max(ends) - min(ends))
@@ -213,7 +213,7 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
     if far:
         axis.text(0.03, 0.02, f"off the scale: {', '.join(far)}", transform=axis.transAxes, fontsize=8, color="#555555")
     axis.set_xlabel("live parameters")
-    if axis.get_subplotspec().is_first_col():
+    if first_of_row(axis):
         axis.set_ylabel("score (points)")
 
 
@@ -241,7 +241,7 @@ def differences(sections: Sequence[Section]) -> pd.DataFrame:
 def _tested(study: Study) -> Iterator[dict[str, object]]:
     for test in primary.tests(study):
         (low, high), (least, most) = test.over_seeds, test.over_items
-        row = {"group": f"SoRA-small {test.family.name}", "task": test.task, "label": test.label}
+        row: dict[str, object] = {"group": f"SoRA-small {test.family.name}", "task": test.task, "label": test.label}
         row |= {"words": in_words(test.task, study.columns(test.task)[0].metric), "seeds": len(test.differences)}
         row |= {"difference": float(np.mean(test.differences)), "low": low, "high": high, "least": least, "most": most}
         yield row | {"margin": -test.bound or np.nan, "live": test.share, "verdict": test.verdict}
@@ -258,7 +258,7 @@ def _compared(section: Section) -> Iterator[dict[str, object]]:
         column = numbers.get(label)
         low, high = pair["t interval"], pair["t interval high"]
         margin = primary.MARGINS.get(column.metric, np.nan) if column else np.nan
-        row = {"group": PLAIN, "task": column.task if column else label, "label": label}
+        row: dict[str, object] = {"group": PLAIN, "task": column.task if column else label, "label": label}
         row |= {"words": in_words(column.task, column.metric) if column else "average of the tasks"}
         row |= {"seeds": pair["seeds"], "difference": pair["difference"], "low": low, "high": high}
         row |= {"least": pair["bootstrap interval"], "most": pair["bootstrap interval high"], "margin": margin}

@@ -30,7 +30,8 @@ SHORT = {"query": "Q", "key": "K", "value": "V", "attention.output": "A.O", "int
 def build(study: Study) -> list[Artefact | None]:
     """Totals and agreement by task, a map for each seed, its no-data ranks below, and the gates by step."""
     ranks = ranks_of(study)
-    maps = [_map(*map(str, of), part) for of, part in ranks.groupby(["method", "task"], sort=False)]
+    places = ranks.groupby(["method", "task"], sort=False)
+    maps = [_map(str(method), str(task), part) for (method, task), part in places]
     return [_totals(study, ranks), *maps, gates(study)]
 
 

@@ -197,7 +197,7 @@ def _baselines(section: Section, settings: pd.DataFrame | None) -> pd.DataFrame:
     """What needs no adapter: the constant answer, and linear probes and zero-shot scores of other studies."""
     study, rows = section.study, []
     scores = section.table("main_table")
-    constant = scores[scores["method"] == CONSTANT] if scores is not None else ()
+    constant = scores[scores["method"] == CONSTANT] if scores is not None else pd.DataFrame()
     for label in (column.label for task in study.tasks for column in study.columns(task)):
         if len(constant) and pd.notna(constant[label].iloc[0]):
             rows.append({"metric": label, "method": CONSTANT, "score": constant[label].iloc[0]})

@@ -253,7 +253,7 @@ def test_the_first_page_begins_with_the_finding_and_the_main_table(built: Path) 
     page = (built / "README.md").read_text(encoding="utf-8")
     finding = next(line for line in page.splitlines() if line.startswith("**"))
     assert re.fullmatch(
-        r"\*\*SoRA against LoRA on 1 tasks: better on \d, worse on \d, not resolved on \d; \d+ % of LoRA's live "
+        r"\*\*SoRA against LoRA on minilm-l6: (better|worse|not resolved) on RTE; with \d+ % of LoRA's live "
         r"parameters\.\*\*",
         finding,
     )
