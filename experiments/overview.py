@@ -153,12 +153,13 @@ def _constants(sections: Sequence[Section]) -> pd.DataFrame:
 
 
 def pareto(found: pd.DataFrame) -> Iterable[Figure]:
-    """A figure for each backbone with a panel for each task that has a trained setting."""
+    """A figure for each backbone with a panel for each task that has two trained settings."""
     trained = found[~found["method"].isin(LINES)] if len(found) else found
     for backbone in trained["backbone"].unique() if len(trained) else ():
         of = found[found["backbone"] == backbone]
-        tasks = trained.loc[trained["backbone"] == backbone, "task"].unique()
-        yield _pareto(str(backbone), {task: of[of["task"] == task] for task in tasks})
+        settings_of_task = trained.loc[trained["backbone"] == backbone, "task"].value_counts(sort=False)
+        if parts := {task: of[of["task"] == task] for task, count in settings_of_task.items() if count > 1}:
+            yield _pareto(str(backbone), parts)
 
 
 def _pareto(backbone: str, parts: dict[str, pd.DataFrame]) -> Figure:
@@ -203,7 +204,7 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
         axis.axhline(row.mean, linestyle=dashes, color=colour, linewidth=1.2, label=METHODS.get(row.method, row.method))
     far = [f"{METHODS.get(r.method, r.method)} {r.mean:.1f}" for r in lines.drop(near.index).itertuples()]
     ends = [*near["mean"], low, high]
-    pad = 0.06 * (max(ends) - min(ends))
+    pad = 0.06 * max(max(ends) - min(ends), 0.5)
     axis.set_ylim(min(ends) - pad * (3.4 if far else 1), max(ends) + pad)
     axis.margins(x=0.12)
     log_scale(axis)
