@@ -10,6 +10,7 @@ import pandas as pd
 from experiments import primary, stats
 from experiments.comparisons import compare
 from experiments.draws import Draws, draws
+from experiments.learning_curves import learning_curves
 from experiments.scores import by_seed, cells, detail_table, long, score_columns
 from experiments.stats import NONE, Interval
 from experiments.study import Study
@@ -34,6 +35,7 @@ ARMS = {  # study.arm -> what it is called, in the order of the table
     "probe": "Linear probe",
     "zero_shot": "Zero-shot cosine",
 }
+DRAWN = ("lora_r8", "sora_small", "sora_best", "adalora_r8", "full", "bitfit", "adapter")  # with learning curves
 MAJORITY = "Majority class"
 BASE = "lora_r8"
 SEEDLESS = ("probe", "zero_shot")  # every seed gives the same
@@ -49,13 +51,14 @@ CAPTION = (
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """The main table, the comparisons that were fixed beforehand, details."""
+    """The main table, the comparisons that were fixed beforehand, learning curves, details."""
     runs = ordered(study.runs).assign(trials=1)
     found, drawn = cells(study, runs, "arm"), draws(study, runs)
     named = found.assign(arm=found["arm"].map(lambda arm: ARMS.get(arm, arm)))
     return [
         table(study, runs, found, drawn),
         primary.table(study),
+        *learning_curves(study, runs[runs["arm"].isin(DRAWN)], "arm", {arm: ARMS[arm] for arm in DRAWN}),
         detail_table(study, named, {"arm": "arm"}, drawn),
     ]
 

@@ -14,6 +14,7 @@ from experiments.labels import METHODS
 from experiments.scores import cells, chosen, long, score_columns, settings_of
 from experiments.stats import best_of
 from experiments.study import Study
+from experiments.sweep import rate_by_threshold
 from experiments.tables import SIGNED, Artefact, Table
 from sora.errors import UserError
 from sora.runs import leaves
@@ -48,6 +49,7 @@ def build(study: Study) -> list[Artefact | None]:
         _expected(maxima),
         curves(BY_RATE, found[found["mean"].notna()], (RATE, "peak learning rate"), ticks=True),
         curves(BY_TRIALS, maxima, ("trials", "trials"), ("select", "expected best, select (points)")),
+        *rate_by_threshold(study),
     ]
 
 
