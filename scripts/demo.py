@@ -110,11 +110,12 @@ def reading(found: list[Record]) -> str:
     """What may be read from the ranks of SoRA's runs: their regime, and how far the data chose them."""
     regime, index = found[0]["regime"], float(np.mean([data_dependence(record) for record in found]))
     drawn = [sum(record["no_data_ranks"]["selected"].values()) for record in found]
+    larger = "the draw still has" if index < 0.5 else "the data have"
     return (
         f"Data-dependence of the ranks: {index:.2f} (0: the initial draw explains them, 1: nothing of them), at rho "
         f"{regime['rho']:.2g} and travel {regime['travel']:.2g}. Where the draw and the threshold alone would leave "
-        f"{np.mean(drawn):.0f} ranks, which matrix keeps how many correlates with that at {1 - index:.2f}: in so short a "
-        f"training {'the draw still has the larger say' if index < 0.5 else 'the data have the larger say'}."
+        f"{np.mean(drawn):.0f} ranks, which matrix keeps how many correlates with that at {1 - index:.2f}: "
+        f"in so short a training {larger} the larger say."
     )
 
 
