@@ -47,7 +47,13 @@ Record = dict[str, Any]
 def command(method: str) -> list[str]:
     """What is typed to train three seeds of ``method``."""
     places = [f"paths.results={FOLDER / 'results'}", f"paths.runs={FOLDER / 'runs'}"]
-    model = ["backbone=minilm-l6", "backbone.pooling=mean", f"precision={'bf16' if bf16_kernels() else 'fp32'}"]
+    # At so large a learning rate the update is scaled by 2 / r, or nothing would be learned.
+    model = [
+        "backbone=minilm-l6",
+        "backbone.pooling=mean",
+        "method.alpha=2",
+        f"precision={'bf16' if bf16_kernels() else 'fp32'}",
+    ]
     return ["run.py", f"method={method}", f"task={TASK}", f"seed={SEEDS}", *model, *places]
 
 
