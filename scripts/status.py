@@ -14,9 +14,8 @@ from pathlib import Path
 import experiments
 from experiments.progress import described, progress
 from experiments.study import load
-from sora.cli.arguments import hydra_text
-from sora.cli.commands import here
 from sora.cli.console import Parser, place_of, run
+from sora.runs.commands import here, hydra_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,10 +33,10 @@ from experiments.study import SINGLE, Study, load
 from experiments.summary import Section
 from experiments.tables import Figure, Table
 from sora import runs
-from sora.cli.commands import in_script
 from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.files import write_bytes
+from sora.runs.commands import in_script
 
 GENERATED = re.compile(rf"[A-Za-z0-9_-]+-[0-9a-f]{{12}}|{SINGLE}")
 SHOWN = 5  # commands of missing runs on a study's page; the rest are in missing.sh

@@ -20,6 +20,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from sora.options import register
+
 if TYPE_CHECKING:
     from sora.runs.sweep import Axis, Fixed
 
@@ -40,6 +42,7 @@ class PackedSweeperConf:
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="packed", node=PackedSweeperConf, provider="sora_packed")
+register()  # here, as Hydra imports its plugins before it composes anything, in a launcher's worker too
 
 
 class PackedSweeper(Sweeper):
@@ -77,7 +80,7 @@ class PackedSweeper(Sweeper):
         print(f"study {study}: {plan.counts()}; {jobs}{manifest}", file=sys.stderr, flush=True)
         returns: Sequence[Any] = []
         if self.dry_run:
-            from sora.cli.commands import program
+            from sora.runs.commands import program
 
             for job in waiting:
                 print(f"{shlex.join([*program(), *self._words(job.overrides)])}  # {job.estimate()}", flush=True)
@@ -144,7 +147,7 @@ class PackedSweeper(Sweeper):
 
     def _command(self, overrides: Sequence[str]) -> list[str]:
         """The words of a plain command for one job, to be published."""
-        from sora.cli.commands import program_name
+        from sora.runs.commands import program_name
 
         return [*program_name(), *self._words(overrides)]
 

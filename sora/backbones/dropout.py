@@ -9,6 +9,9 @@ Three properties follow, and the tests hold them:
 The hash is SplitMix64 (Steele, Lea and Flood, 2014) used three times in a row: on the host for the key of each
 (replica, site, step); on the device for the key of each *row* (example slot, head, position); and along the row,
 one 64-bit value giving four 16-bit lanes. An element is dropped when its lane is below ``round(p * 65536)``.
+
+On a CPU a mask is made in passes that stay in the cache, and kept for the backward pass. On a GPU a site is one
+operation (:mod:`sora.backbones.drop_op`) that draws the same bits in both directions.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sora.backbones import drop_op
 
 GOLDEN = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
@@ -90,6 +95,7 @@ class DropoutContext:
         self._sites: list[int] = []
         self._host_keys: Tensor | None = None
         self._device_keys: dict[torch.device, Tensor] = {}
+        self._held: Tensor | None = None
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self.replicas = 1
         self.begun = 0  # forward passes so far
@@ -116,6 +122,17 @@ class DropoutContext:
             return
         self.replicas = len(key.seeds)
         self._host_keys = torch.from_numpy(site_keys(key.seeds, self._sites, key.step))
+        if self._held is not None:
+            self._held.copy_(self._host_keys.pin_memory(), non_blocking=True)
+            self._device_keys[self._held.device] = self._held
+
+    def hold(self, device: torch.device, replicas: int) -> None:
+        """Keep the keys of every step to come at one place of ``device``, for a graph that reads them there."""
+        self._held = torch.zeros(len(self._sites), replicas, dtype=torch.int64, device=device)
+
+    def release(self) -> None:
+        """Undo :meth:`hold`."""
+        self._held = None
 
     def end(self) -> None:
         """Switch dropout off (the backward pass needs only what the forward pass saved)."""
@@ -124,7 +141,7 @@ class DropoutContext:
 
     def keep(self, site: int, threshold: int, counters: Tensor, lanes: int) -> Tensor:
         """Mask bool [R * n, lanes]: True where kept. ``counters``: int64 [n], from :meth:`counters`."""
-        keys = self._keys(counters.device)[site]
+        keys = self.keys(site, counters.device)
         rows = (keys[:, None] + counters).view(-1, 1)
         mix_(rows, torch.empty_like(rows))
         groups = -(-lanes // LANES)
@@ -153,10 +170,7 @@ class DropoutContext:
         """Stream offsets int64 [n] of the rows (slot, head, position), or (head, slot, position) when head-major."""
 
         def build() -> Tensor:
-            slot = torch.arange(slots, dtype=torch.int64)[:, None, None] << (HEAD_BITS + POSITION_BITS)
-            head = torch.arange(heads, dtype=torch.int64)[None, :, None] << POSITION_BITS
-            place = slot + head + torch.arange(positions, dtype=torch.int64)
-            return self.offsets(place.transpose(0, 1) if head_major else place)
+            return self.offsets(row_places(slots, heads, positions, head_major, device))
 
         return self._table(("rows", slots, heads, positions, head_major), device, build)
 
@@ -166,17 +180,18 @@ class DropoutContext:
         return (places.reshape(-1) + 1) * _signed(GOLDEN)
 
     def _columns(self, groups: int, device: torch.device) -> Tensor:
-        return self._table(("columns", groups), device, lambda: self.offsets(torch.arange(groups)))
+        return self._table(("columns", groups), device, lambda: self.offsets(torch.arange(groups, device=device)))
 
     def _table(self, name: tuple[Any, ...], device: torch.device, build: Any) -> Tensor:
         key = (*name, device)
         if key not in self._tables:
             if len(self._tables) >= CACHED_SHAPES:
                 self._tables.clear()
-            self._tables[key] = build().to(device)
+            self._tables[key] = build()
         return self._tables[key]
 
-    def _keys(self, device: torch.device) -> Tensor:
+    def keys(self, site: int, device: torch.device) -> Tensor:
+        """Keys int64 [R] of a site at the present step. Raises RuntimeError outside a training step."""
         if self._host_keys is None:
             raise RuntimeError("DropoutContext.begin was not called for this forward pass")
         if device not in self._device_keys:
@@ -185,7 +200,14 @@ class DropoutContext:
             self._device_keys[device] = (
                 host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
             )
-        return self._device_keys[device]
+        return self._device_keys[device][site]
+
+
+def row_places(slots: int, heads: int, positions: int, head_major: bool, device: torch.device) -> Tensor:
+    """Places int64 [n] of the rows (slot, head, position), or (head, slot, position) when head-major."""
+    slot, head, position = (torch.arange(size, device=device) for size in (slots, heads, positions))
+    place = (slot[:, None, None] << (HEAD_BITS + POSITION_BITS)) + (head[None, :, None] << POSITION_BITS) + position
+    return (place.transpose(0, 1) if head_major else place).reshape(-1)
 
 
 class _Drop(torch.autograd.Function):
@@ -243,26 +265,41 @@ class CounterDropout(nn.Module):
         if not self.active:
             return x
         if x.dim() == 4:
-            return self.probabilities(x.flatten(0, 1), x.shape[1]).view(x.shape) * self.scale
-        slots = self._slots(x.shape[0])
-        counters = self.context.counters(slots, 1, x.shape[1] if x.dim() == 3 else 1, x.device)
+            dropped = self.probabilities(x.flatten(0, 1), x.shape[1]).view(x.shape)
+            return dropped * self.late_scale(x.device)
+        slots, positions = self._slots(x.shape[0]), x.shape[1] if x.dim() == 3 else 1
+        if x.is_cuda:
+            return self._drop_at_once(x, (slots, 1, positions, False)).view(x.shape)
+        counters = self.context.counters(slots, 1, positions, x.device)
         return self._drop(x, counters)
 
-    def probabilities(self, probs: Tensor, heads: int, head_major: bool = False) -> Tensor:
+    def probabilities(
+        self, probs: Tensor, heads: int, head_major: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """Attention probabilities [R*b*H, t, t] (or [R*H*b, t, t] when head-major); a row is (slot, head, query).
 
-        They come back without the factor ``scale``, which costs less on the values they are multiplied with.
+        They come back in ``dtype`` and without the factor :meth:`late_scale`.
         """
         if not self.active:
-            return probs
+            return probs if dtype is None else probs.to(dtype)
         slots = self._slots(probs.shape[0] // heads)
+        if probs.is_cuda:
+            shape = (slots, heads, probs.shape[1], head_major)
+            return self._drop_at_once(probs, shape, dtype=dtype).view(probs.shape)
         counters = self.context.counters(slots, heads, probs.shape[1], probs.device, head_major)
-        return self._drop(probs, counters, scale=1.0)
+        dropped = self._drop(probs, counters, scale=1.0)
+        return dropped if dtype is None else dropped.to(dtype)
+
+    def late_scale(self, device: torch.device) -> float:
+        """The factor that :meth:`probabilities` leaves to the values: on a CPU it costs less there."""
+        return self.scale if self.active and device.type == "cpu" else 1.0
 
     def shared_rows(self, x: Tensor, places: Tensor) -> Tensor:
         """Rows [n, d] that all examples share -> [R, n, d], dropped per replica; equal places drop alike."""
         if not self.active:
             return x.unsqueeze(0)
+        if x.is_cuda:
+            return self._drop_at_once(x, (1, 1, 1, False), places).view(-1, *x.shape)
         counters = self.context.offsets(places)
         return self._drop(x.expand(self.context.replicas, *x.shape), counters)
 
@@ -275,6 +312,14 @@ class CounterDropout(nn.Module):
         keep = self.context.keep(self.site, self.threshold, counters, x.shape[-1]).view(x.shape)
         dropped: Tensor = _Drop.apply(x, keep, self.scale if scale is None else scale)
         return dropped
+
+    def _drop_at_once(
+        self, x: Tensor, shape: drop_op.Shape, places: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """One operation on a GPU: [..., lanes] -> [R * n, lanes]."""
+        keys = self.context.keys(self.site, x.device)
+        rows = x.reshape(-1, x.shape[-1])
+        return drop_op.drop(rows, keys, places, shape, self.threshold - STEPS // 2, self.scale, dtype)
 
     def extra_repr(self) -> str:
         """For print(model)."""

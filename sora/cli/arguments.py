@@ -14,23 +14,23 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import HydraException
 
 from sora.coercion import nearest
 from sora.errors import UserError
 from sora.files import expanded
+from sora.runs.commands import hydra_text
 
 PATHS = ("data.dir", "data.files", "paths.results", "paths.runs", "paths.cache", "backbone.weights", "backbone.dir")
 TEXTS = ("data.label", "data.text")  # names of columns: any signs, but no paths
 FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # flags whose value is a folder
-BARE = re.compile(r"[A-Za-z0-9_./+@%-]+(?: +[A-Za-z0-9_./+@%-]+)*")  # what needs no quotes in Hydra's grammar
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 ENTRY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*:\s*")  # of {train: a.csv, validation: b.csv}
 
 
 def arranged(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with Hydra's flags, and their values, before everything else. Raises UserError for other flags."""
+    """Move Hydra's flags, with their values, before everything else. Raises UserError for other flags."""
     actions = {name: each for each in get_args_parser()._actions for name in each.option_strings}
     flags: list[str] = []
     rest: list[str] = []
@@ -68,7 +68,7 @@ def arranged(arguments: Sequence[str]) -> list[str]:
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with the values of ``PATHS`` and ``TEXTS`` in Hydra's grammar.
+    """Quote the values of ``PATHS`` and ``TEXTS`` in Hydra's grammar.
 
     In a sweep a comma still parts two values, unless the whole is the name of something that exists, or the key is one
     of ``paths.*``, which no sweep has more than one of.
@@ -81,29 +81,11 @@ def quoted(arguments: Sequence[str]) -> list[str]:
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether Hydra will take the command for a multirun; a study's file asks for one by itself."""
+    """Return whether Hydra will run the command as a multirun; a study's file asks for one by itself."""
     if "hydra.mode=RUN" in arguments:
         return False
     asked = ("-m", "--multirun", "hydra.mode=MULTIRUN")
     return any(word in asked or word.lstrip("+").startswith("experiment=") for word in arguments)
-
-
-def hydra_text(text: str) -> str:
-    """``text`` as a value of Hydra's grammar that is read as a text."""
-    if BARE.fullmatch(text) and not _is_other(text):
-        return text
-    return QuotedString(text, Quote.single).with_quotes()
-
-
-def _is_other(text: str) -> bool:
-    """Whether Hydra would read a bare word as a number, a boolean or nothing."""
-    if text.lower() in ("true", "false", "null"):
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _quoted_word(word: str, sweep: bool) -> str:
@@ -139,7 +121,7 @@ def _value(key: str, value: str, sweep: bool, expand: bool) -> str:
 
 
 def _mapping(value: str, text: Callable[[str], str]) -> str:
-    """``{train: a.csv, validation: b.csv}`` with its values quoted; a comma parts two entries only before a name."""
+    """Quote the values of ``{train: a.csv, validation: b.csv}``; a comma separates entries only before a name."""
     entries: list[list[str]] = []
     for part in _parts(value[1:-1]):
         if found := ENTRY.match(part):
@@ -147,17 +129,17 @@ def _mapping(value: str, text: Callable[[str], str]) -> str:
         elif entries:
             entries[-1][1] += f",{part}"
         elif part.strip():
-            return value  # no mapping: Hydra says what is wrong
+            return value  # no mapping: Hydra reports what is wrong
     return "{" + ", ".join(f"{name}: {text(_plain(each.strip()))}" for name, each in entries) + "}"
 
 
 def _parts(text: str) -> list[str]:
-    """``text`` at its commas, but for those within quotes that end."""
+    """Split ``text`` at its commas, except those inside closed quotes."""
     return re.findall(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,])+""", text)
 
 
 def _plain(value: str) -> str:
-    """The text that a value means: without Hydra's quotes where it has them, else as it stands."""
+    """Return the text of a value, without Hydra's quotes where it has them."""
     if value[:1] in ("'", '"'):
         try:
             read = OverridesParser.create().parse_override(f"key={value}").value()

@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def place_of(text: str) -> Path:
-    """The type of an argument that is a path; a shell leaves the ``~`` of ``--results=~/x`` alone."""
+    """Parse an argument that is a path; a shell leaves the ``~`` of ``--results=~/x`` alone."""
     return Path(expanded("path", text))
 
 

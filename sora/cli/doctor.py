@@ -1,7 +1,7 @@
 """Looks at everything a run depends on before hours are spent on it: one verdict for each thing.
 
 A check looks at the real thing (the file, the model as it would be trained, the disk that would be written), and none
-stops the others. What cannot be looked at because something before it failed is said to be skipped.
+stops the others. A check that needs one that failed is reported as skipped.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Case:
 
     @cached_property
     def gradients(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Of everything that trains, from the same batch and dropout masks twice."""
+        """Compute the gradients of everything that trains, twice, from the same batch and dropout masks."""
         return self._gradients(), self._gradients()
 
     def _gradients(self) -> dict[str, Tensor]:
@@ -96,6 +96,7 @@ class Case:
         logits = pack.model(batch)
         labels = labels.float() if task.regression else labels
         losses_of(logits, labels, pack.replicas, pack.model.head.scale[1]).sum().backward()
+        pack.optimizer.show_gradients()
         trains = {name: p for name, p in pack.model.named_parameters() if p.requires_grad}
         return {name: p.grad.clone() for name, p in trains.items() if p.grad is not None}
 
@@ -200,7 +201,7 @@ def _memory(case: Case) -> tuple[str, str]:
 
 
 def _available() -> float:
-    """Bytes that a process of the CPU can still have, without swapping."""
+    """Read the bytes that a process on the CPU can still have, without swapping."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return min(int(line.split()[1]) << 10, _left_of_group(Path("/sys/fs/cgroup")))
@@ -208,7 +209,7 @@ def _available() -> float:
 
 
 def _left_of_group(folder: Path) -> float:
-    """Bytes that the container's own limit leaves (cgroup 2); infinity where there is none."""
+    """Read the bytes that the container's own limit leaves (cgroup 2); infinity where there is none."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))
@@ -232,7 +233,7 @@ def _disk(case: Case) -> tuple[str, str]:
     paths = case.run.paths
     folders = {"paths.runs": paths.runs, "paths.results": paths.results}
     folders["paths.cache"] = str(cache_folder("", paths.cache))
-    told, level = [], "ok"
+    notes, level = [], "ok"
     by_disk: dict[int, list[str]] = {}
     for key, folder in folders.items():
         base = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
@@ -242,7 +243,7 @@ def _disk(case: Case) -> tuple[str, str]:
             if key != "paths.cache":
                 return "FAIL", f"{key}: {base} cannot be written; choose another folder"
             level = "note"  # it may have all that is needed
-            told.append(f"{key} {base} cannot be written: a run stops if something is not in it")
+            notes.append(f"{key} {base} cannot be written: a run stops if something is not in it")
             continue
         free = shutil.disk_usage(base).free
         sharing = by_disk.setdefault(base.stat().st_dev, [])
@@ -251,12 +252,12 @@ def _disk(case: Case) -> tuple[str, str]:
             keys = " and ".join(sharing)
             text = f"{keys} need{'s' * (len(sharing) == 1)} about {together >> 20:,} MiB, {free >> 20:,} MiB are free"
             return "FAIL", f"{text} at {base}; make room or choose another folder"
-        told.append(f"{key} about {needed[key] >> 20:,} of {free >> 20:,} MiB free")
-    return level, ", ".join(told)
+        notes.append(f"{key} about {needed[key] >> 20:,} of {free >> 20:,} MiB free")
+    return level, ", ".join(notes)
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether a file can be made in ``folder``: one is made, and removed."""
+    """Return whether a file can be made in ``folder``: make one, and remove it."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return os.access(folder, os.W_OK)
@@ -302,7 +303,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], tuple[str, str]], tuple[str, ...]], ..
 
 
 def examine(runs: Sequence[RunConfig]) -> Iterator[Verdict]:
-    """The verdicts on a pack of runs, one after the other as they are reached."""
+    """Yield the verdicts on a pack of runs, one after the other as they are reached."""
     case = Case(runs)
     unusable: set[str] = set()
     for name, check, needs in CHECKS:

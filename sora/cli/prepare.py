@@ -48,7 +48,7 @@ def prepare(
     """Read tasks and backbones, copy their files into ``out``, write the manifest; returns the number of files.
 
     Args:
-        data_dir: where the tasks lie; None = where SORA_DATA says, else the hub.
+        data_dir: folder of the tasks; None = SORA_DATA, else the hub.
         weights: backbone -> folder to import it from; the others come from the hub or their pip package.
         allow_partial: accept other numbers of examples than the official ones.
         config_dir: a folder of the user's own configuration, whose task/ and backbone/ are looked into as well.
@@ -98,13 +98,13 @@ def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneCon
 
 
 def _folder_of(group: str, name: str, config_dir: str | None) -> Path:
-    """Where the group's file of that name lies: in the user's own configuration, else in this project's."""
+    """Return where the group's file of that name lies: in the user's own configuration, else in this project's."""
     own = Path(config_dir or "") / group
     return own if config_dir and (own / f"{name}.yaml").is_file() else files.CONF / group
 
 
 def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
-    """A backbone whose weights pip carries in parts, put together in ``models``; any other as it is."""
+    """Join the parts of a backbone's weights that pip carries, in ``models``; leave any other as it is."""
     if not config.parts or config.weights != "pretrained":
         return config
     try:
@@ -117,7 +117,7 @@ def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
 
 
 def backbone_config(name: str, folder: Path = CONF) -> BackboneConfig:
-    """conf/backbone/<name>.yaml without Hydra, ``backbone.dir`` empty. Raises UserError for a name without a file."""
+    """Read conf/backbone/<name>.yaml without Hydra, ``backbone.dir`` empty. Raises UserError without such a file."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = sorted(each.stem for each in CONF.glob("*.yaml"))
@@ -157,7 +157,7 @@ def _unlabelled(split: str) -> bool:
 
 
 def _files(task: TaskConfig, split: str, data_dir: str | None) -> tuple[list[Path], Path, str]:
-    """The files of a split, the folder that their names start from, and the name of that folder in ``out``."""
+    """Return the files of a split, the folder that their names start from, and the name of that folder in ``out``."""
     snapshot = open_snapshot(task, data_dir)
     if not snapshot:
         folder = data_folder(task, data_dir)
@@ -170,7 +170,7 @@ def _files(task: TaskConfig, split: str, data_dir: str | None) -> tuple[list[Pat
 
 
 def _copy_task(task: TaskConfig, data_dir: str | None, out: Path) -> None:
-    """The files of every split there is, under the names they had; not everybody keeps those without labels."""
+    """Copy the files of every split there is, under their names; splits without labels may be missing."""
     for split in task.sizes:
         files, base, name = _files(task, split, data_dir)
         for path in files:
@@ -186,10 +186,10 @@ def _copy_backbone(config: BackboneConfig, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A copy of the content (the hub's cache holds links), whole or not at all."""
+    """Copy the content (the hub's cache holds links), completely or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.partial")
-    shutil.copyfile(source, beside)
-    if file_hash(beside) != file_hash(source):
-        raise UserError(f"{beside}: not what was written; the disk is damaged, choose another folder")
-    os.replace(beside, target)
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.copyfile(source, partial)
+    if file_hash(partial) != file_hash(source):
+        raise UserError(f"{partial}: not what was written; the disk is damaged, choose another folder")
+    os.replace(partial, target)

@@ -5,37 +5,37 @@ from __future__ import annotations
 import runpy
 import sys
 
-from sora.cli.commands import install
 from sora.files import ROOT
+from sora.runs.commands import install
 
 
 def tables() -> None:
-    """scripts/tables.py."""
+    """Run scripts/tables.py."""
     _run("tables")
 
 
 def status() -> None:
-    """scripts/status.py."""
+    """Run scripts/status.py."""
     _run("status")
 
 
 def doctor() -> None:
-    """scripts/doctor.py."""
+    """Run scripts/doctor.py."""
     _run("doctor")
 
 
 def export() -> None:
-    """scripts/export.py."""
+    """Run scripts/export.py."""
     _run("export")
 
 
 def prepare() -> None:
-    """scripts/prepare_data.py."""
+    """Run scripts/prepare_data.py."""
     _run("prepare_data")
 
 
 def _run(name: str) -> None:
-    """Run a script; ``experiments`` and ``benchmark`` lie beside scripts/, and no module of theirs is installed."""
+    """Run a script; ``experiments`` and ``benchmark`` lie next to scripts/ and are not installed."""
     sys.path.insert(0, str(ROOT))
     try:
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")

@@ -90,6 +90,7 @@ class LowRankLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(replicas, r, base.out_features, device=device))
         self.gate = nn.Parameter(torch.ones(replicas, r, device=device)) if gated else None
         self.dropout = dropout
+        self.prepared: tuple[Tensor, Tensor] | None = None  # A and folded B of this forward pass, from a Bank
 
     @property
     def weight(self) -> Tensor:
@@ -121,7 +122,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dtype = self.base.weight.dtype
         x = x.to(dtype)
-        a, b = self.lora_A.to(dtype), self.folded().to(dtype)
+        a, b = self.prepared or (self.lora_A.to(dtype), self.folded().to(dtype))
         dropping = self.training and self.dropout is not None
         if x.shape[0] == 1 and not dropping:
             return self._shared(x, a, b)

@@ -122,10 +122,11 @@ class Peft(Method):
         lr, decay = self.plan.learning_rates(), self.plan.runs[0].trainer.weight_decay
         matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
         vectors = {name: p for name, p in trained.items() if p.ndim < 2}
-        return [
+        self.groups = [
             ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay, stacked=False),
             ParameterGroup("adapter.vectors", vectors, lr=lr, stacked=False),
         ]
+        return self.groups
 
     def penalty(self) -> Tensor | None:
         return None
@@ -137,7 +138,7 @@ class Peft(Method):
         """
         if step > 0 or not bool(alive.all()):
             return
-        if not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
+        if not any(bool(group.grads.any()) for group in self.groups if group.grads is not None):
             name = self.config.peft_type
             raise UserError(f"method.peft_type: {name} gets no gradient from this encoder; choose another tuner")
 

@@ -50,14 +50,14 @@ class Regime:
         return _six(self.reach * self.learning_rate * self.rates)
 
     def numbers(self) -> dict[str, float]:
-        """What the record and the dry run say."""
+        """Return the numbers for the record and the dry run."""
         return {"rho": self.rho, "shrink": self.shrink, "travel": self.travel}
 
     def __str__(self) -> str:
         return f"rho {self.rho:.3g}, shrink {self.shrink:.3g}, travel {self.travel:.3g}"
 
     def warning(self) -> str:
-        """One sentence with the values that would do where the initial draw will decide, else empty."""
+        """Warn, and name values that would do, where the initial draw will decide the ranks; else empty."""
         xi = _rounded(LARGEST_RHO * self.reach * self.learning_rate, math.floor)
         enough = SMALLEST_TRAVEL / (self.reach * self.rates) if self.rates else math.inf  # one step of a warm-up: none
         rates = [
@@ -80,7 +80,7 @@ class Regime:
 
 
 def regime(run: RunConfig, timeline: Timeline) -> Regime | None:
-    """The regime of a resolved run; None where it has no gates, or its threshold is 0."""
+    """Return the regime of a resolved run; None where it has no gates, or its threshold is 0."""
     method = run.method
     if not isinstance(method, SoraConfig) or method.threshold == 0:
         return None
@@ -96,7 +96,7 @@ def regime(run: RunConfig, timeline: Timeline) -> Regime | None:
 
 
 def data_dependence(ranks: Mapping[str, int], no_data: Mapping[str, int]) -> dict[str, float | None]:
-    """How far the ranks a run ended with differ from those it would have had without data (``no_data_ranks``).
+    """Measure how far a run's final ranks differ from those without data (``no_data_ranks``).
 
     ``index``: 1 - Pearson's correlation over the matrices; 0 = the initial draw explains them all, 1 = nothing of them.
     None where a correlation is not defined, because all matrices of one side have the same rank. ``differ``: the share
@@ -113,11 +113,11 @@ def data_dependence(ranks: Mapping[str, int], no_data: Mapping[str, int]) -> dic
 
 
 def _six(value: float) -> float:
-    """Rounded to six significant digits, so that 1.5e-4 / 1e-3 is 0.15."""
+    """Round to six significant digits, so that 1.5e-4 / 1e-3 is 0.15."""
     return float(f"{value:.6g}")
 
 
 def _rounded(value: float, towards: Callable[[float], int]) -> float:
-    """Rounded to three significant digits, up or down (math.ceil, math.floor)."""
+    """Round to three significant digits, up or down (math.ceil, math.floor)."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)
     return float(f"{towards(round(value / unit, 6)) * unit:.3g}")

@@ -94,3 +94,12 @@ class SvdLinear(LowRankLinear):
         eye = torch.eye(self.r, dtype=self.lora_A.dtype, device=self.lora_A.device)
         grams = [torch.bmm(x, x.transpose(1, 2)) - eye for x in (self.lora_A, self.lora_B)]
         return torch.stack([torch.linalg.matrix_norm(gram) for gram in grams])
+
+
+def distances(matrices: Tensor) -> Tensor:
+    """||X X^T - I||_F of each matrix X [r, width] in [n, R, r, width] -> [n, R]: ``orthogonality`` of all at once."""
+    count, replicas, r, width = matrices.shape
+    flat = matrices.reshape(-1, r, width)
+    eye = torch.eye(r, dtype=flat.dtype, device=flat.device)
+    grams = torch.baddbmm(eye, flat, flat.transpose(1, 2), beta=-1.0)
+    return torch.linalg.matrix_norm(grams).view(count, replicas)

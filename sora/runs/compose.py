@@ -8,16 +8,16 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from sora.cli.arguments import hydra_text
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import CONF
+from sora.runs.commands import hydra_text
 from sora.runs.recipes import check_recipe
 from sora.runs.resolve import build_runs
 
 
 def runs_of(overrides: Iterable[str], config_dirs: Sequence[str] = ()) -> list[RunConfig]:
-    """The runs of one job; ``config_dirs``: folders of the user's own configuration.
+    """Return the runs of one job; ``config_dirs``: folders of the user's own configuration.
 
     Raises UserError, or HydraException or OmegaConfBaseException for a mistake of spelling.
     """

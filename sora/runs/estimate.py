@@ -1,6 +1,6 @@
 """What a job will cost, before it starts: floating-point operations and memory (torch-free).
 
-Estimates from shapes, for choosing how many runs to pack and what to ask a scheduler for. docs/speed.md says how they
+Estimates from shapes, for choosing how many runs to pack and what to ask a scheduler for. docs/speed.md has how they
 compare with what was measured.
 """
 
@@ -41,7 +41,7 @@ class DataFacts:
 
 
 def facts_of(data: TaskData) -> DataFacts:
-    """The facts of loaded data."""
+    """Return the facts of loaded data."""
     texts = data.splits["train"].texts
     lengths = [sum(map(len, row)) for row in zip(*texts, strict=True)]
     return DataFacts(data.sha256, data.sizes, sum(lengths) / max(1, len(lengths)), max(lengths, default=0))
@@ -78,22 +78,22 @@ class Shape:
 
     @property
     def matrices(self) -> int:
-        """Weights of the six matrices of every layer."""
+        """Count the weights of the six matrices of every layer."""
         return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
 
     @property
     def parameters(self) -> int:
-        """All weights, but for vectors."""
+        """Count all weights but vectors."""
         return self.matrices * self.distinct // self.layers + (self.vocabulary + self.positions) * self.hidden
 
 
 def steps(run: RunConfig, facts: DataFacts) -> int:
-    """Optimiser steps of a run."""
+    """Count the optimiser steps of a run."""
     return schedules.timeline(run, facts.sizes["train"]).total
 
 
 def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
-    """Floating-point operations of a pack: forward and backward passes, and evaluations.
+    """Count the floating-point operations of a pack: forward and backward passes, and evaluations.
 
     A frozen weight costs 2 operations a token forward and 2 backward, a trained one 2 more; the adapters' own products
     and the padding are within the error of the rest.
@@ -119,7 +119,7 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
 
 
 def trainable(run: RunConfig) -> int:
-    """Weights one replica trains: low-rank factors on all six matrices, or the backbone, and the head.
+    """Count the weights one replica trains: low-rank factors on all six matrices, or the backbone, and the head.
 
     An estimate for PEFT's tuners, of which some have more factors than LoRA.
     """
@@ -136,7 +136,7 @@ def trainable(run: RunConfig) -> int:
 
 
 def kept_bytes(runs: Sequence[RunConfig], length: int) -> int:
-    """Activations that the forward pass of one step on inputs of ``length`` tokens keeps for the backward pass.
+    """Count activations that the forward pass of one step on inputs of ``length`` tokens keeps for the backward pass.
 
     Of every layer: its input, queries, keys, values, context, the inputs of both LayerNorms, the second block's input,
     and the inner activations before and after their nonlinearity; with dropout one byte an element of each mask; where
@@ -156,7 +156,7 @@ def kept_bytes(runs: Sequence[RunConfig], length: int) -> int:
 
 
 def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True) -> int:
-    """Most memory a pack needs on its longest batch, training or being evaluated; with ``cpu``, that of the process."""
+    """Estimate the peak bytes of a pack on its longest batch, in training or evaluation; with ``cpu``, the process."""
     run = runs[0]
     shape, size, (_, length) = Shape.of(run.backbone), _size(run), facts.tokens(run)
     weights = shape.parameters * (FLOAT if run.method.name == "full" else size)
@@ -167,7 +167,7 @@ def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True)
 
 
 def _working(runs: Sequence[RunConfig], length: int, batch: int, dropping: bool) -> float:
-    """What lives for a moment: the largest block's inputs and outputs, or the scores of attention in their making."""
+    """Estimate temporary bytes: the largest block's inputs and outputs, or attention's scores while computed."""
     run, shape = runs[0], Shape.of(runs[0].backbone)
     examples = len(runs) * batch * run.task.choices
     block = examples * length * (2 * shape.inner + 2 * shape.hidden) * _size(run)
@@ -178,7 +178,7 @@ def _working(runs: Sequence[RunConfig], length: int, batch: int, dropping: bool)
 
 
 def _written_out(run: RunConfig, dropping: bool) -> bool:
-    """Whether attention keeps its probabilities: no fused kernel takes the masks, nor DeBERTa's bias."""
+    """Return whether attention keeps its probabilities: no fused kernel takes the masks, nor DeBERTa's bias."""
     return dropping or run.precision == "bf16" or run.backbone.family == "deberta-v2"
 
 
@@ -187,12 +187,12 @@ def _dropout(run: RunConfig, name: str) -> float:
 
 
 def _size(run: RunConfig) -> int:
-    """Bytes of an activation."""
+    """Return the bytes of an activation."""
     return 2 if run.precision == "bf16" else FLOAT
 
 
 def describe(runs: Sequence[RunConfig], facts: DataFacts) -> str:
-    """``15 runs x 20 steps, about 1.2e+13 FLOP, 3.1 GiB``."""
+    """Describe a job: ``15 runs x 20 steps, about 1.2e+13 FLOP, 3.1 GiB``."""
     run = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     return (
         f"{run} x {steps(runs[0], facts)} steps, about {operations(runs, facts):.1e} FLOP, "
@@ -201,5 +201,5 @@ def describe(runs: Sequence[RunConfig], facts: DataFacts) -> str:
 
 
 def gibibytes(size: float) -> str:
-    """``3.1 GiB``."""
+    """Write bytes as ``3.1 GiB``."""
     return f"{size / (1 << 30):.1f} GiB"

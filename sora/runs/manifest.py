@@ -4,7 +4,7 @@
 
 The sweeper writes one before its first job starts, and the same command writes the same file again. Readers take from
 the records what a manifest names and nothing else: what is missing is known, with its command, and runs of another
-study never slip in. docs/studies.md says what each key means.
+study never slip in. docs/studies.md defines each key.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Place(Part):
 
 
 class Layout(Part):
-    """A manifest; docs/studies.md says what each key means."""
+    """A manifest; docs/studies.md defines each key."""
 
     schema_: int = Field(alias="schema")
     study: str
@@ -55,7 +55,7 @@ Manifest = dict[str, Any]
 def make(
     study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str], runs: Sequence[Mapping[str, Any]]
 ) -> Manifest:
-    """A checked manifest.
+    """Return a checked manifest.
 
     Args:
         study: its name, letters, digits, ``_`` and ``-``.
@@ -83,14 +83,14 @@ def make(
 
 
 def digest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str]) -> str:
-    """12 hexadecimal digits of the sha256 of the three as canonical JSON: sorted keys, no spaces, ASCII."""
+    """Return 12 hexadecimal digits of the sha256 of the three as canonical JSON: sorted keys, no spaces, ASCII."""
     content = {"study": study, "axes": axes, "fixed": fixed}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
 
 def path(results: Path, manifest: Manifest) -> Path:
-    """Where a manifest belongs."""
+    """Return where a manifest belongs."""
     return Path(results) / FOLDER / f"{manifest['study']}-{manifest['hash']}.json"
 
 
@@ -103,7 +103,7 @@ def write(results: Path, manifest: Manifest) -> Path:
 
 
 def united(old: Manifest, new: Manifest) -> Manifest:
-    """``new`` with the runs that only ``old`` could name; both are of one sweep, on machines that have different data.
+    """Add to ``new`` the runs that only ``old`` could name; both are one sweep, on machines with different data.
 
     The order is that of ``old``, so that repeating a sweep with less at hand changes nothing. A run that both name is
     that of ``new``.
@@ -114,7 +114,7 @@ def united(old: Manifest, new: Manifest) -> Manifest:
 
 
 def contradictions(one: Manifest, other: Manifest) -> list[str]:
-    """The places, as text, at which two manifests of one sweep name different runs."""
+    """Return the places, as text, at which two manifests of one sweep name different runs."""
     ids = {_place(run): run["run_id"] for run in one["runs"]}
     return [place for run in other["runs"] if ids.get(place := _place(run), run["run_id"]) != run["run_id"]]
 
@@ -124,7 +124,7 @@ def _place(run: Mapping[str, Any]) -> str:
 
 
 def read(file: Path) -> Manifest:
-    """The manifest in ``file``, checked. Raises UserError that names the file and the key."""
+    """Return the manifest in ``file``, checked. Raises UserError that names the file and the key."""
     try:
         manifest = parse_json(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
@@ -136,7 +136,7 @@ def read(file: Path) -> Manifest:
 
 
 def read_all(results: Path, study: str | None = None) -> list[Manifest]:
-    """The manifests below ``results``, by file name: all, or those of one study. An empty list where there is none."""
+    """Load the manifests below ``results``, by file name: all, or those of one study; [] without any."""
     found = [read(file) for file in sorted((Path(results) / FOLDER).glob("*.json"))]
     return [manifest for manifest in found if study in (None, manifest["study"])]
 

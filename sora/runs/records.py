@@ -1,9 +1,9 @@
-"""What a finished run leaves behind: one JSON file, and beside it one ``.npz`` with its logits (torch-free).
+"""What a finished run leaves behind: one JSON file, and one ``.npz`` with its logits (torch-free).
 
     <paths.results>/records/<backbone>/<task>/<method>-s<seed>-<run id>.json
     <paths.results>/records/<backbone>/<task>/<method>-s<seed>-<run id>.npz
 
-sora/runs/schema.py says what each key means and in which unit. Both files are written once, atomically, the JSON
+sora/runs/schema.py defines each key and its unit. Both files are written once, atomically, the JSON
 last: where it exists, the run is complete.
 """
 
@@ -79,19 +79,19 @@ def _refuse(where: str, key: str, what: str) -> None:
 
 
 def record_path(results: Path, run: RunConfig, run_id: str) -> Path:
-    """Where the record of ``run`` belongs."""
+    """Return where the record of ``run`` belongs."""
     name = f"{run.method.name}-s{run.seed}-{run_id}.json"
     return Path(results) / "records" / run.backbone.name / run.task.name / name
 
 
 def find(results: Path, run_id: str) -> Path | None:
-    """The record of that run id, or None, also where its arrays are gone. Only the id in its name counts."""
+    """Return the record of that run id, or None, also where its arrays are gone. Only the id in its name counts."""
     paths = (Path(results) / "records").glob(f"**/*-{run_id}.json")
     return min((path for path in paths if path.with_suffix(".npz").is_file()), default=None)
 
 
 def finished(results: Path) -> dict[str, Path]:
-    """Every record below ``results`` that has its arrays, by run id, from the names alone: one look for many runs."""
+    """Find every record below ``results`` that has its arrays, by run id, from the names alone, in one pass."""
     folder = Path(results) / "records"
     arrays = {path.with_suffix("") for path in folder.glob("**/*.npz")}
     paths = sorted((path for path in folder.glob("**/*.json") if path.with_suffix("") in arrays), reverse=True)
@@ -101,8 +101,10 @@ def finished(results: Path) -> dict[str, Path]:
 # -- writing -------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
-    """Write ``path`` and, before it, the arrays beside it; non-finite numbers become null.
+def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Write ``path`` and, before it, the ``.npz`` of its arrays; return the record as the file has it.
+
+    Non-finite numbers become null.
 
     Raises UserError when the record breaks the layout, does not name these arrays, or cannot be written.
     """
@@ -113,10 +115,12 @@ def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path.with_suffix(".npz"), _npz(arrays))
     write_text(path, text)
+    written: dict[str, Any] = json.loads(text)
+    return written
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with every non-finite number replaced by None: JSON has neither NaN nor infinity."""
+    """Return ``value`` with every non-finite number replaced by None: JSON has neither NaN nor infinity."""
     if isinstance(value, Mapping):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -125,7 +129,7 @@ def _finite(value: Any) -> Any:
 
 
 def _npz(arrays: Arrays) -> bytes:
-    """The bytes of an .npz that depend on nothing but the arrays: sorted names, one fixed date."""
+    """Return the bytes of an .npz that depend on nothing but the arrays: sorted names, one fixed date."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(arrays):
@@ -137,7 +141,7 @@ def _npz(arrays: Arrays) -> bytes:
 
 
 def arrays_digest(arrays: Arrays) -> str:
-    """sha256 of names, types, shapes and values; the same for the same arrays whatever compressed them."""
+    """Return sha256 of names, types, shapes and values; the same for the same arrays whatever compressed them."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
@@ -150,7 +154,7 @@ def arrays_digest(arrays: Arrays) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The record in the file ``path``, checked. Raises UserError that names the file and the key."""
+    """Return the record in the file ``path``, checked. Raises UserError that names the file and the key."""
     try:
         record = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -170,14 +174,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_many(folder: Path) -> list[dict[str, Any]]:
-    """Every record below ``folder``, by path. Raises UserError when one cannot be read."""
+    """Return every record below ``folder``, by path. Raises UserError when one cannot be read."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder of records; train a run first, or check paths.results")
     return [read(path) for path in sorted(Path(folder).rglob("*.json"))]
 
 
 def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
-    """The arrays beside the record ``path``: ``{select,report[,report_mm]}_{ids,logits,labels}``.
+    """Read the arrays of the record ``path``: ``{select,report[,report_mm]}_{ids,logits,labels}``.
 
     ``record``: what ``path`` holds, where that has been read already.
 
@@ -201,5 +205,5 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
 
 
 def science(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal when the run is repeated: all but time, throughput, memory and provenance."""
+    """Return what must be equal when the run is repeated: all but time, throughput, memory and provenance."""
     return {key: value for key, value in record.items() if key not in NOT_SCIENCE}

@@ -8,15 +8,10 @@ import json
 from typing import Any
 
 from sora.config import RunConfig
-from sora.tasks.spec import TaskConfig
-
-# The other fields of a task say where the examples come from and how they are read: the hash of what was read
-# covers them, and trainer.max_length holds the length in use.
-TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric", "scoring", "spans", "truncate", "standardize")
 
 
 def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved run that decides its numbers; equal parts, equal runs.
+    """Return the part of a resolved run that affects its results; equal parts, equal runs.
 
     A field equal to its dataclass default is left out, and so is a group of which nothing is left: an option
     added later, with a default that changes nothing, renames no run.
@@ -28,14 +23,14 @@ def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) ->
 
 
 def run_id(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> str:
-    """12 hexadecimal digits of the sha256 of the science as canonical JSON: sorted keys, no spaces, ASCII."""
+    """Return 12 hexadecimal digits of the sha256 of the science as canonical JSON: sorted keys, no spaces, ASCII."""
     science = science_config(run, data_sha256, weights)
     text = json.dumps(science, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
 
 def recorded_config(run: RunConfig, weights: dict[str, Any]) -> dict[str, Any]:
-    """Every field that decides a run's numbers, at its value: what a record says about its configuration.
+    """Return every field that affects a run's results, at its value: the ``config`` of its record.
 
     Nothing else is in it, no path above all, so that a repeated run gives the same record wherever it is repeated.
     """
@@ -43,14 +38,12 @@ def recorded_config(run: RunConfig, weights: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decisive(group: Any, defaults: bool = False) -> dict[str, Any]:
-    """The deciding fields of a dataclass, those at their default only with ``defaults``."""
+    """Return the deciding fields of a dataclass, those at their default only with ``defaults``."""
     unused = group.unused() if hasattr(group, "unused") else frozenset()
     result = {}
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
         if item.name in unused or not item.metadata.get("science", True):
-            continue
-        if isinstance(group, TaskConfig) and item.name not in TASK_FIELDS:
             continue
         if dataclasses.is_dataclass(value):
             value, default = _decisive(value, defaults), {}
@@ -62,7 +55,7 @@ def _decisive(group: Any, defaults: bool = False) -> dict[str, Any]:
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:
-    """The value at which a field is left out: its default, or what is ``unnamed``; MISSING equals no value."""
+    """Return the value at which a field is left out: its default, or what is ``unnamed``; MISSING equals no value."""
     if item.metadata.get("unnamed") is not None:
         return item.metadata["unnamed"]
     return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default

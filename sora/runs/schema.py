@@ -1,6 +1,6 @@
 """The record of a run as one schema: checks records, describes them (docs/record.md), gives an example of each key.
 
-Further keys are welcome everywhere, so that a later version can say more without a new schema number. A key with a
+Further keys are welcome everywhere, so that a later version can add some without a new schema number. A key with a
 default may be absent. Torch-free.
 
     python -m sora.runs.schema        # writes the tables of docs/record.md anew
@@ -33,12 +33,12 @@ class Part(BaseModel):
 
 
 def key(meaning: str, example: Any = None, **options: Any) -> Any:
-    """A key, what it means, and an example of its value (None: that of its parts)."""
+    """Declare a key: what it means, and an example of its value (None: that of its parts)."""
     return Field(description=meaning, examples=None if example is None else [example], **options)
 
 
 def optional(meaning: str) -> Any:
-    """A key that may be absent; where it is given, null is no value of it."""
+    """Declare a key that may be absent; where it is given, it cannot be null."""
     return Field(default=None, description=meaning)
 
 
@@ -60,10 +60,14 @@ class Protocol(Named):
 
 class Flags(Part):
     one_class: bool = key("the selected weights predict one class for every reported example", False)
-    partial: bool = key("a split has another number of examples than the official one", False)
+    partial: bool = key("a split has another number of examples than the official one, or `data.limit` cut it", False)
     synthetic: bool = key("the task is generated", False)
     random_weights: bool = key("the backbone was not pretrained", False)
     members_changed: bool = key("continued in another pack than it was saved in: equal, but not to the bit", False)
+    device_changed: bool = optional("continued on another device than it was saved on: equal, but not to the bit")
+    fallbacks: list[str] = optional(
+        "what the GPU could not do as it was meant, and why: dropout in one launch, `trainer.cuda_graphs`"
+    )
     diverged_at: int | None = key("optimiser step of the divergence")
 
 
@@ -319,7 +323,7 @@ def check(model: type[BaseModel], value: Any, where: str, way_out: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in a sentence, at most 80 characters of it."""
+    """Show a value in a sentence, in at most 80 characters."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -330,7 +334,7 @@ def shown(value: Any) -> str:
 def rows(
     model: type[BaseModel], names: tuple[str, ...] | None = None, above: str = ""
 ) -> Iterator[tuple[str, str, str]]:
-    """Key, type and meaning of every key of ``model``, those of its objects after them."""
+    """List key, type and meaning of every key of ``model``, those of its objects after them."""
     for name, field in model.model_fields.items():
         if names is not None and name not in names:
             continue
@@ -352,7 +356,7 @@ def _kind(annotation: Any) -> str:
 
 
 def described(page: str) -> str:
-    """``page`` with the table between each pair of its marks written from the schema."""
+    """Write the tables between the marks of ``page`` from the schema."""
     tables = {section: list(rows(Record, names)) for section, names in SECTIONS.items()}
     tables["Level"] = list(rows(Level))
     for name, found in tables.items():
@@ -383,7 +387,7 @@ def _annotated_example(model: type[BaseModel]) -> Mapping[str, Any]:
 
 
 def example(model: type[BaseModel] = Record) -> dict[str, Any]:
-    """An object in which every needed key has its example."""
+    """Return an object in which every needed key has its example."""
     return _copied(_annotated_example(model))
 
 

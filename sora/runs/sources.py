@@ -18,7 +18,7 @@ SHAPE = ("r", "alpha", "rslora", "targets")  # of method: which matrices, how ma
 
 
 def filled(run: RunConfig) -> RunConfig:
-    """The run with what its control takes from ``method.source``, and the run id in place of a path.
+    """Return the run with what its control takes from ``method.source``, and the run id in place of a path.
 
     Raises:
         UserError: there is no such finished run, or it is of another backbone or another shape.
@@ -33,7 +33,7 @@ def filled(run: RunConfig) -> RunConfig:
         check_same_shape(run, record)
         if method.ranks not in (None, record["ranks"]):
             raise UserError(
-                f"method.ranks: given beside method.source={record['run_id']}, whose ranks differ; leave one out"
+                f"method.ranks: given with method.source={record['run_id']}, whose ranks differ; leave one out"
             )
         method = replace(method, source=record["run_id"], ranks=record["ranks"])
     if method.pattern == "permuted" and method.permutation is None:
@@ -55,7 +55,7 @@ def _cut(run: RunConfig, method: SvdCutConfig) -> SvdCutConfig:
 
 
 def finished(run: RunConfig, key: str = "source") -> dict[str, Any]:
-    """The record that ``method.<key>`` means: a file, or a run id below ``paths.results``."""
+    """Return the record that ``method.<key>`` means: a file, or a run id below ``paths.results``."""
     source = str(getattr(run.method, key))
     path = Path(source) if source.endswith(".json") else records.find(Path(run.paths.results), source)
     if path is None or not path.is_file():
@@ -71,7 +71,7 @@ def finished(run: RunConfig, key: str = "source") -> dict[str, Any]:
 
 
 def _state(folder: Path) -> str:
-    """``, the run is running`` by its status.json; nothing where there is none."""
+    """Describe the status of a run, ``, the run is running``; nothing without a status.json."""
     try:
         return f", the run is {json.loads((folder / 'status.json').read_text(encoding='utf-8'))['status']}"
     except (OSError, ValueError, KeyError, TypeError):

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, open_dict
 
 from sora.backbones.source import backbone_identity
-from sora.cli.commands import portable, without_paths
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.runs import estimate, records
 from sora.runs import manifest as studies
+from sora.runs.commands import portable, without_paths
 from sora.runs.recipes import check_recipe
 from sora.runs.resolve import build_runs, packable_keys, plain_values, with_overrides
 from sora.runs.run_id import run_id
@@ -46,7 +46,7 @@ NO_SCIENCE = (
 
 
 def decides(key: str) -> bool:
-    """Whether a key can decide a number, so that a manifest tells of it."""
+    """Return whether a key can affect a result; a manifest names such keys."""
     return key not in NO_SCIENCE and key.partition(".")[0] not in NO_SCIENCE
 
 
@@ -101,7 +101,7 @@ class PlannedJob:
     facts: estimate.DataFacts
 
     def estimate(self) -> str:
-        """Runs, steps, cost and memory in a few words."""
+        """Describe runs, steps, cost and memory in a few words."""
         return estimate.describe([cell.run for cell in self.cells], self.facts)
 
 
@@ -113,24 +113,22 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     jobs: list[PlannedJob] = field(default_factory=list)
     mistakes: list[tuple[str, UserError]] = field(default_factory=list)  # what was asked for, why it cannot be
-    names: dict[str, str] = field(
-        default_factory=dict
-    )  # choice of task= -> the name that its runs have
+    names: dict[str, str] = field(default_factory=dict)  # choice of task= -> the name that its runs have
     lists: dict[str, list[Any]] = field(default_factory=dict)  # axes that were given as a list: seed=[0,1], pack=[...]
 
     def finished(self) -> set[str]:
-        """Ids of the runs that have a record."""
+        """Return ids of the runs that have a record."""
         folders = {cell.run.paths.results for cell in self.cells}
         found = set[str]().union(*(records.finished(Path(folder)) for folder in folders))
         return found & {cell.run_id for cell in self.cells}
 
     def unfinished(self) -> list[PlannedJob]:
-        """The jobs in which a record is missing. The members of a pack stay together, whichever are finished."""
+        """Return the jobs in which a record is missing. The members of a pack stay together, whichever are finished."""
         done = self.finished()
         return [job for job in self.jobs if any(cell.run_id not in done for cell in job.cells)]
 
     def counts(self) -> str:
-        """``30 runs, 10 of them finished``."""
+        """Describe the plan: ``30 runs, 10 of them finished``."""
         runs, done = len({cell.run_id for cell in self.cells}), len(self.finished())
         return f"{runs} run{'' if runs == 1 else 's'}, " + (f"{done} of them finished" if done else "none finished")
 
@@ -174,7 +172,7 @@ class Plan:
 
 
 def _published(value: Any) -> Any:
-    """A value of an axis without the folders of this machine: of an absolute path its name."""
+    """Return a value of an axis without the folders of this machine: of an absolute path its name."""
     return Path(value).name if isinstance(value, str) and without_paths(value) != value else value
 
 
@@ -186,7 +184,7 @@ class Sources:
         self._weights: dict[str, dict[str, Any] | UserError] = {}
 
     def data(self, run: RunConfig) -> estimate.DataFacts:
-        """Facts of the run's data. Raises UserError where it cannot be had."""
+        """Return facts of the run's data. Raises UserError where it cannot be had."""
         return _once(
             self._data,
             repr((run.task, run.protocol, run.data)),
@@ -194,13 +192,13 @@ class Sources:
         )
 
     def run_id(self, run: RunConfig) -> str:
-        """The run's id. Raises UserError where data or weights cannot be had."""
+        """Return the run's id. Raises UserError where data or weights cannot be had."""
         weights = _once(self._weights, repr(run.backbone), lambda: backbone_identity(run.backbone))
         return run_id(run, self.data(run).sha256, weights)
 
 
 def _once(known: dict[str, T | UserError], key: str, find: Callable[[], T]) -> T:
-    """``find()``, or what it gave or raised before."""
+    """Return ``find()``, or repeat what it returned or raised before."""
     if key not in known:
         try:
             known[key] = find()
@@ -228,7 +226,7 @@ class Planner:
         self.planned: set[str] = set()  # ids of the runs that have their job
 
     def plan(self) -> Plan:
-        """Every combination of the axes.
+        """Return every combination of the axes.
 
         Raises:
             UserError: an axis names one value twice.
@@ -277,7 +275,7 @@ class Planner:
             self.result.jobs.append(PlannedJob(overrides, members, self.sources.data(members[0].run)))
 
     def _cell(self, chosen: dict[str, Value], values: dict[str, Any], entry: dict[str, Value]) -> Cell:
-        """One run, checked and named. Raises UserError where it cannot be."""
+        """Return one run, checked and named. Raises UserError where it cannot be."""
         plain = {key: value.json for key, value in entry.items()}
         own = {**values, "pack": [plain]} if values["pack"] is not None and plain else with_overrides(values, plain)
         (run,) = build_runs(own)
@@ -292,7 +290,7 @@ class Planner:
         return Cell(axes, self._words(chosen | entry, values), run, name)
 
     def _values(self, chosen: Chosen) -> dict[str, Any] | None:
-        """The composed configuration as plain values; None after a mistake, which is noted."""
+        """Return the composed configuration as plain values; None after a mistake, which is noted."""
         overrides = self._words(chosen)
         config = self.compose(overrides)
         choices: Any = config.hydra.runtime.choices
@@ -306,7 +304,7 @@ class Planner:
             return None
 
     def _words(self, chosen: Chosen, values: Mapping[str, Any] | None = None) -> list[str]:
-        """The overrides of a job in their order, without those axes that ``chosen`` leaves open.
+        """Return the overrides of a job in their order, without those axes that ``chosen`` leaves open.
 
         With the composed ``values``, lists of replicas (seed=[0,1], pack=[...]) make way for what is chosen instead.
         """
@@ -330,7 +328,7 @@ class Planner:
 
 
 def _flat(axis: Axis) -> Axis:
-    """seed=[0,1],[2] is seed=0,1,2: how the seeds of a job are packed is not the user's to say twice."""
+    """Flatten seed=[0,1],[2] to seed=0,1,2: the planner decides which seeds are packed."""
     if axis.key != "seed":
         return axis
     values = [[_value(each) for each in v.json] if isinstance(v.json, list) else [v] for v in axis.values]
@@ -343,7 +341,7 @@ def _product(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:
 
 
 def _entries(values: Mapping[str, Any], together: Sequence[Axis]) -> list[dict[str, Value]]:
-    """What the runs of one job differ in: the lists the configuration has itself, times the packable axes."""
+    """Return what the runs of one job differ in: the lists the configuration has itself, times the packable axes."""
     own: list[dict[str, Value]] = [{}]
     if isinstance(values["pack"], list) and all(isinstance(each, dict) for each in values["pack"]):
         keys = list(dict.fromkeys(str(key) for each in values["pack"] for key in each))
@@ -354,7 +352,7 @@ def _entries(values: Mapping[str, Any], together: Sequence[Axis]) -> list[dict[s
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:
-    """What the configuration has for a key that one entry of a pack leaves out; None where it has no such key."""
+    """Return the configured value of a key that one entry of a pack leaves out; None without such a key."""
     found: Any = values
     for part in key.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
@@ -362,7 +360,7 @@ def _at(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _value(plain: Any) -> Value:
-    """A number as Hydra's grammar has it; other values in quotes, to be refused where they are checked."""
+    """Return a number as Hydra's grammar has it; other values in quotes, to be refused where they are checked."""
     if plain is None:
         return Value("null", None)
     return Value(str(plain) if isinstance(plain, int | float) else repr(str(plain)), plain)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sora.cli.commands import from_here, here, in_script, portable, published
+from sora.runs.commands import from_here, here, in_script, portable, published
 from tests.typed import TOY, Command
 
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from sora.cli.slurm_job import Command
 from sora.cluster import code_snapshot
 from sora.cluster.signals import Preempted
-from sora.cluster.slurm_job import Command
 from sora.runs import records
 from tests.cluster.jobs import ROOT, SMALL, environment, run, start
 

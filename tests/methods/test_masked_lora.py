@@ -18,7 +18,7 @@ from sora.runs import records
 from sora.runs.run_id import run_id
 from sora.training.batching import batches
 from sora.training.evaluation import predict
-from sora.training.session import parameter_counts
+from sora.training.sizes import parameter_counts
 from tests import tiny
 from tests.composing import arrays, record
 from tests.oracles.test_lora_is_pefts import both, inside

@@ -23,7 +23,7 @@ from sora.training.closed_form import fit
 from sora.training.evaluation import predict, score
 from sora.training.pack import build_pack
 from sora.training.runner import run_pack
-from sora.training.session import parameter_counts
+from sora.training.sizes import parameter_counts
 from tests import tiny
 from tests.composing import arrays, record
 from tests.composing import runs as composed_runs

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sora.cli.commands import program
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.runs import manifest as studies
 from sora.runs import records
+from sora.runs.commands import program
 from sora.runs.run_id import run_id
 from sora.tasks import load
 from tests import composing

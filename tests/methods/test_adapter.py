@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sora.methods.bottleneck import BottleneckLinear
+from sora.methods.adapter import BottleneckLinear
 
 
 def make(replicas=3):

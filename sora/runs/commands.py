@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from sora.files import BUNDLE, ROOT
 
 CONFIG_DIR = "--config-dir"
 LOCAL = ("data.dir=", "paths.", "backbone.dir=")  # keys of one machine's folders
+BARE = re.compile(r"[A-Za-z0-9_./+@%-]+(?: +[A-Za-z0-9_./+@%-]+)*")  # what needs no quotes in Hydra's grammar
 _START = r"(?:file://)?(?:/|~/)"
 _PATH = re.compile(  # at the start, as a value, in a list or a dictionary; quoted for Hydra or bare
     rf"""(^|[=\[,]|:\s)(?:'({_START}(?:[^'\\]|\\.)*)'|"({_START}(?:[^"\\]|\\.)*)"|({_START}[^,\]}}]*))"""
@@ -21,20 +24,18 @@ _PATH = re.compile(  # at the start, as a value, in a list or a dictionary; quot
 
 
 def without_paths(word: str) -> str:
-    """``word`` with absolute paths replaced by PATH: records and manifests are published."""
+    """Replace absolute paths in ``word`` by PATH: records and manifests are published."""
     return _PATH.sub(r"\1PATH", word)
 
 
 def from_here(word: str) -> str:
-    """``word`` with the absolute paths below the current folder as relative ones."""
+    """Make the absolute paths in ``word`` that lie below the current folder relative."""
     here = os.getcwd()
 
     def relative(found: re.Match[str]) -> str:
         path = found[2] or found[3] or found[4]
         if not path.startswith(f"{here}/"):
             return found[0]
-        from sora.cli.arguments import hydra_text
-
         below = path[len(here) + 1 :]
         return found[1] + (hydra_text(below) if "=" in word else below)
 
@@ -42,7 +43,7 @@ def from_here(word: str) -> str:
 
 
 def portable(words: Sequence[str]) -> str:
-    """As ``published``, but without the words that say where data and results lie on one machine.
+    """Quote a command as ``published`` does, without the words that name folders of one machine.
 
     What is left runs anywhere: the data come from SORA_DATA or the hub, results go where they go by default.
     """
@@ -50,22 +51,40 @@ def portable(words: Sequence[str]) -> str:
 
 
 def published(words: Sequence[str]) -> str:
-    """A command quoted for a shell, without absolute paths: those below the current folder are relative to it."""
+    """Quote a command for a shell, without absolute paths: those below the current folder are relative to it."""
     return shlex.join(without_paths(from_here(word)) for word in words)
 
 
+def hydra_text(text: str) -> str:
+    """Write ``text`` as a value that Hydra's grammar reads as a text."""
+    if BARE.fullmatch(text) and not _is_other(text):
+        return text
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _is_other(text: str) -> bool:
+    """Return whether Hydra would read a bare word as a number, a boolean or nothing."""
+    if text.lower() in ("true", "false", "null"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def program_name() -> list[str]:
-    """What a published command begins with: ``sora`` where that was typed, else ``python run.py``."""
+    """Return what a published command begins with: ``sora`` where that was typed, else ``python run.py``."""
     return ["sora"] if _is_installed() else ["python", "run.py"]
 
 
 def install(extra: str) -> str:
-    """The command that adds what only an extra of this project has."""
+    """Return the command that adds what only an extra of this project has."""
     return f"pip install 'sora-bench[{extra}]'" if ROOT == BUNDLE else f"pip install -e '.[{extra}]'"
 
 
 def program() -> list[str]:
-    """What a command begins with that runs here and now: the program as it was started."""
+    """Return what a command begins with that runs here and now: the program as it was started."""
     if _is_installed():
         return ["sora"]
     if Path(sys.argv[0]).name == "run.py":
@@ -74,8 +93,20 @@ def program() -> list[str]:
     return [_python(), "run.py" if Path.cwd() == ROOT else str(path)]
 
 
+def again(command: str) -> str:
+    """Make the line for a shell that continues the run here; status.json is not published and may name folders.
+
+    In a launcher's worker, whose arguments are the launcher's, it is ``command`` without its absolute paths.
+    """
+    words = [word for word in sys.argv if word != "resume=never"]  # which would start anew
+    if Path(words[0]).name not in ("run.py", "sora"):
+        return f"cd {shlex.quote(os.getcwd())} && {command}"
+    typed = shlex.join([*program(), *words[1:]])
+    return f"cd {shlex.quote(os.getcwd())} && {typed}"
+
+
 def here(command: str, config_dirs: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
-    """A published command as one that runs here and now.
+    """Turn a published command into one that runs here and now.
 
     Args:
         config_dirs: the folders of the user's own configuration, for those that were not published.
@@ -93,7 +124,7 @@ def here(command: str, config_dirs: Sequence[str] = (), overrides: Sequence[str]
 
 
 def in_script(command: str) -> str:
-    """A published command for a shell script: an own configuration that was not published is taken from SORA_CONF."""
+    """Turn a published command into a line of a script; an unpublished own configuration comes from SORA_CONF."""
     unknown = '"${SORA_CONF:?name the folder of your own configuration}"'
     return command.replace(f" {CONFIG_DIR} PATH", f" {CONFIG_DIR} {unknown}")
 
@@ -104,6 +135,6 @@ def _is_installed() -> bool:
 
 
 def _python() -> str:
-    """``python`` where that is the interpreter that runs now, else its path."""
+    """Return ``python`` where that is the interpreter that runs now, else its path."""
     found = shutil.which("python")
     return "python" if found and os.path.realpath(found) == os.path.realpath(sys.executable) else sys.executable

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sora.cli.commands import portable, without_paths
+from sora.runs.commands import portable, without_paths
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sora.methods.bias import StackedBias
+from sora.methods.bitfit import StackedBias
 
 
 def stacked(base, replicas=3):
