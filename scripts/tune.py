@@ -57,8 +57,8 @@ def tune(results: Path, conf: Path) -> list[Path]:
         raise UserError(f"{results}: no learning_rate study here; python run.py experiment=learning_rate makes one")
     unread = {path.stem for path in (results / FOLDER).glob("learning_rate-*.json")} - {study.key for study in studies}
     if unread:  # a grid less would choose another rate
-        told = "; ".join(problem for problem in loaded.problems if any(name in problem for name in unread))
-        raise UserError(f"{', '.join(sorted(unread))}: cannot be used ({told}); restore the manifest, or take it away")
+        reasons = "; ".join(problem for problem in loaded.problems if any(name in problem for name in unread))
+        raise UserError(f"{', '.join(sorted(unread))}: cannot be used ({reasons}); restore the manifest, or take it away")
     found: dict[Path, list[tuple[Choice, Study]]] = {}
     for study in studies:
         for backbone in study.values("backbone"):

@@ -30,7 +30,7 @@ from sora.errors import UserError
 from sora.library import inject
 from sora.optim import PackOptimizer, ParameterGroup
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "library.md"
 CHECK = """
 import json
 import torch

@@ -17,7 +17,10 @@ WORDS = {  # pattern -> what the field says
     r"sinks?": "logger",
     r"TakenOver": "lock lost",
 }
-CLEAN = ("sora/training", "sora/runs", "sora/methods", "sora/cluster", "sora/cli", "sora/library.py", "hydra_plugins")
+CLEAN = (
+    *("sora/training", "sora/runs", "sora/methods", "sora/cluster", "sora/cli", "sora/library.py"),
+    *("hydra_plugins", "README.md", "CHANGELOG.md"),
+)
 CEILINGS = {  # not cleaned yet: how many of the words they may have
     "sora/backbones": 10,
     "sora/coercion.py": 1,
@@ -28,10 +31,10 @@ CEILINGS = {  # not cleaned yet: how many of the words they may have
     "sora/publish": 5,
     "sora/schedules.py": 0,
     "sora/tasks": 9,
-    "scripts": 4,
+    "scripts": 0,
     "experiments": 24,
     "conf": 8,
-    "docs": 13,
+    "docs": 4,  # of docs/study.md, which stays as it was pre-registered
     "benchmark": 2,
 }
 SUFFIXES = (".py", ".md", ".yaml")
