@@ -58,7 +58,7 @@ def tune(results: Path, conf: Path) -> list[Path]:
     unread = {path.stem for path in (results / FOLDER).glob("learning_rate-*.json")} - {study.key for study in studies}
     if unread:  # a grid less would choose another rate
         reasons = "; ".join(problem for problem in loaded.problems if any(name in problem for name in unread))
-        raise UserError(f"{', '.join(sorted(unread))}: cannot be used ({reasons}); restore the manifest, or take it away")
+        raise UserError(f"{', '.join(sorted(unread))}: cannot be used ({reasons}); restore or remove the manifest")
     found: dict[Path, list[tuple[Choice, Study]]] = {}
     for study in studies:
         for backbone in study.values("backbone"):
