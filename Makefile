@@ -26,7 +26,7 @@ THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 ifdef DATA
 export SORA_DATA := $(abspath $(DATA))
 endif
-export TASKS SEEDS STUDIED FEW STEPS PRECISION  # of make study
+export TASKS SEEDS STEPS ARMS BACKBONE PRECISION RUNS  # of make study
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity study clean
@@ -77,8 +77,9 @@ lint: setup  ## check style (ruff) and types (mypy)
 bench: setup  ## measure a training step against peft and the Trainer (DATA=..., a quarter of an hour)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/bench.py
 
-study: setup  ## run the small study with MiniLM-L6 on real data (DATA=..., hours on two cores; a second call continues)
-	PY=$(PY) RESULTS=$(RESULTS) OMP_NUM_THREADS=$(THREADS) scripts/small_study.sh
+# scripts/study.py has the variables; LIST=1 prints its commands.
+study: setup  ## run the study of docs/study.md with MiniLM-L6 on real data (DATA=..., days on one core; a second call continues)
+	RESULTS=$(RESULTS) OMP_NUM_THREADS=$(THREADS) $(PY) scripts/study.py $(if $(LIST),--list)
 
 # SST-2, because its sentences are short; xi = 0.8 / steps.
 FIDELITY := backbone=minilm-l6 recipe=none budget=none study.tasks=[sst2] study.seeds=[0,1,2] method.threshold=4e-3 \

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -30,7 +31,7 @@ BLUE, ORANGE, GREY = (
     "#E69F00",
     "#B0B0B0",
 )  # Okabe and Ito: safe for colour-blind readers
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "svg.hashsalt": "idea",
     "svg.fonttype": "none",
@@ -49,7 +50,7 @@ def factors(axes: Axes, gates: np.ndarray, title: str, note: str) -> None:
     axes.text(9, 5, "+", ha="center", va="center", fontsize=14)
     left, middle = 10.0, 10.0 + len(gates) * 0.7 + 1.2
     for number, gate in enumerate(gates):
-        style = {"facecolor": BLUE, "edgecolor": "white"}
+        style: dict[str, Any] = {"facecolor": BLUE, "edgecolor": "white"}
         if gate == 0:
             style = {"facecolor": "white", "edgecolor": GREY, "hatch": "////"}
         axes.add_patch(Rectangle((left + 0.7 * number, 1), 0.7, 8, **style))

@@ -80,8 +80,8 @@ def explained(error: OmegaConfBaseException, where: str = "") -> str:
     node, key = error.parent_node, error.key if error.key is not None else (error.full_key or "").rpartition(".")[2]
     while node is not None and not dataclasses.is_dataclass(OmegaConf.get_type(node)):
         node, key = node._get_parent(), node._key()  # from an item of a list to the list
-    owner = node is not None and OmegaConf.get_type(node)
-    if not owner or key not in get_type_hints(owner):
+    owner = OmegaConf.get_type(node) if node is not None else None
+    if owner is None or key not in get_type_hints(owner):
         return f"{full or 'config'}: {str(error).strip().splitlines()[0]}"
     item = next(each for each in dataclasses.fields(owner) if each.name == key)
     may = _describe(get_type_hints(owner)[key], item.metadata.get("rule", {}))

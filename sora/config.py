@@ -553,6 +553,8 @@ class StudyConfig:
     """Of a sweep: what results/studies/ calls it, and what a study's file sweeps over."""
 
     name: str = opt("sweep", science=False)
+    # where the settings of a study are sweeps of their own: the name of this one; tables join all arms of a study
+    arm: str = opt("", science=False)
     tasks: Any = opt([], science=False)  # names of tasks
     seeds: Any = opt([], science=False)
 

@@ -34,7 +34,7 @@ from sora.tasks import own
 GROUPS: dict[str, type[Any]] = {  # those whose type does not depend on their name
     name: hint
     for name, hint in get_type_hints(RunConfig).items()
-    if name != "method" and dataclasses.is_dataclass(hint)
+    if name != "method" and isinstance(hint, type) and dataclasses.is_dataclass(hint)
 }
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
 NOT_OF_A_RUN = ("pack", "cluster", "experiment", "study")  # keys of the config that name no part of a single run

@@ -153,7 +153,7 @@ class Plan:
         fixed = {
             slot.key: without_paths(slot.text)
             for slot in self.slots
-            if isinstance(slot, Fixed) and decides(slot.key) and slot.key not in axes
+            if isinstance(slot, Fixed) and (decides(slot.key) or slot.key == studies.ARM) and slot.key not in axes
         }
         runs = [
             {
