@@ -13,9 +13,11 @@ from typing import get_type_hints
 
 import pytest
 
+from experiments import summary
 from scripts import readme
 from sora.config import METHODS, TaskConfig
 from sora.files import CONF
+from sora.methods import regime
 from sora.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,3 +170,13 @@ def test_what_is_stated_of_the_earlier_study() -> None:
         assert stated == tuple(
             f"{round(value, 4 if name == 'travel' else 2):g}" for value in (min(values), max(values))
         )
+
+
+def test_the_page_of_the_results_says_so_too() -> None:
+    """Of the same runs; its bound is that of the warning of a run."""
+    assert summary.LARGE_RHO == regime.LARGEST_RHO
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    with (ROOT / "results" / "runs.csv").open(encoding="utf-8", newline="") as file:
+        runs = [row for row in csv.DictReader(file) if row["method"] == "sora" and "main_table-" in row["studies"]]
+    large = [row for row in runs if float(row["method.threshold"]) / float(row["trainer.learning_rate"]) > 0.5]
+    assert (f"in {len(large)} of {len(runs)} runs of SoRA the threshold" in page) == bool(large)
