@@ -25,6 +25,8 @@ CLEAN = (
     "sora/cli",
     "sora/publish/library.py",
     "hydra_plugins",
+    "README.md",
+    "CHANGELOG.md",
 )
 CEILINGS = {  # not cleaned yet: how many of the words they may have
     "sora/backbones": 10,
