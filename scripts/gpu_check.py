@@ -26,8 +26,8 @@ from sora.runs import records
 from sora.runs.compose import runs_of
 from sora.training import graphs
 from sora.training.device import environment
+from sora.training.job import now
 from sora.training.pack import Pack, build_pack, losses_of
-from sora.training.runner import now
 
 LENGTHS = (61, 96, 96, 40)  # tokens of the batches, in turns
 

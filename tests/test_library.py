@@ -28,9 +28,10 @@ from transformers import (
 from sora import schedules
 from sora.errors import UserError
 from sora.library import inject
+from sora.methods.sora import GateStep
 from sora.optim import PackOptimizer, ParameterGroup
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[1] / "README.md"
 CHECK = """
 import json
 import torch
@@ -113,11 +114,7 @@ def test_the_optimiser_is_the_packs(options):
             lr=[0.05],
             eps=1e-6,
             variant="adamw_hf",
-            rule="proximal",
-            threshold=[config.threshold],
-            threshold_rule=config.threshold_rule,
-            prox=config.prox,
-            update=config.gate_update,
+            after_adam=GateStep([config.threshold], config.threshold_rule, config.prox, config.gate_update),
         ),
     ]
     pack = PackOptimizer(groups, replicas=1, clip=0.0)

@@ -213,7 +213,7 @@ class Loop:
         """xi of the last update, None for a method without a proximal step."""
         thresholds = self.pack.thresholds(self.step - 1)
         for group, values in zip(self.pack.optimizer.groups, thresholds, strict=True):
-            if group.rule == "proximal":
+            if group.after_adam is not None:
                 return values[replica]
         return None
 
