@@ -110,7 +110,7 @@ def _names(patterns: str | Sequence[str]) -> list[str]:
 
 
 def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.Module]:
-    """Modules that a pattern matches, in the order of the model."""
+    """Return modules that a pattern matches, in the order of the model."""
     every = {name: module for name, module in model.named_modules() if name}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in every):
@@ -132,7 +132,7 @@ class SoraAdapters:
         self.model, self.config, self.layers, self.trained = model, config, layers, trained
 
     def optimizer(self, *, lr: float, weight_decay: float = 0.1) -> ProximalAdamW:
-        """An optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.
+        """Make an optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.
 
         ``weight_decay`` is on matrices: not on gates, biases and norms.
         """
@@ -163,11 +163,11 @@ class SoraAdapters:
         return ProximalAdamW([group for group in groups if group["params"]], lr=lr)
 
     def live_ranks(self) -> dict[str, int]:
-        """Ranks whose gate is not zero, by layer."""
+        """Count the ranks whose gate is not zero, by layer."""
         return {name: int(layer.live().sum()) for name, layer in self.layers.items()}
 
     def callback(self) -> LiveRanks:
-        """A callback of the Trainer that adds the sum of live ranks to what is logged."""
+        """Make a callback of the Trainer that adds the sum of live ranks to what is logged."""
         return LiveRanks(self)
 
     def save(self, folder: str | Path, base: str | None = None) -> None:
@@ -218,7 +218,7 @@ class ProximalAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update. ``closure``, where given, computes the loss anew, as in any optimiser of torch."""
+        """Make one update. ``closure``, where given, computes the loss anew, as in any optimiser of torch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -251,7 +251,7 @@ class ProximalAdamW(torch.optim.AdamW):
         return loss
 
     def _next(self, group: dict[str, Any]) -> int:
-        """The number, from 1, of the update that a group is about to make."""
+        """Return the number, from 1, of the update that a group is about to make."""
         return 1 + max((int(self.state.get(p, {}).get("step", 0)) for p in group["params"]), default=0)
 
 

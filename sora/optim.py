@@ -63,7 +63,7 @@ class ParameterGroup:
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[Tensor]:
-        """Where to write gradients [R, n] that did not pass through the tensors; they add to what is there already."""
+        """Yield the place for gradients [R, n] that bypass the tensors; they add to those that are there already."""
         assert self.grads is not None
         target = torch.empty_like(self.grads) if self.received else self.grads
         yield target
@@ -181,7 +181,7 @@ class PackOptimizer:
 
     @torch.no_grad()
     def step(self, losses: Tensor, lr: float, threshold: Sequence[Sequence[float]]) -> Tensor:
-        """One update of every living replica; returns the gradient norms [R] before clipping.
+        """Update every living replica; return the gradient norms [R] before clipping.
 
         ``losses`` [R] decide, with the norms, who is alive. ``lr`` multiplies each group's peak rate;
         ``threshold`` [groups][R] go to the groups' own steps (ignored for groups without).
@@ -216,7 +216,7 @@ class PackOptimizer:
                 self.grads[:, columns].mul_(factor)
 
     def eps(self, group: ParameterGroup) -> float:
-        """The eps of this step in m_hat / (sqrt(v_hat) + eps).
+        """Return the eps of this step in m_hat / (sqrt(v_hat) + eps).
 
         That of the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps) is divided by the correction, to the same effect.
         """
@@ -224,11 +224,11 @@ class PackOptimizer:
 
     @property
     def adam_groups(self) -> list[ParameterGroup]:
-        """The groups that take an Adam step, in the order of their state."""
+        """Return the groups that take an Adam step, in the order of their state."""
         return [group for group in self.groups if takes_adam(group)]
 
     def _decay(self, group: ParameterGroup, lr: float) -> None:
-        """w <- w - lr * decay * w, of what the Adam step has left."""
+        """Apply w <- w - lr * decay * w to what the Adam step has left."""
         values = self.rows[:, group.columns]
         kept = 1.0 - column([peak * lr * group.weight_decay for peak in group.lr], values)
         values.mul_(torch.where(self.alive.unsqueeze(1), kept, torch.ones_like(kept)))
@@ -241,7 +241,7 @@ class PackOptimizer:
     # -- state: everything is sliced by replica, because a checkpoint belongs to a run -------------------------
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Row, moments and step counts of one replica, on the CPU."""
+        """Return Row, moments and step counts of one replica, on the CPU."""
         state = {"row": self.rows[replica].detach().cpu().clone(), "alive": self.alive[replica].cpu().clone()}
         state["updates"] = torch.tensor(self.updates)
         for index, moments in enumerate(self._adam.state(replica)):
@@ -250,7 +250,7 @@ class PackOptimizer:
         return state
 
     def named(self, replica: int) -> dict[str, Tensor]:
-        """The weights of one replica by name, on the CPU."""
+        """Return the weights of one replica by name, on the CPU."""
         return {
             name: (tensor.detach()[replica] if group.stacked else tensor.detach()).cpu().clone()
             for group in self.groups
@@ -259,14 +259,14 @@ class PackOptimizer:
 
     @torch.no_grad()
     def load_named(self, replica: int, weights: dict[str, Tensor]) -> None:
-        """Inverse of ``named``. Raises KeyError or RuntimeError where the weights are of another run."""
+        """Load what ``named`` returned. Raises KeyError or RuntimeError where the weights are of another run."""
         for group in self.groups:
             for name, tensor in group.tensors.items():
                 (tensor.detach()[replica] if group.stacked else tensor.detach()).copy_(weights[name])
 
     @torch.no_grad()
     def load_state(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Inverse of ``state``. Raises KeyError or RuntimeError where the state is of another run."""
+        """Load what ``state`` returned. Raises KeyError or RuntimeError where the state is of another run."""
         self.rows[replica].copy_(state["row"])
         self.alive[replica] = bool(state["alive"])
         self.updates = int(state["updates"])
@@ -294,7 +294,7 @@ class FusedAdams:
         return torch.optim.AdamW(specs, betas=self.rows.betas, fused=True)
 
     def step(self, lr: float) -> None:
-        """One step of every living replica; a dead one is skipped by ``found_inf``, as gradient scalers do."""
+        """Step every living replica; a dead one is skipped by ``found_inf``, as gradient scalers do."""
         dead = (~self.rows.alive).float()
         for replica, adam in enumerate(self._adams):
             for spec, group in zip(adam.param_groups, self.rows.adam_groups, strict=True):
@@ -304,7 +304,7 @@ class FusedAdams:
             adam.step()
 
     def state(self, replica: int) -> list[dict[str, Tensor]]:
-        """``step``, ``exp_avg`` and ``exp_avg_sq`` of each group of a replica; {} before the first step."""
+        """Return ``step``, ``exp_avg`` and ``exp_avg_sq`` of each group of a replica; {} before the first step."""
         adam = self._adams[replica]
         return [adam.state[spec["params"][0]] for spec in adam.param_groups]
 
@@ -325,7 +325,7 @@ class RowsAdam:
         self.mean, self.square = torch.zeros_like(rows.rows), torch.zeros_like(rows.rows)
 
     def step(self, lr: float) -> None:
-        """One step of every living replica; of a dead one nothing changes, not even its moments."""
+        """Step every living replica; of a dead one nothing changes, not even its moments."""
         optimizer = self.rows
         alive, grads = optimizer.alive.unsqueeze(1), optimizer.grads
         grads.masked_fill_(~alive, 0.0)  # they may not be finite, and 0 * nan is no 0
@@ -347,7 +347,7 @@ class RowsAdam:
             values.addcmul_(self.mean[:, columns] / root, rates[index].unsqueeze(1), value=-1.0)
 
     def state(self, replica: int) -> list[dict[str, Tensor]]:
-        """As of :class:`FusedAdams`, so that a run can go on on another device."""
+        """Return the state as :class:`FusedAdams` does, so that a run can go on on another device."""
         groups, updates = self.rows.adam_groups, self.rows.updates
         if updates == 0:
             return [{} for _ in groups]
