@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from experiments.labels import METHODS, TASKS
+from experiments.labels import METHODS, in_words
 from experiments.study import Study
 from experiments.tables import EMPTY, pipes
 from sora.runs.recipes import values_of
@@ -25,26 +25,34 @@ FLAGS = {"synthetic": "on a generated task", "random_weights": "on random weight
 
 
 def conditions(study: Study) -> str:
-    """Markdown: backbone, protocol, head, precision, seeds, then a row for each task."""
+    """Markdown: the sentences, then the table."""
+    return described(study) + (f"\n\n{pipes(conditions_table(study))}" if len(study.done) else "")
+
+
+def conditions_table(study: Study) -> pd.DataFrame:
+    """A row for each task that has a run, in words."""
+    return pd.DataFrame([_row(*each) for each in study.done.groupby("task", sort=False)])
+
+
+def described(study: Study) -> str:
+    """Backbone, protocol, head, precision, seeds, flags, and how settings were chosen, in sentences."""
     done = study.done
-    said = [
+    sentences = [
         f"Backbone {backbone}. {str(values_of('backbone', str(backbone)).get('note', '')).strip()}".strip()
         for backbone in study.values("backbone")
     ]
-    said += [f"Protocol {name}: {PROTOCOLS.get(name, 'see conf/protocol')}." for name in study.values("protocol")]
-    said += [f"Head {name}: {HEADS.get(name, name)}." for name in study.values("head")]
-    said += [f"Precision {name}." for name in study.values("precision")]
-    said.append(f"Seeds {_listed(study.runs['seed'])}.")
+    sentences += [f"Protocol {name}: {PROTOCOLS.get(name, 'see conf/protocol')}." for name in study.values("protocol")]
+    sentences += [f"Head {name}: {HEADS.get(name, name)}." for name in study.values("head")]
+    sentences += [f"Precision {name}." for name in study.values("precision")]
+    sentences.append(f"Seeds {_listed(study.runs['seed'])}.")
     flags = {
         words: int(done[f"flags.{flag}"].astype(bool).sum()) for flag, words in FLAGS.items() if f"flags.{flag}" in done
     }
     flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
     if flagged := ", ".join(f"{count} {words}" for words, count in flags.items() if count):
-        said.append(f"Of {len(done)} runs: {flagged}.")
-    said += _tuned(done)
-    return " ".join(said) + (
-        "\n\n" + pipes(pd.DataFrame([_row(*each) for each in done.groupby("task", sort=False)])) if len(done) else ""
-    )
+        sentences.append(f"Of {len(done)} runs: {flagged}.")
+    sentences += _tuned(done)
+    return " ".join(sentences)
 
 
 def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
@@ -52,7 +60,7 @@ def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
     xi, rate = _column(runs, "method.threshold"), _column(runs, RATE)
     rho = (xi / rate).where(xi > 0)
     found = {
-        "task": TASKS.get(task, task) + (f", {rows:,} fixed rows" if rows else ""),
+        "task": in_words(task) + (f", {rows:,} fixed rows" if rows else ""),
         "examples": _listed(_column(runs, "data.train"), ","),
         "steps at most": _listed(_column(runs, "trainer.max_steps")),
         "epochs": _listed(_column(runs, "epochs").round(1)),

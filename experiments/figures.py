@@ -20,9 +20,11 @@ from experiments.tables import Figure
 
 # Okabe and Ito (2008), distinguishable with any colour vision; markers and line styles differ too, for print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: the eighth method is not the first again
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-CROWD = 4  # labels of numbers that stand beside each other in a small plot; more of them are turned
+WIDTH, DPI = 8.6, 200  # inches; a page of Markdown shows them as wide, so that a point of type stays a point
+CROWD = 5  # labels of numbers that stand beside each other in a small plot; more of them are turned
+MAIN = ("lora", "sora", "lora_r8", "sora_small")  # whose lines are whole
 METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
@@ -39,7 +41,6 @@ STYLE: Any = {
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
     "figure.facecolor": "white",
-    "savefig.dpi": 200,
     "svg.fonttype": "path",
 }
 
@@ -53,16 +54,16 @@ def look(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
 def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
     """:func:`look` and a line style."""
     index = list(others).index(key) if key in others else len(others)
-    return look(key, others) | {"linestyle": LINES[index % len(LINES)]}
+    return look(key, others) | {"linestyle": "-" if key in MAIN else LINES[index % len(LINES)]}
 
 
-def tiling(count: int, columns: int = 4) -> tuple[int, int]:
+def tiling(count: int, columns: int = 3) -> tuple[int, int]:
     """How many panels stand side by side, at most ``columns``, and in how many rows, filled alike: 5 are 3 and 2."""
     rows = max(1, -(-count // columns))
     return max(1, -(-count // rows)), rows
 
 
-def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool = False) -> list[Axes]:
+def panels(canvas: Canvas, titles: Sequence[str], columns: int = 3, sharey: bool = False) -> list[Axes]:
     """One small plot per title, in rows of at most ``columns``."""
     wide, rows = tiling(len(titles), columns)
     axes = canvas.subplots(rows, wide, squeeze=False, sharey=sharey).ravel().tolist()
@@ -71,6 +72,12 @@ def panels(canvas: Canvas, titles: Sequence[str], columns: int = 4, sharey: bool
     for axis in axes[len(titles) :]:
         axis.set_visible(False)
     return list(axes[: len(titles)])
+
+
+def first_of_row(axis: Axes) -> bool:
+    """Whether a panel stands at the left."""
+    place = axis.get_subplotspec()
+    return place is None or place.is_first_col()
 
 
 def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
@@ -145,7 +152,7 @@ def curves(
         legend_below(canvas)
 
     wide, high = tiling(len(labels))
-    return Figure(*about, draw, (max(4.6, 2.3 * wide), 2.1 * high + 0.5))
+    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.2 * high + 0.6))
 
 
 def heat_maps(
@@ -178,7 +185,7 @@ def heat_maps(
             for (row, column), value in np.ndenumerate(table):
                 if not np.isnan(value):
                     ink = "white" if value < (low + high) / 2 else "black"
-                    axis.text(column, row, form.format(value), ha="center", va="center", color=ink, fontsize=6.5)
+                    axis.text(column, row, form.format(value), ha="center", va="center", color=ink, fontsize=8)
             if top is None:
                 canvas.colorbar(image, ax=axis, label=axes[2])
         if top is not None:
@@ -186,13 +193,13 @@ def heat_maps(
 
     wide, high = tiling(len(maps))
     rows = max(map(len, maps.values()))
-    return Figure(*about, draw, (2.8 * wide + 0.8, max(2.4, 0.21 * rows + 1.1) * high))
+    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), max(2.4, 0.21 * rows + 1.1) * high))
 
 
 def render(figure: Figure) -> tuple[bytes, bytes]:
     """PNG and SVG. No date, no version of the renderer; ids inside the SVG are salted by the figure's name."""
     with rc_context(STYLE | {"svg.hashsalt": figure.name}):
-        canvas = Canvas(figsize=figure.size, layout="constrained")
+        canvas = Canvas(figsize=figure.size, dpi=DPI, layout="constrained")
         figure.draw(canvas)
         png, svg = io.BytesIO(), io.BytesIO()
         FigureCanvasAgg(canvas).print_png(png, metadata={"Software": None})

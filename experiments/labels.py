@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ TASKS = {
     "wic": "WiC",
     "wsc": "WSC",
 }
+SLICE = re.compile(r"(.+)_(\d+k)")  # a task on that many rows of its training file
 METRICS = {
     "accuracy": "acc.",
     "f1": "F1",
@@ -51,6 +53,13 @@ METRICS = {
     "em": "EM",
 }
 TWO_METRICS = ("qqp", "cb", "multirc", "record")  # tasks scored by two metrics, as GLUE and SuperGLUE do
+
+
+def in_words(task: str, metric: str = "") -> str:
+    """What stands in pictures and on first pages: ``SST-2 (10k) accuracy``, ``CoLA MCC``."""
+    sliced = SLICE.fullmatch(task)
+    name = f"{TASKS[sliced[1]]} ({sliced[2]})" if sliced and sliced[1] in TASKS else TASKS.get(task, task)
+    return f"{name} {'accuracy' if metric == 'accuracy' else METRICS.get(metric, metric)}".strip()
 
 
 @dataclass(frozen=True)

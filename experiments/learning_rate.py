@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -14,12 +14,14 @@ from experiments.labels import METHODS
 from experiments.scores import cells, chosen, long, score_columns, settings_of
 from experiments.stats import best_of
 from experiments.study import Study
+from experiments.sweep import rate_by_threshold
 from experiments.tables import SIGNED, Artefact, Table
 from sora.errors import UserError
 from sora.runs import leaves
 
 TITLE = "Learning rate: one grid for all methods"
 HEADS = {"method": "method", RATE: "learning rate"}
+RHO = "method.rho"
 TRIALS = (1, 2, 4, 8, 16)
 ELSEWHERE = ("seed", "seeds.", "protocol", RATE)  # of a configuration: told apart by name, or what is tried
 BY_RATE = (
@@ -47,6 +49,7 @@ def build(study: Study) -> list[Artefact | None]:
         _expected(maxima),
         curves(BY_RATE, found[found["mean"].notna()], (RATE, "peak learning rate"), ticks=True),
         curves(BY_TRIALS, maxima, ("trials", "trials"), ("select", "expected best, select (points)")),
+        *rate_by_threshold(study),
     ]
 
 
@@ -60,6 +63,7 @@ class Choice:
     seeds: tuple[object, ...]
     protocol: str = "holdout"  # whose select split it was
     budget: Mapping[str, object] = field(default_factory=dict)  # whatever else decides a score: key -> value
+    by_seed: Mapping[float, Mapping[int, float]] = field(default_factory=dict)  # of every rate that was tried
 
     @property
     def rate(self) -> float:
@@ -69,25 +73,35 @@ class Choice:
     @property
     def at_the_edge(self) -> bool:
         """Whether a rate beyond the grid may be better still."""
-        return len(self.means) > 1 and self.rate in (min(self.means), max(self.means))
+        tried = self.by_seed or self.means
+        return len(tried) > 1 and self.rate in (min(tried), max(tried))
 
 
-def choices(study: Study) -> list[Choice]:
-    """The best learning rate of each method on each task.
+def choices(study: Study, tasks: Collection[str] = ()) -> list[Choice]:
+    """The best learning rate of each method on each task, or on ``tasks`` alone.
 
     Raises UserError where a run of the grid has no score yet: the best of a part is not the best.
     """
     found = []
     for (method, task), runs in chosen(study, *HEADS).groupby(["method", "task"], sort=False):
+        if tasks and task not in tasks:
+            continue
         for rate, part in runs.groupby(RATE, sort=False):
-            if part["select"].isna().any():
-                missing = part.loc[~part["done"], "command"]
-                first = f"run {missing.iloc[0]}" if len(missing) else "others diverged"
+            if not part["done"].all():
+                missing = part.loc[~part["done"], "command"].iloc[0]
                 counts = f"{part['done'].sum()}/{len(part)}"
-                raise UserError(f"{study.key}: {counts} runs of {method} on {task} at {rate:g} are there; {first}")
+                raise UserError(
+                    f"{study.key}: {counts} runs of {method} on {task} at {rate:g} are there; run {missing}"
+                )
+        runs = runs.assign(select=runs["select"].fillna(-math.inf))  # a run that diverged is never the best
         means = runs.groupby(RATE, sort=False)["select"].mean()
         first = runs.iloc[0]
-        config = study.records[first["run_id"]]["config"]
+        budget = dict(leaves(study.records[first["run_id"]]["config"]))
+        if RHO in study.fixed:  # a threshold that goes with the rate
+            budget |= {RHO: float(study.fixed[RHO]), "method.threshold": None}
+        by_seed: dict[float, dict[int, float]] = {}
+        for rate, seed, select in zip(runs[RATE], runs["seed"], runs["select"], strict=True):
+            by_seed.setdefault(float(rate), {})[int(seed)] = float(select)
         found.append(
             Choice(
                 str(method),
@@ -95,7 +109,8 @@ def choices(study: Study) -> list[Choice]:
                 {float(rate): float(mean) for rate, mean in means.items()},
                 tuple(study.values("seed")),
                 str(first["protocol"]),
-                {key: value for key, value in leaves(config) if not key.startswith(ELSEWHERE)},
+                {key: value for key, value in budget.items() if not key.startswith(ELSEWHERE)},
+                by_seed,
             )
         )
     return found

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from experiments.figures import legend_below, panels, tiling
+from experiments.figures import WIDTH, legend_below, panels, tiling
 from experiments.labels import TASKS
 from experiments.levels import SENTENCE, SHARES, curves, draw_curve, interpolated, levels, scale, varied
 from experiments.stats import t_interval
@@ -74,7 +74,7 @@ def _figure(study: Study, found: pd.DataFrame, share: str) -> Figure | None:
         f"{' '.join(f'{name.capitalize()}: {words}.' for name, words in VARIANTS.items())}"
     )
     title = f"{share.capitalize()}: the scheduler's variants and one-shot pruning"
-    return Figure(share, title, caption, draw, (max(4.6, 3.0 * wide), 2.6 * high + 0.8))
+    return Figure(share, title, caption, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + 0.8))
 
 
 def at_share(found: pd.DataFrame, percent: float) -> pd.Series:

@@ -8,31 +8,38 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from experiments import published
-from experiments.figures import heat_maps
-from experiments.labels import METHODS, TASKS
+from experiments.figures import WIDTH
+from experiments.labels import METHODS, TASKS, in_words
+from experiments.learning_curves import gates
 from experiments.stats import spearman
 from experiments.study import Study
 from experiments.tables import Artefact, Figure, Table, counts, size
 from sora import runs as results
 
 TITLE = "Rank map: which ranks stay (Figure 3)"
+SEEDS = 5  # shown beside each other at most
 MODULE = r"(?:^|\.)layer\.(?P<layer>\d+)\.(?P<matrix>.+)$"
+NAMES = {"rank": "trained", "no_data_rank": "no data"}
 SHORT = {"query": "Q", "key": "K", "value": "V", "attention.output": "A.O", "intermediate": "FF.W1", "output": "FF.W2"}
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Totals and agreement by task, and a map for each method and task."""
+    """Totals and agreement by task, a map for each seed, its no-data ranks below, and the gates by step."""
     ranks = ranks_of(study)
-    return [_totals(study, ranks), *(_map(str(method), part) for method, part in ranks.groupby("method", sort=False))]
+    places = ranks.groupby(["method", "task"], sort=False)
+    maps = [_map(str(method), str(task), part) for (method, task), part in places]
+    return [_totals(study, ranks), *maps, gates(study)]
 
 
 def ranks_of(study: Study) -> pd.DataFrame:
-    """One row for each matrix of each run: run_id, method, task, module, rank, no_data_rank."""
+    """One row for each matrix of each run: run_id, seed, method, task, module, rank, no_data_rank."""
     columns = ["run_id", "module", "rank", "no_data_rank"]
     long = results.ranks(study.records[run_id] for run_id in study.done["run_id"]).reindex(columns=columns)
-    return study.done[["run_id", "method", "task"]].merge(long, on="run_id")
+    return study.done[["run_id", "seed", "method", "task"]].merge(long, on="run_id")
 
 
 def _totals(study: Study, ranks: pd.DataFrame) -> Table:
@@ -95,11 +102,11 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def grid(ranks: pd.DataFrame) -> pd.DataFrame:
+def grid(ranks: pd.DataFrame, values: str = "rank") -> pd.DataFrame:
     """Mean ranks over runs: a row for each layer, a column for each matrix; NaN where a layer has no such matrix."""
     places = ranks["module"].str.extract(MODULE)
     long = ranks.assign(layer=pd.to_numeric(places["layer"]), matrix=places["matrix"]).dropna(subset="layer")
-    table = long.pivot_table(index="layer", columns="matrix", values="rank").reindex(columns=long["matrix"].unique())
+    table = long.pivot_table(index="layer", columns="matrix", values=values).reindex(columns=long["matrix"].unique())
     return table.reindex(range(int(long["layer"].max()) + 1)) if len(long) else table
 
 
@@ -108,13 +115,37 @@ def _label(module: str) -> str:
     return SHORT.get(bare, bare)
 
 
-def _map(method: str, ranks: pd.DataFrame) -> Figure | None:
-    """One heat map per task: layers by matrices; None without ranks."""
-    maps = {
-        TASKS.get(str(task), str(task)): grid(part).rename(columns=_label)
-        for task, part in ranks.groupby("task", sort=False)
-    }
-    top = max((float(table.max(axis=None)) for table in maps.values() if table.size), default=1.0) or 1.0
-    caption = "Live rank of each adapted matrix, mean over seeds, of the selected weights."
-    about = f"ranks_{method}", f"Ranks that stay, {METHODS.get(method, method)}", caption
-    return heat_maps(about, maps, ("", "layer", "live rank, mean over seeds"), "{:.2g}", top)
+def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
+    """A map for each seed, layers by matrices, above what no data would have left; None without ranks."""
+    runs = [part for _, part in ranks.groupby("run_id", sort=False)][:SEEDS]
+    rows = [name for name in ("rank", "no_data_rank") if any(part[name].notna().any() for part in runs)]
+    if not rows or not grid(runs[0]).size:
+        return None
+    top = float(pd.concat(runs)[rows].max(axis=None)) or 1.0
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots(len(rows), len(runs), squeeze=False, sharex=True, sharey=True)
+        for axis_row, name in zip(axes, rows, strict=True):
+            for axis, part in zip(axis_row, runs, strict=True):
+                table = grid(part, name).rename(columns=_label)
+                image = axis.imshow(table, cmap="Blues", vmin=0, vmax=top, aspect="auto")
+                above = f"seed {part['seed'].iloc[0]}\n" if name == "rank" else ""
+                axis.set_title(f"{above}{NAMES[name]}: {part[name].sum():.0f}" if part[name].notna().any() else above)
+                axis.set_xticks(range(table.shape[1]), table.columns, rotation=90)
+                axis.set_yticks(range(0, len(table), 1 if len(table) < 9 else 2))
+                axis.grid(visible=False)
+                for (row, column), value in np.ndenumerate(table):
+                    if not np.isnan(value):
+                        ink = "white" if value > 0.6 * top else "black"
+                        axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+            axis_row[0].set_ylabel("layer")
+        canvas.colorbar(image, ax=axes, label="rank", shrink=0.8, aspect=30, ticks=MaxNLocator(5, integer=True))
+
+    caption = f"{METHODS.get(method, method)}, selected weights: the rank of each matrix; above each map their sum."
+    if len(rows) > 1:
+        caption += " Below: the ranks that the initial draw and the threshold leave without any data."
+    if ranks["run_id"].nunique() > SEEDS:
+        caption += f" The first {SEEDS} of {ranks['run_id'].nunique()} runs."
+    layers = len(grid(runs[0]))
+    size = (WIDTH * min(1.0, 0.25 + 0.2 * len(runs)), (0.19 * layers + 0.5) * len(rows) + 0.9)
+    return Figure(f"ranks_{method}-{task}", f"{in_words(task)}: ranks that stay, seed by seed", caption, draw, size)

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from experiments import published
-from experiments.figures import legend_below, panels, tiling
+from experiments.figures import WIDTH, legend_below, panels, tiling
 from experiments.labels import METRICS, TASKS
 from experiments.levels import SENTENCE, SHARES, THIRDS, curves, draw_curve, interpolated, levels, scale, varied
 from experiments.study import Study
@@ -57,7 +57,9 @@ def _figure(parts: dict[str, pd.DataFrame]) -> Figure | None:
         f"band of one population SD; thin: the seeds. Live parameters on a log scale, without the head. {SENTENCE}"
     )
     title = "Memorization and generalization under the scheduler (Figure 2)"
-    return Figure("memorization_and_generalization", title, caption, draw, (max(4.6, 3.0 * wide), 2.6 * high + 0.5))
+    return Figure(
+        "memorization_and_generalization", title, caption, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + 0.5)
+    )
 
 
 ALIVE = ("alive % lower", "middle", "upper")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from experiments.draws import draws
-from experiments.figures import COLOURS, log_scale, panels, tiling
+from experiments.figures import COLOURS, WIDTH, log_scale, panels, short
 from experiments.scores import cells, chosen, detail_table, published_table, score_table
 from experiments.study import Study
 from experiments.tables import Artefact, Figure
@@ -46,22 +46,19 @@ def _curve(study: Study, found: pd.DataFrame, axis: str, head: str) -> Figure | 
         return None
 
     def draw(canvas: Canvas) -> None:
-        for label, left in zip(labels, panels(canvas, labels, 3), strict=True):
+        pairs = panels(canvas, [title for label in labels for title in (f"{label} (points)", "live parameters")], 2)
+        for label, left, right in zip(labels, pairs[::2], pairs[1::2], strict=True):
             part = shown[shown["label"] == label]
             x, y, sd, live = list(part[axis]), part["mean"].round(3), part["sd"].round(3), part["live"].round(1)
             left.plot(x, y, color=COLOURS[0], marker="o")
             left.fill_between(x, y - sd, y + sd, color=COLOURS[0], alpha=0.15, linewidth=0)
-            log_scale(left, x)
-            left.set_xlabel(head)
-            left.set_ylabel("score (points)", color=COLOURS[0])
-            right = left.twinx()
-            right.plot(x, live, color=COLOURS[1], marker="s", linestyle="--")
-            right.set_ylabel("live parameters", color=COLOURS[1])
+            right.plot(x, live, color=COLOURS[1], marker="s")
             right.set_ylim(0, live.max() * 1.1 if live.max() > 0 else 1)
-            right.grid(visible=False)
-            right.spines["right"].set_visible(True)
+            right.yaxis.set_major_formatter(lambda value, _: short(value))
+            for each in (left, right):
+                log_scale(each, x)
+                each.set_xlabel(head)
 
-    wide, high = tiling(len(labels), 3)
-    caption = "Circles: mean score over seeds, band: one population SD (left). Squares: live parameters (right)."
+    caption = "Left: mean score over seeds, band: one population SD. Right: mean live parameters."
     title = f"Score and live parameters by {head}"
-    return Figure(f"score_by_{study.name}", title, caption, draw, (3.4 * wide, 2.5 * high))
+    return Figure(f"score_by_{study.name}", title, caption, draw, (WIDTH * 2 / 3, 2.1 * len(labels)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.labels import Column, columns_of
+from experiments.labels import TASKS, Column, columns_of
 from sora import runs
 from sora.errors import UserError
 from sora.runs import manifest as studies
@@ -115,6 +115,7 @@ def load(results: Path, accepts: Callable[[str], Collection[str]]) -> Loaded:
     problems, loaded = found.problems, []
     frame = runs.frame(found.records.values()).set_index("run_id", drop=False)
     named: set[str] = set()
+    manifests = []
     for file in sorted((results / studies.FOLDER).glob("*.json")):
         try:
             manifest = studies.read(file)
@@ -126,11 +127,37 @@ def load(results: Path, accepts: Callable[[str], Collection[str]]) -> Loaded:
         if file != studies.path(results, manifest):
             problems.append(f"{file}: holds the manifest {manifest['study']}-{manifest['hash']}; give it that name")
             continue
-        reasons = [_reason(each, found, accepts(manifest["study"])) for each in entries]
         if entries and not any(each["run_id"] in {*found.records, *found.spoilt} for each in entries):
             problems.append(f"{file}: none of its {len(entries)} runs has a record; run them, or delete the manifest")
+        manifests.append(manifest)
+    for manifest in _with_arms_united(manifests, problems):
+        reasons = [_reason(each, found, accepts(manifest["study"])) for each in manifest["runs"]]
         loaded.append(_study(manifest, reasons, frame, found))
     return Loaded(loaded, _single(frame[~frame["run_id"].isin(named)], found), found, problems)
+
+
+def _with_arms_united(manifests: Sequence[studies.Manifest], problems: list[str]) -> list[studies.Manifest]:
+    """The manifests, those of the arms of one study and backbone as one, in the place of the first."""
+    groups: dict[object, list[studies.Manifest]] = {}
+    for index, manifest in enumerate(manifests):
+        fixed = manifest["fixed"]
+        key = (manifest["study"], fixed.get("backbone")) if studies.ARM in fixed else index
+        groups.setdefault(key, []).append(manifest)
+    result = []
+    for group in groups.values():
+        if studies.ARM not in group[0]["fixed"]:
+            result += group
+            continue
+        united, found = studies.of_arms(sorted(group, key=_first_task))
+        problems += found
+        result.append(united)
+    return result
+
+
+def _first_task(manifest: studies.Manifest) -> tuple[int, str]:
+    tasks = [run["axes"].get("task") for run in manifest["runs"]]
+    known = list(TASKS)
+    return min((known.index(task) for task in tasks if task in known), default=len(known)), manifest["hash"]
 
 
 def _study(manifest: Mapping[str, Any], reasons: Sequence[str], frame: pd.DataFrame, found: runs.Results) -> Study:
@@ -145,6 +172,9 @@ def _study(manifest: Mapping[str, Any], reasons: Sequence[str], frame: pd.DataFr
     axes = {axis: [runs.frozen(entry["axes"][axis]) for entry in entries] for axis in manifest["axes"]}
     own = {"run_id": ids, "command": [each["command"] for each in entries], "reason": list(reasons), **axes}
     columns = {key: pd.Series(values, dtype=None if _plain(values) else object) for key, values in own.items()}
+    for axis in axes:  # the arms of a study do not all have it
+        if axis in table and None in axes[axis]:
+            columns[axis] = columns[axis].where(columns[axis].notna(), table[axis]).infer_objects()
     table = pd.concat([pd.DataFrame(columns), table.drop(columns=[key for key in columns if key in table])], axis=1)
     ids = [run_id for run_id in usable if run_id is not None]
     return Study(
@@ -206,6 +236,8 @@ def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
 def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[str]) -> str:
     """Why the run has no record to use; empty where it has one."""
     run_id = entry["run_id"]
+    if entry.get("contradicted"):
+        return "in manifests that contradict each other"
     if run_id not in found.records:
         return found.spoilt.get(run_id, "not run")
     record = found.records[run_id]

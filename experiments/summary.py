@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from experiments.conditions import conditions_table, described
 from experiments.constant_answer import NAME as CONSTANT
-from experiments.labels import TASKS
+from experiments.labels import METHODS, in_words
+from experiments.primary import MARGINS
 from experiments.study import Study
-from experiments.tables import SIGNED, Artefact, Figure, Table, counts, pipes, size
+from experiments.tables import EMPTY, SIGNED, Artefact, Figure, Table, counts, pipes, size
+
+if TYPE_CHECKING:
+    from experiments.overview import Overview
+
+ORDER = ("main_table", "rank_budget", "threshold", "rank_map")  # stand first, in this order
+LAST = ("efficiency", "fidelity", "seeds", "learning_rate", "runs")  # and these last
+PICTURES = ("learning_curves", "ranks_", "gate_", "score_by_rate_and")  # beginnings of names; shown on the first page
+CAPTION = (
+    "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
+    "(95 %). Better, worse: also by the bootstrap over seeds and items, corrected after Holm. Within the margin: the "
+    "interval lies within ±1 point of accuracy, ±0.5 of Pearson, ±2 of MCC."
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,7 @@ class Section:
     @property
     def heading(self) -> str:
         """Title, backbone and tasks: ``Threshold ξ (Table 6), minilm-l6, STS-B``."""
-        tasks = [TASKS.get(task, task) for task in self.study.tasks]
+        tasks = [in_words(task) for task in self.study.tasks]
         about = [
             ", ".join(map(str, self.study.values("backbone"))),
             ", ".join(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks",
@@ -42,34 +58,88 @@ class Section:
         return f"{int(self.study.runs['done'].sum())} of {len(self.study.runs)} runs"
 
 
-def page(sections: Sequence[Section], claims: Table | None, problems: Sequence[str], published: str) -> str:
-    """results/README.md."""
-    main = [section for section in sections if section.study.name == "main_table" and section.study.runs["done"].any()]
-    lines = [
-        "# Results",
-        "",
-        "Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).",
-    ]
-    for section in main:
-        lines += ["", f"## {section.heading}", "", finding(section), "", pipes(main_table(section).show), ""]
-        lines.append(f"{CAPTION} More: [all of it](tables/{section.study.key}/README.md).")
-    pictures = [
-        (section, figure)
-        for section in (main or sections)
-        for figure in section.artefacts
-        if isinstance(figure, Figure)
-    ]
-    for section, figure in pictures:
-        lines += [
-            "",
-            f"![{figure.title}](figures/{section.study.key}/{figure.name}.png)",
-            "",
-            f"{figure.title}. {figure.caption}",
+def in_order(sections: Sequence[Section]) -> list[Section]:
+    """The main table first, what explains no result last."""
+    places = {name: place for place, name in enumerate([*ORDER, "", *LAST])}
+    return sorted(sections, key=lambda section: places.get(section.study.name, len(ORDER)))
+
+
+def headings(sections: Sequence[Section]) -> dict[str, str]:
+    """The heading of each study by its key; of those that would be equal, with the first setting that differs."""
+    found = {section.study.key: section.heading for section in sections}
+    for heading, alike in Counter(found.values()).items():
+        if alike == 1:
+            continue
+        same = [section.study for section in sections if found[section.study.key] == heading]
+        for study in same:
+            keys = [*study.axes, *study.fixed]
+            words = {key: [_setting(each, key) for each in same] for key in keys}
+            key = next((key for key in keys if len(set(words[key])) > 1), None)
+            found[study.key] += f", {key} {words[key][same.index(study)]}" if key else f", {study.hash}"
+    return found
+
+
+def _setting(study: Study, key: str) -> str:
+    return ", ".join(map(str, study.axes.get(key, [study.fixed.get(key)])))
+
+
+def judged(verdict: str, low: float, high: float, margin: float) -> str:
+    """The verdict of a comparison, or ``within the margin`` where it is not resolved and its interval is that small."""
+    return "within the margin" if verdict == "not resolved" and -margin < low <= high < margin else verdict
+
+
+def headline(differences: pd.DataFrame) -> str:
+    """The finding in a sentence, from :func:`experiments.overview.differences`; empty where there are none.
+
+    Of studies made of arms see :func:`experiments.primary.headline`.
+    """
+    parts = []
+    for backbone, found in differences.groupby("backbone", sort=False) if len(differences) else ():
+        tasks, average = found[found["task"] != "average"], found[found["task"] == "average"]
+        words = [
+            f"{verdict} on {', '.join(map(in_words, part['task'])) if len(part) < 7 else f'{len(part)} tasks'}"
+            for verdict in ("better", "worse", "within the margin", "not resolved")
+            if len(part := tasks[tasks["verdict"] == verdict])
         ]
+        least, most = (f"{end:.0f}" for end in (tasks["live"].min(), tasks["live"].max()))
+        sentence = f"SoRA against LoRA on {backbone}: {'; '.join(words)}; with {least}"
+        sentence += f"{'' if least == most else f' to {most}'} % of LoRA's live parameters"
+        for row in average.itertuples():
+            sentence += f"; {row.difference:+.2f} points on average ({row.low:+.2f} to {row.high:+.2f})"
+        parts.append(f"{sentence}.")
+    return " ".join(parts)
+
+
+def page(
+    sections: Sequence[Section], overview: Overview, claims: Table | None, problems: Sequence[str], published: str
+) -> str:
+    """results/README.md."""
+    lines = ["# Results", ""]
+    if overview.headline:
+        lines += [f"**{overview.headline}**", ""]
+    lines.append("Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).")
+    for section in sections:
+        table = main_table(section, overview.settings)
+        if table is None:
+            continue
+        link = f"[All of its tables](tables/{section.study.key}/README.md)."
+        lines += ["", f"## {section.heading}", "", _once(table.show), "", f"{table.caption} {link}", ""]
+        trained = conditions_table(section.study).drop(columns="chosen before by", errors="ignore")
+        lines += [pipes(trained), "", described(section.study)]
+    pictures = [("overview", figure) for figure in overview.figures]
+    pictures += [
+        (section.study.key, figure)
+        for section in sections
+        for figure in section.artefacts
+        if isinstance(figure, Figure) and figure.name.startswith(PICTURES)
+    ]
+    for folder, figure in pictures:
+        lines += ["", f"![{figure.title}](figures/{folder}/{figure.name}.png)", "", f"{figure.title}. {figure.caption}"]
     if sections:
         lines += ["", "## All studies", ""]
+        names = headings(sections)
         lines += [
-            f"- [{section.heading}](tables/{section.study.key}/README.md): {section.coverage}" for section in sections
+            f"- [{names[each.study.key]}](tables/{each.study.key}/README.md): {each.coverage}" for each in sections
         ]
     if claims is not None:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in claims.data["verdict"].value_counts().items())
@@ -79,56 +149,64 @@ def page(sections: Sequence[Section], claims: Table | None, problems: Sequence[s
     return "\n".join([*lines, "", published, ""])
 
 
-def finding(section: Section) -> str:
-    """SoRA against LoRA in one sentence, from the comparisons; nothing where there are none."""
-    found, scores = section.table("comparisons"), section.table("main_table")
-    if found is None or scores is None:
-        return ""
-    pair = found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")]
-    if pair.empty:
-        return ""
-    of_tasks = pair[pair["metric"] != "average"]
-    counts = [f"{word} on {int((of_tasks['verdict'] == word).sum())}" for word in ("better", "worse", "not resolved")]
-    live = scores.set_index("method")["live parameters"]
-    words = f"SoRA against LoRA on {len(of_tasks)} tasks: {', '.join(counts)}; "
-    words += f"{100 * live['SoRA'] / live['LoRA']:.0f} % of LoRA's live parameters"
-    mean = pair[pair["metric"] == "average"]
-    if len(mean):
-        row = mean.iloc[0]
-        words += (
-            f", {row['difference']:+.2f} points on average ({row['t interval']:+.2f} to {row['t interval high']:+.2f})"
-        )
-    return f"**{words}.**"
+def _once(show: pd.DataFrame) -> str:
+    """A pipe table that names a task in its first row alone."""
+    return pipes(show.assign(task=show["task"].where(show["task"] != show["task"].shift(), "")))
 
 
-def main_table(section: Section) -> Table:
-    """task, method, n, score, live parameters, minus LoRA with its interval and verdict: words, a row for each cell."""
-    details, scores, found = (section.table(name) for name in ("details", "main_table", "comparisons"))
-    assert details is not None
-    assert scores is not None
-    rows = details.rename(columns={"metric": "task"})
-    order = [*rows["task"].unique()]
-    data = rows[["task", "method"]].assign(n=rows["runs"]).assign(**{"n of": rows["runs of"]})
-    data["score"], data["score sd"], data["live parameters"] = rows["selected"], rows["SD"], rows["live"]
-    if "data dependence" in rows:
-        data["data dependence"] = rows["data dependence"]
+def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table | None:
+    """task, method, n, score, live parameters, minus LoRA with its interval and verdict; a row for each cell.
+
+    None where the study is no main table, or has no run. ``settings``: of :func:`experiments.overview.settings`, whose
+    linear probes and zero-shot scores become rows where the study has none itself.
+    """
+    study = section.study
+    if "arm" in study.runs:  # its table has its controls already
+        return next((each for each in section.artefacts if isinstance(each, Table) and each.name == "main_table"), None)
+    details, found = section.table("details"), section.table("comparisons")
+    if study.name != "main_table" or details is None or not study.runs["done"].any():
+        return None
+    columns = {column.label: column for task in study.tasks for column in study.columns(task)}
+    rows = details.rename(columns={"selected": "score", "SD": "score sd", "live": "live parameters", "runs": "n"})
+    data = rows.rename(columns={"runs of": "n of"})
     if found is not None:
-        pairs = found[found["baseline"] == "LoRA"].rename(columns={"metric": "task", "difference": "minus LoRA"})
+        pairs = found[found["baseline"] == "LoRA"].rename(columns={"difference": "minus LoRA"})
         pairs = pairs.rename(columns={"t interval": "95 % interval", "t interval high": "95 % interval high"})
-        columns = ["task", "method", "minus LoRA", "95 % interval", "95 % interval high", "verdict"]
-        data = data.merge(pairs[columns], on=["task", "method"], how="left")
-    data["remarks"] = rows["remarks"]
-    constant = scores[scores["method"] == CONSTANT]
-    if len(constant):
-        first = [{"task": task, "method": CONSTANT, "score": constant[task].iloc[0]} for task in order]
-        data = pd.DataFrame([*(row for row in first if pd.notna(row["score"])), *data.to_dict("records")])[[*data]]
-    data = data.sort_values("task", key=lambda tasks: tasks.map(order.index), kind="stable", ignore_index=True)
-    data[["n", "n of", "live parameters"]] = data[["n", "n of", "live parameters"]].apply(counts)
+        keep = ["metric", "method", "minus LoRA", "95 % interval", "95 % interval high", "verdict"]
+        data = data.drop(columns=["95 % interval"], errors="ignore").merge(pairs[keep], on=keep[:2], how="left")
+        margins = [MARGINS.get(columns[label].metric, float("nan")) for label in data["metric"]]
+        ends = zip(data["verdict"], data["95 % interval"], data["95 % interval high"], margins, strict=True)
+        data["verdict"] = [judged(*each) for each in ends]
+    others = _baselines(section, settings)
+    data = pd.concat([others[~others["method"].isin(data["method"])], data], ignore_index=True)
+    order = list(columns)
+    data = data.sort_values("metric", key=lambda labels: labels.map(order.index), kind="stable", ignore_index=True)
+    data["task"] = [in_words(columns[label].task, columns[label].metric) for label in data["metric"]]
+    n = data["n"].astype("Int64").astype(str)
+    n = n.where(data["n"] == data["n of"], n + "/" + data["n of"].astype("Int64").astype(str))
+    data["live parameters"] = counts(data["live parameters"])
+    wanted = ["task", "method", "n", "n of", "score", "score sd", "live parameters", "data dependence", "minus LoRA"]
+    wanted += ["95 % interval", "95 % interval high", "verdict", "remarks"]
+    data = data[[name for name in wanted if name in data and (name != "remarks" or data[name].fillna("").any())]]
     formats = {"live parameters": size, "minus LoRA": SIGNED, "95 % interval": SIGNED}
-    return Table("summary", section.heading, CAPTION, data, formats)
+    words = {"n": n.where(data["n"].notna(), EMPTY)}
+    return Table("summary", "Main table", CAPTION, data, formats, words=words)
 
 
-CAPTION = (
-    "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
-    "(95 %), verdict also by the bootstrap over seeds and items, corrected after Holm."
-)
+def _baselines(section: Section, settings: pd.DataFrame | None) -> pd.DataFrame:
+    """What needs no adapter: the constant answer, and linear probes and zero-shot scores of other studies."""
+    study, rows = section.study, []
+    scores = section.table("main_table")
+    constant = scores[scores["method"] == CONSTANT] if scores is not None else pd.DataFrame()
+    for label in (column.label for task in study.tasks for column in study.columns(task)):
+        if len(constant) and pd.notna(constant[label].iloc[0]):
+            rows.append({"metric": label, "method": CONSTANT, "score": constant[label].iloc[0]})
+        if settings is None or settings.empty:
+            continue
+        of = settings[(settings["label"] == label) & settings["backbone"].isin(study.values("backbone"))]
+        for row in of[of["method"].isin(("zero_shot", "probe"))].itertuples():
+            name = METHODS[str(row.method)]
+            rows.append(
+                {"metric": label, "method": name, "score": row.mean, "score sd": row.sd, "n": row.n, "n of": row.n}
+            )
+    return pd.DataFrame(rows, columns=["metric", "method", "score", "score sd", "n", "n of"])

@@ -1,5 +1,10 @@
 """A sweep without a study of its own: every setting with its scores, nothing compared, nothing refused."""
 
+import pandas as pd
+
+from experiments.conditions import RATE
+from experiments.figures import heat_maps
+from experiments.labels import in_words
 from experiments.scores import cells, score_columns, settings_of
 from experiments.study import REFUSABLE, SEEDS, Study
 from experiments.tables import Artefact, Table, counts, size
@@ -19,4 +24,29 @@ def build(study: Study) -> list[Artefact | None]:
     if found["data_dependence"].notna().any():
         data["data dependence"] = found["data_dependence"]
     formats = {"live parameters": size, **dict.fromkeys(axes, "{:g}")}
-    return [Table("scores", "Scores of the sweep", "Mean ± population SD over seeds, in points.", data, formats)]
+    words = "Mean ± population SD over seeds, in points."
+    return [Table("scores", "Scores of the sweep", words, data, formats), *rate_by_threshold(study)]
+
+
+def rate_by_threshold(study: Study) -> list[Artefact | None]:
+    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary."""
+    runs = study.done
+    if "method.threshold" not in runs or RATE not in runs:
+        return []
+    runs = runs.dropna(subset=["method.threshold"])
+    if runs["method.threshold"].nunique() < 2 or runs[RATE].nunique() < 2:
+        return []
+    maps: dict[str, dict[str, pd.DataFrame]] = {"score": {}, "ranks": {}}
+    for task, part in runs.groupby("task", sort=False):
+        for key, tables in maps.items():
+            name = in_words(str(task), study.columns(str(task))[0].metric if key == "score" else "")
+            grid = part.pivot_table(index=RATE, columns="method.threshold", values=key, aggfunc="mean")
+            tables[name] = grid.rename(index="{:g}".format, columns="{:g}".format)
+    words = "Mean over seeds of the selected weights; a colour scale of its own for each panel."
+    return [
+        heat_maps((name, title, words), maps[key], ("ξ", "peak learning rate", label), form, None)
+        for key, name, title, label, form in (
+            ("score", "score_by_rate_and_threshold", "Score by learning rate and ξ", "score (points)", "{:.1f}"),
+            ("ranks", "ranks_by_rate_and_threshold", "Live ranks by learning rate and ξ", "live ranks", "{:.0f}"),
+        )
+    ]

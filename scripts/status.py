@@ -20,7 +20,10 @@ from sora.runs.commands import here, hydra_text
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print where the studies stand; returns the exit status."""
-    parser = Parser(prog="scripts/status.py", description="How far each study is.")
+    parser = Parser(
+        prog="scripts/status.py",
+        description="Show what each study has, lacks, what failed, what runs now, and what the rest may cost.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )

@@ -5,7 +5,7 @@
 Reads ``studies/`` and ``records/`` below the results folder and the published numbers of this repository. Writes::
 
     <results>/tables/<study>-<hash>/README.md, *.tex, *.csv, runs.sh (what computes each run), missing.sh
-    <results>/figures/<study>-<hash>/*.png, *.svg
+    <results>/figures/<study>-<hash>/*.png, *.svg; those of all studies together in overview/
     <results>/tables/claims/README.md, *.tex, *.csv     the paper's claims, each with what these runs say
     <results>/tables/runs/                              the runs that no manifest names
     <results>/README.md, report.html                    what was found, first
@@ -22,12 +22,13 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 import experiments
-from experiments import claims, figures, published, report, summary, tables
+from experiments import claims, figures, overview, published, report, summary, sweep, tables
 from experiments.conditions import conditions
 from experiments.study import SINGLE, Study, load
 from experiments.summary import Section
@@ -38,7 +39,7 @@ from sora.errors import UserError
 from sora.files import write_bytes
 from sora.runs.commands import in_script
 
-GENERATED = re.compile(rf"[A-Za-z0-9_-]+-[0-9a-f]{{12}}|{SINGLE}")
+GENERATED = re.compile(rf"[A-Za-z0-9_-]+-[0-9a-f]{{12}}|{SINGLE}|{overview.NAME}")
 SHOWN = 5  # commands of missing runs on a study's page; the rest are in missing.sh
 
 
@@ -74,6 +75,9 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     for study in chosen:
         sections.append(_study(results, study, writer))
         print(f"{study.key}: {sections[-1].coverage}, {len(sections[-1].artefacts)} tables and figures")
+    sections = summary.in_order(sections)
+    above = overview.overview(sections)
+    above = replace(above, svgs=_drawn(results / "figures" / overview.NAME, above.figures, writer))
     claimed = claims.table(chosen)
     if claimed is not None:
         _write_table(results / "tables" / "claims", claimed, writer)
@@ -81,9 +85,12 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     noted = (problem for study in chosen for problem in dict.fromkeys(study.problems))  # claims read a study once more
     problems = [*loaded.problems, *noted]
     shown = [problem.replace(f"{results}/", "") for problem in problems]  # the pages name no folder of this machine
-    writer.put(results / "report.html", report.page(sections, shown, published.SENTENCE, claimed).encode("utf-8"))
+    writer.put(
+        results / "report.html", report.page(sections, above, shown, published.SENTENCE, claimed).encode("utf-8")
+    )
     if not only:
-        writer.put(results / "README.md", summary.page(sections, claimed, shown, published.SENTENCE).encode("utf-8"))
+        words = summary.page(sections, above, claimed, shown, published.SENTENCE)
+        writer.put(results / "README.md", words.encode("utf-8"))
         table = runs.varying(runs.table(loaded.results, results))
         writer.put(
             results / "runs.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode("utf-8")
@@ -122,19 +129,17 @@ class Writer:
 
 def _study(results: Path, study: Study, writer: Writer) -> Section:
     definition = experiments.find(study.name if study.name != SINGLE else "sweep")
-    title = definition.title if study.name != SINGLE else "Runs outside a sweep"
+    title = "Runs outside a sweep" if study.name == SINGLE else definition.title
+    title = f"{title} {study.name}" if title == sweep.TITLE else title
     artefacts = definition.build(study)
-    folder, pictures, svgs = results / "tables" / study.key, results / "figures" / study.key, {}
+    folder = results / "tables" / study.key
+    svgs = _drawn(results / "figures" / study.key, [each for each in artefacts if isinstance(each, Figure)], writer)
     pages = [f"# {title}", conditions(study)]
     for artefact in artefacts:
         if isinstance(artefact, Table):
             pages.append(tables.markdown(artefact))
             _write_table(folder, artefact, writer)
         elif isinstance(artefact, Figure):
-            png, svg = figures.render(artefact)
-            writer.put(pictures / f"{artefact.name}.png", png)
-            writer.put(pictures / f"{artefact.name}.svg", svg)
-            svgs[artefact.name] = svg
             path = f"../../figures/{study.key}/{artefact.name}.png"
             pages.append(f"### {artefact.title}\n\n![{artefact.title}]({path})\n\n{artefact.caption}\n")
     if missing := study.missing():
@@ -145,6 +150,16 @@ def _study(results: Path, study: Study, writer: Writer) -> Section:
     commands = [f"{_place(study, row)}\n{in_script(row['command'])}\n" for _, row in study.runs.iterrows()]
     writer.put(folder / "runs.sh", "".join(commands).encode("utf-8"))
     return Section(study, title, artefacts, svgs)
+
+
+def _drawn(folder: Path, pictures: Sequence[Figure], writer: Writer) -> dict[str, bytes]:
+    """Write the figures; returns the SVG of each name."""
+    svgs = {}
+    for figure in pictures:
+        png, svgs[figure.name] = figures.render(figure)
+        writer.put(folder / f"{figure.name}.png", png)
+        writer.put(folder / f"{figure.name}.svg", svgs[figure.name])
+    return svgs
 
 
 def _place(study: Study, run: pd.Series) -> str:
@@ -160,7 +175,10 @@ def _write_table(folder: Path, table: Table, writer: Writer) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="scripts/tables.py", description="Tables, figures and the report from records.")
+    parser = Parser(
+        prog="scripts/tables.py",
+        description="Write tables, figures and the report from the records of a results folder.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )

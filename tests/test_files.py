@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.files import is_inside, is_name, parse_json
 from sora.runs import manifest as studies
 from sora.runs import records
 from sora.tasks.load import read_official
-from sora.tasks.spec import TaskConfig, load_task
+from sora.tasks.spec import load_task
 from tests import composing, tiny
 
 fuzz = settings(

@@ -142,8 +142,10 @@ def runs(family: str = "bert", seeds: list[int] | int = 0, **groups: Any) -> lis
         "seed": seeds,
     }
     method = {"name": "sora"} | groups.pop("method", {})
-    small = {"sora": {"r": 4, "threshold": 1e-3}, "lora": {"r": 4}, "masked_lora": {"r": 4, "ranks": ranks(family)}}
+    small = {"sora": {"r": 4, "threshold": 1e-3}, "lora": {"r": 4}, "masked_lora": {"r": 4}}
     config["method"] = small.get(method["name"], {}) | method
+    if method["name"] == "masked_lora":
+        config["method"] = {"ranks": ranks(family)} | config["method"]
     for key, value in groups.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     return build_runs(config)

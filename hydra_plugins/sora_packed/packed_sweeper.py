@@ -20,6 +20,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from sora.options import register
+
 if TYPE_CHECKING:
     from sora.runs.sweep import Axis, Fixed
 
@@ -40,6 +42,7 @@ class PackedSweeperConf:
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="packed", node=PackedSweeperConf, provider="sora_packed")
+register()  # here, as Hydra imports its plugins before it composes anything, in a launcher's worker too
 
 
 class PackedSweeper(Sweeper):

@@ -21,11 +21,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from sora.cli import arguments, console
 from sora.cluster.signals import Preempted
-from sora.coercion import nearest, one_of
+from sora.coercion import explained, nearest, one_of, too_large
 from sora.config import METHODS, RunConfig
 from sora.errors import UserError
 from sora.files import CONF, expanded
@@ -96,8 +96,8 @@ def main() -> None:
     except UserError as error:
         mistakes += 1
         _complain(str(error))
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        if in_job and isinstance(error, yaml.YAMLError):
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OverflowError) as error:
+        if in_job and isinstance(error, yaml.YAMLError | OverflowError):
             raise
         mistakes += 1
         _complain(explain(error))
@@ -191,6 +191,17 @@ def explain(error: Exception) -> str:
             return f"{group}={choice}: no such choice, conf/{group} is empty"
         hint = nearest(choice, error.options)
         return f"{group}={choice}: no such choice, must be {one_of(error.options)}{hint}"
+    cause = error.__cause__ or error.__context__
+    found = re.match(r"In '(.*)': ", text)
+    if isinstance(cause, OmegaConfBaseException) and (found or isinstance(cause, ValidationError)):
+        return (f"{found[1]}.yaml: " if found else "") + explained(cause)
+    if isinstance(error, OverflowError):
+        return too_large(error)
+    if text.startswith("Error merging override ~"):
+        key = text.partition("~")[2].partition("=")[0]
+        return f"~{key}: a key with a type cannot be taken away; write {key}=<value>, such as {key}=null"
+    if there := re.match(r"Could not append to config. An item is already at '([^']*)'", text):
+        return f"+{there[1]}=: there is such a key; write {there[1]}=<value>, without the +"
     if unknown := re.match(r"Could not (?:override|append|delete).*? '([^']*)'", text):
         key = unknown[1]
         if owners := [name for name, cls in METHODS.items() if key in {f"method.{f.name}" for f in fields(cls)}]:
@@ -198,8 +209,6 @@ def explain(error: Exception) -> str:
         if key.startswith("hydra.launcher."):
             has = "choose the cluster= whose launcher has it, such as cluster=slurm"
             return f"{key}: no key of this launcher; {has}, or hand it on all the same by +{key}=<value>"
-        if key in known_keys() and key.startswith("tracker."):
-            return f"{key}: no key of this tracker; add tracker=wandb"
         if key == "cluster.wait":
             return f"{key}: no key of this cluster; only cluster=slurm has it"
         if key in known_keys():
@@ -208,9 +217,6 @@ def explain(error: Exception) -> str:
         return f"{key}: no such key{nearest(key, known_keys()) or hint}"
     if added := re.match(r"(?:Multiple values for )?(\S+?)(?:\. To override| appears more than once)", text):
         return f"+{added[1]}=: the configuration has a choice of it already; write {added[1]}=<choice>, without the +"
-    if merged := re.match(r"Error merging override (.*)", text):
-        reason = str(error.__cause__ or "").strip().splitlines()[:1]
-        return f"{merged[1]}: cannot be taken" + (f" ({reason[0]})" if reason else "")
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):
         key, _, values = several[1].partition("=")
         return f"{key}: got several values; -m {key}={values} is a sweep, {key}=[{values}] a list"

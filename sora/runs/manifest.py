@@ -25,6 +25,8 @@ from sora.runs.schema import Part, check
 SCHEMA_VERSION = 1
 FOLDER = "studies"
 UNNAMED = "sweep"  # study of a sweep that was given no name
+ARM = "study.arm"  # key of ``fixed``: which row of a study this sweep is
+SOURCES = ("method.source", "method.size")  # runs that a control was made from: others with every seed
 WAY_OUT = "repeat the sweep's command, which writes it again"
 
 
@@ -67,8 +69,9 @@ def make(
     Raises:
         UserError: a name that cannot be a file's, or parts that contradict each other.
     """
-    if re.fullmatch(NAME, study) is None:
-        raise UserError(f"study.name: got {study!r}, must be letters, digits, _ and -, as it names a file")
+    for key, name in (("study.name", study), (ARM, fixed.get(ARM, study))):
+        if re.fullmatch(NAME, name) is None:
+            raise UserError(f"{key}: got {name!r}, must be letters, digits, _ and -, as it names a file or a row")
     plain: Manifest = json.loads(
         json.dumps({"axes": dict(axes), "fixed": dict(fixed), "runs": [dict(run) for run in runs]}, allow_nan=False)
     )
@@ -117,6 +120,52 @@ def contradictions(one: Manifest, other: Manifest) -> list[str]:
     """Return the places, as text, at which two manifests of one sweep name different runs."""
     ids = {_place(run): run["run_id"] for run in one["runs"]}
     return [place for run in other["runs"] if ids.get(place := _place(run), run["run_id"]) != run["run_id"]]
+
+
+def of_arms(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
+    """The manifests of a study's arms as one, and a sentence for each two that contradict each other.
+
+    Its runs have one axis more, ``arm``, and None on axes that their own manifest does not have. ``fixed`` has what
+    all share. Where two manifests give an arm other settings, or another run at one place, neither is believed: the
+    runs of that arm on that task are ``contradicted``.
+    """
+    settings: dict[tuple[str, Any], tuple[dict[str, str], str]] = {}
+    places: dict[str, tuple[dict[str, Any], str]] = {}
+    problems: dict[str, None] = {}
+    refused = set()
+    for manifest in manifests:
+        arm, file = manifest["fixed"][ARM], path(Path(), manifest).as_posix()
+        own = {key: text for key, text in manifest["fixed"].items() if key not in SOURCES}
+        for run in manifest["runs"]:
+            row = arm, run["axes"].get("task")
+            axes = {key: value for key, value in run["axes"].items() if key not in SOURCES}
+            place = json.dumps({"arm": arm, **axes}, sort_keys=True)
+            known, other = settings.setdefault(row, (own, file))
+            first, there = places.setdefault(place, ({**run, "axes": {"arm": arm, **run["axes"]}}, file))
+            unlike = sorted(key for key in {**known, **own} if known.get(key) != own.get(key))
+            if unlike:
+                what = f"{unlike[0]} is {known.get(unlike[0], 'not given')} and {own.get(unlike[0], 'not given')}"
+            elif first["run_id"] != run["run_id"]:
+                other, what = there, f"runs {first['run_id']} and {run['run_id']} at {place}"
+            else:
+                continue
+            refused.add(row)
+            problems[f"{other} and {file}: contradict each other on {arm} of {row[1]} ({what}); delete one"] = None
+    runs = [run for run, _ in places.values()]
+    names = dict.fromkeys(key for run in runs for key in run["axes"])
+    axes = {key: list(dict.fromkeys(_hashable(run["axes"].get(key)) for run in runs)) for key in names}
+    shared = [set(manifest["fixed"].items()) for manifest in manifests]
+    fixed = {key: text for key, text in manifests[0]["fixed"].items() if all((key, text) in each for each in shared)}
+    for run in runs:
+        run["contradicted"] = (run["axes"]["arm"], run["axes"].get("task")) in refused
+        run["axes"] = {key: run["axes"].get(key) for key in names}
+    name = manifests[0]["study"]
+    united = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": runs}
+    return united | {"hash": digest(name, axes, fixed)}, list(problems)
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
 
 
 def _place(run: Mapping[str, Any]) -> str:

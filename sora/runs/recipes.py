@@ -52,13 +52,13 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         trainer = cfg["trainer"]
         if trainer.get("max_steps") is not None:  # a study's file may have set it to null
             raise UserError(
-                f"trainer.epochs={trainer['epochs']}: has no effect, given the trainer.max_steps="
+                f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps="
                 f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"
             )
 
 
 def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse what a study's file would read where none is chosen, and a schedule's settings without a schedule."""
+    """Refuse what a study's file would read where none is chosen, and settings of a schedule or tracker without one."""
     typed = [each.partition("=")[0].lstrip("+") for each in overrides]
     for key in ("study.tasks", "study.seeds"):
         if key in typed and choices.get("experiment") in (None, "null"):
@@ -68,6 +68,9 @@ def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
         raise UserError(
             f"{own[0]}: is read by task=own, and task={choices.get('task')} has files of its own; add task=own"
         )
+    given = [key for key in typed if key.startswith("tracker.") and key != "tracker.name"]
+    if given and "tracker" not in typed and choices.get("tracker") == "none":
+        raise UserError(f"{given[0]}: has no effect without a tracker; add tracker=wandb")
     settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
     if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
         raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -15,47 +15,29 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sora.backbones.auto import described
 from sora.backbones.families import NAMES, dimension, positions
-from sora.coercion import coerce, nearest, one_of, refuse_unknown, show
+from sora.coercion import coerce, nearest, one_of, show
 from sora.config import (
     HEADS,
     MEASURING,
     METHODS,
-    BackboneConfig,
-    DataConfig,
     MethodConfig,
-    PathsConfig,
-    ProtocolConfig,
     RunConfig,
-    ScheduleConfig,
     SeedsConfig,
-    TrackerConfig,
+    TaskConfig,
     TrainerConfig,
 )
 from sora.errors import UserError
 from sora.files import CONF, expanded, is_inside, is_name
 from sora.runs.sources import filled
 from sora.tasks import own
-from sora.tasks.spec import TaskConfig
 
-GROUPS: dict[str, type[Any]] = {
-    "backbone": BackboneConfig,
-    "task": TaskConfig,
-    "protocol": ProtocolConfig,
-    "trainer": TrainerConfig,
-    "schedule": ScheduleConfig,
-    "seeds": SeedsConfig,
-    "data": DataConfig,
-    "paths": PathsConfig,
-    "tracker": TrackerConfig,
+GROUPS: dict[str, type[Any]] = {  # those whose type does not depend on their name
+    name: hint
+    for name, hint in get_type_hints(RunConfig).items()
+    if name != "method" and isinstance(hint, type) and dataclasses.is_dataclass(hint)
 }
 REQUIRED = ("backbone", "method", "task", "protocol", "trainer", "schedule")
-BENCHMARKS = ("glue", "superglue", "synthetic", "own")
-NOT_OF_A_RUN = (
-    "pack",
-    "cluster",
-    "experiment",
-    "study",
-)  # keys of the config that name no part of a single run
+NOT_OF_A_RUN = ("pack", "cluster", "experiment", "study")  # keys of the config that name no part of a single run
 
 
 def build_runs(cfg: DictConfig | Mapping[str, Any]) -> list[RunConfig]:
@@ -65,8 +47,6 @@ def build_runs(cfg: DictConfig | Mapping[str, Any]) -> list[RunConfig]:
     is resolved, so that equal science gives equal runs. Raises UserError that names the key.
     """
     values = plain_values(cfg)
-    known = {f.name for f in dataclasses.fields(RunConfig)}
-    refuse_unknown(values, [*known, *NOT_OF_A_RUN], "")
     for group in REQUIRED:
         if values.get(group) is None:
             raise UserError(f"{group}: missing; choose one with {group}=<name>")
@@ -146,42 +126,40 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
 
 
 def _build(values: dict[str, Any]) -> RunConfig:
-    if not _method(values["method"]).TRAINS and isinstance(values["trainer"], dict):  # a budget is for those that train
-        values = {**values, "trainer": {key: each for key, each in values["trainer"].items() if key in MEASURING}}
-    parts: dict[str, Any] = {}
-    for group, cls in GROUPS.items():
-        if group == "task" and own.is_own(values.get(group)):
-            continue  # what its files say is added below
-        parts[group] = coerce(cls, values.get(group) or {}, group)
-    if own.is_own(values["task"]):
-        task = own.plain(values["task"])
-        parts["task"] = own.completed(coerce(TaskConfig, task, "task"), set(task), parts["data"].dir)
-    parts["backbone"] = described(parts["backbone"])
-    parts["method"] = _method(values["method"])
-    for name in ("recipe", "budget"):
-        if values.get(name) is None:
-            parts[name] = ""
-    if isinstance(values.get("seed"), bool) or not isinstance(values.get("seed", 0), int | str | float):
-        raise UserError(f"seed: got {show(values['seed'])}, must be an integer >= 0 or a list of them")
-    plain = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN}
-    return filled(resolved(coerce(RunConfig, {**plain, **parts}, "")))
+    values = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN}
+    for group in GROUPS:
+        if values.get(group) is None:
+            values[group] = {}  # its defaults
+        elif not isinstance(values[group], dict):
+            raise UserError(f"{group}: got {show(values[group])}, must be a group of keys")
+    values |= {name: "" for name in ("recipe", "budget") if values.get(name) is None}
+    method = _method_class(values["method"])
+    if not method.TRAINS:  # a budget is for those that train
+        values["trainer"] = {key: each for key, each in values["trainer"].items() if key in MEASURING}
+    is_own = own.is_own(values["task"])
+    values["task"] = own.plain(values["task"]) if is_own else values["task"]
+    given = {key for key, value in values["task"].items() if value is not None}
+    values["task"] = {key: values["task"][key] for key in given}
+    run = coerce(RunConfig, values, "", method=method)
+    if is_own:
+        run.task = own.completed(run.task, given, run.data.dir)
+    run.backbone = described(run.backbone)
+    for key in run.method.packable:
+        possible = method(run.method.name).packable
+        if key not in possible:  # the replicas would silently share the first one's value
+            can = one_of(possible) if possible else "no key at all"
+            name = run.method.name
+            raise UserError(f"method.packable: got {key!r}, but method={name} can pack {can}{nearest(key, possible)}")
+    return filled(resolved(run))
 
 
-def _method(values: Any) -> MethodConfig:
+def _method_class(values: Any) -> type[MethodConfig]:
     if not isinstance(values, dict):
         raise UserError(f"method: got {show(values)}, must be a group of keys")
     name = str(values.get("name", ""))
     if name not in METHODS:
         raise UserError(f"method.name: got {name!r}, must be {one_of(METHODS)}{nearest(name, METHODS)}")
-    if isinstance(values.get("targets"), str):
-        values = {**values, "targets": [values["targets"]]}
-    method = coerce(METHODS[name], values, "method")
-    possible = METHODS[name](name).packable
-    for key in method.packable:
-        if key not in possible:  # the replicas would silently share the first one's value
-            can = one_of(possible) if possible else "no key at all"
-            raise UserError(f"method.packable: got {key!r}, but method={name} can pack {can}{nearest(key, possible)}")
-    return method
+    return METHODS[name]
 
 
 def resolved(run: RunConfig) -> RunConfig:
@@ -271,9 +249,6 @@ def _pinned_hub(name: str) -> str | None:
 
 def _check_task(task: TaskConfig) -> None:
     """Facts of a task that its file could get wrong."""
-    if task.benchmark not in BENCHMARKS:
-        found = f"got {show(task.benchmark)}, must be {one_of(BENCHMARKS)}"
-        raise UserError(f"task.benchmark: {found}{nearest(task.benchmark, BENCHMARKS)}")
     if (task.score_range or (task.regression and task.reader != "own")) and (
         len(task.score_range) != 2 or task.score_range[0] >= task.score_range[1]
     ):
@@ -282,9 +257,6 @@ def _check_task(task: TaskConfig) -> None:
         raise UserError(
             f"task.standardize: task={task.name} has classes, so there are no targets to standardize; leave it false"
         )
-    for split, count in task.sizes.items():
-        if count < 1:
-            raise UserError(f"task.sizes.{split}: got {count}, must be an integer >= 1")
 
 
 def _check_reading(run: RunConfig) -> None:

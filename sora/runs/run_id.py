@@ -8,11 +8,6 @@ import json
 from typing import Any
 
 from sora.config import RunConfig
-from sora.tasks.spec import TaskConfig
-
-# The other fields of a task name the source of the examples and how they are read: the hash of what was read
-# covers them, and trainer.max_length holds the length in use.
-TASK_FIELDS = ("name", "version", "labels", "metrics", "select_metric", "scoring", "spans", "truncate", "standardize")
 
 
 def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> dict[str, Any]:
@@ -49,8 +44,6 @@ def _decisive(group: Any, defaults: bool = False) -> dict[str, Any]:
     for item in dataclasses.fields(group):
         value = getattr(group, item.name)
         if item.name in unused or not item.metadata.get("science", True):
-            continue
-        if isinstance(group, TaskConfig) and item.name not in TASK_FIELDS:
             continue
         if dataclasses.is_dataclass(value):
             value, default = _decisive(value, defaults), {}

@@ -113,9 +113,7 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     jobs: list[PlannedJob] = field(default_factory=list)
     mistakes: list[tuple[str, UserError]] = field(default_factory=list)  # what was asked for, why it cannot be
-    names: dict[str, str] = field(
-        default_factory=dict
-    )  # choice of task= -> the name that its runs have
+    names: dict[str, str] = field(default_factory=dict)  # choice of task= -> the name that its runs have
     lists: dict[str, list[Any]] = field(default_factory=dict)  # axes that were given as a list: seed=[0,1], pack=[...]
 
     def finished(self) -> set[str]:
@@ -155,7 +153,7 @@ class Plan:
         fixed = {
             slot.key: without_paths(slot.text)
             for slot in self.slots
-            if isinstance(slot, Fixed) and decides(slot.key) and slot.key not in axes
+            if isinstance(slot, Fixed) and (decides(slot.key) or slot.key == studies.ARM) and slot.key not in axes
         }
         runs = [
             {

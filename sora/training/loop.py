@@ -308,7 +308,8 @@ class Loop:
                 if progress.diverged_at is None:
                     progress.levels.append(entry | {"step": self.step})
                     lines.append(f"{entry['live']} live, {metric} {entry['select'][metric]:.4f}")
-            self.tracker.print(f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}: " + "; ".join(lines))
+            level = f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}"
+            self.tracker.print(f"{level}: {'; '.join(lines)}")
 
     def known_logits(self, which: str) -> Logits:
         """Return logits that the ``last`` or the ``selected`` weights have given before, once training is over."""

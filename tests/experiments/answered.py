@@ -35,9 +35,10 @@ def share(right: int, items: int) -> Right:
     return np.arange(items) < right
 
 
-def _arrays(run: Answered) -> records.Arrays:
+def arrays_of(report: Right, select: Right) -> records.Arrays:
+    """Logits whose answers are right where ``report`` and ``select`` [N] say so."""
     found = {}
-    for split, right in (("report", run.report), ("select", run.select)):
+    for split, right in (("report", report), ("select", select)):
         labels = LABELS[: len(right)]
         given = np.where(right, labels, 1 - labels)
         found[f"{split}_logits"] = np.where(np.arange(2) == given[:, None], 1.0, -1.0).astype(np.float16)
@@ -57,7 +58,7 @@ def study(results: Path, name: str, runs: Sequence[Answered], missing: Sequence[
         entries.append({"run_id": run_id, "axes": dict(each), "record": place, "command": command})
     studies.write(results, studies.make(name, axes, {"backbone": "minilm-l6"}, entries))
     for run, entry in zip(runs, entries, strict=False):
-        content = _arrays(run)
+        content = arrays_of(run.report, run.select)
         scores = made.scores(run.axes["task"], content)
         record = made.record(run.axes, scores, records.arrays_digest(content))
         if run.live is not None:

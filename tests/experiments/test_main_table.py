@@ -77,7 +77,7 @@ def test_the_page_says_under_which_conditions(results: Path) -> None:
 def test_the_page_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["sst2_10k", "rte"], "seed": [0]})
     page = conditions(reading.study(tmp_path))
-    assert "| sst2_10k, 10,000 fixed rows |" in page
+    assert "| SST-2 (10k), 10,000 fixed rows |" in page
     assert "| RTE  " in page
 
 

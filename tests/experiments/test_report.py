@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from experiments import report
+from experiments.overview import Overview
 from experiments.study import load
-from experiments.summary import Section
+from experiments.summary import Section, headings
 from experiments.tables import Table
 from scripts import tables
 from tests.experiments import made
@@ -66,7 +67,7 @@ def test_it_says_what_is_missing_and_where_the_numbers_come_from(page: Path) -> 
     content = page.read_text(encoding="utf-8")
     assert "11 of 12 runs" in content
     assert "python run.py method=sora task=mrpc seed=1" in content
-    assert "Provenance" in content
+    assert "Conditions and provenance" in content
     assert "1" * 64 in content  # sha256 of the weights
     assert not re.search(r"\d{4}-\d\d-\d\dT", content)
 
@@ -75,13 +76,44 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     made.studies.write(tmp_path, made.manifest("mine", {"task": ["rte"], "x": [HOSTILE]}, {"y": HOSTILE}))
     study = load(tmp_path, lambda _: frozenset()).studies[0]
     table = Table("t", HOSTILE, HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE], "b": [1.0]}), notes=[HOSTILE])
-    content = report.page([Section(study, HOSTILE, [table], {})], [HOSTILE], HOSTILE)
+    strip = pd.DataFrame({"task": [HOSTILE], "method": [HOSTILE], "state": ["open"], "words": [HOSTILE]})
+    above = Overview(HOSTILE, pd.DataFrame(), strip)
+    content = report.page([Section(study, HOSTILE, [table], {})], above, [HOSTILE], HOSTILE)
     tags = Tags(content)
     assert sum(tag == "script" for tag, _ in tags.seen) == 1  # the page's own
     assert all(set(attrs) <= {"class", "data-v", "title"} for tag, attrs in tags.seen if tag == "td")
 
 
-def visit(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
+def test_the_strip_says_what_is_there_in_words_and_colours(page: Path) -> None:
+    content = page.read_text(encoding="utf-8")
+    cells = re.findall(r'<td class="(good|open|bad)">([^<]*)</td>', content[: content.index('<p class="caption">')])
+    assert sorted(cells) == [("good", "2/2")] * 5 + [("open", "1/2")]
+
+
+def test_links_can_be_told_apart(tmp_path: Path) -> None:
+    """Studies of one kind and one task name what differs; of other tasks, the task."""
+    rates = "trainer.learning_rate"
+    for task, values in (("rte", [1e-4, 2e-4]), ("rte", [4e-4, 8e-4]), ("cola", [1e-4])):
+        made.studies.write(tmp_path, made.manifest("learning_rate", {"task": [task], rates: values}))
+    studies = load(tmp_path, lambda _: frozenset()).studies
+    found = headings([Section(study, "Learning rate", [], {}) for study in studies])
+    assert sorted(found.values()) == [
+        "Learning rate, minilm-l6, CoLA",
+        "Learning rate, minilm-l6, RTE, trainer.learning_rate 0.0001, 0.0002",
+        "Learning rate, minilm-l6, RTE, trainer.learning_rate 0.0004, 0.0008",
+    ]
+
+
+def test_the_first_page_of_the_report_is_the_finding_and_the_main_table_is_the_first_study(page: Path) -> None:
+    content = page.read_text(encoding="utf-8")
+    places = [
+        content.index(each) for each in ('class="finding"', 'class="plain strip"', "<figure>", "<nav>", "<h2 id=")
+    ]
+    assert places == sorted(places)
+    assert content.index("<h2 id=") == places[-1]
+
+
+def visit(page: Path, folder: Path, *more: str) -> tuple[str, list[str], list[str]]:
     """The document after its scripts ran, what the page asked the network for, and what stood on the console.
 
     A headless browser, or a skip where none is installed. Its log also has requests of its own (updates, time), which
@@ -92,8 +124,14 @@ def visit(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     log = folder / f"{page.stem}.json"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    flags += [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr", "--v=0"]
-    command = [program, *flags, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
+    flags += [
+        *more,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--log-net-log={log}",
+        "--enable-logging=stderr",
+        "--v=0",
+    ]
+    command = [program, *flags, *more, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     events = [REQUEST.search(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
@@ -102,27 +140,54 @@ def visit(page: Path, folder: Path) -> tuple[str, list[str], list[str]]:
     return done.stdout, [url for url in asked if not url.startswith(("file:", "data:"))], console
 
 
-def test_a_browser_asks_for_nothing_and_complains_of_nothing(page: Path, tmp_path: Path) -> None:
-    """The page is loaded and the study's first table sorted by its live parameters, which one row does not have."""
-    clicked = tmp_path / "clicked.html"
-    probe = (
-        "<script>const head = document.querySelectorAll('h2[id^=main_table] ~ .scroll button')[1]; head.click();"
-        "document.title = head.parentElement.getAttribute('aria-sort') + ',' + head.textContent + ',' + "
-        "[...head.closest('table').tBodies[0].rows].map(row => row.cells[1].dataset.v).join(',');</script></body>"
-    )
-    clicked.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
-    content, asked, console = visit(clicked, tmp_path)
+def evaluated(page: Path, folder: Path, script: str, *more: str) -> str:
+    """What ``script`` (statements that end with a return) gives on the page; the browser must be quiet."""
+    with_probe = folder / "with_probe.html"
+    probe = f"<script>document.title = (() => {{ {script} }})();</script></body>"
+    with_probe.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
+    content, asked, console = visit(with_probe, folder, *more)
     assert asked == []
     assert console == []
     title = re.search("<title>(.*?)</title>", content)
     assert title is not None
-    order, column, *values = title[1].split(",")
-    assert (order, column) == ("ascending", "live parameters")
-    *numbers, last = values
-    assert last == ""
-    assert len(numbers) == 3
+    return title[1]
+
+
+MAIN = "const table = document.querySelector('h2[id^=main_table] ~ .scroll table');"
+
+
+def test_a_browser_asks_for_nothing_and_sorts_numbers_as_numbers(page: Path, tmp_path: Path) -> None:
+    """The main table sorted by its live parameters, which the constant answers do not have."""
+    script = (
+        f"{MAIN} const heads = [...table.tHead.rows[0].cells];"
+        "const column = heads.findIndex(head => head.textContent === 'live parameters');"
+        "heads[column].firstElementChild.click();"
+        "return [heads[column].getAttribute('aria-sort'),"
+        "...[...table.tBodies[0].rows].map(row => row.cells[column].dataset.v)].join(',');"
+    )
+    order, *values = evaluated(page, tmp_path, script).split(",")
+    assert order == "ascending"
+    numbers = values[:-2]
+    assert values[-2:] == ["", ""]
+    assert len(numbers) == 6
     assert [float(value) for value in numbers] == sorted(float(value) for value in numbers)
     assert numbers != sorted(numbers)  # as text they would stand otherwise
+
+
+def test_a_wide_table_keeps_its_first_column_and_its_verdict_in_view(page: Path, tmp_path: Path) -> None:
+    """On a phone, scrolled to the right by 60 pixels and not."""
+    script = (
+        f"{MAIN} const box = table.parentElement, found = [box.scrollWidth > box.clientWidth + 60];"
+        "const frame = box.getBoundingClientRect(), row = table.tBodies[0].rows[1];"
+        "for (const left of [0, 60]) {"
+        " box.scrollLeft = left;"
+        " found.push(Math.abs(row.cells[0].getBoundingClientRect().left - frame.left) < 2,"
+        "  Math.abs(row.querySelector('.verdict').getBoundingClientRect().right - frame.right) < 2,"
+        "  Math.abs(row.cells[1].getBoundingClientRect().left - row.cells[0].getBoundingClientRect().right) < 2);"
+        "} return found.join(' ');"
+    )
+    found = evaluated(page, tmp_path, script, "--window-size=390,900").split()
+    assert found == ["true"] * 6 + ["false"]  # the second column alone moves away
 
 
 def test_the_browser_would_have_told(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_golden_science_and_its_name(run: RunConfig) -> None:
         "trainer.log_every=7",
         "trainer.checkpoint_every=7",
         "backbone.weights=random",  # the identity of the weights speaks for them
-        "+backbone.note=x",
+        "backbone.note=x",
         "method.packable=[seed]",
         "method.fidelity=authors",
         "method.prox=authors",  # what fidelity says anyway

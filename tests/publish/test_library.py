@@ -1,4 +1,4 @@
-"""SoRA outside the harness: the README's script as written, the optimiser against the pack's, models of any kind."""
+"""SoRA outside the harness: docs/library.md's script, the optimiser against the pack's, models of any kind."""
 
 import copy
 import json
@@ -27,11 +27,11 @@ from transformers import (
 
 from sora import schedules
 from sora.errors import UserError
-from sora.library import inject
 from sora.methods.sora import GateStep
 from sora.optim import PackOptimizer, ParameterGroup
+from sora.publish.library import inject
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
 CHECK = """
 import json
 import torch
@@ -53,9 +53,8 @@ print(json.dumps({
 """
 
 
-def test_the_readmes_script_runs_as_written(tmp_path):
-    section = README.read_text(encoding="utf-8").partition("## In a training script of your own")[2]
-    (block,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+def test_the_script_of_the_page_runs_as_written(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "script.py").write_text(block + CHECK)
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(

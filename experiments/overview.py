@@ -1,0 +1,348 @@
+"""What all studies say together: score against live parameters, SoRA against LoRA, and which runs are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
+
+from experiments import primary
+from experiments.arms import ARMS, MAJORITY
+from experiments.conditions import RATE
+from experiments.constant_answer import NAME as CONSTANT
+from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
+from experiments.labels import METHODS, in_words
+from experiments.scores import chosen, long
+from experiments.study import SEEDS, Study
+from experiments.summary import Section, headline, judged
+from experiments.tables import Figure
+
+PLAIN = "SoRA minus LoRA"  # the differences of a main table without arms
+NAME = "overview"  # the folder of these figures
+SWEPT = {"lora": "method.r", "sora": "method.threshold"}  # method -> the setting its curve goes along
+AXES = {"backbone", "task", "method", RATE, *SWEPT.values(), *SEEDS}  # of a study whose runs can stand in one picture
+UNEQUAL = ("learning_rate",)  # studies whose runs chose the settings of the others
+CONDITIONS = ["protocol", "head", "trainer.epochs", "trainer.max_steps", "trainer.batch_size", "data.train"]
+LINES = {CONSTANT: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
+LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
+COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails": COLOURS[1]}
+COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
+CONTROLS = {
+    "lora_equal": "s",
+    "lora_own": "^",
+    "lora_permuted": "v",
+    "lora_svd": "<",
+}  # arm -> marker, in LoRA's colour
+SHADE = "#e3e3e3"  # of a margin
+UNTRAINED = ("probe", "zero_shot", "svd_cut")  # no training that could differ
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What stands before all studies; ``svgs``: figure name -> its file's content."""
+
+    headline: str
+    settings: pd.DataFrame
+    coverage: pd.DataFrame
+    figures: Sequence[Figure] = ()
+    svgs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def overview(sections: Sequence[Section]) -> Overview:
+    """Without its SVGs: those of the figures come when they are drawn."""
+    found, gaps = settings(sections), differences(sections)
+    main = [section.study for section in sections if section.study.name == "main_table"]
+    armed = [primary.headline(study) for study in main if "arm" in study.runs]
+    sentences = [*armed, headline(gaps[gaps["group"] == PLAIN] if len(gaps) else gaps)]
+    figures = [*pareto(found), *filter(None, [forest(gaps)])]
+    words = " ".join(filter(None, sentences))
+    return Overview(words, found, coverage([section.study for section in sections]), figures)
+
+
+# -- score against live parameters -----------------------------------------------------------------------------
+
+
+def settings(sections: Sequence[Section]) -> pd.DataFrame:
+    """One row for each setting whose runs can be compared, and each constant answer: mean, SD and live parameters.
+
+    Taken are studies that vary nothing but method, rank, ξ and learning rate (of several rates the best on the select
+    split stands), of each task the runs that were trained as its main table was, or as most settings were. Linear
+    probes and the zero-shot score have no training that could differ.
+    """
+    studies = [each.study for each in sections if each.study.name not in UNEQUAL and _comparable(each.study)]
+    rows = [_rows(study) for study in studies if len(study.done)]
+    if not rows:
+        return pd.DataFrame()
+    runs = pd.concat(rows, ignore_index=True).drop_duplicates(["run_id", "label"])
+    for key in (*CONDITIONS, *SWEPT.values(), RATE, "arm"):
+        runs[key] = runs.get(key, np.nan)
+    runs["trained as"] = runs[CONDITIONS].astype(object).map(str).agg(" ".join, axis=1)
+    runs.loc[runs["method"].isin(UNTRAINED), "trained as"] = ""
+    runs["series"] = runs["method"].where(~runs["arm"].isin(CONTROLS), runs["arm"])
+    runs.loc[runs["series"].isin(CONTROLS), [*SWEPT.values(), RATE]] = np.nan  # of each seed its own
+    runs["setting"] = runs[[*SWEPT.values(), RATE, "arm"]].astype(object).map(str).agg(" ".join, axis=1)
+    keys = ["backbone", "task", "label", "metric", "trained as", "method", "series", "setting"]
+    found = runs.groupby(keys, sort=False).agg(
+        mean=("points", "mean"),
+        sd=("points", lambda x: x.std(ddof=0)),
+        n=("points", "count"),
+        live=("params.live", "mean"),
+        **{key: (key, "first") for key in SWEPT.values()},
+        main=("main", "max"),
+    )
+    found = found.reset_index()
+    return pd.concat([_like_the_main_table(found), _constants(sections)], ignore_index=True)
+
+
+def _comparable(study: Study) -> bool:
+    return "arm" in study.runs or set(study.varied()) <= AXES
+
+
+def _rows(study: Study) -> pd.DataFrame:
+    keys = [key for key in ("method", *SWEPT.values()) if key in study.runs]
+    rows = long(study, study.runs if "arm" in study.runs else chosen(study, *keys))
+    first = [study.columns(task)[0].label for task in study.tasks]
+    plain = rows["schedule.kind"].isin(["none", None]) if "schedule.kind" in rows else True
+    return rows[rows["done"] & rows["label"].isin(first) & rows["points"].notna() & plain].assign(
+        main=study.name == "main_table"
+    )
+
+
+def _like_the_main_table(found: pd.DataFrame) -> pd.DataFrame:
+    parts = []
+    for _, part in found.groupby(["backbone", "task"], sort=False):
+        trained = part[part["trained as"] != ""]
+        order = trained.groupby("trained as", sort=False).agg(main=("main", "max"), count=("main", "size"))
+        best = order.sort_values(["main", "count"], ascending=False, kind="stable").index[:1]
+        part = part[part["trained as"].isin(["", *best])]
+        ranks = part.loc[part["method"] == "sora", ["main", "method.r"]].sort_values("main", ascending=False)
+        one = ranks["method.r"][ranks["main"] == ranks["main"].max()].mode()[:1]  # SoRA's curve goes along ξ at one r
+        parts.append(part[(part["method"] != "sora") | part["method.r"].isin(one)])
+    return pd.concat(parts)
+
+
+def _constants(sections: Sequence[Section]) -> pd.DataFrame:
+    """The constant answer on each number whose main table has it."""
+    found = []
+    for section in sections:
+        table = section.table("main_table")
+        if table is None:
+            continue
+        armed = "arm" in table
+        row = table[table["arm" if armed else "method"] == (MAJORITY if armed else CONSTANT)]
+        points = dict(zip(row["task"], row["score"], strict=True)) if armed else row.iloc[0] if len(row) else {}
+        for task in section.study.tasks:
+            column = section.study.columns(task)[0]
+            place = {
+                "task": task,
+                "label": column.label,
+                "metric": column.metric,
+                "method": CONSTANT,
+                "series": CONSTANT,
+            }
+            found += [
+                place | {"backbone": str(backbone), "mean": float(points.get(column.label, np.nan))}
+                for backbone in section.study.values("backbone")
+            ]
+    return pd.DataFrame(found).dropna(subset="mean") if found else pd.DataFrame()
+
+
+def pareto(found: pd.DataFrame) -> Iterable[Figure]:
+    """A figure for each backbone with a panel for each task that has two trained settings."""
+    trained = found[~found["method"].isin(LINES)] if len(found) else found
+    for backbone in trained["backbone"].unique() if len(trained) else ():
+        of = found[found["backbone"] == backbone]
+        settings_of_task = trained.loc[trained["backbone"] == backbone, "task"].value_counts(sort=False)
+        if parts := {task: of[of["task"] == task] for task, count in settings_of_task.items() if count > 1}:
+            yield _pareto(str(backbone), parts)
+
+
+def _pareto(backbone: str, parts: dict[str, pd.DataFrame]) -> Figure:
+    titles = [in_words(task, part["metric"].iloc[0]) for task, part in parts.items()]
+
+    def draw(canvas: Canvas) -> None:
+        for part, axis in zip(parts.values(), panels(canvas, titles), strict=True):
+            _panel(axis, part.round({"live": 1, "mean": 3, "sd": 3}))
+        legend_below(canvas, 4)
+
+    caption = (
+        f"{backbone}. Mean over seeds, bars: one SD over seeds. LoRA's line goes along r, SoRA's along ξ. Horizontal: "
+        "what needs no adapter. All settings of a task were trained for as many steps on the same examples."
+    )
+    high = tiling(len(parts))[1]
+    title = "Score against live parameters"
+    return Figure(f"score_against_live_parameters-{backbone}", title, caption, draw, (WIDTH, 2.35 * high + 0.75))
+
+
+def _panel(axis: Axes, part: pd.DataFrame) -> None:
+    points = part[~part["method"].isin(LINES)]
+    zero = points["live"] <= 0
+    least = points.loc[~zero, "live"].min()
+    points = points.assign(x=points["live"].where(~zero, (least if least > 0 else 1.0) / 4))
+    for series, mine in points.groupby("series", sort=False):
+        mine, style = mine.sort_values("x", kind="stable"), line(mine["method"].iloc[0])
+        name = METHODS.get(str(series), str(series))
+        if series in CONTROLS:
+            style = line("lora") | {"marker": CONTROLS[str(series)], "markerfacecolor": "white"}
+            name = ARMS[str(series)]
+        if series not in SWEPT:
+            style["linestyle"] = "none"
+        axis.errorbar(
+            mine["x"], mine["mean"], yerr=mine["sd"].fillna(0), label=name, elinewidth=0.8, capsize=2, **style
+        )
+    low, high = (points["mean"] - points["sd"]).min(), (points["mean"] + points["sd"]).max()
+    room = max(high - low, 0.5)
+    lines = part[part["method"].isin(LINES)].drop_duplicates("method")
+    near = lines[lines["mean"].between(low - 0.8 * room, high + 0.8 * room)]
+    for row in near.itertuples():
+        dashes, colour = LINES[row.method]
+        axis.axhline(row.mean, linestyle=dashes, color=colour, linewidth=1.2, label=METHODS.get(row.method, row.method))
+    far = [f"{METHODS.get(r.method, r.method)} {r.mean:.1f}" for r in lines.drop(near.index).itertuples()]
+    ends = [*near["mean"], low, high]
+    pad = 0.06 * max(max(ends) - min(ends), 0.5)
+    axis.set_ylim(min(ends) - pad * (3.4 if far else 1), max(ends) + pad)
+    axis.margins(x=0.12)
+    log_scale(axis)
+    if zero.any():  # no logarithm: they stand left of the rest
+        ticks = [tick for tick in axis.get_xticks() if tick >= least / 2]
+        axis.set_xticks([float(points["x"].min()), *ticks], ["0", *map(short, ticks)])
+    if far:
+        axis.text(0.03, 0.02, f"off the scale: {', '.join(far)}", transform=axis.transAxes, fontsize=8, color="#555555")
+    axis.set_xlabel("live parameters")
+    if first_of_row(axis):
+        axis.set_ylabel("score (points)")
+
+
+# -- SoRA against LoRA ------------------------------------------------------------------------------------------
+
+
+def differences(sections: Sequence[Section]) -> pd.DataFrame:
+    """One row for each comparison and task of a main table, in points, paired by seed.
+
+    Columns: group (what is compared: the comparisons fixed beforehand of a study made of arms, else ``SoRA minus
+    LoRA``), study, backbone, task, label, words (the number's name), seeds, difference, low and high (95 %, t over
+    seeds), least and most (95 %, bootstrap over seeds and items), margin (NaN where none is set), live (percent of the
+    other's live parameters), verdict. The average over tasks has the task ``average``.
+    """
+    rows = []
+    for section in sections:
+        study = section.study
+        if study.name == "main_table":
+            place = {"study": study.key, "backbone": ", ".join(map(str, study.values("backbone")))}
+            found = _tested(study) if "arm" in study.runs else _compared(section)
+            rows += [place | row for row in found]
+    return pd.DataFrame(rows)
+
+
+def _tested(study: Study) -> Iterator[dict[str, object]]:
+    for test in primary.tests(study):
+        (low, high), (least, most) = test.over_seeds, test.over_items
+        row: dict[str, object] = {"group": f"SoRA-small {test.family.name}", "task": test.task, "label": test.label}
+        row |= {"words": in_words(test.task, study.columns(test.task)[0].metric), "seeds": len(test.differences)}
+        row |= {"difference": float(np.mean(test.differences)), "low": low, "high": high, "least": least, "most": most}
+        yield row | {"margin": -test.bound or np.nan, "live": test.share, "verdict": test.verdict}
+
+
+def _compared(section: Section) -> Iterator[dict[str, object]]:
+    found, details, study = section.table("comparisons"), section.table("details"), section.study
+    if found is None or details is None:
+        return
+    numbers = {column.label: column for task in study.tasks for column in study.columns(task)[:1]}
+    live = details.set_index(["method", "metric"])["live"].astype(float)
+    for pair in found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")].to_dict("records"):
+        label = pair["metric"]
+        column = numbers.get(label)
+        low, high = pair["t interval"], pair["t interval high"]
+        margin = primary.MARGINS.get(column.metric, np.nan) if column else np.nan
+        row: dict[str, object] = {"group": PLAIN, "task": column.task if column else label, "label": label}
+        row |= {"words": in_words(column.task, column.metric) if column else "average of the tasks"}
+        row |= {"seeds": pair["seeds"], "difference": pair["difference"], "low": low, "high": high}
+        row |= {"least": pair["bootstrap interval"], "most": pair["bootstrap interval high"], "margin": margin}
+        row |= {"live": 100 * live["SoRA", label] / live["LoRA", label] if column else np.nan}
+        yield row | {"verdict": judged(pair["verdict"], low, high, margin)}
+
+
+def forest(found: pd.DataFrame) -> Figure | None:
+    """The differences with their intervals and margins, a panel for each comparison; None without one."""
+    if found.empty:
+        return None
+    groups = {str(name): part for name, part in found.groupby("group", sort=False)}
+
+    def draw(canvas: Canvas) -> None:
+        heights = [len(part) + 0.8 for part in groups.values()]
+        axes = canvas.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+        for (name, part), axis in zip(groups.items(), axes, strict=True):
+            several = found["backbone"].nunique() > 1
+            _forest(axis, part.round(3), part["words"] + (", " + part["backbone"] if several else ""))
+            if len(groups) > 1:
+                axis.set_title(f"{name}?", loc="left")
+        axes[-1].set_xlabel(PLAIN + " (points)" if PLAIN in groups else "difference (points)")
+        handles = [Patch(color=COLOUR[each], label=each) for each in COLOUR if each in set(found["verdict"])]
+        handles += [Patch(color=SHADE, label="margin")] if found["margin"].notna().any() else []
+        canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+    margins = {words: margin for words, margin in zip(found["words"], found["margin"], strict=True) if margin > 0}
+    said = ", ".join(f"{margin:g} ({words})" for words, margin in margins.items())
+    caption = (
+        "Differences of means, paired by seed. 95 % intervals: thick, t over seeds; thin, bootstrap over seeds and "
+        f"examples.{f' Margin in points: {said}.' if said else ''}"
+    )
+    size = (WIDTH, 0.42 * len(found) + 0.5 * len(groups) + 0.7)
+    return Figure("sora_minus_lora", "SoRA against LoRA, task by task", caption, draw, size)
+
+
+def _forest(axis: Axes, part: pd.DataFrame, names: pd.Series) -> None:
+    for place, row in enumerate(part.itertuples()):
+        if row.margin > 0:
+            axis.fill_betweenx([place - 0.36, place + 0.36], -row.margin, row.margin, color=SHADE, linewidth=0)
+        colour = COLOUR[row.verdict]
+        axis.plot([row.least, row.most], [place + 0.2, place + 0.2], color=colour, linewidth=1.0)
+        axis.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
+        axis.plot([row.difference], [place], color=colour, marker="s" if row.task == "average" else "o")
+    axis.axvline(0, color="#000000", linewidth=0.8)
+    axis.set_yticks(range(len(part)), names)
+    axis.set_ylim(len(part) - 0.4, -0.6)
+    axis.grid(visible=False, axis="y")
+    right = axis.secondary_yaxis("right")
+    words = [f"{gap:+.2f}, {verdict}" for gap, verdict in zip(part["difference"], part["verdict"], strict=True)]
+    sizes = ["" if np.isnan(live) else f"\n{live:.0f} % of its size" for live in part["live"]]
+    right.set_yticks(range(len(part)), [word + size for word, size in zip(words, sizes, strict=True)])
+    right.tick_params(length=0)
+    right.spines["right"].set_visible(False)
+
+
+# -- what is there ----------------------------------------------------------------------------------------------
+
+
+def coverage(studies: Sequence[Study]) -> pd.DataFrame:
+    """One row for each task and method: ``done`` of ``runs``, a ``state`` (done | open | bad), and both in ``words``.
+
+    Of the main tables, where there are any: a grid of learning rates has bad runs by design. Bad are runs that
+    diverged, that answer one class alone, or whose record cannot be used.
+    """
+    studies = [study for study in studies if study.name == "main_table"] or studies
+    if not any(len(study.runs) for study in studies):
+        return pd.DataFrame(columns=["task", "method", "done", "runs", "state", "words"])
+    every = pd.concat([study.runs for study in studies], ignore_index=True)
+    every = every.sort_values("done", ascending=False, kind="stable").drop_duplicates("run_id")
+    every["method"] = every["method"].map(lambda method: METHODS.get(method, method))
+    if "arm" in every:
+        every["method"] = every["arm"].map(lambda arm: ARMS.get(arm, arm)).where(every["arm"].notna(), every["method"])
+    every["unusable"] = ~every["done"] & (every["reason"] != "not run")
+    bad = {flag: (flag, "sum") for flag in ("diverged", "one_class", "unusable")}
+    found = every.groupby(["task", "method"], sort=False).agg(done=("done", "sum"), runs=("done", "size"), **bad)
+    marks = pd.DataFrame(
+        {"diverged": found["diverged"], "one-class": found["one_class"], "unusable": found["unusable"]}
+    )
+    found["bad"] = marks.max(axis=1)
+    found["words"] = [
+        ", ".join([f"{done}/{runs}", *(f"{count} {word}" for word, count in row.items() if count)])
+        for done, runs, row in zip(found["done"], found["runs"], marks.to_dict("records"), strict=True)
+    ]
+    found["state"] = np.where(found["bad"] > 0, "bad", np.where(found["done"] < found["runs"], "open", "done"))
+    return found.reset_index()

@@ -1,0 +1,217 @@
+"""What all studies say together: which settings are compared, the differences with their verdicts, the pictures."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import experiments
+from experiments import figures, overview, primary, summary, sweep
+from experiments.constant_answer import NAME as CONSTANT
+from experiments.learning_curves import gates
+from experiments.study import Study, load
+from experiments.summary import Section
+from experiments.tables import Figure
+from sora.runs import records
+from tests.experiments import armed, made
+
+SEEDS = [0, 1, 2]
+METHODS = ["full", "lora", "sora"]
+
+
+def sections(results: Path) -> list[Section]:
+    loaded = load(results, lambda name: experiments.find(name).accepts)
+    assert loaded.problems == []
+    return [Section(each, "", experiments.find(each.name).build(each), {}) for each in loaded.studies]
+
+
+def change(results: Path, how: Any, method: str = "") -> None:
+    """Write the records (of ``method``) anew after ``how`` has changed them."""
+    for path in sorted(results.rglob(f"records/**/{method}*.json")):
+        record = records.read(path)
+        how(record)
+        records.write(path, record, records.read_arrays(path))
+
+
+def history(record: dict[str, Any]) -> None:
+    """Three evaluations."""
+    record["history"] = [
+        {"step": 100 * k, "epoch": k / 3, "lr": 1e-3, "threshold": None, "loss": 1 / k, "live_ranks": 40 - k}
+        | {"select": {name: value * k / 3 for name, value in record["metrics"]["selected"]["select"].items()}}
+        for k in (1, 2, 3)
+    ]
+
+
+# -- score against live parameters -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Section]:
+    results = tmp_path_factory.mktemp("swept")
+    task = {"task": ["rte"]}
+    made.study(results, "main_table", {"method": METHODS, **task, "seed": SEEDS})
+    made.study(results, "rank_budget", {"method": ["lora", "sora"], **task, "method.r": [4, 16], "seed": SEEDS})
+    made.study(results, "threshold", {"method": ["sora"], **task, "method.threshold": [1e-5, 1e-3], "seed": SEEDS})
+    made.study(results, "mine", {"method": ["probe", "zero_shot"], **task, "seed": [0]})
+    longer = {"method": ["lora"], **task, "method.r": [2], "trainer.max_steps": [99], "seed": SEEDS}
+    made.study(results, "longer", longer)
+    made.study(results, "learning_rate", {"method": ["lora"], **task, "trainer.learning_rate": [1e-2], "seed": [7]})
+    return sections(results)
+
+
+def test_settings_are_those_that_were_trained_alike(swept: list[Section]) -> None:
+    """LoRA over r, SoRA over ξ at one r; not what trained longer, nor the runs that chose a learning rate."""
+    found = overview.settings(swept).fillna({"method.r": 0.0})
+    ranks = {method: sorted(part["method.r"]) for method, part in found.groupby("method")}
+    assert ranks["lora"] == [4, 8, 16]
+    assert ranks["sora"] == [8, 8, 8]
+    assert sorted(found.loc[found["method"] == "sora", "method.threshold"]) == [1e-5, 1e-4, 1e-3]
+    assert {"full", "probe", "zero_shot", CONSTANT} <= set(found["method"])
+    main = next(section.study for section in swept if section.study.name == "main_table")
+    expected = main.done[main.done["method"] == "full"]["score"]
+    row = found[found["method"] == "full"].iloc[0]
+    assert (row["mean"], row["sd"], row["n"]) == pytest.approx((expected.mean(), expected.std(ddof=0), 3))
+
+
+def test_a_picture_has_its_resolution_and_a_place_for_no_parameters(swept: list[Section]) -> None:
+    found = overview.settings(swept)
+    found.loc[found["method.threshold"] == 1e-3, "live"] = 0.0
+    (figure,) = overview.pareto(found)
+    png, svg = figures.render(figure)
+    width, height = struct.unpack(">II", png[16:24])
+    assert (width, height) == pytest.approx([round(200 * side) for side in figure.size], abs=1)
+    assert figures.render(figure) == (png, svg)
+    assert figure.size[0] <= figures.WIDTH
+
+
+def test_baselines_of_other_studies_are_rows_of_the_main_table(swept: list[Section]) -> None:
+    main = next(section for section in swept if section.study.name == "main_table")
+    table = summary.main_table(main, overview.settings(swept))
+    assert table is not None
+    assert list(table.show["method"]) == [CONSTANT, "Linear probe", "Zero-shot cosine", "Fine-tuning", "LoRA", "SoRA"]
+    assert list(table.show["n"]) == ["–", "1", "1", "3", "3", "3"]
+
+
+def test_nothing_gives_nothing() -> None:
+    above = overview.overview([])
+    assert (above.headline, list(above.figures), len(above.coverage)) == ("", [], 0)
+
+
+# -- SoRA against LoRA ------------------------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_seed(swept: list[Section]) -> None:
+    (row,) = overview.differences(swept).to_dict("records")
+    runs = next(section.study.done for section in swept if section.study.name == "main_table")
+    scores = runs.pivot_table(index="seed", columns="method", values="score")
+    gaps = scores["sora"] - scores["lora"]
+    low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((gaps.mean(), low, high))
+    assert row["margin"] == primary.MARGINS["accuracy"]
+    live = runs.groupby("method")["params.live"].mean()
+    assert row["live"] == pytest.approx(100 * live["sora"] / live["lora"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "low", "high", "margin", "expected"),
+    [
+        ("not resolved", -0.9, 0.9, 1.0, "within the margin"),
+        ("not resolved", -1.1, 0.9, 1.0, "not resolved"),
+        ("not resolved", -0.1, 0.1, np.nan, "not resolved"),
+        ("worse", -0.9, -0.1, 1.0, "worse"),
+    ],
+)
+def test_what_is_small_enough_is_within_the_margin(
+    verdict: str, low: float, high: float, margin: float, expected: str
+) -> None:
+    assert summary.judged(verdict, low, high, margin) == expected
+
+
+def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
+    for name, count, live in (("lora_r8", 300, 300), ("sora_small", 310, 150), ("lora_equal", 250, 150)):
+        armed.arm(
+            tmp_path, name, {seed: armed.right(count + seed // 21, start=seed) for seed in armed.SEEDS}, live=live
+        )
+    (section,) = sections(tmp_path)
+    found = overview.differences([section])
+    assert list(found["verdict"]) == [test.verdict for test in primary.tests(section.study)]
+    assert list(found["live"]) == pytest.approx([50, 100])
+    above = overview.overview([section])
+    assert above.headline == primary.headline(section.study)
+    assert set(above.coverage["method"]) == {"LoRA r = 8", "SoRA-small", "LoRA of equal size"}
+    forest = next(figure for figure in above.figures if figure.name == "sora_minus_lora")
+    assert figures.render(forest)[0].startswith(b"\x89PNG")
+
+
+# -- what is there ----------------------------------------------------------------------------------------------
+
+
+def test_coverage_counts_what_is_there_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, leave_out=1, items=20)
+    change(tmp_path, lambda record: record["flags"].update(one_class=record["config"]["seed"] == 0), "lora")
+    found = overview.coverage([section.study for section in sections(tmp_path)])
+    assert list(zip(found["method"], found["words"], found["state"], strict=True)) == [
+        ("Fine-tuning", "3/3", "done"),
+        ("LoRA", "3/3, 1 one-class", "bad"),
+        ("SoRA", "2/3", "open"),
+    ]
+
+
+# -- pictures of one study --------------------------------------------------------------------------------------
+
+
+def only(results: Path) -> Study:
+    (study,) = load(results, lambda name: experiments.find(name).accepts).studies
+    return study
+
+
+def names(study: Study) -> list[str]:
+    return [each.name for each in experiments.find(study.name).build(study)]
+
+
+def test_learning_curves_need_two_evaluations(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, items=20)
+    assert not any(name.startswith("learning_curves") for name in names(only(tmp_path)))
+    change(tmp_path, history)
+    study = only(tmp_path)
+    figure = next(each for each in experiments.find("main_table").build(study) if each.name == "learning_curves-rte")
+    assert figures.render(figure)[1].startswith(b"<?xml")
+
+
+def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Path) -> None:
+    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": SEEDS}, items=20)
+    study = only(tmp_path)
+    assert gates(study) is None
+    plain = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
+
+    def more(record: dict[str, Any]) -> None:
+        history(record)
+        for entry in record["history"]:
+            entry["gate_histogram"] = [entry["step"], *range(12)]
+        record["no_data_ranks"] = {"selected": record["ranks"]}
+
+    change(tmp_path, more)
+    study = only(tmp_path)
+    whole = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
+    assert whole.size[1] > 1.5 * plain.size[1]  # a row of maps more
+    assert "without any data" in whole.caption
+    assert "without any data" not in plain.caption
+    found = gates(study)
+    assert found is not None
+    for figure in (plain, whole, found):
+        assert figures.render(figure)[0].startswith(b"\x89PNG")
+
+
+def test_rate_and_threshold_are_a_map_where_both_vary(tmp_path: Path) -> None:
+    axes = {"method": ["sora"], "task": ["rte"], "method.threshold": [1e-5, 1e-4], "seed": [0]}
+    made.study(tmp_path / "one", "threshold", axes, items=20)
+    assert sweep.rate_by_threshold(only(tmp_path / "one")) == []
+    made.study(tmp_path / "two", "threshold", axes | {"trainer.learning_rate": [1e-4, 1e-3]}, items=20)
+    maps = [each for each in sweep.rate_by_threshold(only(tmp_path / "two")) if isinstance(each, Figure)]
+    assert [each.name for each in maps] == ["score_by_rate_and_threshold", "ranks_by_rate_and_threshold"]
+    assert figures.render(maps[0])[0].startswith(b"\x89PNG")

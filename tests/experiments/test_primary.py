@@ -1,0 +1,198 @@
+"""The comparisons that docs/study.md fixed, on records whose truth is known by hand."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from experiments import bootstrap, claims, primary
+from experiments.primary import FAILS, FAMILIES, HOLDS, OPEN, Test
+from experiments.stats import NONE, Interval
+from experiments.study import Study, load
+from tests.conftest import ROOT
+from tests.experiments import armed, made
+from tests.experiments.armed import SEEDS, right
+
+Test.__test__ = False  # type: ignore[attr-defined]  # a class of the program, not of pytest
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "MOST", 2_000)
+
+
+def studied(results: Path) -> Study:
+    loaded = load(results, lambda name: frozenset())
+    assert loaded.problems == []
+    (study,) = loaded.studies
+    return study
+
+
+def one(over_seeds: Interval, over_items: Interval, bound: float) -> Test:
+    return Test(FAMILIES[0], "t", "T", (0.0, 0.0), bound, over_seeds, over_items, 0.5, 1.0, 0.5, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "items", "bound", "verdict"),
+    [
+        ((-0.9, 1.0), (-0.8, 2.0), -1.0, HOLDS),
+        ((-0.9, 1.0), (-1.1, 2.0), -1.0, OPEN),  # one interval is not enough
+        ((-1.1, 1.0), (-0.8, 2.0), -1.0, OPEN),
+        ((-1.0, 1.0), (-0.8, 2.0), -1.0, OPEN),  # on the margin is not above it
+        ((-3.0, -1.1), (-2.0, -1.2), -1.0, FAILS),
+        ((-3.0, -1.1), (-2.0, -1.0), -1.0, OPEN),
+        ((0.1, 1.0), (0.1, 1.0), 0.0, HOLDS),
+        ((-1.0, -0.1), (-1.0, -0.1), 0.0, FAILS),
+        ((-1.0, 0.1), (0.1, 0.2), 0.0, OPEN),
+        ((0.1, 1.0), NONE, 0.0, OPEN),  # no items: one of the two is missing
+        (NONE, (0.1, 1.0), 0.0, OPEN),  # one seed
+    ],
+)
+def test_both_intervals_decide(
+    seeds: tuple[float, float], items: tuple[float, float], bound: float, verdict: str
+) -> None:
+    assert one(Interval(*seeds), Interval(*items), bound).verdict == verdict
+
+
+def test_p_by_hand() -> None:
+    """Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), two degrees of freedom, whose t has a closed form."""
+
+    def tail(t: float) -> float:
+        return 0.5 - t / (2 * math.sqrt(2 + t * t))
+
+    above_margin = 3 * math.sqrt(3)
+    assert primary.p_value([1, 2, 3], -1.0, one_sided=True) == pytest.approx(tail(above_margin))
+    assert primary.p_value([1, 2, 3], 0.0, one_sided=False) == pytest.approx(2 * tail(2 * math.sqrt(3)))
+    assert primary.p_value([-3, -3, -3], -1.0, one_sided=True) == 1.0
+    assert primary.p_value([1, 1, 1], 0.0, one_sided=False) == 0.0
+    assert primary.p_value([0, 0, 0], 0.0, one_sided=False) == 1.0
+    assert math.isnan(primary.p_value([1], 0.0, one_sided=False))
+    assert math.isnan(primary.p_value([1, math.nan], 0.0, one_sided=False))
+
+
+def test_holm_is_over_the_tasks_of_one_comparison() -> None:
+    made_up = [replace(one(NONE, NONE, 0.0), p=p) for p in (0.01, 0.04, math.nan, 0.03)]
+    assert [test.holm for test in primary.corrected(made_up)] == pytest.approx(
+        [0.03, 0.06, math.nan, 0.06], nan_ok=True
+    )
+
+
+def test_margins_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    stated = re.search(r"Margins: ([\d.]+) \(accuracy\), ([\d.]+) \(Pearson x 100\), ([\d.]+) \(Matthews x 100\)", page)
+    assert stated is not None
+    assert dict(zip(("accuracy", "pearson", "matthews"), map(float, stated.groups()), strict=True)) == primary.MARGINS
+
+
+def test_a_difference_by_hand(tmp_path: Path) -> None:
+    """400 answers, so one is a quarter of a point: SoRA-small gains 4, 8 and 12 of them."""
+    armed.arm(tmp_path, "lora_r8", {seed: right(300) for seed in SEEDS}, live=400_000)
+    armed.arm(tmp_path, "sora_small", dict(zip(SEEDS, map(right, (304, 308, 312)), strict=True)), live=100_000)
+    (test,) = primary.tests(studied(tmp_path))
+    assert test.family is FAMILIES[0]
+    assert test.differences == pytest.approx((1.0, 2.0, 3.0))
+    assert test.over_seeds == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
+    assert test.bound == -1.0
+    assert test.share == 25.0
+    # Items: each of the additional ones is in a resample or not; about sqrt(p (1 - p) / 400) around the mean.
+    assert 0.3 < test.over_items.low < 1.0
+    assert 3.0 < test.over_items.high < 4.0
+    assert test.verdict == HOLDS, "-0.48 and 0.6 are above -1"
+    armed.arm(tmp_path, "lora_equal", {seed: right(300) for seed in SEEDS})
+    better = primary.tests(studied(tmp_path))[1]
+    assert better.differences == pytest.approx((1.0, 2.0, 3.0))
+    assert better.verdict == OPEN, "-0.48 is not above 0"
+    power = TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8)  # in units of the SD, which is 1 here
+    assert better.detectable == pytest.approx(power, rel=1e-3)
+
+
+def test_seeds_that_agree_do_not_decide_for_the_items(tmp_path: Path) -> None:
+    """Half a point more in every seed, 42 answers against 40 others: Student's interval has no width, the items do."""
+    for name, start in (("lora_r8", 0), ("lora_equal", 0), ("sora_small", 40)):
+        armed.arm(tmp_path, name, {seed: right(302 if start else 300, start=start) for seed in SEEDS})
+    found = {test.family.other: test for test in primary.tests(studied(tmp_path))}
+    assert found["lora_equal"].over_seeds == pytest.approx((0.5, 0.5))
+    assert found["lora_equal"].over_items.low < 0 < found["lora_equal"].over_items.high
+    assert found["lora_equal"].verdict == OPEN
+    assert found["lora_r8"].verdict == OPEN
+
+
+def test_sides_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    """The same records with the arms exchanged: what held fails."""
+    few, many = ({seed: right(count + seed % 2) for seed in SEEDS} for count in (240, 360))
+    for folder, small, other in (("as it is", many, few), ("exchanged", few, many)):
+        for name in ("lora_r8", "lora_equal", "lora_permuted"):
+            armed.arm(tmp_path / folder, name, other)
+        armed.arm(tmp_path / folder, "sora_small", small)
+    verdicts = {
+        folder: {t.verdict for t in primary.tests(studied(tmp_path / folder))} for folder in ("as it is", "exchanged")
+    }
+    assert verdicts == {"as it is": {HOLDS}, "exchanged": {FAILS}}
+
+
+def test_only_seeds_that_both_have(tmp_path: Path) -> None:
+    armed.arm(tmp_path, "sora_small", {seed: right(300) for seed in (*SEEDS, 81)})
+    armed.arm(tmp_path, "lora_permuted", {21: right(296), 42: right(292)})
+    (test,) = primary.tests(studied(tmp_path))
+    assert test.differences == pytest.approx((1.0, 2.0))
+
+
+def three_tasks(results: Path) -> None:
+    """SST-2: everything holds. RTE: all the same answers, one comparison fails. MRPC: nothing to tell."""
+    gain = {"sst2": (240, 320, 240, 240), "rte": (320, 240, 320, 240), "mrpc": (300, 300, 300, 300)}
+    for task, counts in gain.items():
+        for name, count in zip(("lora_r8", "sora_small", "lora_equal", "lora_permuted"), counts, strict=True):
+            rights = {seed: right(count + shift) for seed, shift in zip(SEEDS, (0, 1, 2), strict=True)}
+            if task == "mrpc" and name != "sora_small":
+                rights = {seed: right(count, start=start) for seed, start in zip(SEEDS, (0, 90, 180), strict=True)}
+            armed.arm(results, name, rights, task=task, live=400_000 if name == "lora_r8" else 100_000)
+
+
+def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(tmp_path: Path) -> None:
+    three_tasks(tmp_path)
+    assert primary.headline(studied(tmp_path)) == (
+        "Non-inferiority of SoRA-small to LoRA r = 8, with 25 % of its live parameters, holds on SST-2 acc., fails on "
+        "RTE acc. and cannot be decided on MRPC acc.; its advantage over a LoRA of equal size holds on SST-2 acc., "
+        "fails on RTE acc. and cannot be decided on MRPC acc.; its advantage over its own pattern permuted holds on "
+        "SST-2 acc. and cannot be decided on MRPC acc. and RTE acc."
+    )
+
+
+def test_an_advantage_that_does_not_outlive_holm_says_so(tmp_path: Path) -> None:
+    three_tasks(tmp_path)
+    study = studied(tmp_path)
+    strong = primary.headline(study)
+    weak = [replace(test, holm=0.08) for test in primary.tests(study)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(primary, "tests", lambda study: weak)
+        assert "holds on SST-2 acc. (p = 0.08 after Holm)" in primary.headline(study)
+    assert "after Holm" not in strong
+
+
+def test_no_arm_no_sentence(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]})
+    assert primary.headline(studied(tmp_path)) == ""
+    assert primary.table(studied(tmp_path)) is None
+
+
+def test_claims_have_margin_p_and_data_dependence(tmp_path: Path) -> None:
+    kept, drawn = [8, 6, 4, 2, 1, 0], [1, 3, 5, 2, 8, 6]
+    armed.arm(tmp_path, "lora_r8", {seed: right(300 + seed % 2) for seed in SEEDS})
+    armed.arm(tmp_path, "lora_equal", {seed: right(290) for seed in SEEDS})
+    armed.arm(tmp_path, "sora_small", {seed: right(310) for seed in SEEDS}, live=1000, ranks=(kept, drawn))
+    table = claims.table([studied(tmp_path)])
+    assert table is not None
+    data = table.data.set_index("claim")
+    row = data.loc["SoRA-small is not inferior to LoRA r = 8"]
+    assert row["margin"] == 1.0
+    assert row["fixed beforehand"] == "yes"
+    assert row["p (Holm)"] == pytest.approx(primary.p_value([2.5, 2.25, 2.5], -1.0, one_sided=True))
+    assert row["data dependence"] == pytest.approx(1 - np.corrcoef(kept, drawn)[0, 1])
+    assert data.loc["SoRA-small is better than LoRA of equal size", "paper"] == "not in the paper"
+    assert data.loc["SoRA-small has fewer live parameters than LoRA r = 8", "fixed beforehand"] == "no"
