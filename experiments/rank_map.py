@@ -145,7 +145,8 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
 
     caption = f"{METHODS.get(method, method)}, selected weights: the rank of each matrix; above each map their sum."
     if len(rows) > 1:
-        caption += " Below: the ranks that the initial draw and the threshold leave without any data; in brackets the data dependence."
+        caption += " Below: the ranks that the initial draw and the threshold leave without any data; in brackets the "
+        caption += "data dependence."
     if ranks["run_id"].nunique() > SEEDS:
         caption += f" The first {SEEDS} of {ranks['run_id'].nunique()} runs."
     layers = len(grid(runs[0]))
