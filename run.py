@@ -1,4 +1,4 @@
-from sora.cli import entry
+from sora.cli.main import entry
 
 if __name__ == "__main__":
     entry()

@@ -2,6 +2,6 @@
 
 * ``cases.py``: which contestants meet on which model, task and method;
 * ``contestants.py``: the training loops themselves, ours and theirs;
-* ``measure.py``: one process each, all alive at once, taking turns: what slows one round slows all of it;
+* ``measure.py``: one process each, taking turns on a CPU, one after another on a GPU;
 * ``report.py``: from the measurements to ratios and the table.
 """

@@ -1,4 +1,4 @@
-"""Which contestants meet: a section is a set of cases that take turns and are compared with each other (torch-free)."""
+"""Which contestants meet: a section is a set of cases that are compared with each other (torch-free)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class Case:
     r: int = 8
     max_length: int | None = None
     dropout: float | None = None
+    graphs: bool = False  # trainer.cuda_graphs
 
 
 @dataclass(frozen=True)
 class Section:
-    """Cases that are measured in turns. ``device``: cpu | cuda, where it is measured at all."""
+    """Cases that are compared. ``device``: cpu | cuda, where they are measured at all."""
 
     title: str
     device: str
@@ -70,6 +71,11 @@ def _main(device: str, backbone: str, task: str, method: str, packs: Sequence[in
         cases.append(Case("Trainer", "trainer", method, task, backbone))
     else:
         cases += [Case(f"{OURS}, pack of {n}", "ours", method, task, backbone, replicas=n) for n in packs]
+        if device == "cuda":
+            cases += [
+                Case(f"{OURS}, CUDA graphs, {n} run{'s'[: n - 1]}", "ours", method, task, backbone, n, graphs=True)
+                for n in (1, max(packs))
+            ]
         cases.append(Case(LOOP + name, "loop", theirs, task, backbone))
         cases.append(Case(TRAINER + name, "trainer", theirs, task, backbone))
     if method == "sora":

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from benchmark.cases import Case
 from benchmark.measure import Gate
-from sora.backbones.load import LAYER_TARGETS, PREFIXES
+from sora.backbones.families import FAMILIES
 from sora.backbones.tokenizer import encode, load_tokenizer
-from sora.compose import runs_of
 from sora.config import RunConfig
+from sora.runs import estimate
+from sora.runs.compose import runs_of
 from sora.tasks import TaskData, load
+from sora.training import memory
 from sora.training.batching import batches
 from sora.training.pack import EncodedSplit, build_pack
 
@@ -54,6 +56,8 @@ def runs(case: Case) -> list[RunConfig]:
         words.append(f"trainer.max_length={case.max_length}")
     if case.dropout is not None:
         words.append(f"backbone.dropout={case.dropout}")
+    if case.graphs:
+        words.append("trainer.cuda_graphs=true")
     return runs_of(words)
 
 
@@ -97,7 +101,9 @@ class Silent:
         """Nothing."""
 
     def print(self, text: str) -> None:
-        """Nothing."""
+        """Print nothing; a warning becomes a row without a figure, because the loop went another way."""
+        if text.startswith("warning"):
+            raise RuntimeError(text)
 
 
 def ours(case: Case, turn: Gate) -> None:
@@ -106,11 +112,18 @@ def ours(case: Case, turn: Gate) -> None:
 
     packed = runs(case)
     data, train = training_split(packed[0])
+    if device().type == "cuda":
+        needed, room = estimate.peak_bytes(packed, estimate.facts_of(data), cpu=False), memory.capacity(device())
+        if needed > room:
+            raise MemoryError(f"about {estimate.gibibytes(needed)} of {estimate.gibibytes(room)}")
     pack = build_pack(packed, data, device(), encode=False)
     pack.splits = {"train": train}
     names = [str(run.seed) for run in packed]
     with tempfile.TemporaryDirectory() as folder:
-        Loop(pack, Silent(turn), names, [Path(folder) / name for name in names]).run()  # type: ignore[arg-type]
+        loop = Loop(pack, Silent(turn), names, [Path(folder) / name for name in names])  # type: ignore[arg-type]
+        if packed[0].trainer.cuda_graphs:
+            loop.use_graphs()
+        loop.run()
 
 
 def floor(case: Case, turn: Gate) -> None:
@@ -129,7 +142,7 @@ def matrices(case: Case, turn: Gate) -> None:
     """The products of the frozen matrices on our batches, forward and with the gradient, in bf16, and nothing else."""
     (run,) = runs(case)
     _, split = training_split(run)
-    ends = LAYER_TARGETS[run.backbone.family]
+    ends = FAMILIES[run.backbone.family].targets
     weights = [
         module.weight.detach().to(torch.bfloat16)
         for name, module in classifier(run).named_modules()
@@ -204,7 +217,7 @@ def authors(case: Case, turn: Gate) -> None:
     model = classifier(run, attention="eager").requires_grad_(False).to(device()).train()
     layers = []
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and ".layer." in name and name.endswith(LAYER_TARGETS[run.backbone.family]):
+        if isinstance(module, nn.Linear) and ".layer." in name and name.endswith(FAMILIES[run.backbone.family].targets):
             parent, _, child = name.rpartition(".")
             layers.append(NaiveSora(module, case.r).to(device()))
             setattr(model.get_submodule(parent), child, layers[-1])
@@ -268,7 +281,7 @@ def adapted(case: Case, run: RunConfig) -> Any:
     model = classifier(run)
     if case.method == "full":
         return model
-    ends, layers = LAYER_TARGETS[run.backbone.family], run.backbone.arch["num_hidden_layers"]
+    ends, layers = FAMILIES[run.backbone.family].targets, run.backbone.arch["num_hidden_layers"]
     targets = [f"{_prefix(run)}.encoder.layer.{layer}.{end}" for layer in range(layers) for end in ends]
     whole = {"bert": ["classifier", "bert.pooler"], "roberta": ["classifier"], "deberta-v2": ["classifier", "pooler"]}
     common = {"lora_alpha": ALPHA, "target_modules": targets, "modules_to_save": whole[run.backbone.family]}
@@ -300,7 +313,7 @@ def padded(run: RunConfig, split: EncodedSplit) -> list[dict[str, Tensor]]:
 
 
 def _prefix(run: RunConfig) -> str:
-    return PREFIXES[run.backbone.family]
+    return FAMILIES[run.backbone.family].prefix
 
 
 TRAIN: dict[str, Callable[[Case, Gate], None]] = {

@@ -1,4 +1,8 @@
-"""Contestants in processes of their own that take turns: every round, each trains the same number of steps."""
+"""Contestants in processes of their own.
+
+On a CPU they take turns: every round, each trains the same number of steps, so that what slows the machine slows all.
+On a GPU they come one after another: its memory would not hold all of a section, and nobody else uses it meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -124,8 +128,20 @@ class Contestant:
 def take_turns(cases: Sequence[Case], cuda: bool, seconds: float, quick: bool = False) -> list[Result]:
     """Measure ``cases`` for about ``seconds``: rounds in which each has one turn, in an order drawn anew.
 
-    ``quick``: one round of one step, to see that everything runs.
+    On a GPU every case has its rounds alone, and a share of the seconds. ``quick``: one round of one step, to see that
+    everything runs.
     """
+    if not cuda:
+        return _rounds(cases, cuda, seconds, quick)
+    deadline, results = time.monotonic() + seconds, []
+    for index, case in enumerate(cases):
+        share = max(0.0, deadline - time.monotonic()) / (len(cases) - index)
+        results += _rounds([case], cuda, share, quick)
+    return results
+
+
+def _rounds(cases: Sequence[Case], cuda: bool, seconds: float, quick: bool) -> list[Result]:
+    """Rounds of cases that are alive at once."""
     deadline = time.monotonic() + seconds
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else a library that looks for a GPU spoils it for the forks
     context = multiprocessing.get_context("forkserver")

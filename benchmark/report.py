@@ -67,7 +67,8 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 LEGEND = (
-    "Median and range over turns; in a section all contestants are alive at once and take turns of equally many steps. "
+    "Median and range over turns; on a CPU all contestants of a section are alive at once and take turns of equally "
+    "many steps, on a GPU they come one after another. "
     "Speed is examples a second, of all runs of a pack; a ratio compares two contestants turn by turn. `Trainer` is "
     "the Hugging Face Trainer (with peft's adapter), `frozen` the bare backbone, forward and backward, on our batches; "
     "`products` the frozen matrices alone, forward and backward, in bf16: the share of the matrix rate that is in use."

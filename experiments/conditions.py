@@ -7,7 +7,7 @@ import pandas as pd
 from experiments.labels import METHODS, in_words
 from experiments.study import Study
 from experiments.tables import EMPTY, pipes
-from sora.recipes import values_of
+from sora.runs.recipes import values_of
 
 RATE = "trainer.learning_rate"
 PROTOCOLS = {

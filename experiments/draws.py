@@ -14,7 +14,7 @@ from experiments import bootstrap
 from experiments.labels import Column
 from experiments.stats import NONE, Floats, Interval
 from experiments.study import Study
-from sora.records import Arrays
+from sora.runs.records import Arrays
 
 
 @dataclass(frozen=True)

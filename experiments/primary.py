@@ -197,7 +197,7 @@ def table(study: Study) -> Table | None:
 def headline(study: Study) -> str:
     """One sentence: what holds, what fails, what cannot be decided; nothing before the first comparison can be made."""
     found = tests(study)
-    parts = []
+    parts: list[str] = []
     for family in FAMILIES:
         own = [test for test in found if test.family == family]
         if not own:

@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from sora.place import ROOT
+from sora.files import ROOT
 
 FOLDER = ROOT / "results" / "published"
 NAMES = {"sora": "SoRA paper", "adalora": "AdaLoRA paper"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,25 +17,28 @@ from experiments.tables import SIGNED, Artefact, Table, counts, size
 TITLE = "Rank budget: r from 1 to 16 (Table 2)"
 HEADS = {"method": "method", "method.r": "r"}
 ABOUT = "score_by_live_parameters", "Score by live parameters", "Mean over seeds at each r, band: one population SD."
-FORMATS = {"live parameters": size, "difference": SIGNED, "r": "{:g}"}
+FORMATS = {"live parameters": size, "difference": SIGNED, "r": "{:g}", "ξ": "{:g}"}
+XI = "method.threshold"
 
 
 def build(study: Study) -> list[Artefact | None]:
     """Scores, the iso-parameter view, curves, published numbers, details."""
-    runs = chosen(study, *HEADS)
-    found = cells(study, runs, *HEADS)
+    # Where LoRA's ranks and SoRA's thresholds are arms of one study, both lie on the axis of live parameters.
+    heads = HEADS | ({XI: "ξ"} if "arm" in study.runs and XI in study.runs else {})
+    runs = chosen(study, *heads)
+    found = cells(study, runs, *heads)
     first = found[found["label"].isin([study.columns(task)[0].label for task in study.tasks])]
     settings = found["method.r"].map(lambda r: f"method.r={r:g}")
     return [
-        score_table(study, "rank_budget", "Scores by rank", found, HEADS),
-        iso_table(first),
+        score_table(study, "rank_budget", "Scores by rank", found, heads),
+        iso_table(first, heads),
         curves(ABOUT, first[first["mean"].notna() & (first["live"] > 0)], ("live", "live parameters")),
-        published_table(study, found, HEADS, [("sora", "2")], settings),
-        detail_table(study, found, HEADS, draws(study, runs)),
+        published_table(study, found, HEADS, [("sora", "2")], settings) if heads == HEADS else None,
+        detail_table(study, found, heads, draws(study, runs)),
     ]
 
 
-def iso_table(found: pd.DataFrame) -> Table | None:
+def iso_table(found: pd.DataFrame, heads: Mapping[str, str] = HEADS) -> Table | None:
     """Each setting of SoRA beside LoRA at as many live parameters; None without a pair."""
     lora = {label: part for label, part in found[found["method"] == "lora"].groupby("label", sort=False)}
     others = found[(found["method"] != "lora") & found["label"].isin(lora)].reset_index(drop=True)
@@ -42,7 +46,7 @@ def iso_table(found: pd.DataFrame) -> Table | None:
     others = others.assign(there=there).dropna(subset=["mean", "there"]).reset_index(drop=True)
     if others.empty:
         return None
-    data = settings_of(others, HEADS).assign(metric=others["label"])
+    data = settings_of(others, heads).assign(metric=others["label"])
     data["live parameters"], data["score"] = counts(others["live"]), others["mean"]
     data["LoRA there"], data["difference"] = others["there"], others["mean"] - others["there"]
     caption = (

@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from experiments.labels import TASKS, Column, columns_of
-from sora import runs, studies
+from sora import runs
 from sora.errors import UserError
-from sora.recipes import CONF
-from sora.records import Arrays, read_arrays
+from sora.runs import manifest as studies
+from sora.runs.recipes import CONF
+from sora.runs.records import Arrays, read_arrays
 from sora.runs.results import Record
 
 NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives

@@ -185,10 +185,11 @@ SHRINK = "\\centering\n\\small\n\\resizebox{\\ifdim\\width>\\linewidth\\linewidt
 
 def comma_separated(table: Table) -> str:
     """One line a row, numbers to six digits: beyond them sums depend on the number of threads, and files must not."""
-    return table.data.to_csv(index=False, lineterminator="\n", float_format=_digits)
+    return table.data.to_csv(index=False, lineterminator="\n", float_format=digits)
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Six digits: what does not depend on the order in which a processor adds."""
     return f"{value:.6g}" if abs(value) < 1e-3 else f"{round(value, 6):.15g}"
 
 

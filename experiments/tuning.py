@@ -15,7 +15,7 @@ from statistics import fmean
 import experiments
 from experiments.study import Study, load
 from sora.errors import UserError
-from sora.studies import FOLDER
+from sora.runs.manifest import FOLDER
 
 STUDIES = ("learning_rate", "rho")
 FACTOR = 2.0  # between neighbouring rates

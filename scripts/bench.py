@@ -22,10 +22,10 @@ from typing import Any
 from benchmark import report
 from benchmark.cases import sections
 from benchmark.measure import take_turns
-from sora.commands import published
-from sora.compose import runs_of
 from sora.errors import UserError
 from sora.files import write_text
+from sora.runs.commands import published
+from sora.runs.compose import runs_of
 from sora.tasks import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write; returns the exit status."""
     options = _parser().parse_args(words)
     try:
-        found = measure(options.section, options.quick)
+        found = measure(options.section, options.quick, options.minutes)
         name = f"{found['provenance']['started'].replace(':', '').replace('-', '')[:15]}-{found['device']}"
         path = options.results / "bench" / f"{name}{'-quick' if options.quick else ''}.json"
         table = report.markdown(found)
@@ -54,8 +54,11 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(only: str, quick: bool) -> dict[str, Any]:
-    """All sections whose title has the words ``only``. Raises UserError where the data or a section is missing."""
+def measure(only: str, quick: bool, minutes: float | None = None) -> dict[str, Any]:
+    """All sections whose title has the words ``only``, in about ``minutes``.
+
+    Raises UserError where the data or a section is missing.
+    """
     for task in ("rte", "cola"):  # now, in one sentence, and not once in every process
         (run,) = runs_of(["backbone=minilm-l6", f"task={task}"])
         load(run.task, run.protocol, run.data)
@@ -64,11 +67,12 @@ def measure(only: str, quick: bool) -> dict[str, Any]:
         raise UserError(f"--section {only}: no section has that in its title; rte, deberta, pack size are some that do")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the Trainer would spread a batch over all there are
-    from sora.training.runner import now
+    from sora.training.job import now
 
     device, started = _device(), now()
     startup = {} if quick or only else {command: _start(command, times) for command, times in STARTS.items()}
-    deadline, written = time.monotonic() + LIMIT_S[device], []
+    limit = LIMIT_S[device] if minutes is None else minutes * 60
+    deadline, written = time.monotonic() + limit, []
     waiting = [each for each in chosen if each.device == device]
     for each in chosen:
         results = []
@@ -118,10 +122,12 @@ def _start(command: str, times: int) -> list[float]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts/bench.py", description="What training costs, in turns, on real texts."
+        prog="scripts/bench.py",
+        description="Measure a training step against peft and the Trainer, taking turns, on real texts.",
     )
     parser.add_argument("--quick", action="store_true", help="one short turn each: to see that everything runs")
     parser.add_argument("--section", default="", metavar="WORDS", help="only sections with these words in their title")
+    parser.add_argument("--minutes", type=float, help="how long it may take (default: 10 on a CPU, 9 on a GPU)")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where bench/ is written (default: results)"
     )

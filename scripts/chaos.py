@@ -1,4 +1,4 @@
-"""Kills a training at random moments and checks that what it leaves in the end is what it leaves undisturbed.
+"""Kill a training at random moments and check that it ends with the record of an undisturbed one.
 
     SORA_DATA=/path/to/glue python scripts/chaos.py --kills 20 [--seed 0] [--jobs 1] [--keep FOLDER] [overrides]
 
@@ -29,13 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sora import records
+from sora.runs import records
 
 PHASES = {  # what is done -> the names under which the function that does it is called
     "training": ["sora.training.loop.Loop._update"],
     "evaluation": ["sora.training.loop.predict", "sora.training.evaluation.predict"],
     "checkpoint": ["sora.training.checkpoint.save"],
-    "record": ["sora.records.write"],
+    "record": ["sora.runs.records.write"],
 }
 RTE = (
     "method=sora",
@@ -49,7 +49,7 @@ RTE = (
     "trainer.eval_every=4",
     "trainer.checkpoint_every=3",
 )
-PRELOAD = ("sora.cli", "sora.training.session", "transformers.models.bert.modeling_bert")
+PRELOAD = ("sora.cli.main", "sora.training.session", "transformers.models.bert.modeling_bert")
 _BOOKS = threading.Lock()  # starting a process also reads the exit statuses of all others, and each can be read once
 Span = tuple[float, float]  # seconds since the process began
 
@@ -121,10 +121,10 @@ def left(folder: Path) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--jobs", type=int, default=1, help="kills at once; the command itself takes one core")
-    parser.add_argument("--keep", type=Path, help="folder for what the runs leave; default: removed in the end")
+    parser.add_argument("--kills", type=int, default=20, help="how often to kill it (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, one core each (default: 1)")
+    parser.add_argument("--keep", type=Path, help="keep what the runs leave in this folder (default: remove it)")
     parser.add_argument("overrides", nargs="*", default=[], help="further overrides of the run, such as seed=[0,1]")
     options = parser.parse_args(arguments)
     if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
@@ -179,7 +179,7 @@ def _command(folder: Path, overrides: list[str], kill: Kill | None, prepare: Cal
             _watch(name, calls[phase], timer)
     if prepare is not None:
         prepare()
-    from sora.cli import main
+    from sora.cli.main import main
 
     main()
     Path("spans.json").write_text(json.dumps(calls))

@@ -93,12 +93,12 @@ def table(repeats: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print or write the table; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="scripts/coverage.py", description="Coverage of the intervals, by simulation."
+        prog="scripts/coverage.py", description="Simulate how often the intervals of the tables hold the truth."
     )
     parser.add_argument(
         "--repeats", type=int, default=REPEATS, help=f"simulated comparisons a line (default {REPEATS})"
     )
-    parser.add_argument("--write", metavar="FILE", help="a file with the two coverage marks")
+    parser.add_argument("--write", metavar="FILE", help="put the table between the two coverage marks of this file")
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         print(f"error: --repeats {options.repeats}: must be at least 1", file=sys.stderr)

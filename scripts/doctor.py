@@ -15,11 +15,11 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sora.arguments import arranged, quoted
-from sora.cli import explain
-from sora.compose import runs_of
-from sora.console import run
+from sora.cli.arguments import arranged, quoted
+from sora.cli.console import run
+from sora.cli.main import explain
 from sora.errors import UserError
+from sora.runs.compose import runs_of
 
 CONFIG_DIR = ("--config-dir", "-cd")
 SWEEPS = ("-m", "--multirun")
@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from sora.doctor import examine  # only now: a mistake in the words is told at once
+    from sora.cli.doctor import examine  # only now: a mistake in the words is told at once
 
     failed = 0
     for verdict in examine(runs):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sora.console import Parser, place_of, run
+from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.publish import find_run, publish
+from sora.publish.find import find_run, publish
 
 
 def main() -> int:

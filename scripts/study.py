@@ -36,10 +36,11 @@ from experiments import primary, tuning
 from experiments.arms import ARMS
 from experiments.conditions import RATE
 from experiments.study import load
-from sora import records, studies
-from sora.console import Parser, run
+from sora.cli.console import Parser, run
 from sora.errors import UserError
-from sora.place import CONF
+from sora.files import CONF
+from sora.runs import manifest as studies
+from sora.runs import records
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = ("tune", "choose", "arms", "undecided", "studies", "tables")

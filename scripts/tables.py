@@ -34,10 +34,10 @@ from experiments.study import SINGLE, Study, load
 from experiments.summary import Section
 from experiments.tables import Figure, Table
 from sora import runs
-from sora.commands import in_script
-from sora.console import Parser, place_of, run
+from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.files import write_bytes
+from sora.runs.commands import in_script
 
 GENERATED = re.compile(rf"[A-Za-z0-9_-]+-[0-9a-f]{{12}}|{SINGLE}|{overview.NAME}")
 SHOWN = 5  # commands of missing runs on a study's page; the rest are in missing.sh
@@ -175,7 +175,10 @@ def _write_table(folder: Path, table: Table, writer: Writer) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="scripts/tables.py", description="Tables, figures and the report from records.")
+    parser = Parser(
+        prog="scripts/tables.py",
+        description="Write tables, figures and the report from the records of a results folder.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )

@@ -25,16 +25,17 @@ from experiments import tuning
 from experiments.conditions import RATE
 from experiments.learning_rate import RHO, Choice, choices
 from experiments.study import Study
-from sora.console import Parser, place_of, run
+from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.files import write_text
-from sora.place import CONF
-from sora.untrusted import is_name
+from sora.files import CONF, is_name, write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the recipes; returns the exit status."""
-    parser = Parser(prog="scripts/tune.py", description="The best learning rates, as recipes.")
+    parser = Parser(
+        prog="scripts/tune.py",
+        description="Write the best learning rate of each grid, by the select split, into conf/recipe.",
+    )
     parser.add_argument(
         "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
     )
@@ -199,15 +200,22 @@ def recipe(path: Path, choice: Choice, studies: Sequence[str], threshold: Thresh
         xi = float(f"{rho * choice.rate:.6g}")
         method = [
             "method:",
-            f"  threshold: {xi!r}  # ours: rho {rho:g}, {means[rho]:.2f} points on the select split, {why}",
+            f"  threshold: {_yaml(xi)}  # ours: rho {rho:g}, {means[rho]:.2f} points on the select split, {why}",
         ]
+    points = f"{choice.means[choice.rate]:.2f} points on the select split{edge}"
     tail = [
         f'tuned: "{tuned}"' if ": " in tuned else f"tuned: {tuned}",
         *method,
         "trainer:",
-        f"  learning_rate: {choice.rate!r}  # ours: {choice.means[choice.rate]:.2f} points on the select split{edge}",
+        f"  learning_rate: {_yaml(choice.rate)}  # ours: {points}",
     ]
     return "\n".join([*head, *tail]) + "\n"
+
+
+def _yaml(value: float) -> str:
+    """A number as YAML 1.1 has it, to which 5e-05 is text."""
+    text = repr(value)
+    return text if "." in text else text.replace("e", ".0e")
 
 
 def without_threshold(path: Path, head: Sequence[str]) -> list[str]:

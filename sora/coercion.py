@@ -1,7 +1,6 @@
-"""Values of a configuration as the types and ranges of its dataclasses ask (torch-free): checked, never rounded.
+"""Values of a configuration as its dataclasses ask (torch-free): types by OmegaConf, ranges here.
 
-Each field says beside its type what it may be (``opt`` of sora/config.py). Every mistake is one sentence that names the
-key, what was given, what may be, and the nearest choice.
+Every mistake is one sentence that names the key, what was given, what may be, and the nearest choice.
 """
 
 from __future__ import annotations
@@ -9,11 +8,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from sora.config import MAX_SEED
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from sora.config import MAX_SEED, METHODS
 from sora.errors import UserError
 
 T = TypeVar("T")
@@ -32,94 +41,83 @@ def one_of(options: Iterable[str]) -> str:
     return listed[0] if len(listed) == 1 else "one of " + ", ".join(listed)
 
 
-def coerce(cls: type[T], values: Any, where: str) -> T:
-    """An instance of the dataclass ``cls``, each value in the field's type and inside its range.
+def coerce(cls: type[T], values: Any, where: str, **schemas: type[Any]) -> T:
+    """An instance of the dataclass ``cls``, each value in the field's type (by OmegaConf) and inside its range.
 
-    ``where``: the key of the group, for messages. Values that already are dataclasses are taken as they are.
+    ``where``: the key of the group, for messages. ``schemas``: for a field, the subclass of its dataclass to use.
     """
     if not isinstance(values, dict):
-        keys = ", ".join(f.name for f in dataclasses.fields(cls))  # type: ignore[arg-type]
-        raise UserError(f"{where}: got {show(values)}, must be a group of keys ({keys})")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    refuse_unknown(values, fields, where)
-    hints = get_type_hints(cls)
-    result: dict[str, Any] = {}
-    for name, item in fields.items():
-        key = f"{where}.{name}" if where else name
-        if name not in values:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise UserError(f"{key}: missing, must be given")
-            continue
-        value = values[name]
-        if dataclasses.is_dataclass(value):
-            result[name] = value
-            continue
-        rule = item.metadata.get("rule", {})
-        converted = _convert(value, hints[name])
-        if converted is _WRONG or not _within(converted, rule):
-            raise UserError(f"{key}: got {show(value)}, must be {_describe(hints[name], rule)}{_hint(value, rule)}")
-        result[name] = converted
-    return cls(**result)
-
-
-_WRONG = object()
-_WORDS = {"true": True, "false": False}
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint``, or ``_WRONG``. Nothing is rounded, and true is no number."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(value, next(a for a in arguments if a is not type(None)))
-    if hint is Any:
-        return value
-    if value is None:
-        return _WRONG
-    if origin is list:
-        items = [_convert(each, arguments[0]) for each in value] if isinstance(value, list) else [_WRONG]
-        return _WRONG if any(each is _WRONG for each in items) else items
-    if origin is dict:
-        if not isinstance(value, dict):
-            return _WRONG
-        pairs = {str(key): _convert(each, arguments[1]) for key, each in value.items()}
-        return _WRONG if any(each is _WRONG for each in pairs.values()) else pairs
-    if hint is bool:
-        if isinstance(value, str):
-            return _WORDS.get(value.lower(), _WRONG)
-        return value if isinstance(value, bool) else _WRONG
-    if isinstance(value, bool | list | dict):
-        return _WRONG
-    if hint is str:
-        return _WRONG if isinstance(value, float) else str(value)
-    return _number(value, hint)
-
-
-def _number(value: Any, hint: type[int] | type[float]) -> Any:
-    if hint is int and isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass  # "1e3" is an integer too
-    if hint is int and isinstance(value, int):
-        return value  # of any size: beyond a double it is refused by its range
+        raise UserError(f"{where}: got {show(values)}, must be {_keys_of(cls)}")
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return _WRONG
-    if not math.isfinite(number):
-        return _WRONG
-    if hint is float:
-        return float(number) + 0.0  # -0.0 becomes 0.0: one value, one text, one run id
-    return int(number) if number == int(number) else _WRONG
+        schema = OmegaConf.structured(cls)
+        for name, each in schemas.items():
+            schema[name] = OmegaConf.structured(each)
+        result = OmegaConf.to_object(OmegaConf.merge(schema, values))
+    except OmegaConfBaseException as error:
+        raise UserError(explained(error, where)) from error
+    except OverflowError as error:
+        raise UserError(too_large(error, where)) from error
+    check_ranges(result, where)
+    return cast(T, result)
+
+
+def explained(error: OmegaConfBaseException, where: str = "") -> str:
+    """One sentence for what OmegaConf refused in a structured config: the key, what was given, what may be.
+
+    ``where``: the key of the config that was merged.
+    """
+    full = ".".join(filter(None, (where, error.full_key)))
+    owner = error.object_type
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and dataclasses.is_dataclass(owner):
+        known = [item.name for item in dataclasses.fields(owner)]
+        name = next((name for name, cls in METHODS.items() if cls is owner), "")
+        hint = nearest(str(error.key), known) or f"; the keys are {', '.join(sorted(known))}"
+        return f"{full}: no such key{f' of method={name}' if name else ''}{hint}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{full}: missing, must be given"
+    if not isinstance(error, ValidationError):
+        return f"{full or 'config'}: cannot be resolved ({str(error).strip().splitlines()[0]})"
+    node, key = error.parent_node, error.key if error.key is not None else (error.full_key or "").rpartition(".")[2]
+    while node is not None and not dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        node, key = node._get_parent(), node._key()  # from an item of a list to the list
+    owner = OmegaConf.get_type(node) if node is not None else None
+    if owner is None or key not in get_type_hints(owner):
+        return f"{full or 'config'}: {str(error).strip().splitlines()[0]}"
+    item = next(each for each in dataclasses.fields(owner) if each.name == key)
+    may = _describe(get_type_hints(owner)[key], item.metadata.get("rule", {}))
+    return f"{full}: got {show(error.value)}, must be {may}"
+
+
+def too_large(error: OverflowError, where: str = "") -> str:
+    """One sentence for an integer that is no double; OmegaConf names its key in the message."""
+    full = re.search(r"full_key: (\S+)", str(error))
+    key = ".".join(filter(None, (where, full and full[1])))
+    return f"{key or 'config'}: the number has too many digits, must be below 1e308"
+
+
+def check_ranges(group: Any, where: str) -> None:
+    """Raise UserError for a value of a dataclass, or of those in it, that is out of its range."""
+    hints = get_type_hints(type(group))
+    for item in dataclasses.fields(group):
+        key = f"{where}.{item.name}" if where else item.name
+        value, rule = getattr(group, item.name), item.metadata.get("rule", {})
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, key)
+        for at, each in value.items() if isinstance(value, dict) and rule else [("", value)]:
+            if not _within(each, rule):
+                may = _describe(hints[item.name] if not at else int, rule)
+                raise UserError(f"{key}{at and f'.{at}'}: got {show(each)}, must be {may}{_hint(each, rule)}")
+        if isinstance(value, float):
+            setattr(group, item.name, value + 0.0)  # -0.0 becomes 0.0: one value, one text, one run id
 
 
 def _within(value: Any, rule: Mapping[str, Any]) -> bool:
     if value is None:
         return True
     if isinstance(value, list):
-        return all(_within(each, rule) for each in value)
+        return all(_within(each, rule) and not isinstance(each, list | dict) for each in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return (
         ("choices" not in rule or value in rule["choices"])
         and ("minimum" not in rule or value >= rule["minimum"])
@@ -145,6 +143,8 @@ def _describe(hint: Any, rule: Mapping[str, Any], plural: bool = False) -> str:
         return "a list of " + _describe(arguments[0], rule, plural=True)
     if origin is dict:
         return "a group of keys and values"
+    if dataclasses.is_dataclass(hint):
+        return _keys_of(hint)
     if "choices" in rule:
         return one_of(rule["choices"])
     limits = [
@@ -165,11 +165,5 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def refuse_unknown(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    names = list(known)
-    for key in values:
-        if key not in names:
-            full = f"{where}.{key}" if where else str(key)
-            of = f" of {where}={values['name']}" if where and isinstance(values.get("name"), str) else ""
-            hint = nearest(str(key), names) or f"; the keys are {', '.join(sorted(names))}"
-            raise UserError(f"{full}: no such key{of}{hint}")
+def _keys_of(cls: Any) -> str:
+    return f"a group of keys ({', '.join(item.name for item in dataclasses.fields(cls))})"

@@ -1,8 +1,8 @@
 """Torch-free dataclasses for every configuration group: types, units, ranges, and what decides a run's name.
 
-Each field says beside its type what it may be (:func:`opt`); ``sora/coercion.py`` reads that to coerce and to
-check, and ``sora/identity.py`` reads whether the field decides the science. So a new option is written once,
-here, and its key once more in ``conf/``.
+Each field has its type, default, range and meaning here and nowhere else (:func:`opt`). ``sora/options.py`` makes them
+known to Hydra, which checks types and keys; ``sora/coercion.py`` checks the ranges; ``sora/runs/run_id.py`` reads
+whether a field decides the numbers. The files of ``conf/`` hold what differs from a default, and data.
 
 A field that equals its default is left out of the run id. Never change a default: raise ``version`` instead.
 """
@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 from sora.errors import UserError
 from sora.schedules import spaced
-from sora.tasks.spec import TaskConfig
 
 PACKABLE = ["seed", "seeds.init", "seeds.data", "trainer.learning_rate"]  # whatever the method
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -48,20 +47,22 @@ class BackboneConfig:
     """
 
     name: str
-    family: str = opt("bert", choices=("bert", "roberta", "deberta-v2"))
+    family: str = opt("bert")  # model_type in transformers; auto = what config.json beside the weights says
     version: int = opt(1, minimum=1)
     hub: str = opt("", science=False)  # repository on the Hugging Face hub
     revision: str = opt("", science=False)  # pinned commit of that repository
     sha256: dict[str, str] = opt({}, science=False)  # weight file -> pinned hash
     package: str = opt("", science=False)  # pip package that carries the weights ("" = none)
     package_folder: str = opt("", science=False)  # folder of the weights inside that package
+    parts: list[str] = opt([], science=False)  # pip packages, name==version, of a zip in parts
     note: str = opt("", science=False)  # what must be said beside every number of this backbone
     dir: str = opt("", science=False)  # folder with a folder for each backbone; "" = package or hub
-    weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>
+    weights: str = opt("pretrained", science=False)  # pretrained | random | <folder>; of backbone=auto also a hub name
     init_seed: int = opt(0, minimum=0, maximum=MAX_SEED, science=False)  # of random weights
     dropout: float | None = opt(None, minimum=0.0, below=1.0)  # null = the architecture's own probabilities
-    pooling: str = opt("cls", choices=("cls", "mean"))
+    pooling: str = opt("cls", choices=("cls", "mean", "auto"))  # auto = as the architecture's own classifier pools
     tokenizer: str = opt("spm", choices=("spm", "hf"))  # only DeBERTaV3's differ
+    golden: str = opt("", science=False)  # token ids that its tokenizer must give (sora/backbones/golden.py)
     arch: dict[str, Any] = opt({})  # transformers config of the architecture
 
 
@@ -201,9 +202,9 @@ class SoraConfig(LoraConfig):
 class MaskedLoraConfig(LoraConfig):
     """LoRA whose rank is given matrix by matrix: the control of methods that choose ranks.
 
-    ``ranks`` are those of the finished run ``source`` (sora/sources.py fills them in before the run is named), or are
-    typed. ``pattern`` says what becomes of them: kept, permuted among matrices of equal cost, or levelled. The scale
-    stays alpha / r. Where the ranks were taken from does not name the run.
+    ``ranks`` are those of the finished run ``source`` (sora/runs/sources.py fills them in before the run is named), or
+    are typed. ``pattern`` says what becomes of them: kept, permuted among matrices of equal cost, or levelled. The
+    scale stays alpha / r. Where the ranks were taken from does not name the run.
     """
 
     packable: list[str] = opt(
@@ -298,7 +299,7 @@ class ZeroShotConfig(MethodConfig):
 class SvdCutConfig(MethodConfig):
     """A finished LoRA run cut by SVD, after its training, to a given number of weights.
 
-    ``live`` is ``size``, or the size of the run that ``size`` names (sora/sources.py fills it in).
+    ``live`` is ``size``, or the size of the run that ``size`` names (sora/runs/sources.py fills it in).
     """
 
     packable: list[str] = opt([], science=False)
@@ -338,6 +339,100 @@ class PeftConfig(MethodConfig):
 
 
 @dataclass
+class TaskConfig:
+    """One task, as its YAML in conf/task gives it.
+
+    ``labels`` lists the label strings in the order of the classifier's outputs; an empty list means
+    regression to a single real target. Splits are named ``train``, ``validation`` and ``test`` (and
+    ``validation_mm``, ``test_mm`` for MNLI's mismatched genres); a labelled set without
+    training data is ``diagnostic``.
+
+    ``scoring`` says what an example's logits are, and what the metrics count:
+
+    classes      one logit per label (one in all for a regression); an example counts by itself
+    choices      one head scores each choice, and the choices' scores are the logits (COPA)
+    answers      as classes, but examples belong to questions, and ``em`` counts questions (MultiRC)
+    candidates   of the examples of a question the one surest to be right is the answer (ReCoRD)
+    """
+
+    name: str
+    version: int = opt(1, minimum=1)  # raised whenever the same data would give other numbers
+    benchmark: str = opt("own", choices=("glue", "superglue", "synthetic", "own"), science=False)
+    # tsv, jsonl: official files; own: any files, and what is not given is found in them
+    reader: str = opt("own", choices=("own", "tsv", "jsonl", "synthetic"), science=False)
+    # jsonl: what a row holds
+    layout: str = opt("flat", choices=("flat", "copa", "multirc", "record", "wic", "wsc"), science=False)
+    scoring: str = opt("classes", choices=("classes", "choices", "answers", "candidates"))
+    # marked words: their vectors join the pooled one, or signs in the text
+    spans: str = opt("", choices=("", "vectors", "marks"))
+    truncate: str = opt("", choices=("", "text_a"))  # what gives way to max_length; "" = the longer text first
+    folder: str = opt("", science=False)  # folder inside the official download, such as "SST-2"
+    generator: str = opt("", science=False)  # synthetic tasks: pair | single | graded
+    files: dict[str, Any] = opt({}, science=False)  # split -> file name; own: any source of rows
+    text: list[str] = opt([], science=False)  # own: the text column, or two
+    label: str = opt("", science=False)  # own: the column of the labels
+    quoting: str = opt("auto", choices=("auto", "csv", "none"), science=False)  # own: what quotes in delimited text are
+    hub: str = opt("", science=False)  # data set on the Hugging Face hub with the same examples as parquet
+    revision: str = opt("", science=False)  # pinned commit of that data set
+    hub_config: str = opt("", science=False)  # its folder there
+    hub_splits: dict[str, str] = opt({}, science=False)  # split -> name there, where that differs
+    hub_columns: dict[str, str] = opt({}, science=False)  # text_a, text_b, label, id -> column there
+    columns: dict[str, str] = opt({}, science=False)  # text_a, text_b, label -> header or 0-based index
+    test_columns: dict[str, str] = opt({}, science=False)  # what the test file names differently
+    ignored_keys: list[str] = opt([], science=False)  # jsonl: what a row has that nothing here is made of
+    mismatched: dict[str, list[int]] = opt({}, science=False)  # jsonl: split -> rows with officially wrong spans
+    headerless: list[str] = opt([], science=False)  # splits whose file has no header line
+    # a row with fewer columns than the header
+    short_rows: str = opt("refuse", choices=("refuse", "skip"), science=False)
+    empty_text: str = opt("refuse", choices=("refuse", "keep"), science=False)  # a row without text in a text column
+    labels: list[str] = opt([])
+    score_range: list[float] = opt([], science=False)  # regression: lowest and highest valid target
+    standardize: bool = opt(False)  # regression: learn targets less the training split's mean, in units of its SD
+    metrics: list[str] = opt(["accuracy"])  # reported, first one leads
+    select_metric: str = opt("accuracy")  # the checkpoint is chosen by it
+    sizes: dict[str, int] = opt({}, minimum=1, science=False)  # official number of rows of each split
+    items: dict[str, int] = opt({}, minimum=1, science=False)  # predictions asked for, where a row asks for several
+    trained_on: list[str] = opt([], science=False)  # a diagnostic set: the tasks whose model it examines
+    submission: dict[str, str] = opt({}, science=False)  # split -> name of the leaderboard's file
+    submission_labels: list[str] = opt([], science=False)  # its words, where they are not those of labels
+    train_rows: int = opt(0, minimum=0, science=False)  # a fixed slice of so many training rows stands for all; 0 = all
+    # protocol=paper: halve validation, or 1,000 of train
+    paper_split: str = opt("halve", choices=("halve", "heldout"), science=False)
+    max_length: int = opt(128, minimum=4, science=False)  # tokens; what trainer.max_length=null stands for
+    source: str = opt("", science=False)  # where the data comes from, for people
+
+    @property
+    def regression(self) -> bool:
+        """Whether the target is a real number rather than a class."""
+        return not self.labels
+
+    @property
+    def num_outputs(self) -> int:
+        """Width C of the classifier's output: one per class, 1 for regression."""
+        return len(self.labels) or 1
+
+    @property
+    def choices(self) -> int:
+        """Texts that are scored for one example: K choices, otherwise 1."""
+        return len(self.labels) if self.scoring == "choices" else 1
+
+    @property
+    def head_outputs(self) -> int:
+        """Width of the head: C, but one score where it reads every choice by itself."""
+        return 1 if self.scoring == "choices" else self.num_outputs
+
+    @property
+    def span_vectors(self) -> int:
+        """Marked spans whose vectors the head reads."""
+        return 2 if self.spans == "vectors" else 0
+
+    @property
+    def text_columns(self) -> list[str]:
+        """``["text_a"]`` or ``["text_a", "text_b"]``."""
+        return [key for key in ("text_a", "text_b") if key in self.columns]
+
+
+@dataclass
 class ProtocolConfig:
     """Which examples are trained on, selected on and reported on."""
 
@@ -363,6 +458,7 @@ class TrainerConfig:
     eval_every: int = opt(1000, minimum=1)  # steps; the last step is always evaluated
     train_subset: str = opt("both", choices=("both", "selected", "never"))  # weights measured on it at the end
     checkpoint_every: int = opt(500, minimum=1, science=False)  # steps
+    cuda_graphs: bool = opt(False, science=False)  # give a GPU a step's forward and backward pass as a whole
     log_every: int = opt(10, minimum=1, science=False)  # steps
 
 
@@ -453,8 +549,19 @@ class TrackerConfig:
 
 
 @dataclass
+class StudyConfig:
+    """Of a sweep: what results/studies/ calls it, and what a study's file sweeps over."""
+
+    name: str = opt("sweep", science=False)
+    # where the settings of a study are sweeps of their own: the name of this one; tables join all arms of a study
+    arm: str = opt("", science=False)
+    tasks: Any = opt([], science=False)  # names of tasks
+    seeds: Any = opt([], science=False)
+
+
+@dataclass
 class RunConfig:
-    """One run, fully resolved: what ``build_runs`` in sora/resolve.py returns for each replica."""
+    """One run, fully resolved: what ``build_runs`` in sora/runs/resolve.py returns for each replica."""
 
     backbone: BackboneConfig
     method: MethodConfig

@@ -1,14 +1,39 @@
-"""Write files whole or not at all: the one atomic write of the program (torch-free)."""
+"""Find, write and check files: the project's own folders, the one atomic write, JSON and names of others.
+
+What is no Python module of this project lies beside this package in a checkout, and inside it in an installation.
+Nothing is unpickled: records are JSON, arrays are read with ``allow_pickle=False``, weights are safetensors or read
+with ``weights_only=True``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
+import re
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sora.errors import UserError
+
+BUNDLE = Path(__file__).resolve().parent / "_bundle"  # made by setup.py, for a wheel only
+ROOT = BUNDLE if BUNDLE.is_dir() else Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+
+
+def expanded(key: str, text: str) -> str:
+    """``text`` with a ``~`` in front expanded. Raises UserError, naming ``key``, where no home folder is known."""
+    if not text.startswith("~"):
+        return text
+    whole = os.path.expanduser(text)
+    if not whole.startswith("~"):
+        return whole
+    who = text.partition("/")[0]
+    why = "HOME is not set, and this user has no home folder" if who == "~" else f"there is no user {who[1:]}"
+    raise UserError(f"{key}: got {text!r}, but {why}; write the whole path, or ./{text} for a folder of that name")
 
 
 @contextlib.contextmanager
@@ -54,3 +79,37 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """As :func:`write_bytes`, of a text in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Return the value of a JSON text; ``pairs`` as ``object_pairs_hook`` of json.loads.
+
+    Raises:
+        ValueError: not JSON, a number that is not finite, nested too deeply, half a character (``\\ud83d``) in a text,
+            which no file or terminal takes.
+    """
+    try:
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if "\\u" in text and re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
+        raise ValueError("a \\u escape that is half a character")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can be a part of a path, and of nothing but the folder it stands in."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", text) is not None
+
+
+def is_inside(text: str) -> bool:
+    """Tell whether a relative path stays below the folder it starts from."""
+    path = PurePosixPath(text)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in text and "\\" not in text

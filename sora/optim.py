@@ -7,9 +7,10 @@ one copy. Inside a row the tensors of one group lie side by side: a group is a r
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -42,7 +43,21 @@ class ParameterGroup:
     threshold_rule: str = "constant"  # constant | lr_scaled
     prox: str = "soft"  # soft | authors
     update: str = "adam"  # adam | gradient
-    columns: slice = field(default_factory=lambda: slice(0, 0), repr=False)  # set by the optimiser
+    # set by the optimiser: where the group lies in its rows, and the views [R, n] of weights and gradients there
+    columns: slice = field(default_factory=lambda: slice(0, 0), repr=False)
+    values: Tensor | None = field(default=None, repr=False)
+    grads: Tensor | None = field(default=None, repr=False)
+    received: bool = field(default=False, repr=False)  # whether ``grads`` holds gradients of this step already
+
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[Tensor]:
+        """Where to write gradients [R, n] that did not pass through the tensors; they add to what is there already."""
+        assert self.grads is not None
+        target = torch.empty_like(self.grads) if self.received else self.grads
+        yield target
+        if self.received:
+            self.grads.add_(target)
+        self.received = True
 
 
 def soft_threshold(x: Tensor, xi: Tensor | float) -> Tensor:
@@ -69,11 +84,19 @@ def column(values: Sequence[float], like: Tensor) -> Tensor:
     return host.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else host
 
 
+def numbers(table: Sequence[Sequence[float]], like: Tensor) -> Tensor:
+    """Numbers [n][R] as a tensor [n, R] beside ``like``, in one copy that a GPU is not waited for."""
+    host = torch.tensor(table, dtype=like.dtype)
+    return host.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else host
+
+
 class PackOptimizer:
     """Per-replica clipping, AdamW and proximal steps for R replicas at once.
 
-    Adam itself is torch's fused AdamW, one per replica (each has its own rates). A replica that has diverged is
-    skipped on the device (``found_inf``, the mechanism of gradient scalers), with no synchronisation.
+    On a CPU every tensor's gradient is a view of the rows, and Adam is torch's fused AdamW, one per replica (each has
+    its own rates); on a GPU autograd keeps the gradients until :meth:`collect` joins them, and one AdamW steps all rows
+    (:class:`RowsAdam`): what counts there is launches. A replica that has diverged is skipped on the device, with no
+    synchronisation.
     """
 
     def __init__(
@@ -100,8 +123,9 @@ class PackOptimizer:
         self.alive = torch.ones(replicas, dtype=torch.bool, device=first.device)
         self.betas = betas
         self.updates = 0
+        self.gathers = first.is_cuda
         self._bind()
-        self._adam = [self._build_adam(replica) for replica in range(replicas) if self.groups]
+        self._adam: FusedAdams | RowsAdam = (RowsAdam if self.gathers else FusedAdams)(self)
 
     def _bind(self) -> None:
         """Move every tensor and its gradient into the rows."""
@@ -114,22 +138,47 @@ class PackOptimizer:
                 view.copy_(tensor.detach().view(shape))
                 grad = self.grads[:, offset : offset + width].view(shape)
                 tensor.data = view if group.stacked else view[0]
-                tensor.grad = grad if group.stacked else grad[0]
+                if not self.gathers:
+                    tensor.grad = grad if group.stacked else grad[0]
                 offset += width
-
-    def _build_adam(self, replica: int) -> torch.optim.AdamW:
-        specs = []
-        for group in self.groups:
-            if group.update == "gradient":
-                continue
-            part = nn.Parameter(self.rows[replica, group.columns])
-            part.grad = self.grads[replica, group.columns]
-            decay = group.weight_decay if group.variant == "adamw" else 0.0  # else it follows the step: _decay
-            specs.append({"params": [part], "lr": group.lr[replica], "eps": group.eps, "weight_decay": decay})
-        return torch.optim.AdamW(specs, betas=self.betas, fused=True)
+            group.values, group.grads = self.rows[:, group.columns], self.grads[:, group.columns]
 
     def zero_grad(self) -> None:
-        self.grads.zero_()
+        """Forget the gradients of the step before."""
+        if not self.gathers:
+            self.grads.zero_()
+            return
+        for group in self.groups:
+            group.received = False
+            for tensor in group.tensors.values():
+                tensor.grad = None
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Join the gradients that autograd left at the tensors, on a GPU; elsewhere they lie in the rows already."""
+        for group in self.groups if self.gathers else ():
+            found = [tensor.grad for tensor in group.tensors.values()]
+            if group.received and all(grad is None for grad in found):
+                continue
+            pieces = [
+                (torch.zeros_like(tensor) if grad is None else grad).reshape(self.replicas, -1)
+                for tensor, grad in zip(group.tensors.values(), found, strict=True)
+            ]
+            with group.receiving() as received:
+                received.copy_(torch.cat(pieces, dim=1))
+            for tensor in group.tensors.values():
+                tensor.grad = None
+
+    def show_gradients(self) -> None:
+        """Make every tensor's ``grad`` what the rows hold, where autograd's own were joined; for those who look."""
+        self.collect()
+        for group in self.groups if self.gathers else ():
+            assert group.grads is not None
+            group.received, offset = False, 0
+            for tensor in group.tensors.values():
+                width = tensor.numel() // self.replicas
+                tensor.grad = group.grads[:, offset : offset + width].view(tensor.shape)
+                offset += width
 
     @torch.no_grad()
     def step(self, losses: Tensor, lr: float, threshold: Sequence[Sequence[float]]) -> Tensor:
@@ -140,19 +189,13 @@ class PackOptimizer:
         Order, as in the authors' loop: clip the tensors of a run by their norm (theirs are all ``joint``), AdamW, then
         the proximal map.
         """
+        self.collect()
         norms = torch.linalg.vector_norm(self.grads, dim=1)
         self.alive &= torch.isfinite(losses.detach()) & torch.isfinite(norms)
         if self.clip > 0:
             self._clip(norms)
-        dead = (~self.alive).float()
         self.updates += 1
-        for replica, adam in enumerate(self._adam):
-            trained = [g for g in self.groups if g.update != "gradient"]
-            for spec, group in zip(adam.param_groups, trained, strict=True):
-                spec["lr"] = group.lr[replica] * lr
-                spec["eps"] = group.eps if group.variant == "adamw" else self._uncorrected(group.eps)
-            adam.found_inf = dead[replica]  # type: ignore[attr-defined]
-            adam.step()
+        self._adam.step(lr)
         for group, xi in zip(self.groups, threshold, strict=True):
             if group.variant == "adamw_hf" and group.weight_decay and group.update == "adam":
                 self._decay(group, lr)
@@ -173,9 +216,17 @@ class PackOptimizer:
             for columns in part:
                 self.grads[:, columns].mul_(factor)
 
-    def _uncorrected(self, eps: float) -> float:
-        """The eps with which torch's m_hat / (sqrt(v_hat) + .) is the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps)."""
-        return eps / math.sqrt(1.0 - self.betas[1] ** self.updates)
+    def eps(self, group: ParameterGroup) -> float:
+        """The eps of this step in m_hat / (sqrt(v_hat) + eps).
+
+        That of the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps) is divided by the correction, to the same effect.
+        """
+        return group.eps if group.variant == "adamw" else group.eps / math.sqrt(1.0 - self.betas[1] ** self.updates)
+
+    @property
+    def adam_groups(self) -> list[ParameterGroup]:
+        """The groups that take an Adam step, in the order of their state."""
+        return [group for group in self.groups if group.update != "gradient"]
 
     def _decay(self, group: ParameterGroup, lr: float) -> None:
         """w <- w - lr * decay * w, of what the Adam step has left."""
@@ -197,8 +248,8 @@ class PackOptimizer:
         """Row, moments and step counts of one replica, on the CPU."""
         state = {"row": self.rows[replica].detach().cpu().clone(), "alive": self.alive[replica].cpu().clone()}
         state["updates"] = torch.tensor(self.updates)
-        for index, parameter in enumerate(self._parameters(replica)):
-            for key, value in self._adam[replica].state[parameter].items():
+        for index, moments in enumerate(self._adam.state(replica)):
+            for key, value in moments.items():
                 state[f"adam.{index}.{key}"] = value.detach().cpu().clone()
         return state
 
@@ -223,13 +274,97 @@ class PackOptimizer:
         self.rows[replica].copy_(state["row"])
         self.alive[replica] = bool(state["alive"])
         self.updates = int(state["updates"])
-        for index, parameter in enumerate(self._parameters(replica)):
+        for index in range(len(self.adam_groups)):
             prefix = f"adam.{index}."
             found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if found:
-                self._adam[replica].state[parameter] = {
-                    key: value.clone().to(parameter.device) for key, value in found.items()
-                }
+                self._adam.load_state(replica, index, found)
 
-    def _parameters(self, replica: int) -> list[Tensor]:
-        return [p for spec in self._adam[replica].param_groups for p in spec["params"]]
+
+class FusedAdams:
+    """torch's fused AdamW, one per replica, on slices of the rows."""
+
+    def __init__(self, rows: PackOptimizer) -> None:
+        self.rows = rows
+        self._adams = [self._build(replica) for replica in range(rows.replicas)]
+
+    def _build(self, replica: int) -> torch.optim.AdamW:
+        specs = []
+        for group in self.rows.adam_groups:
+            part = nn.Parameter(self.rows.rows[replica, group.columns])
+            part.grad = self.rows.grads[replica, group.columns]
+            decay = group.weight_decay if group.variant == "adamw" else 0.0  # else it follows the step: _decay
+            specs.append({"params": [part], "lr": group.lr[replica], "eps": group.eps, "weight_decay": decay})
+        return torch.optim.AdamW(specs, betas=self.rows.betas, fused=True)
+
+    def step(self, lr: float) -> None:
+        """One step of every living replica; a dead one is skipped by ``found_inf``, as gradient scalers do."""
+        dead = (~self.rows.alive).float()
+        for replica, adam in enumerate(self._adams):
+            for spec, group in zip(adam.param_groups, self.rows.adam_groups, strict=True):
+                spec["lr"] = group.lr[replica] * lr
+                spec["eps"] = self.rows.eps(group)
+            adam.found_inf = dead[replica]  # type: ignore[attr-defined]
+            adam.step()
+
+    def state(self, replica: int) -> list[dict[str, Tensor]]:
+        """``step``, ``exp_avg`` and ``exp_avg_sq`` of each group of a replica; {} before the first step."""
+        adam = self._adams[replica]
+        return [adam.state[spec["params"][0]] for spec in adam.param_groups]
+
+    def load_state(self, replica: int, index: int, state: dict[str, Tensor]) -> None:
+        adam = self._adams[replica]
+        parameter = adam.param_groups[index]["params"][0]
+        adam.state[parameter] = {key: value.clone().to(parameter.device) for key, value in state.items()}
+
+
+class RowsAdam:
+    """AdamW of all replicas in one pass over the rows: its launches do not grow with R.
+
+    The moments of all groups are updated together, since they share their betas; rates, decay and eps are a group's.
+    """
+
+    def __init__(self, rows: PackOptimizer) -> None:
+        self.rows = rows
+        self.mean, self.square = torch.zeros_like(rows.rows), torch.zeros_like(rows.rows)
+
+    def step(self, lr: float) -> None:
+        """One step of every living replica; of a dead one nothing changes, not even its moments."""
+        optimizer = self.rows
+        alive, grads = optimizer.alive.unsqueeze(1), optimizer.grads
+        grads.masked_fill_(~alive, 0.0)  # they may not be finite, and 0 * nan is no 0
+        weight = alive.to(grads.dtype)
+        beta1, beta2 = optimizer.betas
+        self.mean.lerp_(grads, weight * (1 - beta1))
+        self.square.lerp_(grads * grads, weight * (1 - beta2))
+        corrected1, corrected2 = (1 - beta**optimizer.updates for beta in optimizer.betas)
+        groups = optimizer.adam_groups
+        table = [[peak * lr / corrected1 for peak in group.lr] for group in groups]
+        table += [[peak * lr * group.weight_decay for peak in group.lr] for group in groups]
+        rates = numbers(table, grads) * weight.T  # [2 * groups, R]; a dead replica moves by 0
+        for index, group in enumerate(groups):
+            columns, values = group.columns, group.values
+            assert values is not None
+            if group.weight_decay and group.variant == "adamw":
+                values.addcmul_(values, rates[len(groups) + index].unsqueeze(1), value=-1.0)
+            root = self.square[:, columns].sqrt().mul_(1 / math.sqrt(corrected2)).add_(optimizer.eps(group))
+            values.addcmul_(self.mean[:, columns] / root, rates[index].unsqueeze(1), value=-1.0)
+
+    def state(self, replica: int) -> list[dict[str, Tensor]]:
+        """As of :class:`FusedAdams`, so that a run can go on on another device."""
+        groups, updates = self.rows.adam_groups, self.rows.updates
+        if updates == 0:
+            return [{} for _ in groups]
+        return [
+            {
+                "step": torch.tensor(float(updates)),
+                "exp_avg": self.mean[replica, group.columns],
+                "exp_avg_sq": self.square[replica, group.columns],
+            }
+            for group in groups
+        ]
+
+    def load_state(self, replica: int, index: int, state: dict[str, Tensor]) -> None:
+        columns = self.rows.adam_groups[index].columns
+        self.mean[replica, columns] = state["exp_avg"].to(self.mean.device)
+        self.square[replica, columns] = state["exp_avg_sq"].to(self.square.device)

@@ -7,10 +7,10 @@ import numpy as np
 import yaml
 from hydra import compose, initialize_config_dir
 
-from sora import schema
 from sora.config import RunConfig
-from sora.records import arrays_digest
-from sora.resolve import build_runs
+from sora.runs import schema
+from sora.runs.records import arrays_digest
+from sora.runs.resolve import build_runs
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TINY = {"name": "tiny", "family": "bert", "arch": {"hidden_size": 32, "max_position_embeddings": 512}}

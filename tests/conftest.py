@@ -60,6 +60,17 @@ def _caches_of_these_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(autouse=True)
+def _gpu_for_those_who_ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not marked ``gpu`` trains on the CPU, also on a machine with a GPU, and so do commands that it starts."""
+    if request.node.get_closest_marker("gpu"):
+        return
+    import torch
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def _no_data_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test says itself where its data and weights lie."""
     for name in ("SORA_DATA", "SORA_MODELS"):

@@ -8,8 +8,9 @@ from copy import deepcopy
 import pytest
 
 from scripts.merge_results import main, merge
-from sora import records, studies
 from sora.errors import UserError
+from sora.runs import manifest as studies
+from sora.runs import records
 from tests.composing import arrays
 from tests.composing import record as example
 

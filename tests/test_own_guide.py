@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sora import records
+from sora.runs import records
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")

@@ -19,8 +19,9 @@ from experiments import bootstrap, find, primary
 from experiments.arms import ARMS
 from experiments.study import load
 from scripts import study, tune
-from sora import records, studies
 from sora.errors import UserError
+from sora.runs import manifest as studies
+from sora.runs import records
 from tests.composing import CONF, composed
 from tests.conftest import ROOT
 from tests.experiments import made
@@ -261,7 +262,7 @@ def test_rhos_at_another_rate_choose_nothing(world: World, capsys: pytest.Captur
     world.record([*words, "backbone.pooling=mean", "protocol=holdout", "precision=bf16"])
     assert tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"]) == 2
     told = capsys.readouterr().err
-    assert "at 0.001; SoRA's rate on stsb is 0.0005 now" in told
+    assert "at 0.001: SoRA's rate on stsb is 0.0005 now" in told
 
 
 def test_a_run_that_leaves_no_score_does_not_go_on_for_ever(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,7 +280,8 @@ def test_a_list_runs_nothing_and_names_what_it_cannot_know(
     assert study.driver({**LISTED, "RESULTS": str(tmp_path / "none")}, True).all() == 0
     told = capsys.readouterr().out
     assert [line[2:] for line in told.splitlines() if line[2:] in study.STEPS] == [*study.STEPS]
-    assert "method.source: '<sora_small of seed 21>'" in told
+    assert "{seed: 21, method.source: " in told
+    assert "<sora_small of seed 21>" in told
     assert not (tmp_path / "none").exists()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sora.backbones.load import LAYER_TARGETS
-from sora.resolve import build_runs
+from sora.backbones.families import FAMILIES as KNOWN
+from sora.runs.resolve import build_runs
 from sora.tasks import Examples, TaskData
 from sora.training.logging import Tracker
 from sora.training.loop import Loop
@@ -47,7 +47,47 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "layer_norm_eps": 1e-7,
     },
 }
-FAMILIES = tuple(ARCHITECTURES)
+FAMILIES = tuple(ARCHITECTURES)  # of the backbones with every method; what follows is put to the same proofs with one
+_BERT = {"max_position_embeddings": 64, "type_vocab_size": 2}
+ARCHITECTURES |= {
+    "xlm-roberta": ARCHITECTURES["roberta"] | {"model_type": "xlm-roberta"},
+    "electra": _BERT | {"model_type": "electra", "embedding_size": 16},
+    "distilbert": {
+        "model_type": "distilbert",
+        "max_position_embeddings": 64,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation": "gelu",
+    },
+    "albert": _BERT
+    | {
+        "model_type": "albert",
+        "embedding_size": 16,
+        "num_hidden_layers": 4,
+        "num_hidden_groups": 2,
+        "classifier_dropout_prob": 0.1,
+        "hidden_act": "gelu_new",
+    },
+    "mpnet": {"model_type": "mpnet", "max_position_embeddings": 64, "pad_token_id": 1},
+    "modernbert": {
+        "model_type": "modernbert",
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 64,
+        "local_attention": 16,  # 8 tokens to each side
+        "attention_dropout": 0.1,
+        "embedding_dropout": 0.1,
+        "mlp_dropout": 0.1,
+        "classifier_dropout": 0.1,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # not listed by name: attention of its own, and by transformers' interface
+    "rembert": _BERT | {"model_type": "rembert", "input_embedding_size": 16, "output_embedding_size": 16},
+    "ernie": _BERT | {"model_type": "ernie"},
+}
+EVERY = tuple(ARCHITECTURES)
 
 
 class Tokens:
@@ -68,7 +108,7 @@ class Tokens:
 
 def ranks(family: str = "bert") -> dict[str, int]:
     """Ranks from 0 to 4 of the adapted matrices of the tiny backbone, by their full names."""
-    names = [f"encoder.layer.{layer}.{end}" for layer in range(LAYERS) for end in LAYER_TARGETS[family]]
+    names = [f"encoder.layer.{layer}.{end}" for layer in range(LAYERS) for end in KNOWN[family].targets]
     return {name: (3 * place + 1) % 5 for place, name in enumerate(names)}
 
 
@@ -82,7 +122,13 @@ def runs(family: str = "bert", seeds: list[int] | int = 0, **groups: Any) -> lis
             "arch": SHARED | ARCHITECTURES[family],
             "dropout": 0.0,
         },
-        "task": {"name": "toy", "benchmark": "synthetic", "labels": ["0", "1"], "max_length": 32},
+        "task": {
+            "name": "toy",
+            "benchmark": "synthetic",
+            "reader": "synthetic",
+            "labels": ["0", "1"],
+            "max_length": 32,
+        },
         "protocol": {"name": "dev"},
         "trainer": {
             "max_steps": 20,
@@ -96,8 +142,10 @@ def runs(family: str = "bert", seeds: list[int] | int = 0, **groups: Any) -> lis
         "seed": seeds,
     }
     method = {"name": "sora"} | groups.pop("method", {})
-    small = {"sora": {"r": 4, "threshold": 1e-3}, "lora": {"r": 4}, "masked_lora": {"r": 4, "ranks": ranks(family)}}
+    small = {"sora": {"r": 4, "threshold": 1e-3}, "lora": {"r": 4}, "masked_lora": {"r": 4}}
     config["method"] = small.get(method["name"], {}) | method
+    if method["name"] == "masked_lora":
+        config["method"] = {"ranks": ranks(family)} | config["method"]
     for key, value in groups.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     return build_runs(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sora import cli
+from sora.cli import main as cli
 from sora.config import RunConfig
 from tests.composing import config_dir
 

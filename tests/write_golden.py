@@ -29,7 +29,7 @@ from sora.backbones import load_backbone
 from sora.backbones.deberta import bucket_rows
 from sora.backbones.dropout import CounterDropout, DropoutContext, DropoutKey, site_hash, site_keys
 from sora.config import DataConfig, ProtocolConfig
-from sora.identity import run_id
+from sora.runs.run_id import run_id
 from sora.tasks import load
 from sora.tasks.spec import load_task
 from sora.training.batching import batches

@@ -79,6 +79,8 @@ if find_spec("hydra_plugins.hydra_joblib_launcher") is not None:  # Hydra import
     class GpuLauncher(JoblibLauncher):
         """As many jobs at once as there are GPUs, each alone on one."""
 
+        task_function: Any
+
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
             """Called by the sweeper. Raises UserError where there is no GPU, or a process was killed."""
             from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -88,7 +90,7 @@ if find_spec("hydra_plugins.hydra_joblib_launcher") is not None:  # Hydra import
             gpus = gpus_of(self.config.cluster.gpus)
             # One job at a time to each process, as the next belongs to whichever GPU is free first.
             self.joblib |= {"n_jobs": len(gpus), "batch_size": "1", "pre_dispatch": "n_jobs"}
-            function = self.task_function
+            function: Any = self.task_function
             with tempfile.TemporaryDirectory(prefix="sora-gpus-") as locks:
                 self.task_function = OnFreeGpu(function, gpus, Path(locks))
                 try:

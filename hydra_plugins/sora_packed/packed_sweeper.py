@@ -1,4 +1,4 @@
-"""Hydra's side of a sweep: it reads the multirun and hands jobs to the launcher; sora/sweeps.py forms the packs.
+"""Hydra's side of a sweep: it reads the multirun and hands jobs to the launcher; sora/runs/sweep.py forms the packs.
 
 Hydra imports this module at every start, --help included, so whatever costs time is imported where it is needed.
 """
@@ -20,8 +20,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from sora.options import register
+
 if TYPE_CHECKING:
-    from sora.sweeps import Axis, Fixed
+    from sora.runs.sweep import Axis, Fixed
 
 
 WHOLE = ("experiment", "cluster", "tracker")  # of a sweep, not of a run
@@ -40,6 +42,7 @@ class PackedSweeperConf:
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="packed", node=PackedSweeperConf, provider="sora_packed")
+register()  # here, as Hydra imports its plugins before it composes anything, in a launcher's worker too
 
 
 class PackedSweeper(Sweeper):
@@ -60,9 +63,9 @@ class PackedSweeper(Sweeper):
             UserError: after the last job, when one of them did not finish.
         """
         from sora.errors import UserError
-        from sora.recipes import check_study
-        from sora.studies import UNNAMED
-        from sora.sweeps import Planner
+        from sora.runs.manifest import UNNAMED
+        from sora.runs.recipes import check_study
+        from sora.runs.sweep import Planner
 
         if self.max_pack is not None and self.max_pack < 1:
             raise UserError(f"hydra.sweeper.max_pack: got {self.max_pack}, must be an integer >= 1 or null")
@@ -77,7 +80,7 @@ class PackedSweeper(Sweeper):
         print(f"study {study}: {plan.counts()}; {jobs}{manifest}", file=sys.stderr, flush=True)
         returns: Sequence[Any] = []
         if self.dry_run:
-            from sora.commands import program
+            from sora.runs.commands import program
 
             for job in waiting:
                 print(f"{shlex.join([*program(), *self._words(job.overrides)])}  # {job.estimate()}", flush=True)
@@ -111,7 +114,7 @@ class PackedSweeper(Sweeper):
 
     def _slot(self, override: Override) -> "Axis | Fixed":
         from sora.errors import UserError
-        from sora.sweeps import Axis, Fixed, Value
+        from sora.runs.sweep import Axis, Fixed, Value
 
         key = override.key_or_group
         if override.is_sweep_override():
@@ -144,7 +147,7 @@ class PackedSweeper(Sweeper):
 
     def _command(self, overrides: Sequence[str]) -> list[str]:
         """The words of a plain command for one job, to be published."""
-        from sora.commands import program_name
+        from sora.runs.commands import program_name
 
         return [*program_name(), *self._words(overrides)]
 

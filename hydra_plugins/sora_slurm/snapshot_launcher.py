@@ -28,8 +28,8 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # Hydra impo
             import submitit
 
             from hydra_plugins.sora_packed.packed_sweeper import own_files
+            from sora.cli.slurm_job import Command
             from sora.cluster import code_snapshot
-            from sora.cluster.slurm_job import Command
             from sora.errors import UserError
 
             code = code_snapshot.take(Path(self.config.paths.runs) / ".snapshots")

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from sora.backbones.attention import additive, weigh
+from sora.backbones.attention import additive, score_matrix, weigh
 from sora.backbones.dropout import CounterDropout
 from sora.errors import UserError
+
+MOST_TOKENS = 512  # of a table of distances that is made ahead; a longer text makes it anew
 
 
 def bucket_rows(length: int, buckets: int, max_position: int) -> Tensor:
@@ -30,6 +32,29 @@ def bucket_rows(length: int, buckets: int, max_position: int) -> Tensor:
         distance = make_log_bucket_position(distance, buckets, max_position).to(torch.int64)
     span = buckets if buckets > 0 else max_position
     return torch.clamp(distance + span, 0, 2 * span - 1)
+
+
+class Distances:
+    """The rows of :func:`bucket_rows` for every layer of a model: one table a device, of which a length is a slice.
+
+    A table is copied once, from pinned memory, so that a new length neither waits for a GPU nor costs it anything.
+    """
+
+    def __init__(self, buckets: int, max_position: int) -> None:
+        self.buckets, self.max_position = buckets, max_position
+        self._longest: dict[torch.device, Tensor] = {}
+
+    def __call__(self, length: int, device: torch.device) -> Tensor:
+        """int64 [2t-1] for ``length`` t."""
+        table = self._longest.get(device)
+        if table is None or table.shape[0] < 2 * length - 1:
+            reach = max(MOST_TOKENS, length)
+            table = bucket_rows(reach, self.buckets, self.max_position)
+            if device.type == "cuda":
+                table = table.pin_memory().to(device, non_blocking=True)
+            self._longest[device] = table
+        middle = table.shape[0] // 2
+        return table[middle - length + 1 : middle + length]
 
 
 def _skewed(scores: Tensor) -> Tensor:
@@ -76,7 +101,7 @@ class DisentangledAttention(nn.Module):
     key_proj: nn.Module
     value_proj: nn.Module
 
-    def __init__(self, original: nn.Module) -> None:
+    def __init__(self, original: nn.Module, distances: Distances | None = None) -> None:
         super().__init__()
         source: Any = original
         for name, child in source.named_children():
@@ -89,7 +114,7 @@ class DisentangledAttention(nn.Module):
         self.scale = math.sqrt(self.head_size * (1 + sum(k in source.pos_att_type for k in ("c2p", "p2c"))))
         self.buckets: int = source.position_buckets if self.relative else -1
         self.max_position: int = source.max_relative_positions if self.relative else -1
-        self._rows: dict[tuple[int, torch.device], Tensor] = {}
+        self.distances = distances or Distances(self.buckets, self.max_position)
 
     def forward(
         self,
@@ -133,17 +158,14 @@ class DisentangledAttention(nn.Module):
             bias = _RelativeBias.apply(self._against(query, c2p, flat), self._against(key, p2c, flat))
             bias.view(*shape[:1], self.heads, -1, length, length).add_(padding)
         inverse = 1.0 / self.scale  # of all three terms; the padding's is as good as minus infinity still
-        scores = torch.baddbmm(bias, query.view(flat), key.view(flat).mT, beta=inverse, alpha=inverse)
+        scores = score_matrix(bias, query.view(flat), key.view(flat), inverse, inverse)
         out = weigh(scores, value.view(flat), dropout, self.heads, head_major=True)
         out = out.view(groups, self.heads, -1, length, self.head_size).permute(0, 2, 3, 1, 4)
         return out.reshape(batch, length, -1), None
 
     def _positions(self, table: Tensor, length: int) -> tuple[Tensor | None, Tensor | None]:
         """Projected relative embeddings [1 or R, 2t-1, d] for c2p (distances falling) and p2c (rising)."""
-        cached = (length, table.device)
-        if cached not in self._rows:
-            self._rows[cached] = bucket_rows(length, self.buckets, self.max_position).to(table.device)
-        rows = self._rows[cached]
+        rows = self.distances(length, table.device)
         pos_dropout: CounterDropout = self.pos_dropout  # type: ignore[assignment]
         # transformers drops whole table entries: distances that share a bucket share their mask
         rel = pos_dropout.shared_rows(table.index_select(0, rows), rows)
@@ -184,8 +206,10 @@ def replace_attention(model: nn.Module) -> int:
             "backbone: a DeBERTa with a convolution layer (conv_kernel_size > 0, as v2-xlarge) is not supported; "
             "use one of the DeBERTaV3 backbones"
         )
+    shared: Distances | None = None  # the layers of a model have one table
     for layer in encoder.layer:
-        layer.attention.self = DisentangledAttention(layer.attention.self)
+        layer.attention.self = DisentangledAttention(layer.attention.self, shared)
+        shared = layer.attention.self.distances
     # the outer-product mask [B, 1, t, t] and the table of distances [1, t, t] are not needed
     encoder.get_attention_mask = _key_mask
     encoder.get_rel_pos = _no_relative_positions

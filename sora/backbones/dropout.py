@@ -9,19 +9,24 @@ Three properties follow, and the tests hold them:
 The hash is SplitMix64 (Steele, Lea and Flood, 2014) used three times in a row: on the host for the key of each
 (replica, site, step); on the device for the key of each *row* (example slot, head, position); and along the row,
 one 64-bit value giving four 16-bit lanes. An element is dropped when its lane is below ``round(p * 65536)``.
+
+On a CPU a mask is made in passes that stay in the cache, and kept for the backward pass. On a GPU a site is one
+operation (:mod:`sora.backbones.drop_op`) that draws the same bits in both directions.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sora.backbones import drop_op
 
 GOLDEN = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
@@ -90,8 +95,10 @@ class DropoutContext:
         self._sites: list[int] = []
         self._host_keys: Tensor | None = None
         self._device_keys: dict[torch.device, Tensor] = {}
+        self._held: Tensor | None = None
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self.replicas = 1
+        self.begun = 0  # forward passes so far
 
     def register(self, name: str) -> int:
         """Index of a new site. Raises ValueError when the name is taken: two sites would share masks."""
@@ -108,12 +115,24 @@ class DropoutContext:
 
     def begin(self, key: DropoutKey | None) -> None:
         """Set the masks of the coming forward pass; None switches dropout off."""
+        self.begun += 1
         self._device_keys.clear()
         if key is None:
             self._host_keys = None
             return
         self.replicas = len(key.seeds)
         self._host_keys = torch.from_numpy(site_keys(key.seeds, self._sites, key.step))
+        if self._held is not None:
+            self._held.copy_(self._host_keys.pin_memory(), non_blocking=True)
+            self._device_keys[self._held.device] = self._held
+
+    def hold(self, device: torch.device, replicas: int) -> None:
+        """Keep the keys of every step to come at one place of ``device``, for a graph that reads them there."""
+        self._held = torch.zeros(len(self._sites), replicas, dtype=torch.int64, device=device)
+
+    def release(self) -> None:
+        """Undo :meth:`hold`."""
+        self._held = None
 
     def end(self) -> None:
         """Switch dropout off (the backward pass needs only what the forward pass saved)."""
@@ -122,7 +141,7 @@ class DropoutContext:
 
     def keep(self, site: int, threshold: int, counters: Tensor, lanes: int) -> Tensor:
         """Mask bool [R * n, lanes]: True where kept. ``counters``: int64 [n], from :meth:`counters`."""
-        keys = self._keys(counters.device)[site]
+        keys = self.keys(site, counters.device)
         rows = (keys[:, None] + counters).view(-1, 1)
         mix_(rows, torch.empty_like(rows))
         groups = -(-lanes // LANES)
@@ -151,10 +170,7 @@ class DropoutContext:
         """Stream offsets int64 [n] of the rows (slot, head, position), or (head, slot, position) when head-major."""
 
         def build() -> Tensor:
-            slot = torch.arange(slots, dtype=torch.int64)[:, None, None] << (HEAD_BITS + POSITION_BITS)
-            head = torch.arange(heads, dtype=torch.int64)[None, :, None] << POSITION_BITS
-            place = slot + head + torch.arange(positions, dtype=torch.int64)
-            return self.offsets(place.transpose(0, 1) if head_major else place)
+            return self.offsets(row_places(slots, heads, positions, head_major, device))
 
         return self._table(("rows", slots, heads, positions, head_major), device, build)
 
@@ -164,17 +180,18 @@ class DropoutContext:
         return (places.reshape(-1) + 1) * _signed(GOLDEN)
 
     def _columns(self, groups: int, device: torch.device) -> Tensor:
-        return self._table(("columns", groups), device, lambda: self.offsets(torch.arange(groups)))
+        return self._table(("columns", groups), device, lambda: self.offsets(torch.arange(groups, device=device)))
 
     def _table(self, name: tuple[Any, ...], device: torch.device, build: Any) -> Tensor:
         key = (*name, device)
         if key not in self._tables:
             if len(self._tables) >= CACHED_SHAPES:
                 self._tables.clear()
-            self._tables[key] = build().to(device)
+            self._tables[key] = build()
         return self._tables[key]
 
-    def _keys(self, device: torch.device) -> Tensor:
+    def keys(self, site: int, device: torch.device) -> Tensor:
+        """Keys int64 [R] of a site at the present step. Raises RuntimeError outside a training step."""
         if self._host_keys is None:
             raise RuntimeError("DropoutContext.begin was not called for this forward pass")
         if device not in self._device_keys:
@@ -183,7 +200,14 @@ class DropoutContext:
             self._device_keys[device] = (
                 host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
             )
-        return self._device_keys[device]
+        return self._device_keys[device][site]
+
+
+def row_places(slots: int, heads: int, positions: int, head_major: bool, device: torch.device) -> Tensor:
+    """Places int64 [n] of the rows (slot, head, position), or (head, slot, position) when head-major."""
+    slot, head, position = (torch.arange(size, device=device) for size in (slots, heads, positions))
+    place = (slot[:, None, None] << (HEAD_BITS + POSITION_BITS)) + (head[None, :, None] << POSITION_BITS) + position
+    return (place.transpose(0, 1) if head_major else place).reshape(-1)
 
 
 class _Drop(torch.autograd.Function):
@@ -234,28 +258,48 @@ class CounterDropout(nn.Module):
         return self.threshold > 0 and self.context.active
 
     def forward(self, x: Tensor) -> Tensor:
-        """[R*b, d] or [R*b, t, d], replica-major -> the same shape; a row is (slot, position)."""
-        if not self.active:
-            return x
-        slots = self._slots(x.shape[0])
-        counters = self.context.counters(slots, 1, x.shape[1] if x.dim() == 3 else 1, x.device)
-        return self._drop(x, counters)
+        """[R*b, d] or [R*b, t, d], replica-major -> the same shape; a row is (slot, position).
 
-    def probabilities(self, probs: Tensor, heads: int, head_major: bool = False) -> Tensor:
-        """Attention probabilities [R*b*H, t, t] (or [R*H*b, t, t] when head-major); a row is (slot, head, query).
-
-        They come back without the factor ``scale``, which costs less on the values they are multiplied with.
+        [R*b, H, t, t] are attention probabilities, of an attention that is not written for this class.
         """
         if not self.active:
-            return probs
+            return x
+        if x.dim() == 4:
+            dropped = self.probabilities(x.flatten(0, 1), x.shape[1]).view(x.shape)
+            return dropped * self.late_scale(x.device)
+        slots, positions = self._slots(x.shape[0]), x.shape[1] if x.dim() == 3 else 1
+        if x.is_cuda:
+            return self._drop_at_once(x, (slots, 1, positions, False)).view(x.shape)
+        counters = self.context.counters(slots, 1, positions, x.device)
+        return self._drop(x, counters)
+
+    def probabilities(
+        self, probs: Tensor, heads: int, head_major: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Attention probabilities [R*b*H, t, t] (or [R*H*b, t, t] when head-major); a row is (slot, head, query).
+
+        They come back in ``dtype`` and without the factor :meth:`late_scale`.
+        """
+        if not self.active:
+            return probs if dtype is None else probs.to(dtype)
         slots = self._slots(probs.shape[0] // heads)
+        if probs.is_cuda:
+            shape = (slots, heads, probs.shape[1], head_major)
+            return self._drop_at_once(probs, shape, dtype=dtype).view(probs.shape)
         counters = self.context.counters(slots, heads, probs.shape[1], probs.device, head_major)
-        return self._drop(probs, counters, scale=1.0)
+        dropped = self._drop(probs, counters, scale=1.0)
+        return dropped if dtype is None else dropped.to(dtype)
+
+    def late_scale(self, device: torch.device) -> float:
+        """The factor that :meth:`probabilities` leaves to the values: on a CPU it costs less there."""
+        return self.scale if self.active and device.type == "cpu" else 1.0
 
     def shared_rows(self, x: Tensor, places: Tensor) -> Tensor:
         """Rows [n, d] that all examples share -> [R, n, d], dropped per replica; equal places drop alike."""
         if not self.active:
             return x.unsqueeze(0)
+        if x.is_cuda:
+            return self._drop_at_once(x, (1, 1, 1, False), places).view(-1, *x.shape)
         counters = self.context.offsets(places)
         return self._drop(x.expand(self.context.replicas, *x.shape), counters)
 
@@ -269,15 +313,47 @@ class CounterDropout(nn.Module):
         dropped: Tensor = _Drop.apply(x, keep, self.scale if scale is None else scale)
         return dropped
 
+    def _drop_at_once(
+        self, x: Tensor, shape: drop_op.Shape, places: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """One operation on a GPU: [..., lanes] -> [R * n, lanes]."""
+        keys = self.context.keys(self.site, x.device)
+        rows = x.reshape(-1, x.shape[-1])
+        return drop_op.drop(rows, keys, places, shape, self.threshold - STEPS // 2, self.scale, dtype)
+
     def extra_repr(self) -> str:
         """For print(model)."""
         return f"p={self.p}"
 
 
-def replace_dropouts(model: nn.Module, context: DropoutContext) -> int:
-    """Replace every nn.Dropout below ``model`` by a CounterDropout named after its module; returns how many."""
+class RepeatedDropout(CounterDropout):
+    """A site that one forward pass runs ``uses`` times, as in layers with shared weights, each with its own masks."""
+
+    def __init__(self, p: float, context: DropoutContext, name: str, uses: int) -> None:
+        super().__init__(p, context, name)
+        self.sites = [self.site, *(context.register(f"{name}@{use}") for use in range(1, uses))]
+        self._begun = self._used = 0
+
+    def _drop(self, x: Tensor, counters: Tensor, scale: float | None = None) -> Tensor:
+        if self._begun != self.context.begun:
+            self._begun, self._used = self.context.begun, 0
+        self.site = self.sites[self._used % len(self.sites)]
+        self._used += 1
+        return super()._drop(x, counters, scale)
+
+
+def new_site(p: float, context: DropoutContext, name: str, uses: int = 1) -> CounterDropout:
+    """A site that one forward pass runs ``uses`` times."""
+    return CounterDropout(p, context, name) if uses == 1 else RepeatedDropout(p, context, name, uses)
+
+
+def replace_dropouts(model: nn.Module, context: DropoutContext, uses: Callable[[str], int] = lambda name: 1) -> int:
+    """Replace every nn.Dropout below ``model`` by a CounterDropout named after its module; returns how many.
+
+    ``uses``: how often one forward pass runs the module of a name.
+    """
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
     for name, module in found:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, CounterDropout(module.p, context, name))
+        setattr(model.get_submodule(parent), child, new_site(module.p, context, name, uses(name)))
     return len(found)

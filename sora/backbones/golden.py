@@ -20,8 +20,8 @@ EMOJI = "I 🙂 it 👩\u200d🔬"  # the second joins two characters with U+200
 SYMBOLS = "½ cup, x² ™ Ｆull"
 TYPOGRAPHY = "naïve café — “it’s”"
 
-GOLDEN: dict[tuple[str, int], dict[str, list[int]]] = {  # (family, vocabulary) -> text -> ids, special tokens included
-    ("deberta-v2", 128100): {
+GOLDEN: dict[str, dict[str, list[int]]] = {  # backbone.golden -> text -> ids, special tokens included
+    "deberta-v3": {
         PLAIN: [1, 279, 3185, 3208, 277, 262, 8358, 261, 590, 280, 297, 278, 302, 2],
         LIGATURES: [1, 1399, 2118, 261, 832, 2],
         SPACES: [1, 2023, 3964, 266, 384, 2],
@@ -30,7 +30,7 @@ GOLDEN: dict[tuple[str, int], dict[str, list[int]]] = {  # (family, vocabulary) 
         SYMBOLS: [1, 14624, 3189, 261, 1204, 445, 15043, 3306, 2],
         TYPOGRAPHY: [1, 34972, 15924, 533, 317, 1632, 276, 268, 318, 2],
     },
-    ("roberta", 50265): {
+    "roberta": {
         PLAIN: [0, 133, 4758, 4005, 15, 5, 7821, 6, 399, 75, 24, 116, 2],
         LIGATURES: [0, 43251, 11582, 10172, 858, 5780, 6, 1021, 43251, 11582, 862, 1755, 2],
         SPACES: [0, 3869, 50141, 7203, 10, 17, 10965, 1970, 2],
@@ -39,7 +39,7 @@ GOLDEN: dict[tuple[str, int], dict[str, list[int]]] = {  # (family, vocabulary) 
         SYMBOLS: [0, 14989, 4946, 6, 3023, 40632, 14333, 41735, 33549, 4394, 18164, 5023, 2],
         TYPOGRAPHY: [0, 2133, 48350, 26059, 93, 44, 48, 405, 17, 27, 29, 17, 46, 2],
     },
-    ("bert", 30522): {
+    "bert-uncased": {
         PLAIN: [101, 1996, 4937, 2938, 2006, 1996, 13523, 1010, 2134, 1005, 1056, 2009, 1029, 102],
         LIGATURES: [101, 1984, 2638, 6140, 1010, 100, 102],
         SPACES: [101, 2702, 2463, 1037, 2126, 102],
@@ -51,9 +51,18 @@ GOLDEN: dict[tuple[str, int], dict[str, list[int]]] = {  # (family, vocabulary) 
 }
 
 
+GOLDEN["mpnet"] = {  # BERT's vocabulary after four tokens, with <s> and </s> around
+    text: [0, *(token + 4 for token in ids[1:-1]), 2] for text, ids in GOLDEN["bert-uncased"].items()
+}
+ROWS = {"deberta-v3": 128100, "roberta": 50265, "bert-uncased": 30522, "mpnet": 30527}  # of the embeddings
+
+
 def golden_of(config: BackboneConfig) -> dict[str, list[int]]:
-    """The golden ids of a backbone's vocabulary; {} where none are known."""
-    return GOLDEN.get((config.family, int(config.arch.get("vocab_size", 0))), {})
+    """The golden ids of a pinned backbone; {} where none are pinned, as for somebody's own weights or vocabulary."""
+    own = config.weights not in ("pretrained", "random")
+    if own or not config.golden or config.arch.get("vocab_size") != ROWS[config.golden]:
+        return {}
+    return GOLDEN[config.golden]
 
 
 def differences(tokenizer: Any, config: BackboneConfig) -> list[str]:
@@ -66,12 +75,16 @@ def differences(tokenizer: Any, config: BackboneConfig) -> list[str]:
 
 def check_fit(tokenizer: Any, config: BackboneConfig, place: object) -> None:
     """Raises UserError when the tokenizer in ``place`` cannot be the one the backbone was trained with."""
-    size = int(config.arch.get("vocab_size", len(tokenizer)))
+    highest = max(tokenizer.get_vocab().values(), default=-1) + 1
+    size = int(config.arch.get("vocab_size", highest))
+    pad = config.arch.get("pad_token_id")
     wrong = ""
-    if len(tokenizer) > size:
-        wrong = f"{len(tokenizer):,} tokens, but the embeddings have {size:,} rows"
-    elif tokenizer.pad_token_id != config.arch.get("pad_token_id", tokenizer.pad_token_id):
-        wrong = f"padding is token {tokenizer.pad_token_id}, but the backbone's is {config.arch['pad_token_id']}"
+    if highest > size:
+        wrong = f"{highest:,} tokens, but the embeddings have {size:,} rows"
+    elif tokenizer.pad_token_id is None:
+        wrong = "it has no padding token"
+    elif pad not in (None, tokenizer.pad_token_id):
+        wrong = f"padding is token {tokenizer.pad_token_id}, but the backbone's is {pad}"
     elif PLAIN in golden_of(config) and tokenizer(PLAIN)["input_ids"] != golden_of(config)[PLAIN]:
         wrong = f"{PLAIN!r} gets other token ids than the backbone was trained with"
     if wrong:

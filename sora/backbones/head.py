@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.activations import ACT2FN
 
+from sora.backbones.families import FAMILIES, uses
 from sora.backbones.load import Backbone
 
 POLICIES = ("classifier+pooler", "classifier", "frozen")
@@ -17,46 +19,84 @@ POLICIES = ("classifier+pooler", "classifier", "frozen")
 
 @dataclass(frozen=True)
 class Form:
-    """How one architecture's head is built: dropout, dense, activation, dropout, output layer."""
+    """How one architecture's head is built: dropout, dense, activation, norm, dropout, output layer."""
 
     dense: str  # name of the dense layer in transformers' class
     output: str  # and of the output layer
     modules: tuple[str, ...]  # PEFT's modules_to_save
-    activation: str
+    activation: str  # of transformers.activations.ACT2FN
     before: float  # dropout on the pooled vector
     after: float  # dropout before the output layer
-    cls: str  # transformers' class
+    cls: str  # transformers' class; "" where the family has none with this head
+    pooling: str = "cls"  # of that class
+    bias: bool = True  # of the dense layer
+    norm: str = ""  # name of a LayerNorm after the activation
+    norm_bias: bool = False
+    norm_eps: float = 1e-5
+
+
+INSIDE = {  # family -> class, activation
+    "roberta": ("RobertaForSequenceClassification", "tanh"),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", "tanh"),
+    "camembert": ("CamembertForSequenceClassification", "tanh"),
+    "electra": ("ElectraForSequenceClassification", "gelu"),
+}
 
 
 def form_of(family: str, config: Any) -> Form:
-    """The head of transformers' class for ``family``, with the dropout that ``config`` gives it."""
-    hidden = config.hidden_dropout_prob
+    """The head of transformers' class for ``family``, with the dropout that ``config`` gives it.
 
-    def own(name: str) -> float:
+    A family that is not listed gets a dense layer with tanh and an output layer of our own.
+    """
+
+    def own(name: str, default: str = "hidden_dropout_prob") -> float:
         value = getattr(config, name, None)
-        return hidden if value is None else value
+        return float(getattr(config, default, 0.0) if value is None else value)
+
+    def inside(cls: str, activation: str, p: float) -> Form:  # both layers in one module, dropout before both
+        return Form("classifier.dense", "classifier.out_proj", ("classifier",), activation, p, p, cls)
 
     if family == "bert":
         after = own("classifier_dropout")
         modules = ("classifier", "bert.pooler")
         return Form("bert.pooler.dense", "classifier", modules, "tanh", 0.0, after, "BertForSequenceClassification")
-    if family == "roberta":
-        p = own("classifier_dropout")
-        dense, output = "classifier.dense", "classifier.out_proj"
-        return Form(dense, output, ("classifier",), "tanh", p, p, "RobertaForSequenceClassification")
-    before, after = float(config.pooler_dropout), own("cls_dropout")
-    modules = ("classifier", "pooler")
-    name = "DebertaV2ForSequenceClassification"
-    return Form("pooler.dense", "classifier", modules, config.pooler_hidden_act, before, after, name)
+    if family == "albert":
+        after, modules = own("classifier_dropout_prob"), ("classifier", "albert.pooler")
+        return Form("albert.pooler", "classifier", modules, "tanh", 0.0, after, "AlbertForSequenceClassification")
+    if family in INSIDE:
+        cls, activation = INSIDE[family]
+        return inside(cls, activation, own("classifier_dropout"))
+    if family == "mpnet":
+        return inside("MPNetForSequenceClassification", "tanh", float(config.hidden_dropout_prob))
+    if family == "distilbert":
+        after, modules = float(config.seq_classif_dropout), ("pre_classifier", "classifier")
+        name = "DistilBertForSequenceClassification"
+        return Form("pre_classifier", "classifier", modules, "relu", 0.0, after, name)
+    if family == "modernbert":
+        return Form(
+            *("head.dense", "classifier", ("head", "classifier"), config.classifier_activation, 0.0),
+            *(float(config.classifier_dropout), "ModernBertForSequenceClassification", config.classifier_pooling),
+            bias=config.classifier_bias,
+            norm="head.norm",
+            norm_bias=config.norm_bias,
+            norm_eps=config.norm_eps,
+        )
+    if family == "deberta-v2":
+        before, after = float(config.pooler_dropout), own("cls_dropout")
+        modules = ("classifier", "pooler")
+        name = "DebertaV2ForSequenceClassification"
+        return Form("pooler.dense", "classifier", modules, config.pooler_hidden_act, before, after, name)
+    return Form("dense", "out_proj", (), "tanh", 0.0, own("classifier_dropout"), "")
 
 
 class Head(nn.Module):
     """Pooled vector -> logits for R replicas: W2 drop(act(W1 drop(x) + b1)) + b2.
 
-    Parameters, fp32: ``dense`` [R, d, d], ``dense_bias`` [R, d], ``out`` [R, C, d], ``out_bias`` [R, C]. ``policy``
-    says which train: ``classifier+pooler`` all, ``classifier`` the output layer, ``frozen`` none (the authors' released
-    code). The dense layer starts from the checkpoint's pooler where it has one; everything else from N(0, s), biases 0,
-    s the architecture's initializer_range. One CPU generator per replica.
+    Parameters, fp32: ``dense`` [R, d, d], ``dense_bias`` [R, d], ``out`` [R, C, d], ``out_bias`` [R, C]; with the
+    LayerNorm that ModernBERT has after the activation ``norm`` and ``norm_bias`` [R, d]. ``policy`` says which train:
+    ``classifier+pooler`` all, ``classifier`` the output layer, ``frozen`` none (the authors' released code). The dense
+    layer starts from the checkpoint's pooler where it has one; everything else from N(0, s), biases 0, norms 1, s the
+    architecture's initializer_range. One CPU generator per replica.
 
     ``backbone.pooling``: the first token's vector (cls), or the mean over the tokens that are no padding.
 
@@ -92,10 +132,16 @@ class Head(nn.Module):
         bias = torch.zeros(self.replicas, size)
         if backbone.pooler:
             dense = [backbone.pooler["weight"]] * self.replicas
-            bias = backbone.pooler["bias"].repeat(self.replicas, 1)
+            bias = backbone.pooler.get("bias", torch.zeros(size)).repeat(self.replicas, 1)
         trains_dense, trains_out = policy == "classifier+pooler", policy != "frozen"
         self.dense = nn.Parameter(torch.stack(dense), requires_grad=trains_dense)
-        self.dense_bias = nn.Parameter(bias.clone(), requires_grad=trains_dense)
+        self.dense_bias = nn.Parameter(bias.clone(), requires_grad=trains_dense and self.form.bias)
+        self.norm = self.norm_bias = None
+        if self.form.norm:
+            gain = backbone.pooler.get("norm.weight", torch.ones(size)).repeat(self.replicas, 1)
+            shift = backbone.pooler.get("norm.bias", torch.zeros(size)).repeat(self.replicas, 1)
+            self.norm = nn.Parameter(gain, requires_grad=trains_dense)
+            self.norm_bias = nn.Parameter(shift, requires_grad=trains_dense) if self.form.norm_bias else None
         self.out = nn.Parameter(torch.stack(out), requires_grad=trains_out)
         self.out_bias = nn.Parameter(torch.zeros(self.replicas, outputs), requires_grad=trains_out)
         self.before = backbone.dropout_site(self.form.before, "head.pooled")
@@ -106,7 +152,10 @@ class Head(nn.Module):
         hidden = hidden.to(self.dense.dtype)
         x = self.before(pooled(hidden, attention_mask, self.pooling))
         x = torch.baddbmm(self.dense_bias.unsqueeze(1), self._split(x), self.dense.transpose(1, 2))
-        x = torch.tanh(x) if self.form.activation == "tanh" else F.gelu(x)
+        x = torch.tanh(x) if self.form.activation == "tanh" else ACT2FN[self.form.activation](x)
+        if self.norm is not None:
+            x = F.layer_norm(x, x.shape[-1:], eps=self.form.norm_eps) * self.norm.unsqueeze(1)
+            x = x if self.norm_bias is None else x + self.norm_bias.unsqueeze(1)
         x = x.flatten(0, 1)
         if spans is not None:
             x = torch.cat([x, span_means(hidden, spans)], dim=1)
@@ -124,21 +173,30 @@ class Head(nn.Module):
     def export_state(self, replica: int) -> dict[str, Tensor]:
         """The head of one replica under the names of transformers' class; ``scale`` is folded into its last layer."""
         mean, sd = self.scale
-        return {
-            f"{self.form.dense}.weight": self.dense[replica],
-            f"{self.form.dense}.bias": self.dense_bias[replica],
-            f"{self.form.output}.weight": self.out[replica] * sd,
-            f"{self.form.output}.bias": self.out_bias[replica] * sd + mean,
+        state = {
+            f"{self.form.dense}.weight": self.dense,
+            f"{self.form.dense}.bias": self.dense_bias if self.form.bias else None,
+            f"{self.form.norm}.weight": self.norm,
+            f"{self.form.norm}.bias": self.norm_bias,
+            f"{self.form.output}.weight": self.out * sd,
+            f"{self.form.output}.bias": self.out_bias * sd + mean,
         }
+        return {name: value[replica] for name, value in state.items() if value is not None}
 
     @torch.no_grad()
     def load_exported(self, replica: int, state: dict[str, Tensor]) -> None:
         """Take what :meth:`export_state` gave. Raises ValueError where ``state`` is of another head."""
-        form = self.form
-        for layer, weight, bias in ((form.dense, self.dense, self.dense_bias), (form.output, self.out, self.out_bias)):
-            for name, tensor in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
-                if name in state and state[name].shape == tensor.shape[1:]:
-                    tensor[replica].copy_(state[name])
+        tensors = {
+            f"{self.form.dense}.weight": self.dense,
+            f"{self.form.dense}.bias": self.dense_bias,
+            f"{self.form.norm}.weight": self.norm,
+            f"{self.form.norm}.bias": self.norm_bias,
+            f"{self.form.output}.weight": self.out,
+            f"{self.form.output}.bias": self.out_bias,
+        }
+        for name, tensor in tensors.items():
+            if tensor is not None and name in state and state[name].shape == tensor.shape[1:]:
+                tensor[replica].copy_(state[name])
         if unlike := [
             n for n, x in self.export_state(replica).items() if n not in state or not torch.equal(x, state[n])
         ]:
@@ -147,16 +205,35 @@ class Head(nn.Module):
     @property
     def fits_class(self) -> bool:
         """:func:`fits_class` of this head."""
-        return fits_class(self.pooling, self.spans)
+        return fits_class(self.form, self.pooling, self.spans)
 
     def module_names(self) -> list[str]:
         """PEFT's ``modules_to_save``."""
         return list(self.form.modules)
 
 
-def fits_class(pooling: str, spans: int) -> bool:
-    """Whether transformers' class computes what a head does: neither means over tokens nor span vectors."""
-    return pooling == "cls" and not spans
+def fits_class(form: Form, pooling: str, spans: int) -> bool:
+    """Whether transformers' class computes what a head does: it pools in one way, and has no span vectors."""
+    return bool(form.cls) and pooling == form.pooling and not spans
+
+
+def describe(backbone: Backbone, pooling: str) -> str:
+    """One line on what is built where a family's name alone does not say it; empty for BERT, RoBERTa and DeBERTa."""
+    family = backbone.arch.family
+    if family in ("bert", "roberta", "deberta-v2"):
+        return ""
+    form, arch = form_of(family, backbone.hf_config), backbone.hf_config.to_dict()
+    where = "the first token" if pooling == "cls" else "the mean over tokens"
+    own = "" if form.cls else "of our own "
+    parts = [f"{family}: a head {own}on {where}: {form.dense}, {form.activation}, {form.output}"]
+    if backbone.pooler:
+        parts.append(f"{form.dense} starts from the checkpoint")
+    shared = {uses(name, arch) for name, _ in backbone.encoder.named_modules()} - {1}
+    if shared:
+        parts.append(f"layers share their weights, and so their adapters: each is used {max(shared)} times")
+    if family not in FAMILIES:
+        parts.append("by default adapters on every linear layer of its blocks")
+    return "; ".join(parts)
 
 
 def span_means(hidden: Tensor, spans: Tensor) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import inspect
 import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,38 +16,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.backbones import attention, deberta
-from sora.backbones.dropout import CounterDropout, DropoutContext, replace_dropouts
-from sora.backbones.source import WAYS_OUT, checked_hash, tokenizer_folder, weights_file
+from sora.backbones import attention, deberta, mpnet, unlisted
+from sora.backbones.dropout import CounterDropout, DropoutContext, new_site, replace_dropouts
+from sora.backbones.families import FAMILIES, uses
+from sora.backbones.source import (
+    WAYS_OUT,
+    base_name,
+    check_config_json,
+    checked_hash,
+    tokenizer_folder,
+    weights_files,
+)
 from sora.backbones.token_cache import cached, token_key
 from sora.backbones.tokenizer import Encoding, encode, load_tokenizer
 from sora.backbones.weights import read_state
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
-PREFIXES = {
-    "bert": "bert",
-    "roberta": "roberta",
-    "deberta-v2": "deberta",
-}  # attribute of the encoder in *For... classes
 PROBABILITIES = (
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "classifier_dropout"),
     "cls_dropout",  # DeBERTa's name of the last
 )
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of every encoder
-SHARED_ENDS = ("attention.output.dense", "intermediate.dense", "output.dense")
-LAYER_TARGETS = {  # the six matrices of a layer (SoRA, Appendix A)
-    "bert": (*(f"attention.self.{x}" for x in ("query", "key", "value")), *SHARED_ENDS),
-    "roberta": (*(f"attention.self.{x}" for x in ("query", "key", "value")), *SHARED_ENDS),
-    "deberta-v2": (*(f"attention.self.{x}_proj" for x in ("query", "key", "value")), *SHARED_ENDS),
-}
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Sizes that others need."""
 
-    family: str  # bert | roberta | deberta-v2
+    family: str  # model_type of its configuration
     hidden: int
     layers: int
     heads: int
@@ -53,8 +54,15 @@ class Architecture:
 class Fp32LayerNorm(nn.LayerNorm):
     """LayerNorm in fp32 between bf16 neighbours."""
 
+    rounded: tuple[Tensor, Tensor] | None = None  # weight and bias, for a GPU's kernel
+
     def forward(self, input: Tensor) -> Tensor:
         """[..., d] of any dtype -> the same shape and dtype."""
+        if input.is_cuda and input.dtype == torch.bfloat16 and not self.weight.requires_grad:
+            # the kernel computes in fp32 inside, and these weights were rounded to bf16 when they were read
+            if self.rounded is None or self.rounded[0].device != input.device:
+                self.rounded = (self.weight.to(input.dtype), self.bias.to(input.dtype))
+            return F.layer_norm(input, self.normalized_shape, *self.rounded, self.eps)
         out = F.layer_norm(input.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return out.to(input.dtype)
 
@@ -66,7 +74,8 @@ class Backbone(nn.Module):
         encoder: ``AutoModel`` without pooler. hf_config: its configuration.
         prefix: name of the encoder inside transformers' sequence-classification class.
         source: what ``from_pretrained`` takes to get the same weights elsewhere.
-        pooler: pretrained weight [d, d] and bias [d] of the pooler, where the checkpoint has one.
+        pooler: pretrained ``weight`` [d, d] and ``bias`` [d] of the pooler, where the checkpoint has one; of the head
+            of ModernBERT also ``norm.weight`` [d].
         dropout: the state of all dropout sites; a training step begins and ends it.
     """
 
@@ -76,16 +85,15 @@ class Backbone(nn.Module):
         super().__init__()
         self.config, self.encoder, self.hf_config = config, encoder, hf_config
         self.precision, self.replicas = precision, replicas
-        self.prefix = PREFIXES[config.family]
-        self.source = (
-            config.hub or config.name if config.weights in ("pretrained", "random") else Path(config.weights).name
-        )
+        listed = FAMILIES.get(config.family)
+        self.prefix = listed.prefix if listed else str(getattr(encoder, "base_model_prefix", ""))
+        self.source = base_name(config)
         self.arch = Architecture(
             config.family,
             hf_config.hidden_size,
             hf_config.num_hidden_layers,
-            hf_config.num_attention_heads,
-            hf_config.initializer_range,
+            getattr(hf_config, "num_attention_heads", 1),
+            float(getattr(hf_config, "initializer_range", 0.02)),
         )
         self.pooler: dict[str, Tensor] = {}
         self.dropout = DropoutContext()
@@ -113,7 +121,9 @@ class Backbone(nn.Module):
         def tokenise() -> Encoding:
             if self._tokenizer is None:
                 self._tokenizer = load_tokenizer(self.config)
-            return encode(self._tokenizer, texts, max_length, segments, **how)
+            # a tokenizer that gives its owner no segments gives none here: then all tokens are of the first
+            own = segments and "token_type_ids" in self._tokenizer.model_input_names
+            return encode(self._tokenizer, texts, max_length, own, **how)
 
         if cache is None:
             return tokenise()
@@ -122,22 +132,34 @@ class Backbone(nn.Module):
 
     def dropout_site(self, p: float, name: str) -> CounterDropout:
         """A new dropout site with masks of its own. Raises ValueError for a name that is taken."""
-        return CounterDropout(p, self.dropout, name)
+        return new_site(p, self.dropout, name, self._uses(name))
+
+    def count_dropouts(self) -> int:
+        """Put a site of our own in the place of every nn.Dropout of the encoder; returns how many."""
+        return replace_dropouts(self.encoder, self.dropout, self._uses)
+
+    def _uses(self, name: str) -> int:
+        return uses(name, self.hf_config.to_dict())
 
     def linear_targets(self, patterns: list[str] | None = None) -> dict[str, nn.Linear]:
         """The linear layers to adapt, by full name in the order of the model.
 
         Args:
-            patterns: shell patterns of full names, or ends of names as in PEFT; None = the six matrices of each layer.
+            patterns: shell patterns of full names, or ends of names as in PEFT; None = the matrices of each layer by
+                the names of its family, or of a family that is not listed every linear layer of the repeated blocks.
 
         Raises:
             UserError: a pattern that matches nothing, or nothing linear.
         """
         every = dict(self.encoder.named_modules())
         linear = {name: module for name, module in every.items() if isinstance(module, nn.Linear)}
-        ends = LAYER_TARGETS[self.arch.family]
         if patterns is None:
-            names = [f"encoder.layer.{layer}.{end}" for layer in range(self.arch.layers) for end in ends]
+            listed = FAMILIES.get(self.arch.family)
+            if listed is None:
+                names = [name for block in repeated_blocks(self.encoder) for name in linear if inside(name, block)]
+            else:
+                blocks = [name for name in every if re.fullmatch(listed.blocks, name)]
+                names = [f"{block}.{end}" for block in blocks for end in listed.targets]
             return {name: linear[name] for name in names}
         chosen: set[str] = set()
         for pattern in patterns:
@@ -145,7 +167,8 @@ class Backbone(nn.Module):
             if not found:
                 other = [name for name in every if name and matches(name, pattern)]
                 what = f"matches {other[0]}, which is no linear layer" if other else "matches no module"
-                candidates = ", ".join(dict.fromkeys(name.split(".", 3)[-1] for name in linear if ".layer." in name))
+                default = (name for block in repeated_blocks(self.encoder) for name in linear if inside(name, block))
+                candidates = ", ".join(dict.fromkeys(re.sub(r".*?\.\d+\.", "", name, count=1) for name in default))
                 raise UserError(
                     f"method.targets: {pattern!r} {what} of backbone={self.config.name}; each layer has {candidates}"
                 )
@@ -177,67 +200,208 @@ def load_backbone(
         UserError: an architecture that transformers refuses; weights that are missing, damaged, of another
             architecture, or of a class that cannot be packed.
     """
-    from transformers import AutoConfig, AutoModel
-
     logging.getLogger("transformers").setLevel(logging.ERROR)  # its advice is about uses that are not ours
-    arch = dict(config.arch)
-    kind = arch.pop("model_type", config.family)
-    if config.dropout is not None:
-        arch |= dict.fromkeys(PROBABILITIES, config.dropout)
-    implementation = "eager" if config.family == "deberta-v2" else attention.register()
-    extra = {} if config.family == "deberta-v2" else {"add_pooling_layer": False}
-    try:
-        hf_config = AutoConfig.for_model(kind, **arch)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.init_seed)
-            encoder = AutoModel.from_config(hf_config, dtype=torch.float32, attn_implementation=implementation, **extra)
-    except Exception as error:  # of any type: an activation that does not exist is a KeyError, a size a ValueError
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"backbone.arch: transformers cannot build this {kind} ({reason})") from error
-    backbone = Backbone(config, encoder, hf_config, precision, replicas)
-    if config.weights != "random":
-        backbone.pooler = _load_weights(encoder, config, cache)
-    replace_dropouts(encoder, backbone.dropout)
-    if config.family == "deberta-v2":
-        deberta.replace_attention(encoder)
+    hf_config = configuration(config)
+    pooler: dict[str, Tensor] = {}
+    if config.weights == "random":
+        encoder = _random(config, hf_config)
+    else:
+        encoder, pooler = _pretrained(config, hf_config, cache)
     encoder.requires_grad_(False)
     encoder.eval()
+    backbone = Backbone(config, encoder, hf_config, precision, replicas)
+    backbone.pooler = pooler
+    backbone.count_dropouts()
+    if config.family == "deberta-v2":
+        deberta.replace_attention(encoder)
+    elif config.family == "mpnet":
+        mpnet.replace_attention(encoder)
+    elif config.family in FAMILIES:
+        _count_attention(backbone, FAMILIES[config.family].attention)
+    else:
+        unlisted.check(backbone)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "bf16":
         _to_bf16(encoder)
     return backbone
 
 
-def _load_weights(encoder: nn.Module, config: BackboneConfig, cache: Path | None) -> dict[str, Tensor]:
-    """Fill the encoder from its file; returns the pooler's weights, {} where the file has none."""
-    path = weights_file(config)
-    sha256 = checked_hash(config, path)
-    state = read_state(path, sha256, cache)
-    prefix = PREFIXES[config.family] + "."
-    state = {key.removeprefix(prefix): value.float() for key, value in state.items()}
+def configuration(config: BackboneConfig) -> Any:
+    """transformers' configuration of ``config.arch``, with the dropout asked for.
+
+    Raises:
+        UserError: transformers refuses it, or it is of a model that is no text encoder.
+    """
+    from transformers import AutoConfig
+
+    arch = dict(config.arch)
+    kind = arch.pop("model_type", config.family)
+    try:
+        if config.dropout is not None:
+            given = {key for key in AutoConfig.for_model(kind).to_dict() | arch if "drop" in key}
+            arch |= dict.fromkeys([*PROBABILITIES, *sorted(given)], config.dropout)
+        hf_config = AutoConfig.for_model(kind, **arch)
+    except Exception as error:  # of any type: a size that is no number is a TypeError
+        unlisted.check_known(kind)
+        raise _refused(kind, error) from error
+    unlisted.check_kind(kind, hf_config)
+    return hf_config
+
+
+def _refused(kind: str, error: Exception) -> UserError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"backbone.arch: transformers cannot build this {kind} ({reason})")
+
+
+def _options(cls: Any) -> dict[str, Any]:
+    """How the encoder is built: in fp32, with our attention where it can be had, without a pooler."""
+    ours = cls.config_class.model_type in FAMILIES or getattr(cls, "_supports_attention_backend", False)
+    ours = ours and cls.config_class.model_type != "deberta-v2"
+    pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+    return {
+        "dtype": torch.float32,
+        "attn_implementation": attention.register() if ours else "eager",
+        **({"add_pooling_layer": False} if pooler else {}),
+    }
+
+
+def _random(config: BackboneConfig, hf_config: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.init_seed)
+            made: nn.Module = AutoModel.from_config(hf_config, **_options(unlisted.encoder_class(hf_config)))
+    except Exception as error:  # of any type: an activation that does not exist is a KeyError, a size a ValueError
+        raise _refused(hf_config.model_type, error) from error
+    return made
+
+
+def _pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The encoder with the weights of its files, and those of its pooler, {} where the files have none.
+
+    Raises:
+        UserError: the files are of another architecture, lack a tensor or hold more of the encoder than is built.
+    """
+    files = weights_files(config)
+    check_config_json(config)
+    state = read_state(files, checked_hash(config, files), cache)
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # LayerNorm's names in the oldest checkpoints
         state = {key.removesuffix(old) + new if key.endswith(old) else key: value for key, value in state.items()}
-    wanted = encoder.state_dict()
-    missing = [key for key in wanted if key not in state]
-    unlike = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if missing or unlike:
-        what = f"lacks {missing[0]}" if missing else f"has {unlike[0]} of shape {list(state[unlike[0]].shape)}"
+    cls = unlisted.encoder_class(hf_config)
+    try:
+        with torch.random.fork_rng(devices=[]), _quietly():
+            encoder, report = cls.from_pretrained(
+                None,
+                config=hf_config,
+                state_dict=dict(state),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **_options(cls),
+            )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _refused(hf_config.model_type, error) from error
+    _check_report(config, files[0], encoder, state, report)
+    return encoder, _pooler(config.family, state)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    from transformers.utils import logging as messages
+
+    shown = messages.is_progress_bar_enabled()
+    messages.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            messages.enable_progress_bar()
+
+
+def _check_report(
+    config: BackboneConfig, path: Path, encoder: nn.Module, state: dict[str, Tensor], report: dict[str, Any]
+) -> None:
+    """Refuse what transformers' loader only reports: tensors that are missing, of another shape, or left over."""
+    unlike = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
+    wanted = {key: list(value.shape) for key, value in encoder.state_dict().items()}
+    missing = set(report["missing_keys"]) | {key for key in unlike if key not in wanted}
+    prefix = f"{encoder.base_model_prefix}."
+    prefixed = any(key.startswith(prefix) for key in state)  # else the encoder was saved alone
+    left = [
+        key
+        for key in report["unexpected_keys"]
+        if (not prefixed or key.startswith(prefix)) and not HARMLESS.search(key.removeprefix(prefix))
+    ]
+    wrong = [f"{key} is missing" for key in sorted(missing)]
+    for key in sorted(unlike - missing):
+        found = next((list(state[name].shape) for name in (key, prefix + key) if name in state), "another shape")
+        wrong.append(f"{key} is {found}, {wanted[key]} expected")
+    wrong += [f"{key} has no place in it" for key in sorted(left)]
+    if wrong:
+        more = f"; {len(wrong)} tensors do not fit" if len(wrong) > 1 else ""
         raise UserError(
-            f"{path}: not the architecture of backbone={config.name} ({what}; "
-            f"{len(missing) + len(unlike)} tensors do not fit); choose the backbone they belong to, or {WAYS_OUT}"
+            f"{path}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
+            f"belong to (backbone=auto backbone.weights={path.parent} reads its config.json), or {WAYS_OUT}"
         )
-    encoder.load_state_dict({key: state[key] for key in wanted})
-    pooler = {
-        key.removeprefix("pooler.dense."): value for key, value in state.items() if key.startswith("pooler.dense.")
-    }
-    return pooler if set(pooler) == {"weight", "bias"} else {}
+
+
+# Parts of the encoder's own class that carry nothing here: the pooler (the head takes it where it can), constant tables
+# that older versions saved, and a copy of DeBERTa's embeddings.
+HARMLESS = re.compile(r"pooler\.|.*(position_ids|token_type_ids|inv_freq|_weight)$")
+POOLERS = {"albert": {"pooler.weight": "weight", "pooler.bias": "bias"}}
+POOLERS["modernbert"] = {f"head.{name}": name.removeprefix("dense.") for name in ("dense.weight", "dense.bias")}
+POOLERS["modernbert"] |= {"head.norm.weight": "norm.weight", "head.norm.bias": "norm.bias"}
+OTHERS = {"pooler.dense.weight": "weight", "pooler.dense.bias": "bias"}
+
+
+def _pooler(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{FAMILIES[family].prefix}." if family in FAMILIES else ""
+    names = POOLERS.get(family, OTHERS)
+    plain = {key.removeprefix(prefix): value for key, value in state.items()}
+    found = {new: plain[old].float() for old, new in names.items() if old in plain}
+    whole = {"weight"} if family == "modernbert" else {"weight", "bias"}
+    return found if whole <= set(found) else {}
+
+
+def _count_attention(backbone: Backbone, end: str) -> None:
+    """Give each module of attention whose probabilities are dropped by a bare number a site of its own."""
+    for name, module in list(backbone.encoder.named_modules()):
+        if name != end and not name.endswith(f".{end}"):
+            continue
+        site = next(
+            (getattr(module, key, None) for key in ("attention_dropout", "dropout") if hasattr(module, key)), 0.0
+        )
+        if not isinstance(site, CounterDropout):
+            site = backbone.dropout_site(float(site or 0.0), f"{name}.attention_dropout")
+        module.attention_site = site
+
+
+def repeated_blocks(encoder: nn.Module) -> list[str]:
+    """Full names of the repeated blocks: the members of the outermost lists that hold linear layers."""
+    blocks: list[str] = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(inside(name, block) for block in blocks):
+            members = (f"{name}.{place}" for place in range(len(module)))
+            blocks += [each for each in members if _has_linear(encoder.get_submodule(each))]
+    return blocks
+
+
+def inside(name: str, block: str) -> bool:
+    """Whether the module ``name`` is part of ``block``, or the block itself."""
+    return name == block or name.startswith(f"{block}.")
+
+
+def _has_linear(module: nn.Module) -> bool:
+    return any(isinstance(each, nn.Linear) for each in module.modules())
 
 
 def _to_bf16(encoder: nn.Module) -> None:
     encoder.to(torch.bfloat16)
     for name, module in list(encoder.named_modules()):
         if isinstance(module, nn.LayerNorm):
-            norm = Fp32LayerNorm(module.normalized_shape, module.eps)
+            norm = Fp32LayerNorm(module.normalized_shape, module.eps, bias=module.bias is not None)
             norm.load_state_dict({key: value.float() for key, value in module.state_dict().items()})
             norm.requires_grad_(False)
             parent, _, child = name.rpartition(".")

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sora.backbones.cache import once
+from sora.backbones.prepared import file_hash
 from sora.backbones.source import tokenizer_files
 from sora.backbones.tokenizer import Encoding
-from sora.cache import once
 from sora.config import BackboneConfig
-from sora.prepared import file_hash
 
 FORMAT = 1  # raised whenever the same key would stand for other tokens
 LIBRARIES = ("transformers", "tokenizers")  # they turn the files into a tokenizer, not always in the same way

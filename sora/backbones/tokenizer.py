@@ -41,6 +41,8 @@ def load_tokenizer(config: BackboneConfig, folder: Path | None = None) -> Any:
     except Exception as error:  # each format has its own errors for a damaged file
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); fetch its files again") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"{folder}: {type(tokenizer).__name__} has no fast form (tokenizer.json), which is needed here")
     if normalizer is not None:
         tokenizer.backend_tokenizer.normalizer = normalizer
     check_fit(tokenizer, config, folder)

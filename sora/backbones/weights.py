@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,27 +12,31 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sora.backbones.source import PICKLED
-from sora.cache import once
+from sora.backbones.cache import once
 from sora.errors import UserError
 
+PICKLE = ".bin"
 KEY = "sha256 of the tensors"  # in the metadata of a converted file
 
 
-def read_state(path: Path, sha256: str, cache: Path | None) -> dict[str, Tensor]:
-    """The tensors of ``path`` in the dtype of the file.
+def read_state(files: Sequence[Path], sha256: str, cache: Path | None) -> dict[str, Tensor]:
+    """The tensors of ``files``, the shards of one model, in the dtype of the files.
 
     A .bin is unpickled with weights_only and converted into ``cache`` under its ``sha256``; None converts nothing.
     Raises UserError for a file that cannot be read, or a cache that cannot be written.
     """
-    if path.name != PICKLED or cache is None:
-        return _read(path)
-    return once(cache / f"{sha256}.safetensors", _read_converted, lambda: _unshared(_read(path)), _write_converted)
+    if files[0].suffix != PICKLE or cache is None:
+        return _read_all(files)
+    return once(cache / f"{sha256}.safetensors", _read_converted, lambda: _unshared(_read_all(files)), _write_converted)
+
+
+def _read_all(files: Sequence[Path]) -> dict[str, Tensor]:
+    return {name: tensor for path in files for name, tensor in _read(path).items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        if path.name == PICKLED:
+        if path.suffix == PICKLE:
             # a file of before torch 1.6 is no archive, and cannot be mapped
             mapped = zipfile.is_zipfile(path)
             state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

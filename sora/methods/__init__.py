@@ -25,7 +25,7 @@ HOMES = {  # method.name -> module and class
 
 
 def build(config: MethodConfig) -> Method:
-    """The method that ``config.name`` names. Imported when asked for: a run pays for the method it uses."""
+    """Return the method that ``config.name`` names. Imported when asked for: a run pays for the method it uses."""
     module, cls = HOMES[config.name]
     method: Method = getattr(importlib.import_module(f"sora.methods.{module}"), cls)(config)
     return method

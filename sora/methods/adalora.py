@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sora.adapters.lowrank import LowRankLinear
-from sora.adapters.svd import SvdLinear, draw_factors
 from sora.backbones import Backbone
 from sora.config import AdaloraConfig
 from sora.errors import UserError
 from sora.methods.base import Plan
 from sora.methods.lora import Lora
+from sora.methods.lowrank import LowRankLinear
+from sora.methods.scores import LayerScores, RowScores, Scores
+from sora.methods.svd import SvdLinear, distances, draw_factors
 from sora.optim import ParameterGroup
 
 
@@ -52,6 +53,8 @@ class Adalora(Lora):
 
     config: AdaloraConfig
     layers: dict[str, SvdLinear]  # type: ignore[assignment]
+    penalises_matrices = True
+    scores: Scores | None = None
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """As LoRA. Raises UserError where the phases leave no step to allocate ranks in."""
@@ -80,7 +83,7 @@ class Adalora(Lora):
         gates = {f"{name}.gate": layer.gate for name, layer in self.layers.items() if layer.gate is not None}
         decay = self.plan.runs[0].trainer.weight_decay
         group = ParameterGroup("gate", gates, lr=self.plan.learning_rates(), weight_decay=decay)
-        return [*super().parameter_groups(), group]
+        return self._banked([*super().parameter_groups(), group])
 
     @property
     def scaling(self) -> float:
@@ -91,24 +94,31 @@ class Adalora(Lora):
         """gamma times the mean over all P and Q of their distance from orthogonality (Eq. 4)."""
         if self.config.orthogonality == 0:
             return None
-        norms = torch.cat([layer.orthogonality() for layer in self.layers.values()])  # [2 * matrices, R]
+        if self.bank is not None and self.bank.stacks:
+            norms = torch.cat([distances(stack) for stack in self.bank.stacks])  # [2 * matrices, R]
+        else:
+            norms = torch.cat([layer.orthogonality() for layer in self.layers.values()])
         return self.config.orthogonality * norms.mean(dim=0)
 
     def after_step(self, step: int, alive: Tensor) -> None:
         """Score, and at every ``interval`` steps between the first and the last phase spend the budget anew."""
-        config, layers = self.config, list(self.layers.values())
+        config, scores = self.config, self._scores()
         if step > self.last:  # the final phase trains what was chosen
-            for layer in layers:
-                layer.keep(layer.kept, alive)
+            scores.keep_chosen(alive)
             return
         if step < self.last:
-            for layer in layers:
-                layer.score(config.beta1, config.beta2, alive)
+            scores.update(config.beta1, config.beta2, alive)
         if self._allocates(step):
             budget = cubic_budget(step, self.warmup, self.last, self.start, self.end)
-            kept = allocate(torch.cat([layer.importance() for layer in layers], dim=1), budget)
-            for layer, part in zip(layers, kept.split(config.init_r, dim=1), strict=True):
-                layer.keep(part, alive)
+            scores.keep(allocate(scores.importance(), budget), alive)
+
+    def _scores(self) -> Scores:
+        """Made at the first step, when the optimiser has the tensors."""
+        if self.scores is None:
+            layers = list(self.layers.values())
+            ready = self.bank is not None and self.bank.ready
+            self.scores = RowScores(self.bank, layers) if ready and self.bank is not None else LayerScores(layers)
+        return self.scores
 
     def _allocates(self, step: int) -> bool:
         """Whether the budget is spent anew after the 0-based update ``step``."""

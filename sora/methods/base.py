@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method is told when it is attached: the runs of the pack, one a replica, and how long they train.
+    """The arguments of ``attach``: the runs of the pack, one a replica, and how long they train.
 
     The runs differ only in what the method declares packable; everything else may be read from ``runs[0]``.
     """
@@ -36,7 +36,7 @@ class Plan:
         return len(self.runs)
 
     def learning_rates(self) -> list[float]:
-        """Peak learning rate of each replica."""
+        """Return peak learning rate of each replica."""
         return [float(run.trainer.learning_rate or 0.0) for run in self.runs]
 
 
@@ -68,10 +68,10 @@ class Method(Protocol):
         """Insert trainable modules and freeze the rest. ``generators``: one CPU generator per replica."""
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What trains, and by which rule; without the head, whose groups the loop adds."""
+        """List what trains, and by which rule; without the head, whose groups the loop adds."""
 
     def penalty(self) -> Tensor | None:
-        """[R], added to each replica's training loss and never to an evaluation loss; None where there is none."""
+        """Return [R], added to each replica's training loss, never to an evaluation loss; None for no penalty."""
 
     def after_step(self, step: int, alive: Tensor) -> None:
         """Called after update number ``step`` (0-based), before gradients are cleared.
@@ -80,10 +80,10 @@ class Method(Protocol):
         """
 
     def summary(self, replica: int) -> Summary:
-        """The size of a replica's adapter with the weights it has now."""
+        """Measure a replica's adapter with the weights it has now."""
 
     def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
-        """``Summary.ranks`` as ``step`` updates of stage 0 would leave them if no gradient had come from the data.
+        """Return ``Summary.ranks`` as ``step`` updates of stage 0 leave them if no gradient comes from the data.
 
         Computed from the seed, not from the present weights. Empty where nothing decides about ranks during training.
         """

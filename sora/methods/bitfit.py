@@ -11,16 +11,58 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sora import export
-from sora.adapters.bias import StackedBias
-from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import BitfitConfig
+from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
+from sora.methods.lowrank import replace_module
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 TABLE_NORM = "encoder.LayerNorm"  # DeBERTa's norm_rel_ebd
+
+
+class StackedBias(nn.Module):
+    """A frozen ``nn.Linear`` or ``nn.LayerNorm`` whose bias has the replica axis: ``bias`` [R, out], float32.
+
+    Maps ``[R*b, ..., in]``, replica-major, to ``[R*b, ..., out]``; an input with leading dimension 1 is shared by the
+    replicas and comes out as ``[R, ..., out]``.
+    """
+
+    def __init__(self, base: nn.Linear | nn.LayerNorm, replicas: int) -> None:
+        super().__init__()
+        if base.bias is None:
+            raise ValueError("a module without a bias has nothing to train here")
+        self.base = base.requires_grad_(False)
+        self.replicas = replicas
+        self.bias = nn.Parameter(base.bias.detach().float().repeat(replicas, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the frozen map without its bias, and add each replica's own."""
+        if isinstance(self.base, nn.Linear):
+            out = F.linear(x.to(self.base.weight.dtype), self.base.weight)
+        else:
+            out = F.layer_norm(x, self.base.normalized_shape, self.base.weight, None, self.base.eps)
+        bias = self.bias.to(out.dtype)
+        if out.shape[0] == 1:
+            return out + bias.view(self.replicas, *[1] * (out.dim() - 2), -1)
+        if out.shape[0] % self.replicas:
+            raise ValueError(f"a batch of {out.shape[0]} rows does not split over {self.replicas} replicas")
+        return (out.view(self.replicas, -1, out.shape[-1]) + bias.unsqueeze(1)).view(out.shape)
+
+    @torch.no_grad()
+    def single(self, replica: int) -> nn.Module:
+        """Return the plain module with the bias of one replica."""
+        base = self.base
+        plain: nn.Module
+        if isinstance(base, nn.Linear):
+            plain = nn.Linear(base.in_features, base.out_features)
+        else:
+            plain = nn.LayerNorm(base.normalized_shape, base.eps)
+        plain.load_state_dict({"weight": base.weight.float(), "bias": self.bias[replica]})
+        return plain
 
 
 class Bitfit(Method):
@@ -37,6 +79,8 @@ class Bitfit(Method):
             for name, module in backbone.encoder.named_modules()
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None and name != TABLE_NORM
         ]
+        if not found:
+            raise UserError(f"method=bitfit: {backbone.arch.family} has no bias to train; choose another method")
         for name, base in found:
             self.layers[name] = StackedBias(base, plan.replicas)
             replace_module(backbone.encoder, name, self.layers[name])
@@ -49,14 +93,14 @@ class Bitfit(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def summary(self, replica: int) -> Summary:
         count = sum(layer.bias.shape[1] for layer in self.layers.values())
         return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        """A plain transformers model: no PEFT type holds biases alone."""
+        """Write a plain transformers model: no PEFT type holds biases alone."""
         for name, layer in self.layers.items():
             replace_module(self.backbone.encoder, name, layer.single(replica))
         try:

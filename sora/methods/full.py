@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.config import FullConfig
-from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 
 class Full(Method):
@@ -24,9 +23,7 @@ class Full(Method):
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         if plan.replicas != 1:
-            raise UserError(
-                f"method.name: full trains the backbone itself and cannot be packed, got {plan.replicas} runs"
-            )
+            raise ValueError(f"full trains the backbone itself and cannot be packed, got {plan.replicas} runs")
         self.plan, self.backbone = plan, backbone
         backbone.unfreeze()
 
@@ -45,7 +42,7 @@ class Full(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def summary(self, replica: int) -> Summary:
         count = sum(p.numel() for p in self.backbone.encoder.parameters())

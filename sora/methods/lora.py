@@ -9,18 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sora import export
-from sora.adapters.lowrank import LowRankLinear, replace_module
 from sora.backbones import Backbone, Head
 from sora.config import LoraConfig
+from sora.methods.bank import Bank
 from sora.methods.base import Method, Plan, Summary
+from sora.methods.lowrank import LowRankLinear, replace_module
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 
 class Lora(Method):
     """Low-rank adapters of a pack; ``gated`` methods build on it."""
 
     gated = False
+    penalises_matrices = False  # whether ``penalty`` is of the A and B
+    bank: Bank | None = None
 
     def __init__(self, config: LoraConfig) -> None:
         self.config = config
@@ -59,7 +62,16 @@ class Lora(Method):
         matrices = {f"{name}.lora_A": layer.lora_A for name, layer in self.layers.items()}
         matrices |= {f"{name}.lora_B": layer.lora_B for name, layer in self.layers.items()}
         decay = self.plan.runs[0].trainer.weight_decay
-        return [ParameterGroup("adapter", matrices, lr=self.plan.learning_rates(), weight_decay=decay)]
+        group = ParameterGroup("adapter", matrices, lr=self.plan.learning_rates(), weight_decay=decay)
+        return self._banked([group])
+
+    def _banked(self, groups: list[ParameterGroup]) -> list[ParameterGroup]:
+        """The groups, adapter and gate, with which the layers are made ready together on a GPU."""
+        if self.bank is None:
+            self.bank = Bank(list(self.layers.values()), groups[0], None, stacked=self.penalises_matrices)
+            self.bank.attach(self.backbone)
+        self.bank.adapter, self.bank.gate = groups[0], groups[1] if len(groups) > 1 else None
+        return groups
 
     def penalty(self) -> Tensor | None:
         return None

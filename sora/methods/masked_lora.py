@@ -20,12 +20,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sora.adapters.lowrank import LowRankLinear
 from sora.backbones import Backbone
 from sora.config import MaskedLoraConfig
 from sora.errors import UserError
 from sora.methods.base import Plan, Summary
 from sora.methods.lora import Lora
+from sora.methods.lowrank import LowRankLinear
 
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly over layers and kinds of matrices
 
@@ -41,12 +41,12 @@ class MaskedLinear(LowRankLinear):
 
     @torch.no_grad()
     def reset(self, generators: Sequence[torch.Generator]) -> None:
-        """As LoRA's, with zeros where there is no rank."""
+        """Draw as LoRA does, with zeros where there is no rank."""
         super().reset(generators)
         self.lora_A.mul_(self.mask.unsqueeze(-1))
 
     def live(self) -> Tensor:
-        """The mask."""
+        """Return the mask."""
         return self.mask
 
 
@@ -56,7 +56,7 @@ class MaskedLora(Lora):
     config: MaskedLoraConfig
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
-        """As LoRA. Raises UserError where the ranks are not those of the adapted matrices."""
+        """Attach as LoRA does. Raises UserError where the ranks are not those of the adapted matrices."""
         found = backbone.linear_targets(self.config.targets)
         costs = {name: base.in_features + base.out_features for name, base in found.items()}
         each = [self._ranks(run.method, costs) for run in plan.runs]  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ class MaskedLora(Lora):
         return MaskedLinear(base, mask=self.masks[name], scaling=self.scaling, dropout=self._dropout(name))
 
     def summary(self, replica: int) -> Summary:
-        """LoRA's, with the weights of masked ranks as absent."""
+        """Summarise as LoRA does, with the weights of masked ranks as absent."""
         found = super().summary(replica)
         held = sum(layer.lora_A[0].numel() + layer.lora_B[0].numel() for layer in self.layers.values())
         return Summary(found.live, found.authors_formula, found.ranks, absent=held - found.live)
@@ -101,7 +101,7 @@ def permuted(ranks: Mapping[str, int], costs: Mapping[str, int], r: int, seed: i
 
 
 def uniform(ranks: Mapping[str, int], costs: Mapping[str, int]) -> dict[str, int]:
-    """One rank everywhere and one more in some matrices, spread over the model, to nearly as many weights.
+    """Give every matrix one rank, and some one more, spread over the model, to nearly as many weights.
 
     What is missing or too much is at most half of what a rank costs in some matrix.
     """

@@ -19,15 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sora import export
 from sora.backbones import Backbone, Head
-from sora.backbones.dropout import replace_dropouts
-from sora.backbones.head import fits_class
+from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
 from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 OWNED = {  # options of PEFT that have a key of their own here
     "target_modules": "method.targets",
@@ -71,14 +70,16 @@ class Peft(Method):
         if plan.replicas != 1:
             raise UserError(f"method.name: peft trains runs one by one and cannot be packed, got {plan.replicas} runs")
         self.plan, self.backbone = plan, backbone
-        self.classifies = fits_class(backbone.config.pooling, plan.runs[0].task.span_vectors)
+        self.classifies = fits_class(
+            form_of(backbone.arch.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
+        )
         root = _Root(backbone, self.classifies)
         names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
         settings = self._settings(names)
         with torch.random.fork_rng(), _refused_by("PEFT", self.config.options):
             torch.manual_seed(generators[0].initial_seed())
             self.model = PeftModel(root.module, settings)
-        replace_dropouts(backbone.encoder, backbone.dropout)
+        backbone.count_dropouts()
 
     def _settings(self, targets: list[str]) -> Any:
         """PEFT's own configuration object."""
@@ -121,10 +122,11 @@ class Peft(Method):
         lr, decay = self.plan.learning_rates(), self.plan.runs[0].trainer.weight_decay
         matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
         vectors = {name: p for name, p in trained.items() if p.ndim < 2}
-        return [
+        self.groups = [
             ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay, stacked=False),
             ParameterGroup("adapter.vectors", vectors, lr=lr, stacked=False),
         ]
+        return self.groups
 
     def penalty(self) -> Tensor | None:
         return None
@@ -136,7 +138,7 @@ class Peft(Method):
         """
         if step > 0 or not bool(alive.all()):
             return
-        if not any(bool(p.grad.any()) for p in self._trained() if p.grad is not None):
+        if not any(bool(group.grads.any()) for group in self.groups if group.grads is not None):
             name = self.config.peft_type
             raise UserError(f"method.peft_type: {name} gets no gradient from this encoder; choose another tuner")
 
@@ -148,7 +150,7 @@ class Peft(Method):
         return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        """What PEFT's ``save_pretrained`` writes, with the head where :func:`sora.export.write_peft` has it."""
+        """What PEFT's ``save_pretrained`` writes, with the head where :func:`sora.publish.export.write_peft` has it."""
         self.model.peft_config["default"].modules_to_save = head.module_names() if self.classifies else None
         self.model.save_pretrained(folder, save_embedding_layers=False)
         state = {key: value.detach().cpu().contiguous().clone() for key, value in head.export_state(replica).items()}

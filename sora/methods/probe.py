@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled, span_means
 from sora.config import ProbeConfig
 from sora.errors import UserError
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 PENALTIES = np.logspace(-2, 6, 17)  # of ridge; half a power of ten apart
 STRENGTHS = np.logspace(-5, 1, 13)  # of logistic regression: the inverse of its penalty
@@ -62,7 +62,7 @@ class LinearHead(nn.Module):
         return nn.functional.linear(x, self.out[0], self.out_bias[0])
 
     def export_state(self, replica: int) -> dict[str, Tensor]:
-        """Weight and bias."""
+        """Return weight and bias."""
         return {"out.weight": self.out[replica], "out.bias": self.out_bias[replica]}
 
 
@@ -76,7 +76,7 @@ class Probe(Method):
         self.plan, self.backbone = plan, backbone
 
     def make_head(self, backbone: Backbone, **how: Any) -> LinearHead:
-        """The head that :meth:`solve` fills, on the targets' own scale: ridge is the same on every scale."""
+        """Return the head that :meth:`solve` fills, on the targets' own scale: ridge is the same on every scale."""
         how.pop("scale", None)
         self.head = LinearHead(backbone, **how)
         return self.head
@@ -96,10 +96,10 @@ class Probe(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Nothing: there are no steps."""
+        """Do nothing: there are no steps."""
 
     def summary(self, replica: int) -> Summary:
-        """Nothing of the encoder; the head is counted as a head."""
+        """Count nothing of the encoder; the head is counted as a head."""
         return Summary(live=0, authors_formula=0)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
@@ -107,7 +107,7 @@ class Probe(Method):
 
 
 def ridge(features: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight [1, d] and bias [1] of ridge regression, for features as they are."""
+    """Fit ridge regression: weight [1, d] and bias [1], for features as they are."""
     from sklearn.linear_model import RidgeCV
 
     x, mean, scale = _standardised(features)
@@ -118,7 +118,7 @@ def ridge(features: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.flo
 def logistic(
     features: NDArray[Any], labels: NDArray[Any], classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight [C, d] and bias [C] of logistic regression, for features as they are.
+    """Fit logistic regression: weight [C, d] and bias [C], for features as they are.
 
     Raises UserError where a class has too few examples to choose the penalty by.
     """
@@ -147,7 +147,7 @@ def logistic(
 
 
 def _standardised(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Features of mean 0 and variance 1, and what they were; one that never varies is left at 0."""
+    """Scale features to mean 0 and variance 1, and return what they were; a constant one becomes 0."""
     x = np.asarray(features, dtype=np.float64)
     mean, scale = x.mean(axis=0), x.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
@@ -155,5 +155,5 @@ def _standardised(features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[
 
 
 def _raw(weight: Any, bias: Any, mean: Any, scale: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight and bias for features that are not standardised."""
+    """Turn weight and bias into those for features that are not standardised."""
     return weight / scale, bias - (weight / scale) @ mean

@@ -9,7 +9,7 @@ The paper and the released code differ in four places, each a switch of ``method
     gate_update      gradient    adam       the gate takes an AdamW step (eps 1e-6, no decay), not a gradient step
     threshold_rule   lr_scaled   constant   xi is the same at every step instead of eta_t * lambda
     prox             soft        authors    shrink and zero test in sequence: a dead zone of 2 xi instead of xi
-    penalty_rule     off         mean       an L1 term, lambda * mean |g|, is in the loss beside the proximal step
+    penalty_rule     off         mean       an L1 term, lambda * mean |g|, is in the loss, besides the proximal step
 
 ``penalty_rule=sum`` is Eq. 14 read as a loss term, lambda * sum |g|.
 
@@ -29,9 +29,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sora.adapters.lowrank import draw_gates, draw_matrix
 from sora.config import SoraConfig
 from sora.methods.lora import Lora
+from sora.methods.lowrank import draw_gates, draw_matrix
 from sora.optim import PROX, ParameterGroup, column
 from sora.schedules import threshold_factor
 
@@ -45,6 +45,7 @@ class Sora(Lora):
 
     gated = True
     config: SoraConfig
+    weights: Tensor | None = None  # of the penalty, [R]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         gates = {f"{name}.gate": layer.gate for name, layer in self.layers.items() if layer.gate is not None}
@@ -61,15 +62,19 @@ class Sora(Lora):
             update=str(self.config.gate_update),
             clip=self.config.clip,
         )
-        return [*super().parameter_groups(), group]
+        return self._banked([*super().parameter_groups(), group])
 
     def penalty(self) -> Tensor | None:
         if self.config.penalty_rule == "off":
             return None
-        gates = torch.cat([layer.gate for layer in self.layers.values() if layer.gate is not None], dim=1)  # [R, G]
+        gates = self.bank.gates if self.bank is not None else None  # [R, G]
+        if gates is None:
+            gates = torch.cat([layer.gate for layer in self.layers.values() if layer.gate is not None], dim=1)
         size = gates.abs().mean(dim=1) if self.config.penalty_rule == "mean" else gates.abs().sum(dim=1)
-        weights = [run.method.penalty for run in self.plan.runs]  # type: ignore[attr-defined]
-        return size * column(weights, size).squeeze(1)
+        if self.weights is None or self.weights.device != size.device or self.weights.dtype != size.dtype:
+            weights = [run.method.penalty for run in self.plan.runs]  # type: ignore[attr-defined]
+            self.weights = column(weights, size).squeeze(1)  # once: a recorded step finds them where they were
+        return size * self.weights
 
     def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
         """Draw the initial gates again, shrink them as the first ``step`` updates do, and count what is left."""

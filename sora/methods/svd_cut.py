@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sora import export
-from sora.adapters.lowrank import replace_module
 from sora.backbones import Backbone, Head
 from sora.config import SvdCutConfig
 from sora.errors import UserError
 from sora.methods.base import Plan
+from sora.methods.lowrank import replace_module
 from sora.methods.masked_lora import MaskedLinear, MaskedLora
+from sora.publish import export
 
 
 class SvdCut(MaskedLora):
@@ -53,7 +53,7 @@ class SvdCut(MaskedLora):
             self.layers[name] = layer
 
     def make_head(self, backbone: Backbone, **how: Any) -> Head:
-        """The source's head. Its export is on the targets' own scale, whatever it was trained on."""
+        """Load the source's head; its export is on the targets' own scale, whatever it was trained on."""
         how.pop("scale", None)
         head = Head(backbone, **how)
         try:
@@ -66,7 +66,7 @@ class SvdCut(MaskedLora):
 
     @property
     def scaling(self) -> float:
-        """The source's."""
+        """Return the source's."""
         return self.scale
 
 
@@ -74,9 +74,9 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 
 def read(folder: Path, backbone: Backbone) -> tuple[Factors, float, dict[str, Tensor]]:
-    """A [r, in] and B [out, r] of each matrix by its name in the encoder, the scale, and the head of an export.
+    """Read A [r, in] and B [out, r] of each matrix by its encoder name, the scale, and the head of an export.
 
-    Raises UserError where the folder is not what :func:`sora.export.write_peft` wrote.
+    Raises UserError where the folder is not what :func:`sora.publish.export.write_peft` wrote.
     """
     try:
         config = json.loads((folder / export.PEFT_CONFIG).read_text(encoding="utf-8"))
@@ -102,12 +102,12 @@ def read(folder: Path, backbone: Backbone) -> tuple[Factors, float, dict[str, Te
 
 
 def costs_of(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, int]:
-    """Weights of one rank of each matrix, in + out."""
+    """Count the weights of one rank of each matrix, in + out."""
     return {name: a.shape[1] + b.shape[0] for name, (a, b) in factors.items()}
 
 
 def split(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Left vectors [r, out], singular values [r] and right vectors [r, in] of B A, in float64, the largest first."""
+    """Decompose B A: left vectors [r, out], singular values [r], right vectors [r, in], float64, descending."""
     out, upper = torch.linalg.qr(b.double())
     into, lower = torch.linalg.qr(a.double().T)
     u, values, v = torch.linalg.svd(upper @ lower.T)
@@ -115,7 +115,7 @@ def split(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def largest(values: Mapping[str, Tensor], costs: Mapping[str, int], budget: int) -> dict[str, int]:
-    """How many parts of each matrix stay: over all, by size, whatever fits ``budget`` weights."""
+    """Choose how many parts of each matrix stay: the largest over all that fit into ``budget`` weights."""
     ranked = sorted(((-float(value), name) for name, found in values.items() for value in found), key=lambda x: x[0])
     kept, left = dict.fromkeys(values, 0), budget
     for _, name in ranked:

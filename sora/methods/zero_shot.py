@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sora import export
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled
 from sora.config import ZeroShotConfig
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
+from sora.publish import export
 
 EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
 
@@ -35,7 +35,7 @@ class CosineHead(nn.Module):
         return (self.low + (self.high - self.low) * cosine).unsqueeze(1)
 
     def export_state(self, replica: int) -> dict[str, Tensor]:
-        """Nothing."""
+        """Do nothing."""
         return {}
 
 
@@ -49,7 +49,7 @@ class ZeroShot(Method):
         self.plan, self.backbone = plan, backbone
 
     def make_head(self, backbone: Backbone, **how: Any) -> CosineHead:
-        """A cosine on the scale of the task's targets."""
+        """Make a cosine on the scale of the task's targets."""
         low, high = self.plan.runs[0].task.score_range
         return CosineHead(backbone.config.pooling, low, high)
 
@@ -60,11 +60,11 @@ class ZeroShot(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Nothing: there are no steps."""
+        """Do nothing: there are no steps."""
 
     def summary(self, replica: int) -> Summary:
         return Summary(live=0, authors_formula=0)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        """A file without tensors, which says what the score is."""
+        """Write a file without tensors that describes the score."""
         export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sora import records
 from sora.errors import UserError
 from sora.files import write_bytes
+from sora.runs import records
 from sora.tasks import Examples, TaskConfig, load_task
 from sora.tasks.metrics import predict
 from sora.tasks.spec import CONF

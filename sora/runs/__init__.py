@@ -1,24 +1,32 @@
 """The runs of a results folder as tables (pandas).
 
-import sora.runs
-runs = sora.runs.load("results")  # one row a run
-runs.groupby(["task", "method"]).score.agg(["mean", "std", "count"])
+    import sora.runs
+    runs = sora.runs.load("results")  # one row a run
+    runs.groupby(["task", "method"]).score.agg(["mean", "std", "count"])
+
+pandas is imported with the first of these names, so that a training does not wait for it.
 """
 
-from sora.runs.frames import (
-    data_dependence,
-    frame,
-    frozen,
-    history,
-    leaves,
-    levels,
-    load,
-    points,
-    ranks,
-    table,
-    varying,
-)
-from sora.runs.results import Results, read
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sora.runs.frames import (
+        data_dependence,
+        frame,
+        frozen,
+        history,
+        leaves,
+        levels,
+        load,
+        points,
+        ranks,
+        table,
+        varying,
+    )
+    from sora.runs.results import Results, read
 
 __all__ = [
     "Results",
@@ -35,3 +43,10 @@ __all__ = [
     "table",
     "varying",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "results" if name in ("Results", "read") else "frames"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sora import studies
 from sora.errors import UserError
+from sora.runs import manifest as studies
 from sora.runs.results import Record, Results, read
 
 IDENTITY = ("run_id", "backbone", "task", "method", "protocol", "seed", "status")
@@ -27,7 +27,7 @@ LEFT_OUT = ("provenance.versions", "provenance.command", "provenance.recipe.unpu
 
 
 def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
-    """The runs below ``folder``, one row a run: every configured key that varies among them, scores, sizes, time.
+    """Load the runs below ``folder``, one row a run: every configured key that varies, scores, sizes, time.
 
     ``score``: the task's first metric on the report split, of the selected weights, in points, as tables show it.
     ``select``: its select_metric on the select split, by which weights and settings are chosen. ``studies``: the
@@ -54,7 +54,7 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
 
 
 def table(results: Results, folder: Path) -> pd.DataFrame:
-    """:func:`frame` of ``results``, which were read from ``folder``, with ``studies`` and ``attrs["problems"]``."""
+    """Add ``studies`` and ``attrs["problems"]`` to :func:`frame` of ``results``, which were read from ``folder``."""
     named, problems = _manifests(folder, results.records.keys())
     runs = frame(results.records.values())
     runs["studies"] = [" ".join(named.get(run_id, [])) for run_id in runs["run_id"]]
@@ -80,13 +80,13 @@ def _manifests(folder: Path, known: Collection[str]) -> tuple[dict[str, list[str
 
 
 def varying(runs: pd.DataFrame) -> pd.DataFrame:
-    """``runs`` without the configured keys that have one value in all of them, and without empty columns."""
+    """Drop empty columns, and the configured keys that have one value in all ``runs``."""
     constant = [key for key in runs.attrs["configured"] if runs[key].astype(str).nunique(dropna=False) < 2]
     return runs.drop(columns=constant).dropna(axis="columns", how="all")
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a record, with every configured key; ``attrs["configured"]`` lists these.
+    """Return one row a record, with every configured key; ``attrs["configured"]`` lists these.
 
     Rows are sorted by backbone, task, method, seed and run id.
     """
@@ -103,7 +103,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _row(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configured keys of a record, and everything else of its row."""
+    """Return the configured keys of a record, and everything else of its row."""
     config, metrics = record["config"], record["metrics"]
     values: dict[str, Any] = {"run_id": record["run_id"], "seed": config["seed"], "status": record["status"]}
     values |= {group: config[group]["name"] for group in NAMED}
@@ -128,12 +128,12 @@ def _row(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def points(value: float | None) -> float:
-    """A metric of a record in points; NaN where it was not finite, or is not there."""
+    """Return a metric of a record in points; NaN where it was not finite, or is not there."""
     return math.nan if value is None else 100.0 * value
 
 
 def leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of an object with their values, lists as tuples, but for the names of a configuration's groups."""
+    """Flatten an object to dotted keys, lists as tuples; without the names of a configuration's groups."""
     for name, value in node.items():
         key = f"{above}{name}"
         if key in LEFT_OUT or (name == "name" and above[:-1] in NAMED):
@@ -145,14 +145,14 @@ def leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 
 def frozen(value: Any) -> Any:
-    """The value, lists and objects as tuples, so that it can be a key."""
+    """Return the value, lists and objects as tuples, so that it can be a key."""
     if isinstance(value, Mapping):
         return tuple((str(key), frozen(each)) for key, each in sorted(value.items()))
     return tuple(frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 def data_dependence(record: Record) -> float:
-    """1 - Pearson's correlation, over matrices, of the ranks with those that the initial draw leaves without any data.
+    """Return 1 - Pearson's correlation, over matrices, of the ranks with those left without any data.
 
     0: the draw explains every rank. NaN where a record has no such ranks, or one side is the same in every matrix.
     """
@@ -167,7 +167,7 @@ def data_dependence(record: Record) -> float:
 
 
 def history(records: Iterable[Record]) -> pd.DataFrame:
-    """One row for each evaluation of each run: run_id, step, epoch, lr, threshold, loss, live_ranks, select.*."""
+    """List each evaluation of each run as one row: run_id, step, epoch, lr, threshold, loss, live_ranks, select.*."""
     return pd.DataFrame(
         [
             {"run_id": record["run_id"]}
@@ -180,7 +180,7 @@ def history(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def levels(records: Iterable[Record]) -> pd.DataFrame:
-    """One row for each level of each run: run_id, level, step, threshold, sparsity, live, and the scores by split."""
+    """List each level of each run as one row: run_id, level, step, threshold, sparsity, live, scores by split."""
     return pd.DataFrame(
         [
             {"run_id": record["run_id"]}
@@ -198,7 +198,7 @@ def levels(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def ranks(records: Iterable[Record]) -> pd.DataFrame:
-    """One row for each adapted matrix of each run: run_id, module, rank, and no_data_rank where the record has it."""
+    """List each adapted matrix of each run as one row: run_id, module, rank, no_data_rank where it is known."""
     return pd.DataFrame(
         [
             {

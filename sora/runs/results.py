@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sora import records
 from sora.errors import UserError
+from sora.runs import records
 
 Record = Mapping[str, Any]
 
@@ -31,14 +31,14 @@ class Results:
 
 
 def read(folder: Path | str) -> Results:
-    """Every record below ``folder``/records. Raises UserError where there is no such folder."""
+    """Return every record below ``folder``/records. Raises UserError where there is no such folder."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder of results; give the one that paths.results named when training")
     found = Results()
     for path in sorted((Path(folder) / "records").rglob("*.json")):
         _add(found, path)
     for run_id in found.spoilt.keys() & found.records.keys():
-        if found.spoilt[run_id] == CONTRADICTION:  # but a damaged copy beside a whole record does no harm
+        if found.spoilt[run_id] == CONTRADICTION:  # but a damaged copy of a whole record does no harm
             del found.records[run_id], found.paths[run_id]
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sora.tasks.spec import TaskConfig
+from sora.config import TaskConfig
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from sora.config import TaskConfig
 from sora.tasks.examples import Examples
 from sora.tasks.labels import class_indices, targets
-from sora.tasks.spec import TaskConfig
 from sora.tasks.tables import REPAIR, Table, Unfold, show
 
 PLACEHOLDER = "@placeholder"

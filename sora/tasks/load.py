@@ -14,14 +14,14 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sora.backbones.hub import NotThere, Repository, snapshot
+from sora.backbones.prepared import check
+from sora.config import TaskConfig
 from sora.errors import UserError
-from sora.hub import NotThere, Repository, snapshot
-from sora.prepared import check
 from sora.tasks import own
 from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.formats import FORMATS, LAYOUTS, UNFOLD, flat, formatted
 from sora.tasks.metrics import check_metrics
-from sora.tasks.spec import TaskConfig
 from sora.tasks.splits import count_rows, first, limited, make_splits, train_slice
 from sora.tasks.tables import (
     AGAIN,

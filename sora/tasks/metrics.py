@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sora.config import TaskConfig
 from sora.errors import UserError
-from sora.tasks.spec import TaskConfig
 
 Array = NDArray[Any]
 

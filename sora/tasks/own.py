@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from sora.backbones.hub import NotThere, Repository, snapshot
+from sora.config import TaskConfig
 from sora.errors import UserError
-from sora.hub import NotThere, Repository, snapshot
 from sora.tasks.examples import Examples
 from sora.tasks.formats import flat
 from sora.tasks.labels import are_missing, labels_found, word
-from sora.tasks.spec import TaskConfig
 from sora.tasks.tables import (
     Table,
     check_shards,

@@ -26,9 +26,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.examples import Examples
-from sora.tasks.spec import TaskConfig
 
 SEED = 42  # of every split, whatever the run's seed
 HELDOUT = 1000  # training examples set apart for selection

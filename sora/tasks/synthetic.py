@@ -20,9 +20,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.examples import Examples
-from sora.tasks.spec import TaskConfig
 
 T = TypeVar("T")
 TRIES = 1000  # draws before a text that is not yet taken is given up

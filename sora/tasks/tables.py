@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sora.errors import UserError
-from sora.untrusted import parse_json
+from sora.files import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd

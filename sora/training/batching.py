@@ -17,7 +17,7 @@ MEGABATCH = 50  # batches that are sorted together; of the sizes tried it padded
 def epoch_batches(
     lengths: np.ndarray, batch_size: int, data_seed: int, epoch: int, bucketing: bool
 ) -> list[np.ndarray]:
-    """Indices of every batch of one epoch, for one replica; each example occurs once.
+    """Return the indices of every batch of one epoch, for one replica; each example occurs once.
 
     ``lengths`` [N] in tokens. There are ceil(N / batch_size) batches and the one incomplete batch, if any, is in
     the same place for every seed.
@@ -45,7 +45,7 @@ def batches(
     last_step: int,
     bucketing: bool,
 ) -> Iterator[np.ndarray]:
-    """Example indices [R, b] of steps ``first_step`` to ``last_step - 1``, replica-major."""
+    """Yield the example indices [R, b] of steps ``first_step`` to ``last_step - 1``, replica-major."""
     per_epoch = -(-len(lengths) // batch_size)
     step = first_step
     while step < last_step:

@@ -62,13 +62,13 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
 
 
 def steps(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints there are, ascending; their content is not looked at."""
+    """List the steps of a run's checkpoints, ascending, without reading them."""
     names = (path.stem.removeprefix("step-") for path in (run_dir / "checkpoint").glob("step-*.json"))
     return sorted(int(name) for name in names if re.fullmatch("[0-9]{8,}", name))
 
 
 def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
-    """The checkpoint at ``step``, or None where its files are damaged.
+    """Return the checkpoint at ``step``, or None where its files are damaged.
 
     Raises:
         UserError: it is a checkpoint of another run, or of a format this version does not know.
@@ -101,8 +101,8 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
         return None
 
 
-def company(run_dir: Path) -> list[str]:
-    """Ids of the runs whose pack wrote the newest checkpoint of a run; [] where there is none, or it is damaged."""
+def pack_members(run_dir: Path) -> list[str]:
+    """Return the ids of the pack that wrote a run's newest checkpoint; [] where there is none, or it is damaged."""
     try:
         return [str(name) for name in _newest(run_dir)["members"]]
     except (KeyError, TypeError):
@@ -110,13 +110,13 @@ def company(run_dir: Path) -> list[str]:
 
 
 def reached(run_dir: Path) -> tuple[int, bool]:
-    """Where the newest checkpoint of a run is: its step, 0 without one, and whether that step's evaluation is due."""
+    """Return the step of a run's newest checkpoint, 0 without one, and whether its evaluation is due."""
     newest = _newest(run_dir)
     return max(steps(run_dir), default=0), bool(newest.get("evaluation_due"))
 
 
 def _newest(run_dir: Path) -> dict[str, Any]:
-    """What the newest checkpoint says; {} where there is none, or it is damaged."""
+    """Read the newest checkpoint's JSON; {} where there is none, or it is damaged."""
     path = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
     try:
         meta = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
@@ -126,7 +126,7 @@ def _newest(run_dir: Path) -> dict[str, Any]:
 
 
 def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
-    """The newest checkpoints that all members of a pack have at the same point, by run id; {} where there is none."""
+    """Load the newest checkpoints that all members of a pack have at one point, by run id; {} without any."""
     shared = set.intersection(*(set(steps(folder)) for folder in run_dirs.values()))
     for step in sorted(shared, reverse=True):
         found = {run_id: load(folder, run_id, step) for run_id, folder in run_dirs.items()}

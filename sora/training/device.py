@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.deterministic as fill_memory
 
 from sora.cluster.code_snapshot import commit
 from sora.errors import UserError
@@ -27,14 +28,17 @@ SAMPLE_S = 0.25  # how long the cores are watched
 def choose_device(deterministic: bool, wanted: str = "auto") -> torch.device:
     """The device that ``device=`` names; ``auto`` is the first GPU, or the CPU.
 
-    ``deterministic`` forbids kernels whose sums depend on timing. What that costs on a GPU has not been measured.
+    ``deterministic`` forbids kernels whose sums depend on timing, in this process until it is chosen anew. What that
+    costs on a GPU has not been measured.
 
     Raises:
         UserError: ``wanted`` is cuda, and torch sees no GPU.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it in this mode
-        torch.use_deterministic_algorithms(True)
+        # else one more launch for every new tensor, whose memory nothing here reads before it is written
+        fill_memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(deterministic)
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device=cuda: {why_no_gpu()}; mend that, or set device=auto to train on the CPU")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
@@ -139,14 +143,18 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def device_name(device: torch.device) -> str:
+    """What a record calls the device: the GPU's name, or ``cpu`` with what its sums are rounded by."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()} {capability()}"
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, threads and commit; no host name."""
     installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()} {capability()}"
     return {
         "git": commit(),
         "versions": {"python": platform.python_version()} | versions,
-        "device": name,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }

@@ -1,4 +1,4 @@
-"""What a run with gates says beside its metrics: its regime, its gates, and its ranks had there been no data."""
+"""Diagnostics of a run with gates: its regime, its gates, and its ranks had there been no data."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora.regime import regime
+from sora.methods.regime import regime
 from sora.training.pack import Pack
 
 GATE_BINS = tuple(2.0**k for k in range(-8, 3))  # edges of |g|, from 1/256 to 4
 
 
 def regime_lines(pack: Pack, labels: Sequence[str]) -> list[str]:
-    """What a log says first of runs with gates: their regimes, and a warning where the initial draw will decide."""
+    """Describe the regimes of runs with gates; warn where the initial draw will decide the ranks."""
     found = [regime(run, pack.timeline) for run in pack.runs]
     lines: dict[str, list[str]] = {}  # each once, with the runs it is about
     for each, label in zip(found, labels, strict=True):
@@ -29,7 +29,7 @@ def regime_lines(pack: Pack, labels: Sequence[str]) -> list[str]:
 def rank_diagnostics(
     pack: Pack, replica: int, ranks_last: dict[str, int] | None, selected: int, updates: int
 ) -> dict[str, Any]:
-    """``regime``, ``no_data_ranks`` and ``ranks_last`` of a record, those that the method has.
+    """Return ``regime``, ``no_data_ranks`` and ``ranks_last`` of a record, those that the method has.
 
     ``selected``: step of the selected weights; ``updates``: how many the run was changed by. Without ``ranks_last`` the
     last weights have no no-data ranks either.
@@ -46,7 +46,7 @@ def rank_diagnostics(
 
 
 def gate_array(pack: Pack, replica: int) -> dict[str, np.ndarray]:
-    """``gates`` float32 [M, r] of the present weights, for a method whose gates a threshold may zero."""
+    """Return ``gates`` float32 [M, r] of the present weights, for a method whose gates a threshold may zero."""
     gates = pack.gates()
     if gates is None:
         return {}
@@ -55,7 +55,7 @@ def gate_array(pack: Pack, replica: int) -> dict[str, np.ndarray]:
 
 
 def gate_histogram(gates: Tensor) -> list[list[int]]:
-    """How many gates of each row of ``gates`` [R, G] have which magnitude, [R][13].
+    """Count the gates of each row of ``gates`` [R, G] by magnitude, [R][13].
 
     The first count is of gates that are exactly 0, the second of those below 1/256; each further one doubles its
     bounds, [1/256, 1/128) to [2, 4), and the last is of 4 and more.

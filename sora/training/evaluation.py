@@ -18,7 +18,7 @@ BATCH = 32  # examples per replica; the same for every pack size, so that a repl
 
 @torch.no_grad()
 def predict(pack: Pack, split: EncodedSplit, check: Callable[[], None] = lambda: None) -> np.ndarray:
-    """Logits [R, N, C] in the order of the split. The model is left in training mode.
+    """Compute the logits [R, N, C] in the order of the split. The model is left in training mode.
 
     ``check`` is called before every batch, and may raise.
     """
@@ -41,12 +41,12 @@ def predict(pack: Pack, split: EncodedSplit, check: Callable[[], None] = lambda:
 
 
 def score(pack: Pack, split: EncodedSplit, logits: np.ndarray) -> list[dict[str, float]]:
-    """The task's metrics of each replica."""
+    """Compute the task's metrics of each replica."""
     return [compute_metrics(pack.runs[0].task, each, **split.examples.gold) for each in logits]
 
 
 def predicts_one_class(task: TaskConfig, logits: np.ndarray, examples: Examples) -> bool:
-    """Whether every example of [N, C] gets the same answer; for a regression, the same value to 1e-4."""
+    """Return whether all examples of [N, C] get the same answer; for a regression, the same value to 1e-4."""
     if task.regression:
         return bool(np.ptp(logits) < 1e-4)
     return len(np.unique(decide(task, logits, examples.groups))) == 1

@@ -37,7 +37,7 @@ class Levels:
         self.logits: list[Logits] = []
 
     def after_stage(self, stage: int, best: Tensor) -> list[list[dict[str, Any]]]:
-        """What a stage of the timeline ends with: entries of ``level_results``, [levels][R].
+        """Measure the levels that a stage ends with: entries of ``level_results``, [levels][R].
 
         After stage 0 the weights become ``best`` [R, P], the selected ones; ``one_shot`` then prunes them level by
         level. They stay at the last level.
@@ -84,7 +84,7 @@ class Levels:
     # -- state of one replica, for its checkpoint -----------------------------------------------------------------
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """``<level>.<split>`` -> logits [N, C]."""
+        """Return ``<level>.<split>`` -> logits [N, C] of a replica."""
         return {
             f"{level}.{split}": torch.from_numpy(values[replica].copy())
             for level, logits in enumerate(self.logits)
@@ -92,7 +92,7 @@ class Levels:
         }
 
     def load_states(self, states: list[dict[str, Tensor]]) -> None:
-        """Inverse of ``state``, of all replicas at once."""
+        """Load what ``state`` returned, of all replicas at once."""
         self.logits = []
         for key in states[0]:
             level, split = key.split(".")

@@ -19,8 +19,9 @@ from torch import Tensor
 from sora.backbones import DropoutKey
 from sora.cluster.signals import Preempted
 from sora.errors import UserError
-from sora.training import checkpoint
+from sora.training import checkpoint, graphs, memory
 from sora.training.batching import batches
+from sora.training.device import device_name
 from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import Logits, predict, score
 from sora.training.levels import Levels
@@ -44,6 +45,8 @@ class Progress:
     padded_tokens: int = 0
     resumed_at: list[int] = field(default_factory=list)
     members_changed: bool = False  # resumed in another company than it was saved in: equal, but not to the bit
+    device_changed: bool = False  # resumed on another device than it was saved on: likewise
+    fallbacks: list[str] = field(default_factory=list)  # what the device could not do as it was meant, and why
 
 
 class Loop:
@@ -80,6 +83,7 @@ class Loop:
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
         self.shown_loss: dict[str, list[float]] = {}  # of the last log line, for the progress bar
         self.step = 0
+        self.graphs: graphs.StepGraphs | None = None
         self.since = time.perf_counter()  # up to here time has been added to what it was spent on
         self.evaluation_due = False  # stopped by a signal in the middle of the evaluation of ``step``
 
@@ -150,12 +154,8 @@ class Loop:
         pack, optimizer = self.pack, self.pack.optimizer
         train = pack.splits["train"]
         batch, labels = train.batch(indices.reshape(-1), pack.device)
-        pack.model.backbone.dropout.begin(DropoutKey(pack.dropout_seeds, self.step))
-        losses = losses_of(pack.model(batch), labels, pack.replicas, pack.model.head.scale[1])
-        penalty = pack.method.penalty()
+        losses, penalty = self._differentiate(batch, labels, DropoutKey(pack.dropout_seeds, self.step))
         objective = losses if penalty is None else losses + penalty
-        optimizer.zero_grad()
-        objective.sum().backward()
         norms = optimizer.step(objective, pack.timeline.multiplier(self.step), pack.thresholds(self.step))
         pack.method.after_step(self.step, optimizer.alive)
         self.step += 1
@@ -168,6 +168,44 @@ class Loop:
             progress.examples += indices.shape[1]
             progress.tokens += int(tokens[replica].sum())
             progress.padded_tokens += longest * train.tokens.choices * indices.shape[1]
+
+    def _differentiate(self, batch: dict[str, Tensor], labels: Tensor, key: DropoutKey) -> tuple[Tensor, Tensor | None]:
+        """Losses [R] and penalty [R] or None of a batch, with the gradients where the optimiser takes them."""
+        pack = self.pack
+        if self.graphs is not None:
+            try:
+                return self.graphs(batch, labels, key)
+            except RuntimeError as error:  # what is wrong with the device itself, the plain step below meets again
+                if memory.lacking(error):
+                    raise
+                self.graphs.end()
+                self.graphs = None
+                self.fall_back(f"cuda graphs: a step cannot be recorded ({' '.join(str(error).split())[:200]})")
+        pack.model.backbone.dropout.begin(key)
+        losses = losses_of(pack.model(batch), labels, pack.replicas, pack.model.head.scale[1])
+        penalty = pack.method.penalty()
+        pack.optimizer.zero_grad()
+        (losses if penalty is None else losses + penalty).sum().backward()
+        return losses, penalty
+
+    def use_graphs(self, record: Callable[[Callable[[], None]], graphs.Recording] | None = None) -> None:
+        """Record the steps to come, where the pack and the device allow it, else say why not. ``record``: with what."""
+        reason = graphs.refusal(self.pack)
+        if not reason:
+            try:
+                longest = int(self.pack.splits["train"].tokens.lengths.max())
+                self.graphs = graphs.StepGraphs(self.pack, longest, record or graphs.CudaGraphs())
+                return
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+        self.fall_back(f"cuda graphs: {reason}")
+
+    def fall_back(self, what: str) -> None:
+        """Tell, once, what goes another way than was meant; the records say so too."""
+        for progress in self.progress:
+            if what not in progress.fallbacks:
+                progress.fallbacks.append(what)
+        self.tracker.print(f"warning: {what}; training goes on without")
 
     # -- what is told ------------------------------------------------------------------------------------------
 
@@ -303,6 +341,7 @@ class Loop:
             tensors |= {f"level.{k}": v for k, v in self.levels.state(replica).items()}
             meta = {
                 "members": self.run_ids,
+                "device": device_name(self.pack.device),
                 "evaluation_due": self.evaluation_due,
                 "threads": torch.get_num_threads(),
                 "columns": [[g.name, g.columns.start, g.columns.stop] for g in self.pack.optimizer.groups],
@@ -339,10 +378,12 @@ class Loop:
                 self.progress[replica] = progress = Progress(**point.meta["progress"])
                 progress.resumed_at.append(point.step)
                 progress.members_changed |= point.meta["members"] != self.run_ids
+                here = device_name(self.pack.device)
+                progress.device_changed |= point.meta.get("device", here) != here  # none in an earlier version's
                 self.step, self.evaluation_due = point.step, point.meta["evaluation_due"]
-            except torch.OutOfMemoryError:
-                raise  # a RuntimeError too, and no fault of the checkpoint
             except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+                if memory.of_device(error):
+                    raise  # no fault of the checkpoint
                 raise UserError(
                     f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "
                     "set resume=never to start the run afresh"

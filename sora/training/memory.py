@@ -8,21 +8,22 @@ import gc
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sora import estimate
-from sora.errors import OutOfMemory
+from sora.errors import OutOfMemory, UserError
+from sora.runs import estimate
 
 if TYPE_CHECKING:
     import torch
 
-    from sora.training.runner import Job
+    from sora.training.job import Job
 
 T = TypeVar("T")
 USABLE = 0.9  # share of the memory a pack may count on: others need some, and an estimate is an estimate
 ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
+CUDA = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # the driver's words, and cuBLAS', cuDNN's, cuSOLVER's
 CGROUPS = {"0": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 
 
@@ -78,20 +79,36 @@ def fitting(jobs: Sequence[Job], facts: estimate.DataFacts, device: torch.device
     return packs
 
 
-def work_off(waiting: list[list[Job]], device: torch.device, work: Callable[[list[Job]], None]) -> None:
-    """Do ``work`` with the packs ``waiting``, halved where memory runs out; what is done leaves the list."""
-    while waiting:
-        pack, halves = waiting[0], []
+class Packs:
+    """Packs of runs to work on one after another; one that does not fit into memory is halved.
+
+    for pack in packs:
         try:
-            work(pack)
+            ...
         except OutOfMemory as error:
-            if len(pack) == 1:
-                raise
-            halves = parts(pack, 2)
-            say_split(str(error).partition(";")[0], halves)
-        finally:
-            release(device)
-        waiting[:1] = halves
+            packs.halve(error)
+    """
+
+    def __init__(self, device: torch.device, waiting: Sequence[list[Job]] = ()) -> None:
+        self.device = device
+        self.waiting = list(waiting)  # the first is the one that is worked on; what is done leaves the list
+        self._halves: list[list[Job]] = []
+
+    def __iter__(self) -> Iterator[list[Job]]:
+        while self.waiting:
+            self._halves = []
+            try:
+                yield self.waiting[0]
+            finally:
+                release(self.device)
+            self.waiting[:1] = self._halves
+
+    def halve(self, error: OutOfMemory) -> None:
+        """Work on the two halves of the current pack next. Raises ``error`` where it is a single run."""
+        if len(self.waiting[0]) == 1:
+            raise error
+        self._halves = parts(self.waiting[0], 2)
+        say_split(str(error).partition(";")[0], self._halves)
 
 
 @contextlib.contextmanager
@@ -113,7 +130,27 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
             raise too_large() from error
         if found := next((words for words in ONEDNN if words in str(error)), ""):
             raise too_large(f" (oneDNN: {found})") from error
+        if lacking(error):
+            raise too_large() from error
+        if of_device(error):
+            reason = " ".join(str(error).partition("\n")[0].split())
+            raise UserError(
+                f"the GPU failed ({reason}); the newest checkpoint stays: give the command again, and where that fails "
+                "too, hide the GPU (CUDA_VISIBLE_DEVICES=)"
+            ) from error
         raise
+
+
+def lacking(error: Exception) -> bool:
+    """Whether an error says that a GPU's memory did not suffice."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CUDA)
+
+
+def of_device(error: Exception) -> bool:
+    """Whether an error is a GPU's: memory that it lacks, or its failure."""
+    return lacking(error) or "CUDA error" in str(error)
 
 
 def say_split(reason: str, packs: Sequence[Sequence[Job]]) -> None:

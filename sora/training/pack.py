@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sora import methods, schedules
 from sora.backbones import Backbone, Encoding, Head, load_backbone
-from sora.cache import cache_folder
+from sora.backbones.cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.methods import Method, Plan
@@ -48,10 +48,10 @@ class EncodedSplit:
     tokens: Encoding
 
     def batch(self, indices: np.ndarray, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-        """Padded tokens [n, t] and labels [n] of the examples at ``indices`` [n]."""
+        """Return padded tokens [n, t] and labels [n] of the examples at ``indices`` [n]."""
         labels = torch.from_numpy(self.examples.labels[indices])
         tensors = self.tokens.collate(indices)
-        if device.type == "cuda":  # pinned, so that the copy runs beside the step before
+        if device.type == "cuda":  # pinned, so that the copy overlaps the previous step
             return (
                 {key: value.pin_memory().to(device, non_blocking=True) for key, value in tensors.items()},
                 labels.pin_memory().to(device, non_blocking=True),
@@ -84,7 +84,7 @@ class Pack:
         return tuple(derive(run.seed, "dropout") for run in self.runs)
 
     def adaptive_state(self) -> dict[str, Tensor]:
-        """Buffers [R, ...] that a method's modules name in ``ADAPTIVE``: what training goes by beside the weights."""
+        """Return the buffers [R, ...] named in a module's ``ADAPTIVE``: state of the training other than weights."""
         return {
             f"{module_name}.{name}": getattr(module, name)
             for module_name, module in self.model.named_modules()
@@ -92,14 +92,14 @@ class Pack:
         }
 
     def gates(self) -> Tensor | None:
-        """The gates [R, G] that a proximal step may zero, matrix by matrix; None for a method without."""
+        """Return the gates [R, G] that a proximal step may zero, matrix by matrix; None for a method without."""
         for group in self.optimizer.groups:
             if group.rule == "proximal":
                 return self.optimizer.rows[:, group.columns]
         return None
 
     def thresholds(self, step: int) -> list[list[float]]:
-        """xi at the 0-based ``step``, [groups][R]; nothing for groups without a proximal step."""
+        """Return xi at the 0-based ``step``, [groups][R]; nothing for groups without a proximal step."""
         multiplier = self.timeline.multiplier(step)
         return [
             [
@@ -178,7 +178,7 @@ def target_scale(task: TaskConfig, train: Examples) -> tuple[float, float]:
 
 
 def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> EncodedSplit:
-    """The tokens of a split, as the run's task and length ask for them."""
+    """Tokenize a split as the run's task and length ask for."""
     task = run.task
     if run.method.name == "zero_shot":
         return EncodedSplit(examples, _encode_apart(backbone, examples, run))
@@ -195,7 +195,7 @@ def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> Enco
 
 
 def _encode_apart(backbone: Backbone, examples: Examples, run: RunConfig) -> Encoding:
-    """The tokens of both texts of each example, each as a sequence of its own."""
+    """Tokenize both texts of each example, each as a sequence of its own."""
     if len(examples.texts) != 2:
         raise UserError(f"method=zero_shot: compares two texts, but task={run.task.name} has {len(examples.texts)}")
     length = int(run.trainer.max_length or run.task.max_length)

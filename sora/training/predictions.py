@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sora.errors import UserError
-from sora.estimate import facts_of
+from sora.errors import OutOfMemory, UserError
 from sora.files import write_text
 from sora.publish import leaderboard
+from sora.runs.estimate import facts_of
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
 from sora.tasks.load import why_not
 from sora.training import checkpoint, memory
@@ -30,7 +30,7 @@ from sora.training.evaluation import BATCH, predict
 from sora.training.pack import Pack, build_pack, encode_split
 
 if TYPE_CHECKING:
-    from sora.training.runner import Job
+    from sora.training.job import Job
 
 # No smaller batch or length: the one is that of every evaluation (evaluation.py), the other would be another run.
 LARGER = "the records stay, so give predict=true again on a machine with more memory"
@@ -49,8 +49,12 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device, check: Call
     asked = _test_sets(jobs[0])
     waiting = [job for job in jobs if not _done(job, asked)]
     if waiting:
-        packs = memory.fitting(waiting, facts_of(data), device)
-        memory.work_off(packs, device, lambda pack: _write_pack(pack, asked, data, device, check))
+        packs = memory.Packs(device, memory.fitting(waiting, facts_of(data), device))
+        for pack in packs:
+            try:
+                _write_pack(pack, asked, data, device, check)
+            except OutOfMemory as error:
+                packs.halve(error)
 
 
 def _write_pack(
@@ -71,7 +75,7 @@ def _write_pack(
                 if not split.startswith("test"):
                     scores[replica][task.name] = compute_metrics(task, own.astype(np.float64), **examples.gold)
     for job, found in zip(jobs, scores, strict=True):
-        # Written last, and also when it is empty: it says that the files beside it are complete.
+        # Written last, and also when it is empty: its presence means that the other files are complete.
         write_text(job.folder / "predictions" / "scores.json", json.dumps(found, indent=1) + "\n")
         print(f"{job.run_id} ({job.label}): predictions in {job.folder / 'predictions'}", flush=True)
         for name, metrics in found.items():
@@ -79,7 +83,7 @@ def _write_pack(
 
 
 def _done(job: Job, asked: Sequence[Asked]) -> bool:
-    """Whether every file that is asked for is there, and whole: predictions of fewer examples are made again."""
+    """Return whether every file asked for is complete: predictions of fewer examples are made again."""
     folder = job.folder / "predictions"
     done = (folder / "scores.json").is_file() and all(
         leaderboard.count(folder / leaderboard.file_of(task, split), task) == _asked_for(task, examples)
@@ -91,12 +95,12 @@ def _done(job: Job, asked: Sequence[Asked]) -> bool:
 
 
 def _asked_for(task: TaskConfig, examples: Examples) -> int:
-    """How many predictions a file must hold: one a question where a question has several candidates."""
+    """Count the predictions a file must hold: one a question where a question has several candidates."""
     return len(examples) if task.scoring != "candidates" else len(np.unique(examples.gold["groups"]))
 
 
 def _test_sets(job: Job) -> list[Asked]:
-    """Every test set of the run's task and every diagnostic set that is there."""
+    """List every test set of the run's task and every diagnostic set that is there."""
     run = job.run
     asked = [(run.task, split, examples) for split, examples in load_test(run.task, run.data).items()]
     for task in leaderboard.diagnostics_of(run.task):

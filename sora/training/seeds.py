@@ -12,11 +12,11 @@ import torch
 
 
 def derive(seed: int, purpose: str) -> int:
-    """A 63-bit seed for ``purpose``, from sha256 of both."""
+    """Return a 63-bit seed for ``purpose``, from sha256 of both."""
     digest = hashlib.sha256(f"{purpose}:{seed}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for ``purpose``: initial values are drawn on the CPU, so that no device changes them."""
+    """Return a CPU generator for ``purpose``: initial values are drawn on the CPU, so that no device changes them."""
     return torch.Generator().manual_seed(derive(seed, purpose))

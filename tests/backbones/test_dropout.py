@@ -6,7 +6,14 @@ import torch
 from torch import nn
 
 from sora.backbones.attention import weigh
-from sora.backbones.dropout import CounterDropout, DropoutContext, DropoutKey, replace_dropouts, splitmix64
+from sora.backbones.dropout import (
+    CounterDropout,
+    DropoutContext,
+    DropoutKey,
+    new_site,
+    replace_dropouts,
+    splitmix64,
+)
 
 
 def site(p=0.1, name="a", context=None):
@@ -165,3 +172,33 @@ def test_rows_that_all_examples_share_are_dropped_for_each_replica():
     torch.testing.assert_close(out, torch.where(kept, x / 0.75, torch.zeros(())).view_as(out))
     assert torch.equal(kept[:, :20], kept[:, 20:])
     assert not torch.equal(kept[0], kept[1])
+
+
+def test_each_use_of_a_shared_site_has_masks_of_its_own() -> None:
+    """The first use draws as a plain site does; a pass begins anew, packed or alone."""
+    context = DropoutContext()
+    site = new_site(0.5, context, "shared", uses=3)
+    x = torch.ones(4, 5, 64)
+    context.begin(DropoutKey((1, 2), 7))
+    first = [site(x) for _ in range(3)]
+    assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    context.begin(DropoutKey((1, 2), 7))
+    assert all(torch.equal(site(x), each) for each in first)
+    context.begin(DropoutKey((2,), 7))
+    assert all(torch.equal(site(x[:2]), each[2:]) for each in first)
+    plain, alone = DropoutContext(), torch.ones(2, 5, 64)
+    expected = new_site(0.5, plain, "shared")
+    plain.begin(DropoutKey((2,), 7))
+    assert torch.equal(expected(alone), first[0][2:])
+
+
+def test_probabilities_of_an_attention_that_is_not_ours() -> None:
+    """[B, H, t, t] through forward: the masks of ``probabilities``, with the scale, and the same under padding."""
+    context = DropoutContext()
+    site = new_site(0.25, context, "probabilities")
+    probs = torch.rand(2, 3, 4, 4)
+    context.begin(DropoutKey((5,), 0))
+    dropped = site(probs)
+    torch.testing.assert_close(dropped.flatten(0, 1), site.probabilities(probs.flatten(0, 1), 3) * site.scale)
+    wider = torch.nn.functional.pad(probs, (0, 3, 0, 3))
+    assert torch.equal(site(wider)[..., :4, :4], dropped)

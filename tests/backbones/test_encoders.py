@@ -11,8 +11,8 @@ from sora.config import BackboneConfig
 from sora.errors import UserError
 from tests import tiny
 
-# transformers takes the square root of DeBERTa's scale in float32, whatever the model's type
-EXACT = {"bert": 1e-11, "roberta": 1e-11, "deberta-v2": 1e-6}
+# in float32 whatever the type: the square root of DeBERTa's scale, the rotation and the softmax of ModernBERT
+EXACT = dict.fromkeys(tiny.EVERY, 1e-11) | {"deberta-v2": 1e-6, "modernbert": 1e-5}
 
 
 def config(family, **changes):
@@ -30,7 +30,8 @@ def reference(cfg, dtype):
     """transformers' eager model with the same weights."""
     arch = dict(cfg.arch)
     hf = AutoConfig.for_model(arch.pop("model_type"), **arch)
-    extra = {} if cfg.family == "deberta-v2" else {"add_pooling_layer": False}
+    pooled = cfg.family not in ("deberta-v2", "distilbert", "electra", "modernbert")
+    extra = {"add_pooling_layer": False} if pooled else {}
     model = AutoModel.from_config(hf, attn_implementation="eager", dtype=torch.float32, **extra)
     model.load_state_dict(load_backbone(cfg).encoder.state_dict())
     return model.to(dtype).eval()
@@ -45,13 +46,13 @@ def batch(family, lengths=(9, 4, 7, 12)):
         ids[row, :length] = torch.randint(5, tiny.VOCABULARY, (length,), generator=generator)
         mask[row, :length] = 1
     found = {"input_ids": ids, "attention_mask": mask}
-    if family == "bert":
+    if tiny.ARCHITECTURES[family].get("type_vocab_size", 0) > 1:
         found["token_type_ids"] = (torch.arange(max(lengths)) > 3).long().expand_as(ids) * mask
     return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_outputs_and_gradients(family, dtype):
     ours = load_backbone(config(family)).to(dtype)
     theirs = reference(config(family), dtype)
@@ -71,7 +72,7 @@ def test_outputs_and_gradients(family, dtype):
         if other.grad is not None:
             torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=20 * tolerance, msg=name)
             reached += 1
-    assert reached > 20
+    assert reached >= 20
 
 
 @pytest.mark.parametrize(
@@ -90,14 +91,14 @@ def test_other_disentangled_attentions(changes):
     torch.testing.assert_close(got * mask, expected * mask, rtol=0, atol=EXACT["deberta-v2"])
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_padding_changes_nothing(family):
     backbone = load_backbone(config(family)).double()
     short, long = batch(family, (6,)), batch(family, (6, 20))
     torch.testing.assert_close(backbone(short)[0], backbone(long)[0, :6], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_bf16_stays_near_fp32_and_finite(family):
     full, half = load_backbone(config(family)), load_backbone(config(family), precision="bf16")
     inputs = batch(family)
@@ -114,7 +115,7 @@ def test_bf16_stays_near_fp32_and_finite(family):
             assert module.weight.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_full_fine_tuning_in_bf16_keeps_fp32_weights(family):
     backbone = load_backbone(config(family), precision="bf16")
     backbone.unfreeze()
@@ -141,7 +142,7 @@ def test_everything_is_frozen_and_no_gradient_goes_below_the_first_adapter():
     assert not backbone(batch("bert")).requires_grad
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_dropout_is_the_architectures_unless_given(family):
     cfg = config(family, dropout=None)
     backbone = load_backbone(cfg)
@@ -165,7 +166,7 @@ def test_a_convolution_is_refused():
         load_backbone(cfg)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_a_pack_equals_merged_models_of_transformers(family):
     """Three replicas in one pass against three eager models with the weights W + s B (g * A) put in.
 
@@ -201,7 +202,8 @@ def test_a_pack_equals_merged_models_of_transformers(family):
                 (layer.lora_B, (merged @ a.T * g).T),
                 (layer.gate, (b * (merged @ a.T)).sum(0)),
             ):
-                torch.testing.assert_close(mine.grad[replica], wanted, rtol=0, atol=100 * EXACT[family], msg=name)
+                close = {"rtol": 10 * EXACT[family], "atol": 100 * EXACT[family]}
+                torch.testing.assert_close(mine.grad[replica], wanted, **close, msg=name)
 
 
 @pytest.mark.parametrize(

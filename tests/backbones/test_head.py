@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from sora.backbones import DropoutKey, Head, load_backbone
+from sora.backbones.families import FAMILIES
 from sora.backbones.head import pooled as pool
 from tests import tiny
 from tests.backbones.test_encoders import batch, config
@@ -14,12 +15,18 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+LISTED = [family for family in tiny.EVERY if family in FAMILIES]
+
+
+@pytest.mark.parametrize("family", LISTED)
 def test_logits_equal_transformers(family):
     backbone = load_backbone(config(family), replicas=2)
     head = Head(backbone, outputs=3, policy="classifier+pooler", generators=generators(1, 2))
     with torch.no_grad():
-        head.dense_bias.normal_()
+        if head.form.bias:
+            head.dense_bias.normal_()
+        if head.norm is not None:
+            head.norm.normal_()
         head.out_bias.normal_()
     inputs = {name: tensor.repeat(2, 1) for name, tensor in batch(family).items()}
     got = head(backbone(inputs), inputs["attention_mask"]).view(2, 4, 3)
@@ -79,7 +86,7 @@ def test_mean_pooling_leaves_padding_out():
     torch.testing.assert_close(pool(hidden, mask, "mean"), pooled)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_dropout_only_in_a_training_step(family):
     backbone = load_backbone(config(family, dropout=0.3))
     head = Head(backbone, outputs=2, policy="classifier", generators=generators(0))
@@ -112,9 +119,37 @@ def test_debertas_own_dropout_before_the_classifier():
 def test_both_dropouts_of_a_head_are_those_of_transformers():
     """RoBERTa drops before and after its dense layer, BERT after it alone, DeBERTa before by its pooler's own."""
     found = {}
-    for family in tiny.FAMILIES:
+    for family in LISTED:
         cfg = config(family, dropout=None)
         cfg.arch |= {"hidden_dropout_prob": 0.2, "pooler_dropout": 0.3}
         head = Head(load_backbone(cfg), outputs=2, policy="classifier", generators=generators(0))
         found[family] = (head.before.p, head.after.p)
-    assert found == {"bert": (0.0, 0.2), "roberta": (0.2, 0.2), "deberta-v2": (0.3, 0.2)}
+    both = dict.fromkeys(("roberta", "xlm-roberta", "electra", "mpnet"), (0.2, 0.2))
+    own = {"distilbert": (0.0, 0.2), "albert": (0.0, 0.1), "modernbert": (0.0, 0.1)}  # probabilities of their own
+    assert found == {"bert": (0.0, 0.2), "deberta-v2": (0.3, 0.2)} | both | own
+
+
+def test_a_family_without_a_head_of_its_own_gets_ours():
+    backbone = load_backbone(config("rembert"))
+    head = Head(backbone, outputs=2, policy="classifier+pooler", generators=generators(0))
+    assert not head.fits_class
+    assert set(head.export_state(0)) == {"dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"}
+
+
+def test_modernbert_pools_as_its_configuration_says():
+    """The class means over the tokens where ``classifier_pooling`` is mean; ``backbone.pooling=auto`` takes that."""
+    cfg = config("modernbert", pooling="mean")
+    cfg.arch |= {"classifier_pooling": "mean", "norm_bias": True, "classifier_bias": True}
+    backbone = load_backbone(cfg)
+    head = Head(backbone, outputs=3, policy="classifier+pooler", generators=generators(1))
+    assert head.fits_class
+    with torch.no_grad():
+        head.norm_bias.normal_()
+        head.dense_bias.normal_()
+    hf = type(backbone.hf_config).from_dict(backbone.hf_config.to_dict() | {"num_labels": 3})
+    model = AutoModelForSequenceClassification.from_config(hf, attn_implementation="eager").eval()
+    state = {f"{backbone.prefix}.{key}": value for key, value in backbone.encoder.state_dict().items()}
+    model.load_state_dict(state | head.export_state(0))
+    inputs = batch("modernbert")
+    got = head(backbone(inputs), inputs["attention_mask"])
+    torch.testing.assert_close(got, model(**inputs).logits, rtol=0, atol=1e-5)

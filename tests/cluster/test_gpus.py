@@ -12,8 +12,8 @@ from joblib import Parallel, delayed
 
 from hydra_plugins.sora_gpus import gpu_launcher
 from hydra_plugins.sora_gpus.gpu_launcher import OnFreeGpu, gpus_of, take
-from sora import records
 from sora.errors import UserError
+from sora.runs import records
 from tests.cluster.jobs import SMALL, run
 
 

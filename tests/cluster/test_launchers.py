@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from sora import records
+from sora.cli.slurm_job import Command
 from sora.cluster import code_snapshot
 from sora.cluster.signals import Preempted
-from sora.cluster.slurm_job import Command
+from sora.runs import records
 from tests.cluster.jobs import ROOT, SMALL, environment, run, start
 
 
@@ -85,7 +85,7 @@ def test_a_snapshot_is_named_by_what_it_holds_and_taken_once(tmp_path):
     assert code_snapshot.take(tmp_path) == first
     assert (first / "run.py").stat().st_mtime_ns == kept
     assert [path for path in tmp_path.iterdir() if path != first] == []
-    for part in ("sora/cli.py", "conf/config.yaml", "hydra_plugins/sora_packed/packed_sweeper.py"):
+    for part in ("sora/cli/main.py", "conf/config.yaml", "hydra_plugins/sora_packed/packed_sweeper.py"):
         assert (first / part).read_bytes() == (ROOT / part).read_bytes()
     assert not list(first.rglob("__pycache__"))
 

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from sora import records
+from sora.runs import records
 from tests.cluster.jobs import SMALL, run
 
 pytestmark = pytest.mark.ray

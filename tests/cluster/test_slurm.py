@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sora import records
 from sora.cluster import code_snapshot
 from sora.cluster.run_lock import holder
+from sora.runs import records
 from tests.cluster.jobs import ROOT, SMALL, environment, run, start, wait_for
 
 pytestmark = pytest.mark.slurm

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts import tables
-from sora import records, studies
+from sora.runs import manifest as studies
+from sora.runs import records
 from tests.experiments import made
 
 Right = NDArray[np.bool_]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sora import records, studies
+from sora.runs import manifest as studies
+from sora.runs import records
 from tests.experiments import answered, made
 from tests.experiments.answered import Right
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sora import records
+from sora.runs import records
 from tests.experiments import made
 
 NAMES = [f"encoder.layer.{layer}.{module}" for layer in range(6) for module in ("query", "dense")]

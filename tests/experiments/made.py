@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sora import records, studies
+from sora.runs import manifest as studies
+from sora.runs import records
 from sora.tasks.metrics import compute_metrics
 from sora.tasks.spec import load_task
 from tests.composing import record as plain_record

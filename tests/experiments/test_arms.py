@@ -11,8 +11,8 @@ import pytest
 from experiments import arms, bootstrap, find
 from experiments.study import load
 from scripts import tables
-from sora import studies
 from sora.errors import UserError
+from sora.runs import manifest as studies
 from tests.experiments import answered, armed
 from tests.experiments.armed import SEEDS, right
 

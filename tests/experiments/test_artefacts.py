@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from sora import records
+from sora.runs import records
 from tests.experiments import answered
 from tests.experiments.answered import Answered, Right, built, page, row, share, study
 

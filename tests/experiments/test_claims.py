@@ -12,7 +12,7 @@ from experiments import claims
 from experiments.stats import t_interval
 from experiments.study import Study, load
 from scripts import tables
-from sora import records
+from sora.runs import records
 from tests.experiments import levelled, made
 
 SEEDS = [0, 1, 2]

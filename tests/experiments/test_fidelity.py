@@ -11,8 +11,8 @@ import pytest
 
 from experiments import fidelity
 from experiments.tables import EMPTY
-from sora import studies
-from sora.identity import run_id
+from sora.runs import manifest as studies
+from sora.runs.run_id import run_id
 from tests.composing import CONF, runs
 from tests.experiments import made
 from tests.experiments.reading import artefacts, row

@@ -15,8 +15,8 @@ from experiments.draws import draws
 from experiments.stats import t_interval
 from experiments.study import load
 from experiments.tables import EMPTY, Figure
-from sora import records
-from sora.records import read, read_arrays
+from sora.runs import records
+from sora.runs.records import read, read_arrays
 from tests.experiments import made, reading
 from tests.experiments.reading import artefacts, row, rows
 

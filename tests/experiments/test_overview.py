@@ -17,7 +17,7 @@ from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
 from experiments.tables import Figure
-from sora import records
+from sora.runs import records
 from tests.experiments import armed, made
 
 SEEDS = [0, 1, 2]

@@ -15,7 +15,7 @@ from experiments import figures
 from experiments.levels import interpolated, levels, thirds, varied
 from experiments.tables import EMPTY
 from scripts import tables
-from sora import studies
+from sora.runs import manifest as studies
 from tests.composing import runs
 from tests.experiments import levelled, reading
 from tests.experiments.reading import artefacts, row

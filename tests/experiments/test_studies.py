@@ -21,8 +21,8 @@ from experiments.rank_budget import at_live
 from experiments.stats import best_of
 from experiments.study import load
 from experiments.tables import EMPTY, Figure, Table
-from sora import studies
-from sora.cli import joined
+from sora.cli.main import joined
+from sora.runs import manifest as studies
 from tests.composing import CONF
 from tests.experiments import made, reading
 from tests.experiments.reading import artefacts, row, rows
@@ -35,7 +35,7 @@ NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 @pytest.mark.parametrize("name", NAMES)
 def test_every_study_has_a_sweep_that_takes_backbone_tasks_and_seeds(name: str) -> None:
     overrides = [f"experiment={name}", "backbone=minilm-l6", "study.tasks=[rte,wnli]", "study.seeds=[3,4]"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):  # the resolver is that of sora/cli.py
+    with initialize_config_dir(str(CONF), version_base="1.3"):  # the resolver is that of sora/cli/main.py
         OmegaConf.register_new_resolver("join", joined, replace=True)
         config = compose("config", overrides, return_hydra_config=True)
         params = {key: str(config.hydra.sweeper.params[key]) for key in config.hydra.sweeper.params}

@@ -20,8 +20,8 @@ import experiments
 from experiments import figures
 from experiments.tables import EMPTY, SIGNED, Table, comma_separated, latex, markdown, size
 from scripts import tables
-from sora import studies
-from sora.records import read
+from sora.runs import manifest as studies
+from sora.runs.records import read
 from tests.conftest import ROOT
 from tests.experiments import made
 

@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 
 from scripts import chaos
-from sora import records
+from sora.runs import records
 from sora.training.loop import Loop
 from tests.faults.small import SMALL
 

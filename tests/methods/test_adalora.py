@@ -5,10 +5,10 @@ import torch
 from peft import AdaLoraConfig, get_peft_model
 from torch import nn
 
-from sora.adapters.svd import SvdLinear
 from sora.config import AdaloraConfig
 from sora.errors import UserError
 from sora.methods.adalora import Adalora, allocate, cubic_budget
+from sora.methods.svd import SvdLinear
 from tests import tiny
 
 METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 1}

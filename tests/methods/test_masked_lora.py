@@ -11,18 +11,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from sora import records
 from sora.config import MaskedLoraConfig, RunConfig
 from sora.errors import UserError
-from sora.identity import run_id
 from sora.methods.masked_lora import permuted, uniform
+from sora.runs import records
+from sora.runs.run_id import run_id
 from sora.training.batching import batches
 from sora.training.evaluation import predict
-from sora.training.session import parameter_counts
+from sora.training.sizes import parameter_counts
 from tests import tiny
 from tests.composing import arrays, record
 from tests.oracles.test_lora_is_pefts import both, inside
-from tests.test_export import logits_of, plain_model
+from tests.publish.test_export import logits_of, plain_model
 
 RATE, STEPS = 5e-3, 12
 SQUARE, LONG = 2 * tiny.HIDDEN, tiny.HIDDEN + 48  # weights of one rank

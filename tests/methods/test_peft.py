@@ -12,7 +12,7 @@ from sora.config import PeftConfig
 from sora.errors import UserError
 from sora.training.evaluation import predict
 from tests import tiny
-from tests.test_export import logits_of, plain_model
+from tests.publish.test_export import logits_of, plain_model
 
 TUNERS = {
     "LORA": {"r": 2},

@@ -10,20 +10,20 @@ import torch
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
 from torch.nn import functional as F
 
-from sora import records
 from sora.config import SvdCutConfig
 from sora.errors import UserError
-from sora.identity import recorded_config, run_id
 from sora.methods import svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, STRENGTHS, logistic, ridge
-from sora.publish import find_run
-from sora.resolve import build_runs
+from sora.publish.find import find_run
+from sora.runs import records
+from sora.runs.resolve import build_runs
+from sora.runs.run_id import recorded_config, run_id
 from sora.tasks import load
 from sora.training.closed_form import fit
 from sora.training.evaluation import predict, score
 from sora.training.pack import build_pack
 from sora.training.runner import run_pack
-from sora.training.session import parameter_counts
+from sora.training.sizes import parameter_counts
 from tests import tiny
 from tests.composing import arrays, record
 from tests.composing import runs as composed_runs

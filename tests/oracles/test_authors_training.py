@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sora.training.batching import batches
 from sora.training.pack import Pack
 from tests import tiny
-from tests.test_export import plain_model
+from tests.publish.test_export import plain_model
 
 STEPS, WARMUP, RATE, CLIP, XI, PENALTY, ALPHA, R = 60, 4, 5e-3, 0.1, 2e-3, 0.1, 16.0, 4
 

@@ -9,7 +9,7 @@ from transformers import get_linear_schedule_with_warmup
 from sora.training.batching import batches
 from sora.training.pack import losses_of
 from tests import tiny
-from tests.test_export import plain_model
+from tests.publish.test_export import plain_model
 
 # transformers' DeBERTa rounds the scale of its scores to fp32, also in a double model
 CASES = [("bert", False, 1e-10), ("roberta", False, 1e-10), ("deberta-v2", True, 1e-6)]

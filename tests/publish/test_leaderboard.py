@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from scripts import submission
-from sora import records
 from sora.publish import leaderboard
+from sora.runs import records
 from sora.tasks import Examples, load_task
 from tests import composing
 

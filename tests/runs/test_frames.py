@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 
 import sora.runs
-from sora import records, studies
 from sora.errors import UserError
+from sora.runs import manifest as studies
+from sora.runs import records
 from tests.conftest import ROOT
 from tests.experiments import levelled, made
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.metrics import confusion_matrix
 
+from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.metrics import METRICS, check_metrics, compute_metrics, predict, score
-from sora.tasks.spec import CONF, TaskConfig, load_task
+from sora.tasks.spec import CONF, load_task
 
 BINARY = TaskConfig("toy", labels=["0", "1"], metrics=["accuracy", "f1", "matthews"], select_metric="f1_macro")
 REAL = TaskConfig("toy", labels=[], metrics=["pearson", "spearman"], select_metric="pearson")

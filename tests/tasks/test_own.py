@@ -23,7 +23,7 @@ from datasets import (
 )
 
 from sora.config import RunConfig
-from sora.identity import run_id
+from sora.runs.run_id import run_id
 from sora.tasks import TaskData, load, load_test
 from tests.hub_cache import fill
 from tests.typed import Command, Outcome

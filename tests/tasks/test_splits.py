@@ -11,9 +11,9 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.examples import Examples, splits_digest
-from sora.tasks.spec import TaskConfig
 from sora.tasks.splits import check_disjoint, make_splits, stratified, subset, torch_randperm, train_slice
 
 HALVE = TaskConfig("toy", columns={"text_a": "a"}, labels=["0", "1"], paper_split="halve")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sora import estimate
 from sora.backbones import DropoutKey
+from sora.runs import estimate
 from sora.training.pack import losses_of
 from tests import tiny
 

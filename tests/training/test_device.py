@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import deterministic
 
 from sora.errors import UserError
 from sora.training import device
@@ -66,6 +67,9 @@ def test_deterministic_forbids_other_kernels(monkeypatch: pytest.MonkeyPatch) ->
         device.choose_device(True)
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not deterministic.fill_uninitialized_memory  # twice the launches, for memory that nothing reads
+        device.choose_device(False)  # of the next run in this process
+        assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(before)
 

@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 from sora.errors import UserError
-from sora.training.runner import _differences, run_pack
+from sora.training.job import differences
+from sora.training.runner import run_pack
 from tests import tiny
 from tests.superglue import tiny_runs
 
 
 def test_only_what_differs_beside_the_seed_is_told() -> None:
     plain = tiny.runs(seeds=[0, 1])
-    assert _differences(plain) == ["", ""]
+    assert differences(plain) == ["", ""]
     apart = [dataclasses.replace(plain[0], seeds=dataclasses.replace(plain[0].seeds, init=1234567)), plain[0]]
-    assert _differences(apart) == [" seeds.init 1234567", " seeds.init 0"]
+    assert differences(apart) == [" seeds.init 1234567", " seeds.init 0"]
     other = dataclasses.replace(plain[1], method=dataclasses.replace(plain[1].method, threshold=1e-5))
-    assert _differences([plain[0], other]) == [" threshold 0.001", " threshold 1e-05"]
+    assert differences([plain[0], other]) == [" threshold 0.001", " threshold 1e-05"]
 
 
 def test_two_entries_of_a_pack_that_are_one_run_are_named(tmp_path: Path) -> None:

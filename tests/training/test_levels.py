@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora import estimate, records
+from sora.runs import estimate, records
 from sora.training.evaluation import evaluate
 from sora.training.levels import Levels, prune_smallest
 from sora.training.logging import Tracker

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sora import estimate, records
 from sora.config import RunConfig
 from sora.errors import OutOfMemory, UserError
+from sora.runs import estimate, records
 from sora.tasks import load
 from sora.training import memory, predictions
 from sora.training.loop import Loop
@@ -90,14 +90,23 @@ def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(tmp_path, monkeypat
     ("words", "said"),
     [
         ("DefaultCPUAllocator: can't allocate memory: you tried", "out of memory with 2 x 8 examples a step; lower"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", "out of memory with 2 x 8 .*lower"),
+        ("CUDA error: out of memory\nCompile with", "out of memory with 2 x 8 examples a step; lower"),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "out of memory with 2 x 8 examples a step; lower"),
         ("could not create a primitive", r"a step \(oneDNN: could not create a primitive\); lower"),
     ],
 )
-def test_what_the_cpu_says_without_memory(words: str, said: str) -> None:
+def test_what_a_device_says_without_memory(words: str, said: str) -> None:
     with pytest.raises(OutOfMemory, match=said), memory.errors(2, 8, "lower it"):
         raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="another"), memory.errors(2, 8, "lower it"):
         raise RuntimeError("another")
+
+
+def test_a_gpu_that_fails_is_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"GPU failed \(CUDA error: unspecified launch failure\); .* again, .*"):  # noqa: SIM117
+        with memory.errors(2, 8, "lower it"):
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
 
 
 def test_one_run_that_does_not_fit_is_a_sentence(tmp_path, monkeypatch):
@@ -265,10 +274,10 @@ def test_control_groups_bound_from_where_the_process_is(tmp_path, monkeypatch):
     assert memory.group_limits(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("where", ["card.write", "checkpoint.discard"])
+@pytest.mark.parametrize("where", ["publish.card.write", "training.checkpoint.discard"])
 def test_a_run_that_ended_just_after_its_record_is_completed_by_its_command(where, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(f"sora.training.session.{where}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(f"sora.{where}", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_pack(runs(tmp_path, [0]), "python run.py")
     (folder,) = (path.parent for path in tmp_path.glob("runs/*/status.json"))

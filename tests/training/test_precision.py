@@ -41,6 +41,7 @@ def first_step(pack: Pack) -> tuple[Tensor, Tensor]:
     batch, labels = pack.splits["train"].batch(np.arange(16), pack.device)
     logits = pack.model(batch)
     losses_of(logits, labels, pack.replicas).sum().backward()
+    pack.optimizer.show_gradients()
     gradients = [p.grad.flatten() for p in pack.model.parameters() if p.requires_grad and p.grad is not None]
     return logits.detach().cpu(), torch.cat(gradients).cpu()
 
@@ -124,6 +125,7 @@ def test_deberta_has_no_nan_in_bf16_where_fp16_overflows(device: str) -> None:
     batch = {"input_ids": (long * mask).to(pack.device), "attention_mask": mask.to(pack.device)}
     logits = pack.model(batch)
     losses_of(logits, torch.tensor([0, 1, 1], device=pack.device), 1).sum().backward()
+    pack.optimizer.show_gradients()
     of_tokens = [out for out in seen if out.shape[0] == 3]  # the others are of the relative positions
     query, key = (out.view(3, -1, 4, tiny.HIDDEN // 4).transpose(1, 2) for out in of_tokens[:2])
     largest = (query @ key.mT).abs().max()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora import records
+from sora.runs import records
 from sora.training import session
 from sora.training.runner import run_pack
 from tests import tiny

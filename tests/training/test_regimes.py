@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora.regime import data_dependence, regime
+from sora.methods.regime import data_dependence, regime
 from sora.tasks import TaskData, load
 from sora.training.pack import build_pack
 from tests import tiny

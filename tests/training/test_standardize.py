@@ -18,7 +18,7 @@ from sora.training.loop import Loop
 from sora.training.pack import EncodedSplit, Pack, build_pack, losses_of
 from tests import tiny
 from tests.composing import runs
-from tests.test_export import logits_of, plain_model
+from tests.publish.test_export import logits_of, plain_model
 
 TASK = {
     "name": "toy",

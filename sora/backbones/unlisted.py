@@ -1,0 +1,132 @@
+"""What is asked of an encoder before it is taken, above all of one that :mod:`sora.backbones.families` does not list.
+
+A listed family is known to be bidirectional, to keep examples and padding apart, and to drop where masks are counted.
+Of any other this is seen by running it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from sora.backbones import attention
+from sora.backbones.families import FAMILIES
+from sora.errors import UserError
+
+if TYPE_CHECKING:
+    from sora.backbones.load import Backbone
+
+TOLERANCE = 1e-4  # of the largest output, in fp32
+ENCODERS = "backbone.weights takes an encoder of text, such as a BERT, RoBERTa, DeBERTa or ModernBERT"
+
+
+def check_known(kind: str) -> None:
+    """Raises UserError for a ``model_type`` that the installed transformers lacks."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"backbone: transformers {transformers.__version__} has no architecture {kind!r}, and code that comes with "
+            f"a model is not run; {ENCODERS}"
+        )
+
+
+def check_kind(kind: str, hf_config: Any) -> None:
+    """Raises UserError for a model that is no encoder of text."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    what = ""
+    if getattr(hf_config, "is_encoder_decoder", False):
+        what = "an encoder-decoder"
+    elif getattr(hf_config, "is_decoder", False) or (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    ):
+        what = "a decoder, which reads from left to right"
+    elif kind not in FAMILIES:
+        reads = getattr(encoder_class(hf_config), "main_input_name", "input_ids")
+        if reads != "input_ids" or hasattr(hf_config, "vision_config"):
+            what = f"a model of {'images' if 'pixel' in reads or hasattr(hf_config, 'vision_config') else reads}"
+    if what:
+        raise UserError(f"backbone: {kind} is {what}, which is not supported; {ENCODERS}")
+
+
+def encoder_class(hf_config: Any) -> Any:
+    """transformers' class of the bare encoder. Raises UserError where there is none, or more than one."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    found = MODEL_MAPPING.get(type(hf_config), None)
+    if not isinstance(found, type):
+        raise UserError(f"backbone: transformers has no AutoModel for {hf_config.model_type}; {ENCODERS}")
+    return found
+
+
+@torch.no_grad()
+def check(backbone: Backbone) -> None:
+    """Run an encoder of a family that is not listed, and give its attention sites for dropout.
+
+    Raises:
+        UserError: it cannot be run on token ids alone, reads from left to right, lets padding or other examples reach a
+            token, or drops where no masks can be counted.
+    """
+    encoder, kind = backbone.encoder, backbone.config.family
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, int(backbone.hf_config.vocab_size), (2, 9), generator=generator)
+    mask = torch.ones_like(ids)
+    padded = mask.clone()
+    padded[0, 6:] = 0
+    attention.SEEN.clear()
+    try:
+        whole = _hidden(encoder, ids, mask)
+        alone, together = _hidden(encoder, ids[:1, :6], mask[:1, :6]), _hidden(encoder, ids, padded)
+    except Exception as error:  # each class fails in its own way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"backbone: {kind} does not run on token ids alone ({reason}); {ENCODERS}") from error
+    changed = ids.clone()
+    changed[:, -1] = (ids[:, -1] + 1) % int(backbone.hf_config.vocab_size)
+    if torch.equal(_hidden(encoder, changed, mask)[:, 0], whole[:, 0]):
+        raise UserError(f"backbone: {kind} reads from left to right (a decoder), which is not supported; {ENCODERS}")
+    if not _close(together[:1, :6], alone):
+        raise UserError(
+            f"backbone: in {kind} the padding or another example of the batch reaches a token, so that runs cannot be "
+            f"packed; {ENCODERS}"
+        )
+    _count(backbone, ids, mask, whole)
+
+
+def _count(backbone: Backbone, ids: Tensor, mask: Tensor, quiet: Tensor) -> None:
+    """Sites for the dropout of attention; refuse an encoder that in training drops anywhere else."""
+    encoder = backbone.encoder
+    names = {id(module): name for name, module in encoder.named_modules()}
+    encoder.train()
+    attention.SEEN.clear()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            dropped = _hidden(encoder, ids, mask)
+    finally:
+        encoder.eval()
+    for module, p in attention.SEEN.values():
+        module.attention_site = backbone.dropout_site(p, f"{names[id(module)]}.attention_probabilities")
+    attention.SEEN.clear()
+    if not _close(dropped, quiet):
+        raise UserError(
+            f"backbone: {backbone.config.family} drops where masks cannot be counted, so that a run would depend on "
+            "its neighbours in a pack; set backbone.dropout=0"
+        )
+
+
+def _hidden(encoder: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
+    hidden: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    if hidden.shape[:2] != ids.shape:
+        raise ValueError(f"{list(hidden.shape)} from {list(ids.shape)} tokens")
+    return hidden
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() <= TOLERANCE * other.abs().max())

@@ -1,0 +1,157 @@
+"""The words of a command as people type them, made into the words that Hydra reads (torch-free).
+
+Hydra wants its flags in one place, and a quoted value wherever a sign is not in its grammar. A person types flags
+anywhere and paths as the file system has them. So flags go to the front here, and the values of the keys that hold
+paths or names of the user's own are quoted, with ``~`` expanded.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
+from hydra.errors import HydraException
+
+from sora.coercion import nearest
+from sora.errors import UserError
+from sora.files import expanded
+from sora.runs.commands import hydra_text
+
+PATHS = ("data.dir", "data.files", "paths.results", "paths.runs", "paths.cache", "backbone.weights", "backbone.dir")
+TEXTS = ("data.label", "data.text")  # names of columns: any signs, but no paths
+FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # flags whose value is a folder
+OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+ENTRY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*:\s*")  # of {train: a.csv, validation: b.csv}
+
+
+def arranged(arguments: Sequence[str]) -> list[str]:
+    """Move Hydra's flags, with their values, before everything else. Raises UserError for other flags."""
+    actions = {name: each for each in get_args_parser()._actions for name in each.option_strings}
+    flags: list[str] = []
+    rest: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            rest.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        known = [name] if name in actions else [each for each in actions if name[:2] == "--" and each.startswith(name)]
+        if len(known) != 1:
+            hint = nearest(name, actions) or "; --help lists what there is"
+            raise UserError(f"{name}: no such flag{hint}")
+        (name,) = known
+        action = actions[name]
+        if action.nargs == 0:
+            if equals:
+                raise UserError(f"{name}: takes no value, got {value!r}")
+            flags.append(name)
+            continue
+        choices = list(action.choices or [])
+        if not equals and (action.nargs is None or (words and words[0] in choices)):
+            if not words or words[0].startswith("-"):
+                raise UserError(f"{name}: needs a value" + (f", one of {', '.join(choices)}" if choices else ""))
+            equals, value = "=", words.pop(0)
+        if equals and choices and value not in choices:
+            raise UserError(f"{name} {value}: must be one of {', '.join(choices)}{nearest(value, choices)}")
+        if name in FOLDERS:
+            value = expanded(name, value)
+            if not Path(value).is_dir():
+                raise UserError(f"{name} {value}: no such folder")
+        flags += [name, value] if equals else [name]
+    return [*flags, *rest]
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """Quote the values of ``PATHS`` and ``TEXTS`` in Hydra's grammar.
+
+    In a sweep a comma still parts two values, unless the whole is the name of something that exists, or the key is one
+    of ``paths.*``, which no sweep has more than one of.
+
+    Raises:
+        UserError: a ``~name`` whose home folder is not known.
+    """
+    sweep = is_sweep(arguments)
+    return [_quoted_word(word, sweep) for word in arguments]
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Return whether Hydra will run the command as a multirun; a study's file asks for one by itself."""
+    if "hydra.mode=RUN" in arguments:
+        return False
+    asked = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+    return any(word in asked or word.lstrip("+").startswith("experiment=") for word in arguments)
+
+
+def _quoted_word(word: str, sweep: bool) -> str:
+    found = OVERRIDE.fullmatch(word)
+    if found is None:
+        return word
+    plus, key, value = found.groups()
+    for names, expand in ((PATHS, True), (TEXTS, False)):
+        if any(key == name or key.startswith(f"{name}.") for name in names):
+            return f"{plus}{key}={_value(key, value, sweep, expand)}"
+    return word
+
+
+def _value(key: str, value: str, sweep: bool, expand: bool) -> str:
+    def text(each: str) -> str:
+        return hydra_text(expanded(key, each) if expand else each)
+
+    if not value or value == "null" or "${" in value:
+        return value
+    if value[0] == "{" and value[-1] == "}":
+        return _mapping(value, text)
+    if value[0] == "[" and value[-1] == "]" and not (expand and _exists(value)):
+        return f"[{','.join(text(_plain(each.strip())) for each in _parts(value[1:-1]))}]"
+    if not sweep or key.startswith("paths.") or _exists(value):
+        return text(_plain(value))
+    try:
+        parsed = OverridesParser.create().parse_override(f"key={value}")
+        if parsed.is_sweep_override() and parsed.value_type != ValueType.SIMPLE_CHOICE_SWEEP:
+            return value  # glob(...), choice(...), range(...)
+    except HydraException:
+        pass  # a sign that Hydra does not know: it is quoted below
+    return ",".join(text(_plain(each)) for each in _parts(value))
+
+
+def _mapping(value: str, text: Callable[[str], str]) -> str:
+    """Quote the values of ``{train: a.csv, validation: b.csv}``; a comma separates entries only before a name."""
+    entries: list[list[str]] = []
+    for part in _parts(value[1:-1]):
+        if found := ENTRY.match(part):
+            entries.append([found[1], part[found.end() :]])
+        elif entries:
+            entries[-1][1] += f",{part}"
+        elif part.strip():
+            return value  # no mapping: Hydra reports what is wrong
+    return "{" + ", ".join(f"{name}: {text(_plain(each.strip()))}" for name, each in entries) + "}"
+
+
+def _parts(text: str) -> list[str]:
+    """Split ``text`` at its commas, except those inside closed quotes."""
+    return re.findall(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,])+""", text)
+
+
+def _plain(value: str) -> str:
+    """Return the text of a value, without Hydra's quotes where it has them."""
+    if value[:1] in ("'", '"'):
+        try:
+            read = OverridesParser.create().parse_override(f"key={value}").value()
+        except HydraException:
+            return value
+        if isinstance(read, str):
+            return read
+    return value
+
+
+def _exists(value: str) -> bool:
+    try:
+        return Path(os.path.expanduser(value)).exists()
+    except (OSError, ValueError):  # a name too long for a file
+        return False

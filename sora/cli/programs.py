@@ -1,0 +1,46 @@
+"""The programs of scripts/ as commands of an installation: ``sora-tables`` is scripts/tables.py, and so on."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from sora.files import ROOT
+from sora.runs.commands import install
+
+
+def tables() -> None:
+    """Run scripts/tables.py."""
+    _run("tables")
+
+
+def status() -> None:
+    """Run scripts/status.py."""
+    _run("status")
+
+
+def doctor() -> None:
+    """Run scripts/doctor.py."""
+    _run("doctor")
+
+
+def export() -> None:
+    """Run scripts/export.py."""
+    _run("export")
+
+
+def prepare() -> None:
+    """Run scripts/prepare_data.py."""
+    _run("prepare_data")
+
+
+def _run(name: str) -> None:
+    """Run a script; ``experiments`` and ``benchmark`` lie next to scripts/ and are not installed."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        print(f"error: figures are drawn by matplotlib, which is not installed; {install('report')}", file=sys.stderr)
+        sys.exit(2)

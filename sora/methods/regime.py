@@ -1,0 +1,123 @@
+"""Tell before a run whether its loss can hold a gate up, and after it whether the data chose the ranks (torch-free).
+
+A gate of SoRA starts from N(0, 1). Step t moves it by at most about ``reach * lr_t`` and takes the threshold xi_t from
+its magnitude; lr_t and xi_t are the learning rate and the threshold of that step. Over the T steps of stage 0:
+
+    rho    = xi / (reach * lr)     at the peaks of both: above 1 no step can undo what the threshold takes
+    shrink = sum of xi_t           what the threshold takes in all: xi * T, or xi * T / 2 with threshold_rule=lr_scaled
+    travel = reach * sum of lr_t   how far a gate can move in all: reach * lr * T / 2 with a warm-up and linear decay,
+                                   half a step more without the warm-up
+
+``reach`` is 1 with gate_update=adam, so that rho = xi / lr and travel = lr * T / 2. A gradient step moves a gate by
+lr_t times its gradient, which clipping bounds: reach = trainer.clip with gate_update=gradient, and 1 for want of a
+bound where nothing is clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sora.config import RunConfig, SoraConfig
+from sora.schedules import Timeline, threshold_factor
+
+LARGEST_RHO, SMALLEST_TRAVEL = 0.5, 0.5  # beyond them the initial draw decides which ranks stay
+HOPELESS = "no gate can be held up by the loss: ranks will follow the initial draw"
+
+
+@dataclass(frozen=True)
+class Regime:
+    """``rho``, ``shrink`` and ``travel`` of a run (six significant digits), and what they were computed from.
+
+    ``reach`` is as above, ``rates`` the sum over stage 0 of the learning rate in units of its peak.
+    """
+
+    threshold: float  # xi at the peak learning rate
+    learning_rate: float  # peak
+    reach: float
+    rates: float
+    shrink: float
+
+    @property
+    def rho(self) -> float:
+        return _six(self.threshold / (self.reach * self.learning_rate))
+
+    @property
+    def travel(self) -> float:
+        return _six(self.reach * self.learning_rate * self.rates)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers for the record and the dry run."""
+        return {"rho": self.rho, "shrink": self.shrink, "travel": self.travel}
+
+    def __str__(self) -> str:
+        return f"rho {self.rho:.3g}, shrink {self.shrink:.3g}, travel {self.travel:.3g}"
+
+    def warning(self) -> str:
+        """Warn, and name values that would do, where the initial draw will decide the ranks; else empty."""
+        xi = _rounded(LARGEST_RHO * self.reach * self.learning_rate, math.floor)
+        enough = SMALLEST_TRAVEL / (self.reach * self.rates) if self.rates else math.inf  # one step of a warm-up: none
+        rates = [
+            self.threshold / (LARGEST_RHO * self.reach) if self.rho > LARGEST_RHO else 0.0,
+            enough if self.travel < SMALLEST_TRAVEL else 0.0,
+        ]
+        if not any(rates):
+            return ""
+        steps = math.ceil(round(2 * SMALLEST_TRAVEL / (self.reach * self.learning_rate), 6))
+        others = []
+        if self.rho > LARGEST_RHO:
+            others.append(f"method.threshold of at most {xi:g}")
+        if self.travel < SMALLEST_TRAVEL:
+            others.append(f"at least {steps:,} steps")
+        lr = f", or trainer.learning_rate of at least {_rounded(max(rates), math.ceil):g}," if self.rates else ""
+        return (
+            f"{HOPELESS} ({self}; rho should be at most {LARGEST_RHO}, travel at least {SMALLEST_TRAVEL}): "
+            f"{' with '.join(others)}{lr} would do"
+        )
+
+
+def regime(run: RunConfig, timeline: Timeline) -> Regime | None:
+    """Return the regime of a resolved run; None where it has no gates, or its threshold is 0."""
+    method = run.method
+    if not isinstance(method, SoraConfig) or method.threshold == 0:
+        return None
+    rates = [timeline.multiplier(step) for step in range(timeline.dense)]
+    shrink = method.threshold * math.fsum(threshold_factor(str(method.threshold_rule), rate) for rate in rates)
+    return Regime(
+        threshold=method.threshold,
+        learning_rate=float(run.trainer.learning_rate or method.learning_rate),
+        reach=(run.trainer.clip or 1.0) if method.gate_update == "gradient" else 1.0,
+        rates=math.fsum(rates),
+        shrink=_six(shrink),
+    )
+
+
+def data_dependence(ranks: Mapping[str, int], no_data: Mapping[str, int]) -> dict[str, float | None]:
+    """Measure how far a run's final ranks differ from those without data (``no_data_ranks``).
+
+    ``index``: 1 - Pearson's correlation over the matrices; 0 = the initial draw explains them all, 1 = nothing of them.
+    None where a correlation is not defined, because all matrices of one side have the same rank. ``differ``: the share
+    of the matrices whose two ranks differ, which is always defined. Raises ValueError where the matrices are not the
+    same, or there are none.
+    """
+    if not ranks or ranks.keys() != no_data.keys():
+        raise ValueError(f"ranks of {len(ranks)} matrices, no-data ranks of {len(no_data)}: must be of the same")
+    found, drawn = (np.array([each[name] for name in ranks], dtype=float) for each in (ranks, no_data))
+    differ = float(np.mean(found != drawn))
+    if np.ptp(found) == 0 or np.ptp(drawn) == 0:
+        return {"index": None, "differ": differ}
+    return {"index": 1.0 - float(np.corrcoef(found, drawn)[0, 1]) if differ else 0.0, "differ": differ}
+
+
+def _six(value: float) -> float:
+    """Round to six significant digits, so that 1.5e-4 / 1e-3 is 0.15."""
+    return float(f"{value:.6g}")
+
+
+def _rounded(value: float, towards: Callable[[float], int]) -> float:
+    """Round to three significant digits, up or down (math.ceil, math.floor)."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return float(f"{towards(round(value / unit, 6)) * unit:.3g}")

@@ -1,0 +1,255 @@
+"""SoRA on any linear layer of any transformers model, for people with a training script of their own.
+
+    adapters = inject(model, ["query", "value"], r=8, threshold=1e-3, train=["classifier"])
+    trainer = Trainer(model, arguments, ..., optimizers=(adapters.optimizer(lr=1e-3), None),
+                      callbacks=[adapters.callback()])
+    trainer.train()
+    adapters.save("my-adapter")          # a folder that plain peft loads
+
+It is the harness' own adapter with one replica and, where nothing clips gradients, the same update: gates take their
+step (AdamW, or plain gradient descent), then the proximal map of SoRA (Eq. 10-11) shrinks them by ``threshold`` and
+sets the small ones to zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from sora import schedules
+from sora.backbones.load import matches
+from sora.coercion import coerce, nearest, show
+from sora.config import MAX_SEED, SoraConfig
+from sora.errors import UserError
+from sora.methods.lowrank import LowRankLinear, replace_module
+from sora.methods.sora import GATE_EPS
+from sora.optim import PROX
+from sora.publish import export
+
+NOT_HERE = {"name", "version", "packable", "learning_rate", "clip"}  # fields of SoraConfig that are about runs
+BYPASSED = {  # layers that their parent, by the name of its class, does not call: it multiplies with the weights itself
+    "MultiheadAttention": {"out_proj"},
+    "TransformerEncoderLayer": {"linear1", "linear2"},  # in evaluation
+    "WavLMAttention": {"q_proj", "k_proj", "v_proj", "out_proj"},
+}
+
+
+def inject(
+    model: nn.Module,
+    targets: str | Sequence[str],
+    *,
+    train: str | Sequence[str] = (),
+    seed: int = 0,
+    **options: Any,
+) -> SoraAdapters:
+    """Freeze ``model``, put a gated adapter on each target, and leave it otherwise as it is.
+
+    Args:
+        targets: linear layers, as ends of their names (``query``, ``mlp.down_proj``) or shell patterns of full names.
+            Those inside a module of ``train`` get no adapter: they train whole.
+        train: modules that train whole and are saved with the adapter, named in the same way, such as the classifier.
+        seed: of the adapters' initial values.
+        options: fields of :class:`sora.config.SoraConfig`: ``r``, ``alpha``, ``threshold``, ``dropout``, ``fidelity``
+            and the switches it stands for.
+
+    Raises:
+        UserError: a name that matches nothing, a target that is no linear layer or is never called, a seed or an option
+            out of its range.
+    """
+    targets, train = _names(targets), _names(train)
+    for key in NOT_HERE & options.keys():
+        raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate, your loop clips")
+    config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
+    if not targets:
+        raise UserError("inject.targets: got an empty list; name the linear layers to adapt")
+    whole = _find(model, train, "train")
+    inside = tuple(f"{name}." for name in whole)
+    chosen = {
+        name: module
+        for name, module in _find(model, targets, "targets").items()
+        if name not in whole and not name.startswith(inside)
+    }
+    if not chosen:
+        raise UserError("inject.targets: names nothing but modules of train; name the linear layers to adapt")
+    for name, module in chosen.items():
+        if not isinstance(module, nn.Linear):
+            raise UserError(
+                f"inject.targets: {name} is a {type(module).__name__}, not a linear layer; name linear ones"
+            )
+        parent, _, child = name.rpartition(".")
+        for kind in type(model.get_submodule(parent)).__mro__:
+            if child in BYPASSED.get(kind.__name__, ()):
+                raise UserError(
+                    f"inject.targets: {kind.__name__} takes the weight of {name} without calling it, so that an "
+                    "adapter there does nothing; leave it out"
+                )
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    layers: dict[str, LowRankLinear] = {}
+    for name, base in chosen.items():
+        assert isinstance(base, nn.Linear)
+        dropout = nn.Dropout(config.dropout) if config.dropout else None
+        scaling = config.alpha / (math.sqrt(config.r) if config.rslora else config.r)
+        layer = LowRankLinear(base, replicas=1, r=config.r, scaling=scaling, gated=True, dropout=dropout)
+        layer.reset([generator])
+        replace_module(model, name, layer)
+        layers[name] = layer
+    for module in whole.values():
+        module.requires_grad_(True)
+    return SoraAdapters(model, config, layers, list(whole))
+
+
+def _names(patterns: str | Sequence[str]) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.Module]:
+    """Modules that a pattern matches, in the order of the model."""
+    every = {name: module for name, module in model.named_modules() if name}
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in every):
+            ends = dict.fromkeys(name.rpartition(".")[2] for name in every)
+            raise UserError(f"inject.{key}: {pattern!r} matches no module of the model{nearest(pattern, ends)}")
+    return {name: module for name, module in every.items() if any(matches(name, each) for each in patterns)}
+
+
+class SoraAdapters:
+    """The adapters of one model: what trains them, what they come to, what is saved.
+
+    Attributes:
+        layers: every adapted layer by its full name. trained: full names of the modules that train whole.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: SoraConfig, layers: dict[str, LowRankLinear], trained: list[str]
+    ) -> None:
+        self.model, self.config, self.layers, self.trained = model, config, layers, trained
+
+    def optimizer(self, *, lr: float, weight_decay: float = 0.1) -> ProximalAdamW:
+        """An optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.
+
+        ``weight_decay`` is on matrices: not on gates, biases and norms.
+        """
+        config = self.config
+        gates = [layer.gate for layer in self.layers.values() if layer.gate is not None]
+        factors = [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+        whole = [p for name in self.trained for p in self.model.get_submodule(name).parameters()]
+        matrices, vectors = [p for p in whole if p.ndim >= 2], [p for p in whole if p.ndim < 2]
+        weight = {"off": 0.0, "sum": config.penalty, "mean": config.penalty / sum(gate.numel() for gate in gates)}
+        proximal = {
+            "params": gates,
+            "variant": "adamw_hf",
+            "eps_before": GATE_EPS,
+            "weight_decay": 0.0,
+            "threshold": config.threshold,
+            "threshold_rule": config.threshold_rule,
+            "prox": config.prox,
+            "update": config.gate_update,
+            "l1": weight[str(config.penalty_rule)],
+        }
+        old = {"variant": "adamw_hf", "eps_before": 1e-8} if config.optimizer() == "adamw_hf" else {}
+        decay = {"weight_decay": 0.0, "decay_after": weight_decay} if old else {"weight_decay": weight_decay}
+        groups = [
+            {"params": factors + matrices, **decay, **old},
+            {"params": vectors, "weight_decay": 0.0, **old},
+            proximal,
+        ]
+        return ProximalAdamW([group for group in groups if group["params"]], lr=lr)
+
+    def live_ranks(self) -> dict[str, int]:
+        """Ranks whose gate is not zero, by layer."""
+        return {name: int(layer.live().sum()) for name, layer in self.layers.items()}
+
+    def callback(self) -> LiveRanks:
+        """A callback of the Trainer that adds the sum of live ranks to what is logged."""
+        return LiveRanks(self)
+
+    def save(self, folder: str | Path, base: str | None = None) -> None:
+        """Cut the dead ranks out and write what is left, with the modules that trained whole, as a PEFT folder.
+
+        The model itself stays as it is. ``base``: what ``from_pretrained`` takes to get the frozen model elsewhere
+        (default: what it was loaded from). Raises UserError where ``folder`` is a file or cannot be written.
+        """
+        factors = {name: layer.pruned(0) for name, layer in self.layers.items()}
+        scaling = next(iter(self.layers.values())).scaling
+        saved = {
+            f"{name}.{key}": value
+            for name in self.trained
+            for key, value in self.model.get_submodule(name).state_dict().items()
+        }
+        base = base if base is not None else str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
+        try:
+            export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from error
+
+
+class LiveRanks(TrainerCallback):
+    """Adds ``live_ranks`` to every line that the Trainer logs."""
+
+    def __init__(self, adapters: SoraAdapters) -> None:
+        self.adapters = adapters
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        total = sum(self.adapters.live_ranks().values())
+        if logs is not None:
+            logs["live_ranks"] = total
+        if state.log_history:
+            state.log_history[-1]["live_ranks"] = total
+
+
+class ProximalAdamW(torch.optim.AdamW):
+    """AdamW, and for groups with a ``threshold`` SoRA's update of the gates.
+
+    Such a group holds ``threshold`` (xi at the peak rate), ``threshold_rule`` (constant | lr_scaled), ``prox`` (soft |
+    authors), ``update`` (adam | gradient: the step before the proximal map) and ``l1`` (weight of sum |g| in the loss,
+    whose gradient is added here, after whatever clips the others: the harness clips both together). The peak rate is
+    what a learning-rate scheduler notes as ``initial_lr``.
+
+    A group with ``variant`` adamw_hf trains as by transformers' old AdamW: its ``eps_before`` joins sqrt(v) before the
+    bias correction, and its ``decay_after`` follows the step.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update. ``closure``, where given, computes the loss anew, as in any optimiser of torch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        gates = [(group, p) for group in self.param_groups if "threshold" in group for p in group["params"]]
+        gates = [(group, gate) for group, gate in gates if gate.grad is not None]
+        plain: list[tuple[Tensor, Tensor]] = []
+        old = [group for group in self.param_groups if group.get("variant") == "adamw_hf"]
+        for group in old:
+            group["eps"] = group["eps_before"] / math.sqrt(1.0 - group["betas"][1] ** self._next(group))
+        for group, gate in gates:
+            gate.grad.add_(gate.sign(), alpha=group["l1"])
+            if group["update"] == "gradient":  # AdamW passes over a parameter without gradient
+                gate.add_(gate.grad, alpha=-group["lr"])
+                plain.append((gate, gate.grad))
+                gate.grad = None
+        super().step()
+        for group in old:
+            for p in group["params"] if group.get("decay_after") else ():
+                if p.grad is not None:
+                    p.mul_(1.0 - group["lr"] * group["decay_after"])
+        for gate, gradient in plain:
+            gate.grad = gradient
+        for group, gate in gates:
+            multiplier = group["lr"] / group.get("initial_lr", group["lr"]) if group["lr"] else 0.0
+            xi = group["threshold"] * schedules.threshold_factor(group["threshold_rule"], multiplier)
+            gate.copy_(PROX[group["prox"]](gate, xi))
+        return loss
+
+    def _next(self, group: dict[str, Any]) -> int:
+        """The number, from 1, of the update that a group is about to make."""
+        return 1 + max((int(self.state.get(p, {}).get("step", 0)) for p in group["params"]), default=0)

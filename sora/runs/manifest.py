@@ -1,0 +1,230 @@
+"""Study manifests: which runs a table or figure needs, by run id, with the command of each (torch-free).
+
+    <paths.results>/studies/<study>-<hash>.json
+
+The sweeper writes one before its first job starts, and the same command writes the same file again. Readers take from
+the records what a manifest names and nothing else: what is missing is known, with its command, and runs of another
+study never slip in. docs/studies.md defines each key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from sora.errors import UserError
+from sora.files import parse_json, write_text
+from sora.runs.schema import Part, check
+
+SCHEMA_VERSION = 1
+FOLDER = "studies"
+UNNAMED = "sweep"  # study of a sweep that was given no name
+ARM = "study.arm"  # key of ``fixed``: which row of a study this sweep is
+SOURCES = ("method.source", "method.size")  # runs that a control was made from: others with every seed
+WAY_OUT = "repeat the sweep's command, which writes it again"
+
+
+class Place(Part):
+    """One run of a study. ``axes``: its value on each axis. ``record``: a path below paths.results."""
+
+    run_id: str
+    axes: dict[str, Any]
+    record: str
+    command: str
+
+
+class Layout(Part):
+    """A manifest; docs/studies.md defines each key."""
+
+    schema_: int = Field(alias="schema")
+    study: str
+    hash: str
+    axes: dict[str, list[Any]]
+    fixed: dict[str, str]
+    runs: list[Place]
+
+
+NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
+Manifest = dict[str, Any]
+
+
+def make(
+    study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str], runs: Sequence[Mapping[str, Any]]
+) -> Manifest:
+    """Return a checked manifest.
+
+    Args:
+        study: its name, letters, digits, ``_`` and ``-``.
+        axes: key -> its values, JSON values, in the order of the sweep.
+        fixed: key -> the value all runs were given, as it was typed.
+        runs: of each run its ``run_id``, its value on every axis (``axes``), the path of its ``record`` below
+            paths.results, and the ``command`` that computes it alone.
+
+    Raises:
+        UserError: a name that cannot be a file's, or parts that contradict each other.
+    """
+    for key, name in (("study.name", study), (ARM, fixed.get(ARM, study))):
+        if re.fullmatch(NAME, name) is None:
+            raise UserError(f"{key}: got {name!r}, must be letters, digits, _ and -, as it names a file or a row")
+    plain: Manifest = json.loads(
+        json.dumps({"axes": dict(axes), "fixed": dict(fixed), "runs": [dict(run) for run in runs]}, allow_nan=False)
+    )
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "study": study,
+        "hash": digest(study, plain["axes"], plain["fixed"]),
+        **plain,
+    }
+    validate(manifest, f"study {study}")
+    return manifest
+
+
+def digest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str]) -> str:
+    """Return 12 hexadecimal digits of the sha256 of the three as canonical JSON: sorted keys, no spaces, ASCII."""
+    content = {"study": study, "axes": axes, "fixed": fixed}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+
+
+def path(results: Path, manifest: Manifest) -> Path:
+    """Return where a manifest belongs."""
+    return Path(results) / FOLDER / f"{manifest['study']}-{manifest['hash']}.json"
+
+
+def write(results: Path, manifest: Manifest) -> Path:
+    """Write a manifest, atomically; returns its path. Raises UserError when it is not valid or cannot be written."""
+    file = path(results, manifest)
+    validate(manifest, str(file))
+    write_text(file, json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return file
+
+
+def united(old: Manifest, new: Manifest) -> Manifest:
+    """Add to ``new`` the runs that only ``old`` could name; both are one sweep, on machines with different data.
+
+    The order is that of ``old``, so that repeating a sweep with less at hand changes nothing. A run that both name is
+    that of ``new``.
+    """
+    own = {_place(run): run for run in new["runs"]}
+    runs = [own.pop(_place(run), run) for run in old["runs"]]
+    return {**new, "runs": [*runs, *own.values()]}
+
+
+def contradictions(one: Manifest, other: Manifest) -> list[str]:
+    """Return the places, as text, at which two manifests of one sweep name different runs."""
+    ids = {_place(run): run["run_id"] for run in one["runs"]}
+    return [place for run in other["runs"] if ids.get(place := _place(run), run["run_id"]) != run["run_id"]]
+
+
+def of_arms(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
+    """The manifests of a study's arms as one, and a sentence for each two that contradict each other.
+
+    Its runs have one axis more, ``arm``, and None on axes that their own manifest does not have. ``fixed`` has what
+    all share. Where two manifests give an arm other settings, or another run at one place, neither is believed: the
+    runs of that arm on that task are ``contradicted``.
+    """
+    settings: dict[tuple[str, Any], tuple[dict[str, str], str]] = {}
+    places: dict[str, tuple[dict[str, Any], str]] = {}
+    problems: dict[str, None] = {}
+    refused = set()
+    for manifest in manifests:
+        arm, file = manifest["fixed"][ARM], path(Path(), manifest).as_posix()
+        own = {key: text for key, text in manifest["fixed"].items() if key not in SOURCES}
+        for run in manifest["runs"]:
+            row = arm, run["axes"].get("task")
+            axes = {key: value for key, value in run["axes"].items() if key not in SOURCES}
+            place = json.dumps({"arm": arm, **axes}, sort_keys=True)
+            known, other = settings.setdefault(row, (own, file))
+            first, there = places.setdefault(place, ({**run, "axes": {"arm": arm, **run["axes"]}}, file))
+            unlike = sorted(key for key in {**known, **own} if known.get(key) != own.get(key))
+            if unlike:
+                what = f"{unlike[0]} is {known.get(unlike[0], 'not given')} and {own.get(unlike[0], 'not given')}"
+            elif first["run_id"] != run["run_id"]:
+                other, what = there, f"runs {first['run_id']} and {run['run_id']} at {place}"
+            else:
+                continue
+            refused.add(row)
+            problems[f"{other} and {file}: contradict each other on {arm} of {row[1]} ({what}); delete one"] = None
+    runs = [run for run, _ in places.values()]
+    names = dict.fromkeys(key for run in runs for key in run["axes"])
+    axes = {key: list(dict.fromkeys(_hashable(run["axes"].get(key)) for run in runs)) for key in names}
+    shared = [set(manifest["fixed"].items()) for manifest in manifests]
+    fixed = {key: text for key, text in manifests[0]["fixed"].items() if all((key, text) in each for each in shared)}
+    for run in runs:
+        run["contradicted"] = (run["axes"]["arm"], run["axes"].get("task")) in refused
+        run["axes"] = {key: run["axes"].get(key) for key in names}
+    name = manifests[0]["study"]
+    united = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": runs}
+    return united | {"hash": digest(name, axes, fixed)}, list(problems)
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def _place(run: Mapping[str, Any]) -> str:
+    return json.dumps(run["axes"], sort_keys=True)
+
+
+def read(file: Path) -> Manifest:
+    """Return the manifest in ``file``, checked. Raises UserError that names the file and the key."""
+    try:
+        manifest = parse_json(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check paths.results") from error
+    except ValueError as error:  # damaged JSON, or no UTF-8
+        raise UserError(f"{file}: damaged ({error}); repeat the sweep's command, which writes it again") from error
+    validate(manifest, str(file))
+    return manifest
+
+
+def read_all(results: Path, study: str | None = None) -> list[Manifest]:
+    """Load the manifests below ``results``, by file name: all, or those of one study; [] without any."""
+    found = [read(file) for file in sorted((Path(results) / FOLDER).glob("*.json"))]
+    return [manifest for manifest in found if study in (None, manifest["study"])]
+
+
+def validate(manifest: Any, where: str) -> None:
+    """Check a manifest against the layout of ``SCHEMA_VERSION``.
+
+    ``where``: the file, for messages. Raises UserError that names it and the key.
+    """
+    if not isinstance(manifest, dict):
+        raise UserError(f"{where}: holds no manifest; {WAY_OUT}")
+    schema = manifest.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
+        )
+    check(Layout, manifest, where, WAY_OUT)
+    if schema != SCHEMA_VERSION:
+        _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
+    if manifest["hash"] != digest(manifest["study"], manifest["axes"], manifest["fixed"]):
+        _refuse(where, "hash", "is not that of study, axes and fixed")
+    seen: dict[str, int] = {}
+    for index, run in enumerate(manifest["runs"]):
+        key = f"runs.{index}"
+        if re.fullmatch("[0-9a-f]{12}", run["run_id"]) is None:
+            _refuse(where, f"{key}.run_id", f"got {run['run_id']!r}, must be 12 hexadecimal digits")
+        record = run["record"]
+        if not (record.startswith("records/") and record.endswith(f"-{run['run_id']}.json")) or "../" in record:
+            _refuse(where, f"{key}.record", f"got {run['record']!r}, must be records/.../...-{run['run_id']}.json")
+        if set(run["axes"]) != set(manifest["axes"]):
+            _refuse(where, f"{key}.axes", f"has the keys {sorted(run['axes'])}, must have {sorted(manifest['axes'])}")
+        for axis, value in run["axes"].items():
+            if value not in manifest["axes"][axis]:
+                _refuse(where, f"{key}.axes.{axis}", f"got {value!r}, which axes.{axis} does not list")
+        place = _place(run)
+        if place in seen:
+            _refuse(where, f"{key}.axes", f"are those of runs.{seen[place]} too")
+        seen[place] = index
+
+
+def _refuse(where: str, key: str, what: str) -> None:
+    raise UserError(f"{where}: {key} {what}; {WAY_OUT}")

@@ -1,0 +1,169 @@
+"""Recipes and budgets (conf/recipe, conf/budget): which are in use, and what in a run nobody published (torch-free)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from sora.coercion import coerce, nearest
+from sora.config import MEASURING, METHODS, RunConfig, ScheduleConfig, TrainerConfig
+from sora.errors import UserError
+from sora.files import CONF
+from sora.runs.resolve import resolved
+
+ALL = "*"
+COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
+OWN = ("data.files", "data.text", "data.label", "data.quoting")  # keys of a task that is given on the command line
+SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", "precision")}
+
+
+def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
+
+    Likewise epochs under a budget whose steps would go before them, those of a recipe from elsewhere or typed ones.
+
+    Args:
+        cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
+        choices: Hydra's choice for every group.
+        overrides: what the run was given.
+    """
+    own = {
+        "budget": f"{choices['backbone']}/{choices['task']}",
+        "recipe": f"{choices['backbone']}/{choices['method']}/{choices['task']}",
+    }
+    for group, default in own.items():
+        wanted = choices.get(group)
+        asked = any(each.startswith(f"{group}=") for each in overrides)
+        if wanted in (None, "none", cfg[group]) or (wanted == default and not asked):
+            continue
+        files = (path.relative_to(CONF / group) for path in CONF.glob(f"{group}/**/*.yaml"))
+        hint = nearest(wanted, [path.with_suffix("").as_posix() for path in files])
+        raise UserError(f"{group}={wanted}: no such file in conf/{group}; {group}=none does without{hint}")
+    bounded = "max_steps" in values_of("budget", str(cfg["budget"])).get("trainer", {})
+    if bounded and cfg["recipe"] and cfg["recipe"] != own["recipe"]:
+        raise UserError(
+            f"recipe={cfg['recipe']}: its epochs would be cut short by budget={cfg['budget']}; add budget=none"
+        )
+    typed = {each.partition("=")[0].lstrip("+~") for each in overrides}
+    if bounded and "trainer.epochs" in typed and "trainer.max_steps" not in typed:
+        trainer = cfg["trainer"]
+        if trainer.get("max_steps") is not None:  # a study's file may have set it to null
+            raise UserError(
+                f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps="
+                f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"
+            )
+
+
+def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse what a study's file would read where none is chosen, and settings of a schedule or tracker without one."""
+    typed = [each.partition("=")[0].lstrip("+") for each in overrides]
+    for key in ("study.tasks", "study.seeds"):
+        if key in typed and choices.get("experiment") in (None, "null"):
+            raise UserError(f"{key}: only a study sweeps over it; name one with experiment=, or give task= and seed=")
+    own = [key for key in typed if key in OWN]
+    if own and "task" not in typed and choices.get("task") != "own":
+        raise UserError(
+            f"{own[0]}: is read by task=own, and task={choices.get('task')} has files of its own; add task=own"
+        )
+    mirror = [key for key in typed if key.startswith("tracker.") and key != "tracker.name"]
+    if mirror and "tracker" not in typed and choices.get("tracker") == "none":
+        raise UserError(f"{mirror[0]}: has no effect without a tracker; add tracker=wandb")
+    settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
+    if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
+        raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")
+
+
+def check_untrained(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse settings of a training where the method chosen has none. Raises UserError."""
+    method = METHODS.get(str(choices.get("method")))
+    if method is None or method.TRAINS:
+        return
+    measuring = {f"trainer.{name}" for name in MEASURING}
+    for each in overrides:
+        key = each.partition("=")[0].lstrip("+~")
+        if (key.startswith(("trainer.", "schedule")) and key not in measuring) or (key == "head" and method.OWN_HEAD):
+            raise UserError(f"{key}: method={choices['method']} takes no optimiser steps and no such key; leave it out")
+
+
+def origin(run: RunConfig) -> dict[str, Any]:
+    """``name`` and ``budget`` of the files in use, the keys they leave ``unpublished``, and those ``changed`` since.
+    ``tuned``, where trials of ours chose values of the recipe: which.
+
+    A key is changed when it decides the run's numbers and differs from the two files and, where they are silent, from
+    its default. Without a recipe nothing is published for this method on this task: ``unpublished`` is ``["*"]``.
+    """
+    unpublished = run.unpublished if run.recipe else [ALL]
+    return {
+        "name": run.recipe,
+        "budget": run.budget,
+        "unpublished": sorted(unpublished),
+        "changed": sorted(_changed(run, _as_written(run))),
+        **({"tuned": run.tuned} if run.recipe and run.tuned else {}),
+    }
+
+
+def values_of(group: str, name: str) -> dict[str, Any]:
+    """The content of ``conf/<group>/<name>.yaml``; {} where there is none, as for a file from elsewhere."""
+    path = CONF / group / f"{name}.yaml"
+    if not name or not path.is_file():
+        return {}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return dict(content or {})
+
+
+def _as_written(run: RunConfig) -> RunConfig:
+    """The run with nothing but what its files and the defaults say."""
+    files = (values_of("budget", run.budget), values_of("recipe", run.recipe))
+    said: dict[str, dict[str, Any]] = {group: {} for group in ("backbone", *COMPARED)}
+    for content in files:
+        for group, values in said.items():
+            values.update(content.get(group, {}))
+    method = METHODS[run.method.name]
+    backbone = type(run.backbone)
+    return resolved(
+        dataclasses.replace(
+            run,
+            method=coerce(method, {"name": run.method.name} | said["method"], "method"),
+            trainer=coerce(TrainerConfig, said["trainer"], "trainer"),
+            schedule=coerce(ScheduleConfig, said["schedule"], "schedule"),
+            backbone=dataclasses.replace(
+                run.backbone,
+                arch=_arch(run, said["backbone"].get("arch", {})),
+                **{
+                    key: said["backbone"].get(key, _default(backbone, key))
+                    for key in SINGLE["backbone"]
+                    if key != "arch"
+                },
+            ),
+            **{key: _default(RunConfig, key) for key in SINGLE[""]},
+        )
+    )
+
+
+def _arch(run: RunConfig, said: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture as the backbone's file and the recipe's say; that of somebody's own file is taken as it is."""
+    written = values_of("backbone", run.backbone.name)
+    return {**written["arch"], **said} if written.get("arch") else {**run.backbone.arch, **said}
+
+
+def _changed(run: RunConfig, written: RunConfig) -> list[str]:
+    keys = [f"{group}.{name}" if group else name for group, names in SINGLE.items() for name in names]
+    for group in COMPARED:
+        part = getattr(run, group)
+        fields = [item.name for item in dataclasses.fields(part) if item.metadata.get("science", True)]
+        unused = part.unused() if hasattr(part, "unused") else frozenset()
+        keys += [f"{group}.{name}" for name in fields if name not in unused]
+    return [key for key in keys if _at(run, key) != _at(written, key)]
+
+
+def _at(run: Any, key: str) -> Any:
+    for name in key.split("."):
+        run = getattr(run, name)
+    return run
+
+
+def _default(cls: Any, name: str) -> Any:
+    return next(item.default for item in dataclasses.fields(cls) if item.name == name)

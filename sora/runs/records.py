@@ -1,0 +1,209 @@
+"""What a finished run leaves behind: one JSON file, and one ``.npz`` with its logits (torch-free).
+
+    <paths.results>/records/<backbone>/<task>/<method>-s<seed>-<run id>.json
+    <paths.results>/records/<backbone>/<task>/<method>-s<seed>-<run id>.npz
+
+sora/runs/schema.py defines each key and its unit. Both files are written once, atomically, the JSON
+last: where it exists, the run is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sora.config import RunConfig
+from sora.errors import UserError
+from sora.files import is_name, parse_json, write_bytes, write_text
+from sora.runs.schema import SCHEMA_VERSION, STATUSES, Record, check, shown
+
+NOT_SCIENCE = ("time", "throughput", "memory", "provenance")  # may differ when the same run is repeated
+Arrays = dict[str, np.ndarray]
+# What numpy, zipfile and zlib raise at a file that is no .npz, or a damaged one.
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, SyntaxError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+# -- the layout ----------------------------------------------------------------------------------------------
+
+WAY_OUT = "restore the file, or move it away and run again"
+
+
+def validate(record: Any, where: str) -> None:
+    """Check a record against the schema of ``SCHEMA_VERSION`` (sora/runs/schema.py).
+
+    ``where``: the file, for messages. Raises UserError that names the file and the key.
+    """
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: holds no record but {shown(record)}; {WAY_OUT}")
+    schema = record.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
+        )
+    check(Record, record, where, WAY_OUT)
+    if schema != SCHEMA_VERSION:
+        _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
+    if re.fullmatch("[0-9a-f]{12}", record["run_id"]) is None:
+        _refuse(where, "run_id", f"got {shown(record['run_id'])}, must be 12 hexadecimal digits")
+    for group in ("backbone", "method", "task", "protocol"):  # they name folders and files
+        name = record["config"][group]["name"]
+        if not is_name(name):
+            _refuse(where, f"config.{group}.name", f"got {shown(name)}, must be letters, digits and . _ + -")
+    if record["status"] not in STATUSES:
+        _refuse(where, "status", f"got {shown(record['status'])}, must be one of {', '.join(STATUSES)}")
+    if (record["status"] == "diverged") != (record["flags"]["diverged_at"] is not None):
+        diverged_at = shown(record["flags"]["diverged_at"])
+        _refuse(where, "flags.diverged_at", f"got {diverged_at}, which contradicts status {record['status']}")
+    pack = record["pack"]
+    if pack["size"] != len(pack["members"]) or record["run_id"] not in pack["members"]:
+        _refuse(where, "pack.members", f"must be {pack['size']} run ids, among them {record['run_id']}")
+
+
+def _refuse(where: str, key: str, what: str) -> None:
+    raise UserError(f"{where}: {key} {what}; {WAY_OUT}")
+
+
+# -- where records lie ---------------------------------------------------------------------------------------
+
+
+def record_path(results: Path, run: RunConfig, run_id: str) -> Path:
+    """Return where the record of ``run`` belongs."""
+    name = f"{run.method.name}-s{run.seed}-{run_id}.json"
+    return Path(results) / "records" / run.backbone.name / run.task.name / name
+
+
+def find(results: Path, run_id: str) -> Path | None:
+    """Return the record of that run id, or None, also where its arrays are gone. Only the id in its name counts."""
+    paths = (Path(results) / "records").glob(f"**/*-{run_id}.json")
+    return min((path for path in paths if path.with_suffix(".npz").is_file()), default=None)
+
+
+def finished(results: Path) -> dict[str, Path]:
+    """Find every record below ``results`` that has its arrays, by run id, from the names alone, in one pass."""
+    folder = Path(results) / "records"
+    arrays = {path.with_suffix("") for path in folder.glob("**/*.npz")}
+    paths = sorted((path for path in folder.glob("**/*.json") if path.with_suffix("") in arrays), reverse=True)
+    return {path.stem[-12:]: path for path in paths}
+
+
+# -- writing -------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    """Write ``path`` and, before it, the ``.npz`` of its arrays; return the record as the file has it.
+
+    Non-finite numbers become null.
+
+    Raises UserError when the record breaks the layout, does not name these arrays, or cannot be written.
+    """
+    plain = _finite(dict(record))
+    validate(plain, str(path))
+    if plain["data"]["arrays_sha256"] != arrays_digest(arrays):
+        _refuse(str(path), "data.arrays_sha256", "is not the hash of the arrays to be written")
+    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path.with_suffix(".npz"), _npz(arrays))
+    write_text(path, text)
+    written: dict[str, Any] = json.loads(text)
+    return written
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with every non-finite number replaced by None: JSON has neither NaN nor infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _npz(arrays: Arrays) -> bytes:
+    """Return the bytes of an .npz that depend on nothing but the arrays: sorted names, one fixed date."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w") as file:
+                np.lib.format.write_array(file, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def arrays_digest(arrays: Arrays) -> str:
+    """Return sha256 of names, types, shapes and values; the same for the same arrays whatever compressed them."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the record in the file ``path``, checked. Raises UserError that names the file and the key."""
+    try:
+        record = parse_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it, or move it away and run again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text ({error.reason}); restore it, or move it away and run again"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged JSON ({error}); restore it, or move it away and run again") from error
+    validate(record, str(path))
+    return record
+
+
+def read_many(folder: Path) -> list[dict[str, Any]]:
+    """Return every record below ``folder``, by path. Raises UserError when one cannot be read."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder of records; train a run first, or check paths.results")
+    return [read(path) for path in sorted(Path(folder).rglob("*.json"))]
+
+
+def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
+    """Read the arrays of the record ``path``: ``{select,report[,report_mm]}_{ids,logits,labels}``.
+
+    ``record``: what ``path`` holds, where that has been read already.
+
+    ids int64 [N] (0-based rows of the official file), logits float16 or float32 [N, C], labels int64 [N] or
+    float32 [N]; all from the selected weights. MultiRC and ReCoRD add groups int64 [N] (question), ReCoRD credit
+    float64 [N, 2]. A sparsity schedule adds ``level<k>_<split>_logits`` of its levels, and what else there is of
+    train_subset. SoRA adds ``gates`` float32 [M, r], before pruning, a row for each key of ``ranks``, in their order.
+    Raises UserError when the file is damaged or not the record's.
+    """
+    record, file = record or read(path), Path(path).with_suffix(".npz")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except UNREADABLE as error:
+        raise UserError(f"{file}: cannot be read ({error}); restore the file, or move it away and run again") from error
+    if arrays_digest(arrays) != record["data"]["arrays_sha256"]:
+        raise UserError(
+            f"{file}: is not the file {path} was written with; restore both, or move them away and run again"
+        )
+    return arrays
+
+
+def science(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be equal when the run is repeated: all but time, throughput, memory and provenance."""
+    return {key: value for key, value in record.items() if key not in NOT_SCIENCE}

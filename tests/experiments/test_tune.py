@@ -1,0 +1,202 @@
+"""scripts/tune.py: what a grid of learning rates chooses becomes the recipe of later runs, and is told of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.conditions import conditions
+from experiments.learning_rate import Choice
+from experiments.study import load
+from scripts import tune
+from sora.errors import UserError
+from sora.runs import records
+from tests.composing import CONF, runs
+from tests.experiments import made
+
+AXES = {
+    "method": ["lora", "sora"],
+    "trainer.learning_rate": [2e-4, 8e-4],
+    "task": ["stsb"],
+    "seed": [1, 2],
+}
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    target = tmp_path / "conf"
+    shutil.copytree(CONF / "recipe", target / "recipe")
+    return target
+
+
+def select_means(results: Path) -> dict[tuple[str, float], float]:
+    """Mean Pearson correlation on the select split, straight from the records' JSON."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for path in (results / "records").rglob("*.json"):
+        record = records.read(path)
+        key = record["config"]["method"]["name"], record["config"]["trainer"]["learning_rate"]
+        found.setdefault(key, []).append(record["metrics"]["selected"]["select"]["pearson"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def test_the_best_rate_of_the_select_split_becomes_the_recipe(tmp_path: Path, conf: Path) -> None:
+    results = tmp_path / "results"
+    manifest = made.study(results, "learning_rate", AXES)
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
+    means = select_means(results)
+    for method in ("lora", "sora"):
+        best = max((2e-4, 8e-4), key=lambda rate: means[method, rate])
+        content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
+        assert content["trainer"] == {"learning_rate": best}
+        assert content["recipe"] == f"minilm-l6/{method}/stsb"
+        trials = "learning rate of 0.0002, 0.0008 by the select split of protocol=paper, seeds 1, 2"
+        assert content["tuned"] == f"{trials} (studies/learning_rate-{manifest['hash']})"
+    sora = yaml.safe_load((conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").read_text())
+    assert sora["method"] == yaml.safe_load((CONF / "recipe/minilm-l6/sora/stsb.yaml").read_text())["method"]
+    written = {path: path.read_bytes() for path in conf.rglob("*.yaml")}
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
+    assert written == {path: path.read_bytes() for path in conf.rglob("*.yaml")}, "a second call changes nothing"
+
+
+def test_a_second_grid_adds_its_rates(tmp_path: Path, conf: Path) -> None:
+    results = tmp_path / "results"
+    rates = {"first": [2e-4, 8e-4], "second": [5e-5, 8e-4, 3.2e-3]}
+    manifests = [
+        made.study(results, "learning_rate", AXES | {"trainer.learning_rate": each}) for each in rates.values()
+    ]
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
+    means = select_means(results)
+    for method in ("lora", "sora"):
+        best = max((5e-5, 2e-4, 8e-4, 3.2e-3), key=lambda rate: means[method, rate])
+        content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
+        assert content["trainer"] == {"learning_rate": best}
+        assert content["tuned"].startswith("learning rate of 5e-05, 0.0002, 0.0008, 0.0032 by the select split")
+        assert all(f"studies/learning_rate-{manifest['hash']}" in content["tuned"] for manifest in manifests)
+
+
+def test_grids_of_other_seeds_are_not_joined(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [5e-5], "seed": [3, 4]})
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
+    assert "different seeds" in capsys.readouterr().err
+
+
+def test_the_protocol_is_told_where_its_select_split_may_be_reported_on(tmp_path: Path, conf: Path) -> None:
+    path = conf / "recipe" / "minilm-l6" / "lora" / "stsb.yaml"
+    said = {
+        protocol: tune.recipe(path, Choice("lora", "stsb", {2e-4: 80.0}, (1, 2), protocol), ["a"])
+        for protocol in ("holdout", "paper")
+    }
+    assert "by the select split, seeds 1, 2" in said["holdout"]
+    assert "by the select split of protocol=paper, seeds 1, 2" in said["paper"]
+
+
+def test_grids_of_other_protocols_are_not_joined(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    (study,) = load(results, lambda name: frozenset()).studies
+    choices = [Choice("lora", "stsb", {2e-4: 80.0}, (1, 2), protocol) for protocol in ("holdout", "paper")]
+    with pytest.raises(UserError, match="different protocols for x; keep the manifest of one"):
+        tune.joined(Path("x"), [(each, study) for each in choices])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("precision", "bf16"), ("trainer.max_steps", 500), ("trainer.eval_every", 7)]
+)
+def test_grids_of_other_budgets_are_not_joined(
+    tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
+) -> None:
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [2e-4, 3.2e-3], key: [value]})
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
+    told = capsys.readouterr().err
+    assert f"different {key} for " in told
+    assert "keep the manifest of one" in told
+
+
+def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made.study(tmp_path / "results", "learning_rate", AXES, leave_out=1)
+    before = sorted(conf.rglob("*.yaml"))
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
+    assert "1/2 runs of sora on stsb at 0.0008 are there; run python run.py method=sora" in capsys.readouterr().err
+    assert sorted(conf.rglob("*.yaml")) == before
+
+
+def test_a_manifest_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    for rates in ([2e-4, 8e-4], [5e-5, 3.2e-3]):
+        manifest = made.study(results, "learning_rate", AXES | {"trainer.learning_rate": rates})
+    path = results / "studies" / f"learning_rate-{manifest['hash']}.json"
+    path.write_text(path.read_text()[:-20])
+    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
+    assert f"learning_rate-{manifest['hash']}: cannot be used" in capsys.readouterr().err
+
+
+def test_a_damaged_recipe_is_a_sentence(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").write_text("method: [")
+    made.study(tmp_path / "results", "learning_rate", AXES)
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
+    assert "sora/stsb.yaml: cannot be read (while parsing" in capsys.readouterr().err
+
+
+def test_without_a_grid(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["--results", str(tmp_path), "--conf", str(conf)]) == 2
+    assert "no learning_rate study here" in capsys.readouterr().err
+
+
+def test_published_values_are_never_changed(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").write_text("unpublished: []\n")
+    made.study(tmp_path / "results", "learning_rate", AXES)
+    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 0
+    told = capsys.readouterr()
+    assert "sora/stsb.yaml: has published values and is left alone" in told.err
+    assert "sora/stsb.yaml" not in told.out
+    assert "lora/stsb.yaml" in told.out, "the others are written"
+    assert (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").read_text() == "unpublished: []\n"
+
+
+def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, "method=sora", "task=stsb", "tuned='three rates, seeds 1, 2'", backbone="minilm-l6")
+    assert tune_origin(run) == "three rates, seeds 1, 2"
+    (run,) = runs(tmp_path, "method=sora", "task=stsb", "tuned=three rates", "recipe=none", backbone="minilm-l6")
+    assert tune_origin(run) is None
+
+
+def tune_origin(run: object) -> object:
+    from sora.runs.recipes import origin
+
+    return origin(run).get("tuned")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (["A (studies/x)", "A (studies/y)"], "Settings were chosen beforehand, by the same trials for every method."),
+        (["A", "B"], "Settings were chosen beforehand."),
+        (["A", ""], "Settings were chosen beforehand. 1 of 2 runs have one that nothing chose."),
+        (["", ""], "No hyper-parameter was chosen on these examples."),
+    ],
+)
+def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(
+    tmp_path: Path, told: list[str], says: str
+) -> None:
+    """Of LoRA and SoRA, whose runs the words stand in, in this order."""
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["stsb"], "seed": [0]})
+    for path, words in zip(sorted((tmp_path / "records").rglob("*.json")), told, strict=True):
+        record = records.read(path)
+        record["provenance"]["recipe"] = {"name": "x", "budget": "", "unpublished": ["*"], "changed": []}
+        if words:
+            record["provenance"]["recipe"]["tuned"] = words
+        records.write(path, record, records.read_arrays(path, record))
+    (study,) = load(tmp_path, lambda name: frozenset()).studies
+    page = conditions(study)
+    assert says in page
+    cell = "; ".join(sorted({words.partition(" (")[0] for words in told} - {""}))
+    assert (f"| {cell} " in page) == bool(cell)

@@ -1,0 +1,344 @@
+"""SoRA outside the harness: docs/library.md's script, the optimiser against the pack's, models of any kind."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    WavLMConfig,
+    WavLMModel,
+)
+
+from sora import schedules
+from sora.errors import UserError
+from sora.optim import PackOptimizer, ParameterGroup
+from sora.publish.library import inject
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
+CHECK = """
+import json
+import torch
+from peft import PeftModel
+
+plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+loaded = PeftModel.from_pretrained(plain, "my-adapter").eval()
+batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits, expected = loaded(**batch).logits, model.eval()(**batch).logits
+print(json.dumps({
+    "difference": (logits - expected).abs().max().item(),
+    "correct": (logits.argmax(1) == torch.tensor(list(texts.values()))).all().item(),
+    "logged": [entry["live_ranks"] for entry in trainer.state.log_history],
+    "live": sum(sora.live_ranks().values()),
+    "ranks": sum(p.shape[0] for n, p in loaded.named_parameters() if ".lora_A." in n),
+    "all": 8 * len(sora.layers),
+}))
+"""
+
+
+def test_the_script_of_the_page_runs_as_written(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "script.py").write_text(block + CHECK)
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["difference"] < 1e-5
+    assert result["correct"]
+    assert len(result["logged"]) == 6, "five lines while training, one at the end"
+    assert result["logged"] == sorted(result["logged"], reverse=True)
+    assert result["logged"][-1] == result["live"] == result["ranks"] < result["all"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fidelity": "authors"},
+        {"fidelity": "paper"},
+        {"fidelity": "authors", "penalty_rule": "sum", "threshold_rule": "lr_scaled"},
+        {"fidelity": "paper", "prox": "authors", "gate_update": "adam"},
+    ],
+    ids=str,
+)
+def test_the_optimiser_is_the_packs(options):
+    """Gates, factors and a bias over 40 steps of warm-up and decay, the gradients given."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    adapters = inject(model, ["0"], train=["1"], r=4, threshold=0.02, penalty=0.3, **options)
+    layer, whole = adapters.layers["0"], model[1]
+    config = adapters.config
+    own = adapters.optimizer(lr=0.05, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(own, lambda step: schedules.linear_decay(step, 40, 4))
+
+    twin = {
+        "a": layer.lora_A,
+        "b": layer.lora_B,
+        "gate": layer.gate,
+        "weight": whole.weight[None],
+        "bias": whole.bias[None],
+    }
+    twin = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in twin.items()}
+    factors = {k: twin[k] for k in ("a", "b", "weight")}
+    variant = {"authors": "adamw_hf", "paper": "adamw"}[options["fidelity"]]
+    groups = [
+        ParameterGroup("adapter", factors, lr=[0.05], weight_decay=0.1, variant=variant),
+        ParameterGroup("bias", {"bias": twin["bias"]}, lr=[0.05], variant=variant),
+        ParameterGroup(
+            "gate",
+            {"gate": twin["gate"]},
+            lr=[0.05],
+            eps=1e-6,
+            variant="adamw_hf",
+            rule="proximal",
+            threshold=[config.threshold],
+            threshold_rule=config.threshold_rule,
+            prox=config.prox,
+            update=config.gate_update,
+        ),
+    ]
+    pack = PackOptimizer(groups, replicas=1, clip=0.0)
+    tensors = {"a": layer.lora_A, "b": layer.lora_B, "gate": layer.gate, "weight": whole.weight, "bias": whole.bias}
+    generator = torch.Generator().manual_seed(3)
+    dead = set()
+    for step in range(40):
+        gradients = {name: torch.randn(twin[name].shape, generator=generator) for name in twin}
+        for name, tensor in tensors.items():
+            tensor.grad = gradients[name].reshape_as(tensor).clone()
+        own.step()
+        scheduler.step()
+        pack.zero_grad()
+        size = twin["gate"].abs()
+        penalty = {"off": 0.0 * size.sum(), "mean": size.mean(), "sum": size.sum()}[config.penalty_rule]
+        (sum((twin[name] * gradients[name]).sum() for name in twin) + config.penalty * penalty).backward()
+        multiplier = schedules.linear_decay(step, 40, 4)
+        xi = config.threshold * schedules.threshold_factor(config.threshold_rule, multiplier)
+        pack.step(torch.zeros(1), multiplier, [[0.0], [0.0], [xi]])
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor.detach(), twin[name].detach().reshape_as(tensor), rtol=1e-5, atol=1e-6)
+        dead |= set((layer.gate == 0).nonzero()[:, 1].tolist())
+    assert dead, "no gate was ever zero, so the proximal map was not put to the test"
+
+
+def bert():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return BertForSequenceClassification(BertConfig(vocab_size=60, max_position_embeddings=32, **sizes))
+
+
+def llama():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=60, max_position_embeddings=32, **sizes))
+
+
+MODELS = {
+    "bert": (bert, ["query", "output.dense"], ["classifier"]),
+    "llama": (llama, ["q_proj", "model.layers.*.mlp.*_proj"], []),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_any_model_trains_prunes_and_reloads(kind, tmp_path):
+    torch.manual_seed(0)
+    build, targets, whole = MODELS[kind]
+    model = build().eval()
+    plain = copy.deepcopy(model)
+    tokens = torch.randint(0, 60, (4, 9))
+    labels = torch.tensor([0, 1, 1, 0]) if kind == "bert" else tokens
+    adapters = inject(model, targets, train=whole, r=4, threshold=0.05)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, plain(tokens).logits, msg="B = 0 changes nothing")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all(re.search(r"lora_[AB]$|\.gate$|^classifier\.", name) for name in trained)
+    assert len(trained) == 3 * len(adapters.layers) + 2 * len(whole)
+    optimizer = adapters.optimizer(lr=1e-2)
+    for _ in range(15):
+        optimizer.zero_grad()
+        model(tokens, labels=labels).loss.backward()
+        optimizer.step()
+    assert 0 < sum(adapters.live_ranks().values()) < 4 * len(adapters.layers)
+    with torch.no_grad():
+        next(iter(adapters.layers.values())).gate.zero_()
+    adapters.save(tmp_path, base="somewhere")
+    loaded = PeftModel.from_pretrained(plain, tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
+    kept = {n.removeprefix("base_model.model.").partition(".lora_A")[0] for n, _ in loaded.named_parameters()}
+    alive = {name for name, rank in adapters.live_ranks().items() if rank}
+    assert kept & set(adapters.layers) == alive < set(adapters.layers)
+
+
+def test_a_model_that_reads_the_weights_of_its_layers(tmp_path):
+    """T5 asks ``wo`` for the type of its weight before it calls it, in encoder and decoder."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_ff": 24, "d_kv": 8, "num_layers": 2, "num_heads": 2}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=50, decoder_start_token_id=0, **sizes)).eval()
+    plain = copy.deepcopy(model)
+    adapters = inject(model, ["wo"], r=2)
+    batch = {"input_ids": torch.randint(0, 50, (3, 7)), "labels": torch.randint(0, 50, (3, 5))}
+    optimizer = adapters.optimizer(lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    adapters.save(tmp_path)
+    with torch.no_grad():
+        logits, before = model(**batch).logits, plain(**batch).logits
+        loaded = PeftModel.from_pretrained(plain, tmp_path).eval()
+        torch.testing.assert_close(loaded(**batch).logits, logits, rtol=0, atol=1e-5)
+    assert len(adapters.layers) == 4
+    assert not torch.allclose(logits, before, atol=1e-2), "nothing was learnt, so nothing was checked"
+
+
+def wavlm():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    convolutions = {"conv_dim": (8,), "conv_kernel": (4,), "conv_stride": (4,), "num_conv_pos_embedding_groups": 2}
+    return WavLMModel(WavLMConfig(num_feat_extract_layers=1, num_conv_pos_embeddings=4, **sizes, **convolutions))
+
+
+BYPASSING = {
+    "wavlm": (wavlm, (1, 400), ["q_proj", "k_proj", "v_proj", "out_proj"], "WavLMAttention"),
+    "attention": (lambda: nn.TransformerEncoderLayer(8, 2, 16), (3, 1, 8), ["out_proj"], "MultiheadAttention"),
+    "fast": (
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
+        (1, 3, 8),
+        ["linear1", "linear2"],
+        "TransformerEncoderLayer",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BYPASSING)
+def test_layers_that_their_parent_does_not_call_are_refused(kind):
+    """Which those are, the model itself tells: it runs although they cannot be called."""
+    build, shape, names, parent = BYPASSING[kind]
+    model = build().eval()
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    refused = [name for name in linear if name.endswith(tuple(names))]
+    assert len(refused) == len(names)
+    for name in refused:  # not by a hook: torch has no fast path where one is
+        linear[name].forward = None
+    with torch.no_grad():
+        model(torch.randn(shape))
+    for full in refused:
+        with pytest.raises(UserError, match=rf"inject\.targets: {parent} takes the weight of {full} without calling"):
+            inject(model, full)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
+    """RoBERTa's head has a layer called dense, as its encoder has."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = RobertaConfig(vocab_size=50, max_position_embeddings=34, **sizes)
+    model = RobertaForSequenceClassification(config)
+    plain = copy.deepcopy(model)
+    adapters = inject(model, ["query", "dense"], r=2, train="classifier")
+    assert not any("classifier" in name for name in adapters.layers)
+    adapters.optimizer(lr=1e-3)
+    adapters.save(tmp_path / "adapter")
+    batch = {"input_ids": torch.arange(2, 12).view(1, -1)}
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
+    assert torch.allclose(loaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot be written"):
+        adapters.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "said"),
+    [
+        ("query", {"learning_rate": 5.0}, "inject.learning_rate: decides nothing here"),
+        (iter(["query"]), {"packable": []}, "inject.packable: decides nothing here"),
+        (["classifier"], {"train": ["classifier"]}, "names nothing but modules of train"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(targets, options, said):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    with pytest.raises(UserError, match=said):
+        inject(model, targets, **options)
+    assert len(inject(model, iter(["query"]), r=2).layers) == 1
+
+
+def test_the_step_survives_autocast_and_a_single_example():
+    torch.manual_seed(0)
+    model = bert().eval()
+    adapters = inject(model, ["query"], r=4)
+    with torch.no_grad():
+        for layer in adapters.layers.values():
+            layer.lora_B.normal_()
+    for tokens in (torch.randint(0, 60, (4, 9)), torch.randint(0, 60, (1, 9))):
+        grads = []
+        for enabled in (False, True):
+            model.zero_grad()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                model(tokens, labels=torch.zeros(len(tokens), dtype=torch.long)).loss.backward()
+            grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert torch.linalg.vector_norm(grads[1] - grads[0]) < 0.05 * torch.linalg.vector_norm(grads[0])
+
+
+def test_a_resumed_optimiser_goes_on_as_it_would_have():
+    def gates(interrupted):
+        model = nn.Sequential(nn.Linear(6, 5))
+        adapters = inject(model, ["0"], r=4, threshold=0.02)
+        optimizer = adapters.optimizer(lr=0.05)
+        generator = torch.Generator().manual_seed(3)
+        for step in range(8):
+            if interrupted and step == 4:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = adapters.optimizer(lr=0.05)
+                optimizer.load_state_dict(state)
+            for tensor in model.parameters():
+                if tensor.requires_grad:
+                    tensor.grad = torch.randn(tensor.shape, generator=generator)
+            optimizer.step()
+        return adapters.layers["0"].gate.detach()
+
+    assert torch.equal(gates(True), gates(False))
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "expected"),
+    [
+        (["querry"], {}, "targets: 'querry' matches no module of the model; did you mean query"),
+        (["LayerNorm"], {}, "LayerNorm is a LayerNorm, not a linear layer"),
+        (["query"], {"train": ["score"]}, "train: 'score' matches no module"),
+        (["query"], {"r": 0}, r"inject\.r: got 0"),
+        (["query"], {"threshold": -1.0}, r"inject\.threshold"),
+        (["query"], {"rank": 8}, "rank"),
+        (
+            ["query"],
+            {"seed": 2**64},
+            r"inject\.seed: got 18446744073709551616, must be an integer from 0 to 2\*\*63 - 1",
+        ),
+        (["query"], {"seed": "a"}, r"inject\.seed: got 'a', must be an integer"),
+        (["query"], {"seed": True}, r"inject\.seed: got True, must be an integer"),
+        ([], {}, r"inject\.targets: .*empty"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_the_model(targets, options, expected):
+    model = bert()
+    with pytest.raises(UserError, match=expected):
+        inject(model, targets, **options)
+    assert all(p.requires_grad for p in model.parameters())

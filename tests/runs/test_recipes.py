@@ -1,0 +1,232 @@
+"""Recipes apply where they should, and say what was published."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sora import schedules
+from sora.config import METHODS, AdaloraConfig, SoraConfig
+from sora.runs.recipes import origin
+from tests.composing import CONF, composed, runs
+
+FILES = sorted((CONF / "recipe").rglob("*.yaml")) + sorted((CONF / "budget").rglob("*.yaml"))
+NAMES = [path.relative_to(CONF).with_suffix("").as_posix() for path in FILES]
+OWN = [name.removeprefix("recipe/") for name in NAMES if name.startswith("recipe/") and not name.endswith("/none")]
+
+# Appendix A: epochs; 8e-4, RTE 1.2e-3. Threshold: Table 6 for the two tasks it covers.
+EPOCHS = {"cola": 20, "mrpc": 20, "stsb": 20, "rte": 50, "sst2": 10, "qqp": 10, "mnli": 10, "qnli": 10}
+THRESHOLDS = {"cola": 5e-5, "stsb": 3e-4}
+LORA_RATES = {
+    "cola": 8e-5,
+    "sst2": 1e-4,
+    "mrpc": 1e-4,
+    "qqp": 3e-4,
+    "stsb": 1e-4,
+    "mnli": 3e-4,
+    "qnli": 3e-4,
+    "rte": 1.2e-3,
+}
+
+
+# Table 8 of AdaLoRA: rate, epochs, gamma, t_i, Delta T, t_f; then its scripts: alpha, length, steps of warm-up (a ratio
+# for MRPC), dropout of the classifier, decay.
+ADALORA = {
+    "mnli": (5e-4, 7, 0.1, 8000, 100, 50000, 16, 256, 1000, 0.15, 0),
+    "rte": (1.2e-3, 50, 0.3, 600, 1, 1800, 32, 320, 200, 0.20, 0.01),
+    "qnli": (1.2e-3, 5, 0.1, 2000, 100, 8000, 32, 512, 500, 0.1, 0.01),
+    "mrpc": (1e-3, 30, 0.1, 600, 1, 1800, 32, 320, None, 0, 0.01),
+    "qqp": (5e-4, 5, 0.1, 8000, 100, 25000, 16, 320, 2000, 0.15, 0.01),
+    "sst2": (8e-4, 24, 0.1, 6000, 100, 22000, 16, 128, 1000, 0, 0.01),
+    "cola": (5e-4, 25, 0.5, 800, 10, 3500, 32, 64, 100, 0.10, 0),
+    "stsb": (2.2e-3, 25, 0.1, 800, 10, 2000, 32, 128, 100, 0.2, 0.1),
+}
+# epochs, batch, steps between evaluations; below, the training examples of protocol=holdout
+OURS = {"cola": (8, 32, 193), "mrpc": (8, 32, 84), "rte": (10, 32, 71), "sst2": (2, 32, 416)}
+OURS |= {"stsb": (8, 32, 130), "sst2_10k": (5, 32, 141)}
+HOLDOUT = {"cola": 7696, "mrpc": 3302, "rte": 2241, "sst2": 66349, "stsb": 5175, "sst2_10k": 9000}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_is_taken_up_and_names_itself(tmp_path: Path, name: str) -> None:
+    backbone, method, task = name.split("/")
+    (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone=backbone)
+    assert run.recipe == name
+    values = yaml.safe_load((CONF / "recipe" / f"{name}.yaml").read_text(encoding="utf-8"))
+    applied = dataclasses.asdict(run)
+    for group, value in values.items():
+        for key, each in value.items() if isinstance(value, dict) else ():
+            if isinstance(each, dict):
+                assert each.items() <= applied[group][key].items()
+                continue
+            expected = type(applied[group][key])(each)  # YAML 1.1 reads 8e-4 as text
+            assert applied[group][key] == expected, (group, key)
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_every_value_has_its_source_beside_it(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# @package _global_"
+    values = [line for line in lines if line.startswith("  ") and not line.rstrip().endswith(":")]
+    for line in values:
+        assert "  # " in line or "override /" in line, line
+    # and a comment that owns up to a value of ours is also told to the program
+    told = (yaml.safe_load("\n".join(lines)) or {}).get("unpublished", [])
+    for line in values if path.is_relative_to(CONF / "recipe") else ():
+        key = line.split(":")[0].strip()
+        ours = "not published" in line or "# ours" in line
+        assert not ours or "*" in told or f"method.{key}" in told, line
+
+
+@pytest.mark.parametrize("task", EPOCHS)
+def test_the_published_settings_of_sora(tmp_path: Path, task: str) -> None:
+    (run,) = runs(tmp_path, "method=sora", f"task={task}", backbone="deberta-v3-base")
+    assert run.trainer.epochs == EPOCHS[task]
+    assert run.trainer.learning_rate == (1.2e-3 if task == "rte" else 8e-4)
+    assert run.trainer.batch_size == (32 if task == "rte" else 8)
+    assert isinstance(run.method, SoraConfig)
+    assert run.trainer.optimizer == "adamw_hf"
+    assert (run.method.r, run.method.penalty) == (8, 0.1)
+    assert run.method.threshold == THRESHOLDS.get(task, 1e-4)
+    assert (run.trainer.weight_decay, run.trainer.warmup_ratio, run.trainer.clip) == (0.1, 0.06, 0.1)
+
+
+@pytest.mark.parametrize("task", LORA_RATES)
+def test_the_published_settings_of_lora(tmp_path: Path, task: str) -> None:
+    (run,) = runs(tmp_path, "method=lora", f"task={task}", backbone="deberta-v3-base")
+    assert (run.trainer.learning_rate, run.trainer.optimizer) == (LORA_RATES[task], "adamw_hf")
+    assert run.trainer.epochs == EPOCHS[task]
+    assert run.trainer.batch_size == (32 if task == "rte" else 8)
+
+
+@pytest.mark.parametrize("task", ADALORA)
+def test_the_published_settings_of_adalora(tmp_path: Path, task: str) -> None:
+    lr, epochs, gamma, t_i, interval, t_f, alpha, length, warmup, dropout, decay = ADALORA[task]
+    (run,) = runs(tmp_path, "method=adalora", f"task={task}", backbone="deberta-v3-base")
+    trainer, method = run.trainer, run.method
+    assert isinstance(method, AdaloraConfig)
+    assert (trainer.learning_rate, trainer.epochs, trainer.batch_size) == (lr, epochs, 32)
+    assert (trainer.max_length, trainer.weight_decay, trainer.clip) == (length, decay, 1.0)
+    assert (method.r, method.init_r, method.alpha) == (8, 12, alpha)
+    assert (method.orthogonality, method.beta1, method.beta2) == (gamma, 0.85, 0.85)
+    assert (method.warmup, method.interval, method.final) == (t_i, interval, t_f)
+    assert run.backbone.arch["cls_dropout"] == dropout
+    # Published phases must fit the steps they are for: those for SQuAD do not.
+    total = schedules.total_steps(run.task.sizes["train"], 32, epochs, None)
+    assert t_i + t_f < total
+    expected = math.ceil(0.1 * total) if warmup is None else warmup
+    assert schedules.warmup_steps(total, trainer.warmup_ratio) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "rate", "epochs", "batch", "length"),
+    [
+        ("bitfit", "mnli", 8e-4, 10, 100, 256),
+        ("adapter", "cola", 8e-4, 20, 8, 128),
+        ("full", "mnli", 5e-5, 10, 80, 256),
+    ],
+)
+def test_the_other_scripts(
+    tmp_path: Path, method: str, task: str, rate: float, epochs: int, batch: int, length: int
+) -> None:
+    (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone="deberta-v3-base")
+    trainer = run.trainer
+    assert (trainer.learning_rate, trainer.epochs, trainer.batch_size) == (rate, epochs, batch)
+    assert (trainer.max_length, trainer.optimizer) == (length, "adamw_hf")
+    assert origin(run)["unpublished"] == []
+
+
+@pytest.mark.parametrize("task", OURS)
+def test_our_budget_is_the_same_for_every_method_and_the_loss_can_hold_a_gate_up_in_it(
+    tmp_path: Path, task: str
+) -> None:
+    spent = {}
+    for method in (name for name, cls in METHODS.items() if cls.TRAINS):
+        (run,) = runs(tmp_path, f"method={method}", f"task={task}", "protocol=holdout", backbone="minilm-l6")
+        trainer = run.trainer
+        spent[method] = (trainer.epochs, trainer.batch_size, trainer.eval_every)
+        assert (run.budget, trainer.max_steps) == (f"minilm-l6/{task}", None)
+        assert trainer.optimizer == "adamw"
+        assert origin(run)["changed"] == []
+        steps = schedules.total_steps(HOLDOUT[task], trainer.batch_size, trainer.epochs, None)
+        assert -(-steps // trainer.eval_every) == 10
+        if isinstance(run.method, SoraConfig):
+            assert run.trainer.learning_rate is not None
+            assert origin(run)["unpublished"] == ["*"]
+            assert run.method.threshold / run.trainer.learning_rate <= 0.5
+            assert run.trainer.learning_rate * steps / 2 >= 0.5
+    assert set(spent.values()) == {OURS[task]}
+
+
+@pytest.mark.parametrize("task", EPOCHS)
+def test_a_method_without_a_recipe_trains_as_long_as_sora(tmp_path: Path, task: str) -> None:
+    for method in ("sora", "lora", "bitfit", "peft"):
+        (run,) = runs(tmp_path, f"method={method}", f"task={task}", backbone="deberta-v3-base")
+        if run.recipe != "deberta-v3-base/bitfit/mnli":
+            assert (run.trainer.epochs, run.trainer.batch_size) == (EPOCHS[task], 32 if task == "rte" else 8)
+
+
+def test_where_nothing_is_published_there_is_no_recipe(tmp_path: Path) -> None:
+    cfg = composed(tmp_path, "method=full", "task=rte", backbone="deberta-v3-base")
+    assert cfg.recipe == ""
+    (run,) = runs(tmp_path, "method=sora", "task=rte")  # backbone tiny
+    assert (run.recipe, run.trainer.epochs) == ("", 20.0)
+
+
+def test_the_command_line_wins_over_the_recipe_and_none_switches_it_off(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, "task=rte", "trainer.epochs=3", backbone="deberta-v3-base")
+    assert (run.recipe, run.trainer.epochs, run.trainer.batch_size) == ("deberta-v3-base/sora/rte", 3.0, 32)
+    (run,) = runs(tmp_path, "task=rte", "recipe=none", backbone="deberta-v3-base")
+    assert (run.recipe, run.trainer.epochs, run.trainer.batch_size) == ("", 20.0, 8)
+
+
+def test_without_a_recipe_there_is_no_budget(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, "task=rte", "recipe=none", backbone="minilm-l6")
+    assert (run.recipe, run.budget, run.trainer.max_steps, run.trainer.epochs) == ("", "", None, 20.0)
+    (run,) = runs(tmp_path, "task=rte", "budget=none", backbone="minilm-l6")
+    assert (run.recipe, run.budget, run.trainer.epochs) == ("minilm-l6/sora/rte", "", 20.0)
+
+
+def test_a_run_tells_what_nobody_published(tmp_path: Path) -> None:
+    def told(*overrides: str, backbone: str = "deberta-v3-base") -> dict[str, object]:
+        return origin(runs(tmp_path, *overrides, backbone=backbone)[0])
+
+    files = {"name": "deberta-v3-base/sora/cola", "budget": "deberta-v3-base/cola"}
+    assert told("task=cola") == files | {"unpublished": [], "changed": []}
+    assert told("task=mnli")["unpublished"] == ["method.threshold"]
+    assert told("task=rte", "method=adalora")["unpublished"] == ["method.alpha"]
+    assert told("task=rte", "method=full")["unpublished"] == ["*"]
+    assert told("task=cola", "recipe=none") == {"name": "", "budget": "", "unpublished": ["*"], "changed": []}
+    # what the command line changes, in whatever way, and what it only repeats or what decides no number
+    changed = told(
+        *("task=cola", "method.fidelity=paper", "trainer.batch_size=8", "trainer.max_steps=30", "head=frozen"),
+        *("trainer.log_every=3", "backbone.dropout=0", "seed=3", "paths.runs=elsewhere", "method.penalty=9"),
+    )["changed"]
+    switches = ["gate_update", "penalty_rule", "prox", "threshold_rule"]  # the paper's reading has no penalty to change
+    assert changed == [
+        "backbone.dropout",
+        "head",
+        *(f"method.{name}" for name in switches),
+        "trainer.max_steps",
+        "trainer.optimizer",
+    ]
+    assert told("task=rte", "trainer.learning_rate=1e-3", "method=lora")["changed"] == ["trainer.learning_rate"]
+    assert told("task=rte", "method=adalora", backbone="tiny")["changed"] == []
+    # the recipe itself sets a part of the architecture, as AdaLoRA's script does
+    assert told("task=cola", "method=adalora")["changed"] == []
+    assert told("task=cola", "method=adalora", "backbone.arch.cls_dropout=0")["changed"] == ["backbone.arch"]
+
+
+def test_a_pack_tells_it_of_each_run(tmp_path: Path) -> None:
+    pack = "pack=[{seed: 0}, {seed: 1, method.threshold: 1e-5}]"
+    assert [origin(run)["changed"] for run in runs(tmp_path, "task=cola", pack, backbone="deberta-v3-base")] == [
+        [],
+        ["method.threshold"],
+    ]
+
+
+def test_another_backbone_can_borrow_a_recipe(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, "task=cola", "recipe=deberta-v3-base/sora/rte")
+    assert (run.recipe, run.trainer.epochs, run.task.name) == ("deberta-v3-base/sora/rte", 50.0, "cola")

@@ -1,0 +1,259 @@
+"""Records: what is written comes back, what is damaged is refused with its place."""
+
+import json
+import os
+import zipfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sora.errors import UserError
+from sora.files import write_text
+from sora.runs import records, schema
+from tests.composing import arrays, record, runs
+
+ID = "0123456789ab"
+
+
+def place(folder: Path, run_id: str = ID) -> Path:
+    return folder / "records" / "tiny" / "rte" / f"sora-s0-{run_id}.json"
+
+
+def written(folder: Path) -> Path:
+    records.write(place(folder), record(), arrays())
+    return place(folder)
+
+
+def changed(key: str, value: object) -> dict:
+    """A record in which the dotted ``key`` has another value."""
+    result = record()
+    *parents, leaf = key.split(".")
+    node: Any = result
+    for parent in parents:
+        node = node[int(parent)] if isinstance(node, list) else node[parent]
+    node[leaf] = value
+    return result
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    assert records.read(path) == record()
+    assert json.loads(path.read_text(encoding="utf-8")) == record()  # plain JSON, for any other reader
+    back = records.read_arrays(path)
+    assert back.keys() == arrays().keys()
+    for name, array in arrays().items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array)
+    assert [each.name for each in sorted(path.parent.iterdir())] == [path.name, path.with_suffix(".npz").name]
+
+
+def test_the_place_says_what_the_run_is(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path / "conf", "method=lora", "task=cola", "seed=3")
+    path = records.record_path(tmp_path, run, ID)
+    assert path == tmp_path / "records" / "tiny" / "cola" / f"lora-s3-{ID}.json"
+
+
+def test_find_needs_the_id_alone(tmp_path: Path) -> None:
+    assert records.find(tmp_path, ID) is None
+    path = written(tmp_path)
+    assert records.find(tmp_path, ID) == path
+    assert records.find(tmp_path, "ba9876543210") is None
+    path.with_suffix(".npz").unlink()  # a record without its logits is no result: the run is computed again
+    assert records.find(tmp_path, ID) is None
+    assert records.finished(tmp_path) == {}
+
+
+def test_both_files_depend_on_their_content_alone(tmp_path: Path) -> None:
+    first, second = written(tmp_path / "a"), tmp_path / "b" / "x.json"
+    records.write(second, record(), dict(reversed(arrays().items())))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.with_suffix(".npz").read_bytes() == second.with_suffix(".npz").read_bytes()
+    with zipfile.ZipFile(first.with_suffix(".npz")) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    with np.load(first.with_suffix(".npz"), allow_pickle=False) as archive:  # numpy's own reader
+        assert set(archive.files) == set(arrays())
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    given = changed("history.0.loss", float("nan"))
+    given["metrics"]["last"]["report"]["accuracy"] = float("inf")
+    records.write(place(tmp_path), given, arrays())
+    back = records.read(place(tmp_path))
+    assert back["history"][0]["loss"] is None
+    assert back["metrics"]["last"]["report"]["accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("flags.partial", 0, "flags.partial got 0, must be true or false"),
+        ("params.live", 6.5, "params.live got 6.5, must be an integer"),
+        ("params.live", True, "params.live got True, must be an integer"),
+        ("time.train_s", None, "time.train_s got null, must be a number"),
+        ("time.train_s", False, "time.train_s got False, must be a number"),
+        ("history", {}, "history got {}, must be a list"),
+        ("history.0.step", "20", "history.0.step got '20', must be an integer"),
+        ("metrics.last.report.accuracy", "high", "metrics.last.report.accuracy got 'high', must be a number"),
+        ("metrics.selected.report_mm", 1.0, "metrics.selected.report_mm got 1.0, must be an object"),
+        ("regime", {"rho": 1.0, "shrink": 0.8}, "regime.travel is missing"),
+        ("no_data_ranks", {"last": {}}, "no_data_ranks.selected is missing"),
+        ("ranks_last", {"layer": 0.5}, "ranks_last.layer got 0.5, must be an integer"),
+        ("history.0.gate_histogram", [1, 0.5], "history.0.gate_histogram.1 got 0.5, must be an integer"),
+        ("ranks.layer", None, "ranks.layer got null, must be an integer"),
+        ("data.sources", [], "data.sources got [], must be an object"),
+        ("config.method", {}, "config.method.name is missing"),
+        ("run_id", "XYZ", "run_id got 'XYZ', must be 12 hexadecimal digits"),
+        ("status", "failed", "status got 'failed', must be one of ok, diverged"),
+        ("flags.diverged_at", 7, "flags.diverged_at got 7, which contradicts status ok"),
+        ("pack.size", 2, "pack.members must be 2 run ids"),
+        ("pack.members", ["ba9876543210"], "among them 0123456789ab"),
+        ("schema", 0, "schema got 0, must be 1"),
+        ("schema", records.SCHEMA_VERSION + 1, "schema is 2, but 1 is the newest"),
+    ],
+)
+def test_what_breaks_the_layout_is_refused_by_both_sides(tmp_path: Path, key: str, value: object, said: str) -> None:
+    path = place(tmp_path)
+    with pytest.raises(UserError) as refused:
+        records.write(path, changed(key, value), arrays())
+    assert str(path) in str(refused.value)
+    assert said in str(refused.value)
+    assert not path.parent.exists()
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(changed(key, value)), encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        records.read(path)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("key", [key for key in record() if key != "schema"])
+def test_every_key_is_needed(key: str) -> None:
+    lacking = record()
+    del lacking[key]
+    with pytest.raises(UserError, match=rf"^somewhere: {key} is missing"):
+        records.validate(lacking, "somewhere")
+
+
+def test_the_optional_splits_may_be_there() -> None:
+    full = record()
+    for which in full["metrics"].values():
+        which["report_mm"] = {"accuracy": 0.5}
+        which["train_subset"] = {"accuracy": None}
+    records.validate(full, "somewhere")
+    full["flags"]["diverged_at"], full["status"] = 7, "diverged"
+    records.validate(full, "somewhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"schema": 1,\n "run_id"', ":2: damaged JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[]", "holds no record"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        records.read(path)
+    assert str(path) in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_arrays_must_be_the_ones_the_record_names(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    other = arrays() | {"report_ids": np.arange(1, 4)}
+    with pytest.raises(UserError, match="arrays_sha256"):
+        records.write(place(tmp_path, "ba9876543210"), record("ba9876543210"), other)
+    np.savez(path.with_suffix(".npz"), allow_pickle=False, **other)
+    with pytest.raises(UserError, match="is not the file"):
+        records.read_arrays(path)
+    path.with_suffix(".npz").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(UserError, match=r"\.npz: cannot be read"):
+        records.read_arrays(path)
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(UserError, match=r"\.npz: cannot be read"):
+        records.read_arrays(path)
+
+
+def test_arrays_of_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    np.savez(path.with_suffix(".npz"), report_ids=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="cannot be read"):
+        records.read_arrays(path)
+
+
+def test_the_digest_sees_name_type_shape_and_value() -> None:
+    base = {"a": np.arange(4)}
+    others: list[records.Arrays] = [
+        {"b": np.arange(4)},
+        {"a": np.arange(4, dtype=np.int32)},
+        {"a": np.arange(4).reshape(2, 2)},
+        {"a": np.arange(1, 5)},
+        {"a": np.arange(4).view(np.float64)},  # the same bytes
+    ]
+    digests = {records.arrays_digest(each) for each in [base, *others]}
+    assert len(digests) == 6
+    strided = {"a": np.arange(8)[::2] // 2}  # the same values, laid out otherwise
+    assert records.arrays_digest(strided) == records.arrays_digest(base)
+
+
+def test_writing_replaces_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "status.json"
+    write_text(path, "old ½\n")
+    assert path.read_text(encoding="utf-8") == "old ½\n"
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"status\.json: cannot be written \(No space left on device\)"):
+        write_text(path, "new\n")
+    assert path.read_text(encoding="utf-8") == "old ½\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "file" / "status.json", "x")
+
+
+def test_read_many_reads_all_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    ids = ["cccccccccccc", "aaaaaaaaaaaa", "bbbbbbbbbbbb"]
+    for run_id in ids:
+        records.write(place(tmp_path, run_id), record(run_id), arrays())
+    assert [each["run_id"] for each in records.read_many(tmp_path / "records")] == sorted(ids)
+    with pytest.raises(UserError, match="no such folder"):
+        records.read_many(tmp_path / "nowhere")
+
+
+def test_science_is_all_but_what_may_differ_when_repeated() -> None:
+    first, again = record(), deepcopy(record())
+    for key in ("time", "throughput", "memory", "provenance"):
+        again[key] = {}
+    assert records.science(first) == records.science(again)
+    again["metrics"]["last"]["report"]["accuracy"] = 0.6
+    assert records.science(first) != records.science(again)
+
+
+def test_the_page_on_records_is_written_from_the_schema() -> None:
+    page = schema.PAGE.read_text(encoding="utf-8")
+    assert schema.described(page) == page, "python -m sora.runs.schema writes it"
+    keys = {key for key, _, _ in schema.rows(schema.Record)}
+    assert {"flags.diverged_at", "history.*.gate_histogram", "provenance.recipe.tuned", "regime.rho"} <= keys
+    assert page.count("| `") > len(keys)
+
+
+def test_keys_of_later_versions_and_absent_ones_are_welcome() -> None:
+    made = record()
+    assert not {"regime", "no_data_ranks", "ranks_last"} & made.keys()
+    made |= {"regime": {"rho": 0.1, "shrink": 1, "travel": 2.0, "more": None}, "not known yet": [1]}
+    made["no_data_ranks"] = {"selected": {"layer.0.query": 3}}
+    records.validate(made, "somewhere")
+    made["regime"]["rho"] = None
+    with pytest.raises(UserError, match=r"regime\.rho got null, must be a number"):
+        records.validate(made, "somewhere")

@@ -1,0 +1,252 @@
+"""The name of a run: what changes it, what must not, and that it never changes by accident."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from sora.config import METHODS, RunConfig, SoraConfig
+from sora.runs.resolve import build_runs
+from sora.runs.run_id import recorded_config, run_id, science_config
+from tests.composing import composed, runs
+
+DATA = "d" * 64
+WEIGHTS = {"sha256": "e" * 64}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunConfig:
+    """SoRA on RTE as the command line composes it, without a recipe."""
+    (result,) = runs(tmp_path, "recipe=none")
+    return result
+
+
+def identity(run: RunConfig) -> str:
+    return run_id(run, DATA, WEIGHTS)
+
+
+def test_the_golden_science_and_its_name(run: RunConfig) -> None:
+    """A change here renames every published record: raise a `version` instead."""
+    science = science_config(run, DATA, WEIGHTS)
+    assert science == {
+        "backbone": {"name": "tiny", "arch": {"hidden_size": 32, "max_position_embeddings": 512}},
+        "method": {
+            "name": "sora",
+            "gate_update": "adam",
+            "penalty_rule": "mean",
+            "prox": "authors",
+            "threshold_rule": "constant",
+        },
+        "task": {"name": "rte", "labels": ["entailment", "not_entailment"]},
+        "trainer": {"learning_rate": 8e-4, "max_length": 320, "optimizer": "adamw_hf"},
+        "seeds": {"init": 0, "data": 0},
+        "data": DATA,
+        "weights": WEIGHTS,
+    }
+    # By hand, so that a change of the canonical form cannot pass unseen.
+    text = (
+        '{"backbone":{"arch":{"hidden_size":32,"max_position_embeddings":512},"name":"tiny"},'
+        f'"data":"{DATA}",'
+        '"method":{"gate_update":"adam","name":"sora","penalty_rule":"mean","prox":"authors",'
+        '"threshold_rule":"constant"},'
+        '"seeds":{"data":0,"init":0},'
+        '"task":{"labels":["entailment","not_entailment"],"name":"rte"},'
+        '"trainer":{"learning_rate":0.0008,"max_length":320,"optimizer":"adamw_hf"},'
+        f'"weights":{{"sha256":"{WEIGHTS["sha256"]}"}}}}'
+    )
+    assert json.loads(text) == science
+    assert identity(run) == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "paths.runs=elsewhere",
+        "paths.results=elsewhere",
+        "data.dir=/data",
+        "data.allow_partial=true",
+        "resume=never",
+        "predict=true",
+        "dry_run=true",
+        "deterministic=true",
+        "trainer.log_every=7",
+        "trainer.checkpoint_every=7",
+        "backbone.weights=random",  # the identity of the weights speaks for them
+        "backbone.note=x",
+        "method.packable=[seed]",
+        "method.fidelity=authors",
+        "method.prox=authors",  # what fidelity says anyway
+        "method.penalty_rule=mean",
+        "method.learning_rate=0.0008",
+        "trainer.learning_rate=8e-4",  # the method's own
+        "trainer.max_length=320",  # the task's own
+        "task.max_length=320",
+        "task.source=elsewhere",
+        "task.folder=rte",
+        "task.sizes.train=7",  # how many there are shows in the data's hash
+        "trainer.epochs=20",
+        "seeds.init=0",
+        "schedule.epochs=7",  # without levels, nothing
+        "seed=[0]",
+        "pack=[{seed: 0}]",
+    ],
+)
+def test_what_does_not_decide_the_numbers_does_not_change_the_name(
+    run: RunConfig, tmp_path: Path, override: str
+) -> None:
+    changed = override if override.startswith("+") else f"++{override}"
+    (other,) = runs(tmp_path, "recipe=none", changed)
+    assert identity(other) == identity(run)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "seeds.init=1",
+        "seeds.data=1",
+        "head=frozen",
+        "precision=bf16",
+        "protocol=dev",
+        "task=cola",
+        "method=lora",
+        "method.r=4",
+        "method.alpha=8",
+        "method.threshold=1e-5",
+        "method.prox=soft",
+        "method.fidelity=paper",
+        "method.penalty=0.2",
+        "method.clip=own",
+        "method.targets=[query]",
+        "trainer.epochs=3",
+        "trainer.max_steps=3",
+        "trainer.max_length=128",
+        "trainer.learning_rate=1e-3",
+        "trainer.bucketing=false",
+        "trainer.eval_every=7",
+        "trainer.train_subset=never",
+        "trainer.clip=0",
+        "backbone.dropout=0.0",
+        "backbone.pooling=mean",
+        "backbone.tokenizer=hf",
+        "backbone.arch.hidden_size=64",
+        "method.version=2",
+        "task.version=2",
+        "protocol.version=2",
+        "task.select_metric=f1",
+    ],
+)
+def test_what_decides_the_numbers_changes_the_name(run: RunConfig, tmp_path: Path, override: str) -> None:
+    changed = override if override.split("=")[0] in ("task", "method", "protocol") else f"++{override}"
+    (other,) = runs(tmp_path, "recipe=none", changed)
+    assert identity(other) != identity(run)
+
+
+def test_the_optimiser_names_a_run_by_what_it_is_not_by_who_asked_for_it(tmp_path: Path) -> None:
+    """SoRA's authors train with transformers' old AdamW; torch's is what a name does not speak of."""
+
+    def named(*words: str) -> RunConfig:
+        return runs(tmp_path, "recipe=none", "task=rte", *words)[0]
+
+    authors, asked = named("method=sora"), named("method=sora", "trainer.optimizer=adamw_hf")
+    plain = named("method=sora", "trainer.optimizer=adamw")
+    assert identity(authors) == identity(asked) != identity(plain)
+    assert science_config(authors, DATA, WEIGHTS)["trainer"]["optimizer"] == "adamw_hf"
+    assert "optimizer" not in science_config(plain, DATA, WEIGHTS)["trainer"]
+    assert recorded_config(plain, WEIGHTS)["trainer"]["optimizer"] == "adamw"
+    paper = named("method=sora", "method.fidelity=paper")
+    assert identity(paper) == identity(named("method=sora", "method.fidelity=paper", "trainer.optimizer=adamw"))
+    for method in {name for name, cls in METHODS.items() if cls.TRAINS} - {"sora"}:
+        run = named(f"method={method}")
+        assert run.trainer.optimizer == "adamw"
+        assert "optimizer" not in science_config(run, DATA, WEIGHTS)["trainer"]
+
+
+def test_standardized_targets_change_the_name_and_plain_ones_do_not(tmp_path: Path) -> None:
+    plain, said, standard = (
+        runs(tmp_path, "recipe=none", "task=stsb", *words)[0]
+        for words in ((), ("task.standardize=false",), ("task.standardize=true",))
+    )
+    assert identity(plain) == identity(said) != identity(standard)
+    assert "standardize" not in science_config(plain, DATA, WEIGHTS)["task"]
+    assert science_config(standard, DATA, WEIGHTS)["task"]["standardize"] is True
+
+
+def test_data_and_weights_are_part_of_the_name(run: RunConfig) -> None:
+    names = {
+        identity(run),
+        run_id(run, "f" * 64, WEIGHTS),
+        run_id(run, DATA, {"sha256": "f" * 64}),
+        run_id(run, DATA, {"arch": {"hidden_size": 32}, "init_seed": 0}),
+    }
+    assert len(names) == 4
+
+
+def test_rho_is_another_way_to_type_a_threshold(tmp_path: Path) -> None:
+    typed = ("method=sora", "trainer.learning_rate=7e-4")
+    (given,), (meant,) = runs(tmp_path, *typed, "method.rho=0.15"), runs(tmp_path, *typed, "method.threshold=1.05e-4")
+    assert isinstance(given.method, SoraConfig)
+    assert given.method.threshold == 1.05e-4
+    assert run_id(given, DATA, WEIGHTS) == run_id(meant, DATA, WEIGHTS)
+    packed = runs(tmp_path, *typed, "pack=[{method.rho: 0}, {method.rho: 0.35}, {method.threshold: 1.05e-4}]")
+    assert [run.method.threshold for run in packed] == [0.0, 2.45e-4, 1.05e-4]
+
+
+def test_a_penalty_that_is_off_has_no_size(tmp_path: Path) -> None:
+    overrides = ("recipe=none", "method.penalty_rule=off")
+    first, second = (runs(tmp_path, *overrides, f"method.penalty={value}")[0] for value in ("0.1", "10"))
+    assert identity(first) == identity(second)
+
+
+def test_the_default_that_counts_is_the_dataclass_not_the_file(tmp_path: Path, run: RunConfig) -> None:
+    """conf/ may come to say something else; a record of today keeps its name."""
+    cfg = composed(tmp_path, "recipe=none", "trainer.epochs=5")
+    (five,) = build_runs(cfg)
+    assert science_config(five, DATA, WEIGHTS)["trainer"]["epochs"] == 5.0
+    assert "epochs" not in science_config(run, DATA, WEIGHTS)["trainer"]
+
+
+def test_replicas_are_named_as_if_alone(tmp_path: Path) -> None:
+    together = runs(tmp_path, "pack=[{seed: 0, method.threshold: 1e-5}, {seed: 7}]")
+    alone = [
+        *runs(tmp_path, "seed=0", "method.threshold=1e-5"),
+        *runs(tmp_path, "seed=7"),
+    ]
+    assert [identity(each) for each in together] == [identity(each) for each in alone]
+
+
+def test_an_option_added_later_renames_nothing(run: RunConfig) -> None:
+    """A field that the run was made without, at the default it is introduced with."""
+
+    def extended(value: float) -> RunConfig:
+        cls = type(run.method)
+        added = dataclasses.make_dataclass(
+            cls.__name__, [("ramp", float, dataclasses.field(default=0.5))], bases=(cls,)
+        )
+        return dataclasses.replace(run, method=added(**dataclasses.asdict(run.method), ramp=value))
+
+    assert identity(extended(0.5)) == identity(run)
+    assert identity(extended(0.6)) != identity(run)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_names_itself(tmp_path: Path, method: str) -> None:
+    (run,) = runs(tmp_path, f"method={method}", "recipe=none", "task=stsb")
+    assert science_config(run, DATA, WEIGHTS)["method"]["name"] == method
+
+
+def test_levels_name_a_run_by_what_they_are_not_by_how_they_were_written(tmp_path: Path) -> None:
+    def named(*overrides: str) -> str:
+        (run,) = runs(tmp_path, "recipe=none", *overrides)
+        return identity(run)
+
+    spaced = named("schedule=sparsify", "schedule.stop=3e-4", "schedule.count=3")
+    assert named("schedule=sparsify", "schedule.levels=[1e-4,2e-4,3e-4]") == spaced
+    assert named("schedule=sparsify", "schedule.levels=[1e-4,2e-4,3e-4]", "schedule.count=7") == spaced
+    assert named("schedule=sparsify_authors", "schedule.levels=[1e-4,2e-4,3e-4]") != spaced
+    assert named("schedule=one_shot", "schedule.lr=constant") == named("schedule=one_shot")
+    by_steps = named("schedule=sparsify", "schedule.steps=7")
+    assert named("schedule=sparsify", "schedule.steps=7", "schedule.epochs=2") == by_steps
+    assert len({named(), spaced, by_steps, named("schedule=sparsify"), named("schedule=one_shot")}) == 5
