@@ -287,10 +287,10 @@ def forest(found: pd.DataFrame) -> Figure | None:
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
     margins = {words: margin for words, margin in zip(found["words"], found["margin"], strict=True) if margin > 0}
-    said = ", ".join(f"{margin:g} ({words})" for words, margin in margins.items())
+    limits = ", ".join(f"{margin:g} ({words})" for words, margin in margins.items())
     caption = (
         "Differences of means, paired by seed. 95 % intervals: thick, t over seeds; thin, bootstrap over seeds and "
-        f"examples.{f' Margin in points: {said}.' if said else ''}"
+        f"examples.{f' Margin in points: {limits}.' if limits else ''}"
     )
     size = (WIDTH, 0.42 * len(found) + 0.5 * len(groups) + 0.7)
     return Figure("sora_minus_lora", "SoRA against LoRA, task by task", caption, draw, size)

@@ -21,7 +21,7 @@ from experiments.tables import Artefact, Figure, Table, counts, size
 from sora import runs as results
 
 TITLE = "Rank map: which ranks stay (Figure 3)"
-SEEDS = 5  # shown beside each other at most
+SEEDS = 5  # shown in one row at most
 MODULE = r"(?:^|\.)layer\.(?P<layer>\d+)\.(?P<matrix>.+)$"
 NAMES = {"rank": "trained", "no_data_rank": "no data"}
 SHORT = {"query": "Q", "key": "K", "value": "V", "attention.output": "A.O", "intermediate": "FF.W1", "output": "FF.W2"}
