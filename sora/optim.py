@@ -1,4 +1,4 @@
-"""The optimiser of a pack: AdamW and the proximal gate step over flat rows, one row per replica.
+"""The optimiser of a pack: AdamW over flat rows, one row per replica, and what a group does after its Adam step.
 
 Every trainable tensor is a view into ``rows`` [R, P], its gradient a view into ``grads`` [R, P]. A row is all
 that one replica trains, so that its norm is one reduction, a checkpoint one slice, and the best weights so far
@@ -12,21 +12,38 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from sora.schedules import Timeline
 
 # A view into the rows of a pack is strided over R, so autograd remarks once that gradient and parameter are not
 # dense. The last dimensions are contiguous all the same.
 warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")
 
 
+class AfterAdam(Protocol):
+    """A step that a method takes with a group after Adam's, or instead of it."""
+
+    @property
+    def adam(self) -> bool:
+        """Return whether Adam steps the group first."""
+
+    def thresholds(self, timeline: Timeline, step: int) -> list[float]:
+        """Return the strength [R] of the 0-based ``step``, which the call takes as ``threshold``."""
+
+    def __call__(self, values: Tensor, grads: Tensor, rate: Tensor, threshold: Tensor) -> Tensor:
+        """Return the new values [R, n] of ``values`` and ``grads`` [R, n], at ``rate`` and ``threshold`` [R, 1]."""
+
+
 @dataclass
 class ParameterGroup:
     """Tensors that train by one rule.
 
-    ``lr`` [R] is the peak rate and ``threshold`` [R] the xi at the peak rate of each replica. The loop hands
-    the optimiser their values at every step (schedules.py).
+    ``lr`` [R] is the peak rate of each replica. The loop hands the optimiser its value at every step (schedules.py).
     """
 
     name: str
@@ -36,13 +53,8 @@ class ParameterGroup:
     eps: float = 1e-8
     variant: str = "adamw"  # adamw | adamw_hf: transformers' old one, eps before the bias correction, decay last
     clip: str = "joint"  # joint: by the norm of all joint groups together | own: by the group's own norm
-    rule: str = "adam"  # adam | proximal
     stacked: bool = True  # tensors have the leading axis R; False only for R = 1
-    # proximal groups only
-    threshold: Sequence[float] = ()
-    threshold_rule: str = "constant"  # constant | lr_scaled
-    prox: str = "soft"  # soft | authors
-    update: str = "adam"  # adam | gradient
+    after_adam: AfterAdam | None = None  # a further step of the method, such as SoRA's GateStep
     # set by the optimiser: where the group lies in its rows, and the views [R, n] of weights and gradients there
     columns: slice = field(default_factory=lambda: slice(0, 0), repr=False)
     values: Tensor | None = field(default=None, repr=False)
@@ -51,7 +63,7 @@ class ParameterGroup:
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[Tensor]:
-        """Where to write gradients [R, n] that did not pass through the tensors; they add to what is there already."""
+        """Yield the place for gradients [R, n] that bypass the tensors; they add to those that are there already."""
         assert self.grads is not None
         target = torch.empty_like(self.grads) if self.received else self.grads
         yield target
@@ -60,38 +72,25 @@ class ParameterGroup:
         self.received = True
 
 
-def soft_threshold(x: Tensor, xi: Tensor | float) -> Tensor:
-    """T_xi(x) = sign(x) max(|x| - xi, 0), the proximal operator of xi |x| (SoRA, Eq. 11)."""
-    return torch.sign(x) * (x.abs() - xi).clamp_min(0)
-
-
-def authors_threshold(x: Tensor, xi: Tensor | float) -> Tensor:
-    """What the authors' optimiser does instead: shrink by xi what is beyond xi, then zero what is left below xi.
-
-    The dead zone is therefore |x| < 2 xi, and |x| = xi or 2 xi survive as +-xi.
-    """
-    shrunk = torch.where(x > xi, x - xi, x)
-    shrunk = torch.where(shrunk < -xi, shrunk + xi, shrunk)
-    return torch.where(shrunk.abs() < xi, torch.zeros_like(shrunk), shrunk)
-
-
-PROX = {"soft": soft_threshold, "authors": authors_threshold}
+def takes_adam(group: ParameterGroup) -> bool:
+    """Return whether Adam steps the group."""
+    return group.after_adam is None or group.after_adam.adam
 
 
 def column(values: Sequence[float], like: Tensor) -> Tensor:
-    """One number per replica as [R, 1] beside ``like``; from pinned memory, so that a GPU is not waited for."""
+    """Put one number per replica next to ``like``, as [R, 1]; from pinned memory, so that a GPU is not waited for."""
     host = torch.tensor(list(values), dtype=like.dtype).unsqueeze(1)
     return host.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else host
 
 
 def numbers(table: Sequence[Sequence[float]], like: Tensor) -> Tensor:
-    """Numbers [n][R] as a tensor [n, R] beside ``like``, in one copy that a GPU is not waited for."""
+    """Put numbers [n][R] next to ``like`` as a tensor [n, R], in one copy that a GPU is not waited for."""
     host = torch.tensor(table, dtype=like.dtype)
     return host.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else host
 
 
 class PackOptimizer:
-    """Per-replica clipping, AdamW and proximal steps for R replicas at once.
+    """Per-replica clipping, AdamW and the groups' own steps for R replicas at once.
 
     On a CPU every tensor's gradient is a view of the rows, and Adam is torch's fused AdamW, one per replica (each has
     its own rates); on a GPU autograd keeps the gradients until :meth:`collect` joins them, and one AdamW steps all rows
@@ -182,12 +181,12 @@ class PackOptimizer:
 
     @torch.no_grad()
     def step(self, losses: Tensor, lr: float, threshold: Sequence[Sequence[float]]) -> Tensor:
-        """One update of every living replica; returns the gradient norms [R] before clipping.
+        """Update every living replica; return the gradient norms [R] before clipping.
 
         ``losses`` [R] decide, with the norms, who is alive. ``lr`` multiplies each group's peak rate;
-        ``threshold`` [groups][R] are the thresholds of this step (ignored for groups that have none).
+        ``threshold`` [groups][R] go to the groups' own steps (ignored for groups without).
         Order, as in the authors' loop: clip the tensors of a run by their norm (theirs are all ``joint``), AdamW, then
-        the proximal map.
+        the groups' own steps.
         """
         self.collect()
         norms = torch.linalg.vector_norm(self.grads, dim=1)
@@ -197,10 +196,10 @@ class PackOptimizer:
         self.updates += 1
         self._adam.step(lr)
         for group, xi in zip(self.groups, threshold, strict=True):
-            if group.variant == "adamw_hf" and group.weight_decay and group.update == "adam":
+            if group.variant == "adamw_hf" and group.weight_decay and takes_adam(group):
                 self._decay(group, lr)
-            if group.rule == "proximal":
-                self._proximal(group, lr, xi)
+            if group.after_adam is not None:
+                self._step_after(group, group.after_adam, lr, xi)
         return norms
 
     def _clip(self, norms: Tensor) -> None:
@@ -217,7 +216,7 @@ class PackOptimizer:
                 self.grads[:, columns].mul_(factor)
 
     def eps(self, group: ParameterGroup) -> float:
-        """The eps of this step in m_hat / (sqrt(v_hat) + eps).
+        """Return the eps of this step in m_hat / (sqrt(v_hat) + eps).
 
         That of the old m_hat sqrt(1 - beta2^t) / (sqrt(v) + eps) is divided by the correction, to the same effect.
         """
@@ -225,27 +224,24 @@ class PackOptimizer:
 
     @property
     def adam_groups(self) -> list[ParameterGroup]:
-        """The groups that take an Adam step, in the order of their state."""
-        return [group for group in self.groups if group.update != "gradient"]
+        """Return the groups that take an Adam step, in the order of their state."""
+        return [group for group in self.groups if takes_adam(group)]
 
     def _decay(self, group: ParameterGroup, lr: float) -> None:
-        """w <- w - lr * decay * w, of what the Adam step has left."""
+        """Apply w <- w - lr * decay * w to what the Adam step has left."""
         values = self.rows[:, group.columns]
         kept = 1.0 - column([peak * lr * group.weight_decay for peak in group.lr], values)
         values.mul_(torch.where(self.alive.unsqueeze(1), kept, torch.ones_like(kept)))
 
-    def _proximal(self, group: ParameterGroup, lr: float, threshold: Sequence[float]) -> None:
-        values = self.rows[:, group.columns]
-        moved = values
-        if group.update == "gradient":
-            moved = values - column([peak * lr for peak in group.lr], values) * self.grads[:, group.columns]
-        moved = PROX[group.prox](moved, column(threshold, values))
+    def _step_after(self, group: ParameterGroup, step: AfterAdam, lr: float, threshold: Sequence[float]) -> None:
+        values, grads = self.rows[:, group.columns], self.grads[:, group.columns]
+        moved = step(values, grads, column([peak * lr for peak in group.lr], values), column(threshold, values))
         values.copy_(torch.where(self.alive.unsqueeze(1), moved, values))
 
     # -- state: everything is sliced by replica, because a checkpoint belongs to a run -------------------------
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Row, moments and step counts of one replica, on the CPU."""
+        """Return Row, moments and step counts of one replica, on the CPU."""
         state = {"row": self.rows[replica].detach().cpu().clone(), "alive": self.alive[replica].cpu().clone()}
         state["updates"] = torch.tensor(self.updates)
         for index, moments in enumerate(self._adam.state(replica)):
@@ -254,7 +250,7 @@ class PackOptimizer:
         return state
 
     def named(self, replica: int) -> dict[str, Tensor]:
-        """The weights of one replica by name, on the CPU."""
+        """Return the weights of one replica by name, on the CPU."""
         return {
             name: (tensor.detach()[replica] if group.stacked else tensor.detach()).cpu().clone()
             for group in self.groups
@@ -263,14 +259,14 @@ class PackOptimizer:
 
     @torch.no_grad()
     def load_named(self, replica: int, weights: dict[str, Tensor]) -> None:
-        """Inverse of ``named``. Raises KeyError or RuntimeError where the weights are of another run."""
+        """Load what ``named`` returned. Raises KeyError or RuntimeError where the weights are of another run."""
         for group in self.groups:
             for name, tensor in group.tensors.items():
                 (tensor.detach()[replica] if group.stacked else tensor.detach()).copy_(weights[name])
 
     @torch.no_grad()
     def load_state(self, replica: int, state: dict[str, Tensor]) -> None:
-        """Inverse of ``state``. Raises KeyError or RuntimeError where the state is of another run."""
+        """Load what ``state`` returned. Raises KeyError or RuntimeError where the state is of another run."""
         self.rows[replica].copy_(state["row"])
         self.alive[replica] = bool(state["alive"])
         self.updates = int(state["updates"])
@@ -298,7 +294,7 @@ class FusedAdams:
         return torch.optim.AdamW(specs, betas=self.rows.betas, fused=True)
 
     def step(self, lr: float) -> None:
-        """One step of every living replica; a dead one is skipped by ``found_inf``, as gradient scalers do."""
+        """Step every living replica; a dead one is skipped by ``found_inf``, as gradient scalers do."""
         dead = (~self.rows.alive).float()
         for replica, adam in enumerate(self._adams):
             for spec, group in zip(adam.param_groups, self.rows.adam_groups, strict=True):
@@ -308,7 +304,7 @@ class FusedAdams:
             adam.step()
 
     def state(self, replica: int) -> list[dict[str, Tensor]]:
-        """``step``, ``exp_avg`` and ``exp_avg_sq`` of each group of a replica; {} before the first step."""
+        """Return ``step``, ``exp_avg`` and ``exp_avg_sq`` of each group of a replica; {} before the first step."""
         adam = self._adams[replica]
         return [adam.state[spec["params"][0]] for spec in adam.param_groups]
 
@@ -329,7 +325,7 @@ class RowsAdam:
         self.mean, self.square = torch.zeros_like(rows.rows), torch.zeros_like(rows.rows)
 
     def step(self, lr: float) -> None:
-        """One step of every living replica; of a dead one nothing changes, not even its moments."""
+        """Step every living replica; of a dead one nothing changes, not even its moments."""
         optimizer = self.rows
         alive, grads = optimizer.alive.unsqueeze(1), optimizer.grads
         grads.masked_fill_(~alive, 0.0)  # they may not be finite, and 0 * nan is no 0
@@ -351,7 +347,7 @@ class RowsAdam:
             values.addcmul_(self.mean[:, columns] / root, rates[index].unsqueeze(1), value=-1.0)
 
     def state(self, replica: int) -> list[dict[str, Tensor]]:
-        """As of :class:`FusedAdams`, so that a run can go on on another device."""
+        """Return the state as :class:`FusedAdams` does, so that a run can go on on another device."""
         groups, updates = self.rows.adam_groups, self.rows.updates
         if updates == 0:
             return [{} for _ in groups]

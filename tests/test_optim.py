@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sora.optim import PackOptimizer, ParameterGroup, authors_threshold, soft_threshold
+from sora.methods.sora import GateStep, authors_threshold, soft_threshold
+from sora.optim import PackOptimizer, ParameterGroup
 from tests import tiny
 from tests.oracles.authors_rule import ScalarAdam, authors_shrink, clip, paper_shrink
 
@@ -131,7 +132,7 @@ def test_gates_follow_the_plain_transcription_for_hundreds_of_steps(prox, update
             ParameterGroup("adapter", {"a": packed[0], "b": packed[1]}, lr=[lr, lr], weight_decay=0.1),
             ParameterGroup(
                 "gate", {"g": packed[2]}, lr=[lr, lr], eps=1e-6, variant="adamw_hf",
-                rule="proximal", threshold=[xi, xi], prox=prox, update=update,
+                after_adam=GateStep([xi, xi], prox=prox, update=update),
             ),
         ],
         replicas=2,
@@ -172,7 +173,7 @@ def test_a_diverged_replica_keeps_its_last_finite_weights_and_the_others_go_on()
         packed = [nn.Parameter(x.clone()) for x in start(3)]
         groups = [
             ParameterGroup("a", {"a": packed[0], "b": packed[1]}, lr=[1e-2] * 3),
-            ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 3, rule="proximal", threshold=[1e-3] * 3),
+            ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 3, after_adam=GateStep([1e-3] * 3)),
         ]
         optimizer = PackOptimizer(groups, replicas=3, clip=1.0)
         rows = []
@@ -215,7 +216,7 @@ def test_state_of_a_replica_resumes_to_the_bit():
         packed = [nn.Parameter(x.float()) for x in start(2)]
         groups = [
             ParameterGroup("a", {"a": packed[0], "b": packed[1]}, lr=[1e-2] * 2, weight_decay=0.1),
-            ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 2, rule="proximal", threshold=[1e-3] * 2, prox="authors",
+            ParameterGroup("g", {"g": packed[2]}, lr=[1e-2] * 2, after_adam=GateStep([1e-3] * 2, prox="authors"),
                            eps=1e-6, variant="adamw_hf"),
         ]  # fmt: skip
         return packed, PackOptimizer(groups, replicas=2, clip=0.1)

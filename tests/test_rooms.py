@@ -19,7 +19,7 @@ AROUND = {  # folder beside sora/ -> the highest floor of sora/ it may import, a
     "scripts": ("cli", {"scripts", "experiments", "benchmark"}),
 }
 
-NOT_YET = {("config", "tasks")}  # TaskConfig is on its way into config.py; then this set is empty
+DOORS = {"sora.publish.library": "library"}  # a module that is a door, wherever it lies
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Import:
 def room(module: str) -> str:
     """``sora.tasks.load`` -> tasks, ``sora.config`` -> config, ``experiments.study`` -> experiments."""
     first, *rest = module.split(".")
+    if (door := ".".join([first, *rest[:2]])) in DOORS:
+        return DOORS[door]
     return rest[0] if first == "sora" and rest else first
 
 
@@ -90,7 +92,7 @@ def wrong(found: list[Import]) -> list[str]:
         elif target in AROUND:
             allowed = False
         else:
-            allowed = order[target] <= order[source] or (source, target) in NOT_YET
+            allowed = order[target] <= order[source]
         if not allowed:
             problems.append(str(each))
     return problems
@@ -101,7 +103,7 @@ def circle(found: list[Import]) -> list[str]:
     graph: dict[str, set[str]] = {}
     for each in found:
         edge = (each.source, room(each.target))
-        if not each.typing and edge[0] != edge[1] and edge not in NOT_YET:
+        if not each.typing and edge[0] != edge[1]:
             graph.setdefault(each.source, set()).add(room(each.target))
     try:
         TopologicalSorter(graph).prepare()
@@ -120,7 +122,7 @@ def found() -> list[Import]:
 def test_every_room_has_a_place_in_the_order() -> None:
     inside = [path for path in (ROOT / "sora").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
     rooms = {path.stem for path in inside}
-    assert rooms - {"__init__"} == set(floors())
+    assert rooms - {"__init__"} | set(DOORS.values()) == set(floors())
 
 
 def test_imports_point_down(found: list[Import]) -> None:

@@ -23,7 +23,7 @@ from sora.optim import ParameterGroup
 
 
 def cubic_budget(step: int, warmup: int, last: int, start: int, end: int) -> int:
-    """Triplets that may stay at the 0-based ``step``: ``start`` up to ``warmup`` = t_i, ``end`` from ``last`` = T-t_f.
+    """Count the triplets kept at the 0-based ``step``: ``start`` up to ``warmup`` = t_i, ``end`` from ``last`` = T-t_f.
 
     Between them (t - t_i) / (T - t_i - t_f) of the way is behind, as in the authors' code; Eq. 12 as printed takes a
     second t_f from the numerator, by which the budget would jump at the end.
@@ -37,7 +37,7 @@ def cubic_budget(step: int, warmup: int, last: int, start: int, end: int) -> int
 
 
 def allocate(scores: Tensor, budget: int) -> Tensor:
-    """Which triplets stay, bool [R, n]: those of the ``budget`` highest of ``scores`` [R, n], replica by replica.
+    """Choose the triplets that stay, bool [R, n]: each replica's ``budget`` highest of ``scores`` [R, n].
 
     Ties at the border die together, as in the authors' code. A replica whose scores are not finite keeps everything.
     """
@@ -57,7 +57,7 @@ class Adalora(Lora):
     scores: Scores | None = None
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
-        """As LoRA. Raises UserError where the phases leave no step to allocate ranks in."""
+        """Attach as LoRA does. Raises UserError where the phases leave no step to allocate ranks in."""
         config, total = self.config, plan.total_steps
         self.warmup = _steps(config.warmup, total)
         # The step of the last allocation; without a final phase it follows the last update.
@@ -87,11 +87,11 @@ class Adalora(Lora):
 
     @property
     def scaling(self) -> float:
-        """alpha / r_init, whatever ranks remain."""
+        """Return alpha / r_init, whatever ranks remain."""
         return self.config.alpha / self.config.init_r
 
     def penalty(self) -> Tensor | None:
-        """gamma times the mean over all P and Q of their distance from orthogonality (Eq. 4)."""
+        """Return gamma times the mean over all P and Q of their distance from orthogonality (Eq. 4)."""
         if self.config.orthogonality == 0:
             return None
         if self.bank is not None and self.bank.stacks:
@@ -113,7 +113,7 @@ class Adalora(Lora):
             scores.keep(allocate(scores.importance(), budget), alive)
 
     def _scores(self) -> Scores:
-        """Made at the first step, when the optimiser has the tensors."""
+        """Make the scores at the first step, when the optimiser has the tensors."""
         if self.scores is None:
             layers = list(self.layers.values())
             ready = self.bank is not None and self.bank.ready
@@ -121,7 +121,7 @@ class Adalora(Lora):
         return self.scores
 
     def _allocates(self, step: int) -> bool:
-        """Whether the budget is spent anew after the 0-based update ``step``."""
+        """Return whether the budget is spent anew after the 0-based update ``step``."""
         return step == self.last or (self.warmup < step < self.last and step % self.config.interval == 0)
 
     def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
@@ -144,5 +144,5 @@ class Adalora(Lora):
 
 
 def _steps(value: float, total: int) -> int:
-    """Steps from steps (>= 1) or a fraction of ``total`` (< 1)."""
+    """Return steps, given as steps (>= 1) or as a fraction of ``total`` (< 1)."""
     return round(value * total) if value < 1 else int(value)

@@ -44,7 +44,7 @@ class Bank:
 
     @property
     def ready(self) -> bool:
-        """Whether the optimiser has the tensors, on a GPU."""
+        """Return whether the optimiser has the tensors, on a GPU."""
         return self.adapter.values is not None and self.adapter.values.is_cuda
 
     def attach(self, model: nn.Module) -> None:
@@ -75,17 +75,17 @@ class Bank:
 
     @property
     def matrices(self) -> Tensor:
-        """Every A, then every B: [R, sum r in + sum r out]."""
+        """Return every A, then every B: [R, sum r in + sum r out]."""
         assert self.adapter.values is not None
         return self.adapter.values
 
     @property
     def split(self) -> int:
-        """Columns of all A."""
+        """Return columns of all A."""
         return sum(self.inner)
 
     def factors(self) -> Tensor:
-        """What each column is multiplied with, [R or 1, sum r in + sum r out]: an A with 1, a B with scale and gate."""
+        """Return the factor of each column, [R or 1, sum r in + sum r out]: 1 for an A, scale and gate for a B."""
         values = self.matrices
         if self.gate is None:
             if "factor" not in self._tables:
@@ -105,7 +105,7 @@ class Bank:
         return scaled.index_select(1, self._tables["rank"])
 
     def by_rank(self, columns: Tensor, outer: bool, mean: bool = False) -> Tensor:
-        """Sums (or means) over each rank of columns of the A or, with ``outer``, of the B -> [R, G].
+        """Sum (or average) each rank's columns of the A or, with ``outer``, of the B -> [R, G].
 
         Widths are few: the columns of one are gathered and summed at once, in an order that is always the same.
         """
@@ -122,7 +122,7 @@ class Bank:
         return found[0] if back is None else torch.cat(found, dim=1).index_select(1, back)
 
     def _widths(self, widths: list[int], device: torch.device) -> tuple[list[tuple[int, Tensor | None]], Tensor | None]:
-        """Of each width its columns (None: all), and where each rank lies among the groups (None: in order)."""
+        """Return for each width its columns (None: all), and where each rank lies among the groups (None: in order)."""
         distinct = sorted(set(widths))
         if len(distinct) == 1:
             return [(distinct[0], None)], None
@@ -135,7 +135,7 @@ class Bank:
         return groups, _moved(np.argsort(order), device)
 
     def by_width(self, columns: Tensor) -> list[Tensor]:
-        """Columns of every A, then every B -> the matrices of each width, [n, R, r, width]."""
+        """Sort the columns of every A, then every B, by width: matrices [n, R, r, width]."""
         parts = columns.split_with_sizes([*self.inner, *self.outer], dim=1)
         found: dict[int, list[Tensor]] = {}
         for part in parts:
@@ -143,14 +143,14 @@ class Bank:
         return [torch.stack(found[size]) for size in sorted(found)]
 
     def from_width(self, stacks: Sequence[Tensor]) -> Tensor:
-        """The inverse of :meth:`by_width`."""
+        """Invert :meth:`by_width`."""
         sizes = [*self.inner, *self.outer]
         left = {size: iter(stack.unbind()) for size, stack in zip(sorted(set(sizes)), stacks, strict=True)}
         return torch.cat([next(left[size]).reshape(self.replicas, -1) for size in sizes], dim=1)
 
 
 def _moved(table: np.ndarray, device: torch.device) -> Tensor:
-    """A table on the device, without waiting for it."""
+    """Copy a table to the device, without waiting for it."""
     return torch.from_numpy(table).pin_memory().to(device, non_blocking=True)
 
 

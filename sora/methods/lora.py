@@ -54,7 +54,7 @@ class Lora(Method):
 
     @property
     def scaling(self) -> float:
-        """s in W0 + s B A: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski, arXiv 2312.03732)."""
+        """Return s in W0 + s B A: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski, arXiv 2312.03732)."""
         r = self.config.r
         return self.config.alpha / (math.sqrt(r) if self.config.rslora else r)
 
@@ -66,7 +66,7 @@ class Lora(Method):
         return self._banked([group])
 
     def _banked(self, groups: list[ParameterGroup]) -> list[ParameterGroup]:
-        """The groups, adapter and gate, with which the layers are made ready together on a GPU."""
+        """Hand adapter and gate groups to the bank, which makes all layers ready together on a GPU."""
         if self.bank is None:
             self.bank = Bank(list(self.layers.values()), groups[0], None, stacked=self.penalises_matrices)
             self.bank.attach(self.backbone)
@@ -77,7 +77,7 @@ class Lora(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Nothing: LoRA has no state beside its weights."""
+        """Do nothing: LoRA has no state but its weights."""
 
     def summary(self, replica: int) -> Summary:
         ranks = {name: int(layer.live()[replica].sum()) for name, layer in self.layers.items()}
@@ -91,7 +91,7 @@ class Lora(Method):
         )
 
     def _redraw(self, replica: int) -> torch.Generator:
-        """The stream that ``attach`` drew the initial weights of a replica from, at its beginning."""
+        """Restart the stream that ``attach`` drew a replica's initial weights from."""
         return torch.Generator().manual_seed(self.seeds[replica])
 
     def export(self, replica: int, folder: Path, head: Head) -> None:

@@ -48,13 +48,13 @@ class _LowRankFunction(torch.autograd.Function):
 
 
 def draw_matrix(r: int, in_features: int, generator: torch.Generator) -> Tensor:
-    """An initial A [r, in] of LoRA."""
+    """Draw an initial A [r, in] of LoRA."""
     bound = 1.0 / math.sqrt(in_features)
     return torch.empty(r, in_features).uniform_(-bound, bound, generator=generator)
 
 
 def draw_gates(r: int, generator: torch.Generator) -> Tensor:
-    """Initial gates [r] of SoRA; a layer draws its A first."""
+    """Draw initial gates [r] of SoRA; a layer draws its A first."""
     return torch.randn(r, generator=generator)
 
 
@@ -94,17 +94,17 @@ class LowRankLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen layer's: some models, such as T5, ask a layer for its weight's type before they call it."""
+        """Return the frozen layer's: some models, such as T5, ask for a weight's type before they call a layer."""
         return self.base.weight
 
     @property
     def bias(self) -> Tensor | None:
-        """The frozen layer's."""
+        """Return the frozen layer's."""
         return self.base.bias
 
     @torch.no_grad()
     def reset(self, generators: Sequence[torch.Generator]) -> None:
-        """A ~ Kaiming uniform with a = sqrt(5), so U(-1/sqrt(in), 1/sqrt(in)); B = 0; g ~ N(0, 1) (authors' code).
+        """Draw A ~ U(-1/sqrt(in), 1/sqrt(in)) (Kaiming, a = sqrt(5)), B = 0 and g ~ N(0, 1) (authors' code).
 
         One CPU generator per replica: a replica draws the same numbers alone or packed, on any device.
         """
@@ -115,7 +115,7 @@ class LowRankLinear(nn.Module):
         self.lora_B.zero_()
 
     def folded(self) -> Tensor:
-        """s * g * B^T, [R, r, out]: what the update multiplies the inner activations with."""
+        """Return s * g * B^T, [R, r, out]: what the update multiplies the inner activations with."""
         b = self.lora_B * self.scaling
         return b if self.gate is None else b * self.gate.unsqueeze(-1)
 
@@ -140,21 +140,21 @@ class LowRankLinear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
     def _shared(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """x [1, ..., in] seen by every replica -> [R, ..., out]; the frozen product is computed once."""
+        """Map x [1, ..., in], seen by every replica, to [R, ..., out]; the frozen product is computed once."""
         rows = x.reshape(-1, self.in_features)
         base = F.linear(rows, self.base.weight, self.base.bias).expand(self.replicas, -1, -1)
         inner = torch.matmul(rows, a.transpose(1, 2))  # [R, p, r]
         return torch.baddbmm(base, inner, b).view(self.replicas, *x.shape[1:-1], self.out_features)
 
     def live(self) -> Tensor:
-        """Bool [R, r]: ranks whose gate is not zero (all of them without a gate)."""
+        """Return bool [R, r]: ranks whose gate is not zero (all of them without a gate)."""
         if self.gate is None:
             return torch.ones(self.replicas, self.r, dtype=torch.bool, device=self.lora_A.device)
         return self.gate.detach() != 0
 
     @torch.no_grad()
     def pruned(self, replica: int) -> tuple[Tensor, Tensor]:
-        """The equal LoRA of one replica (SoRA, Eq. 12): A [r', in] and B [out, r'] with the gate folded into B.
+        """Return the equal LoRA of one replica (SoRA, Eq. 12): A [r', in] and B [out, r'], the gate folded into B.
 
         The scale is not folded in: W0 + s * B A is the merged weight. r' may be 0.
         """

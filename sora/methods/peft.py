@@ -82,7 +82,7 @@ class Peft(Method):
         backbone.count_dropouts()
 
     def _settings(self, targets: list[str]) -> Any:
-        """PEFT's own configuration object."""
+        """Return PEFT's own configuration object."""
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         every = {kind.value: cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -132,7 +132,7 @@ class Peft(Method):
         return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """At the first step, make sure that the encoder passes through the tuner: some need PEFT's own forward.
+        """Check at the first step that the encoder passes through the tuner: some need PEFT's own forward.
 
         A run that diverged there has no gradient to judge by: clipping to an infinite norm leaves zeros.
         """
@@ -150,7 +150,7 @@ class Peft(Method):
         return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        """What PEFT's ``save_pretrained`` writes, with the head where :func:`sora.publish.export.write_peft` has it."""
+        """Write what PEFT's ``save_pretrained`` does, the head where :func:`sora.publish.export.write_peft` has it."""
         self.model.peft_config["default"].modules_to_save = head.module_names() if self.classifies else None
         self.model.save_pretrained(folder, save_embedding_layers=False)
         state = {key: value.detach().cpu().contiguous().clone() for key, value in head.export_state(replica).items()}
@@ -176,7 +176,7 @@ class _Root:
 
 
 def _fields(cls: Any) -> dict[str, Any]:
-    """Options that a configuration class of PEFT takes, with their defaults."""
+    """Return options that a configuration class of PEFT takes, with their defaults."""
     return {item.name: item.default for item in dataclasses.fields(cls) if item.init}
 
 

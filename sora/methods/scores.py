@@ -20,13 +20,13 @@ class Scores(Protocol):
         """Bring them up to date with the present gradients, in the replicas that are ``alive`` [R]."""
 
     def importance(self) -> Tensor:
-        """Of each triplet, [R, G]."""
+        """Return the score of each triplet, [R, G]."""
 
     def keep(self, kept: Tensor, alive: Tensor) -> None:
         """Set lambda to 0 where ``kept`` [R, G] is False, in the replicas that are ``alive`` [R]."""
 
     def keep_chosen(self, alive: Tensor) -> None:
-        """The same with what was kept last."""
+        """Keep again what was kept last."""
 
 
 class LayerScores:
@@ -69,7 +69,7 @@ class RowScores:
 
     @torch.no_grad()
     def update(self, beta1: float, beta2: float, alive: Tensor) -> None:
-        """As ``SvdLinear.score``. The gradients of a dead replica are zeros by now: see ``RowsAdam.step``."""
+        """Update as ``SvdLinear.score`` does. Gradients of a dead replica are zeros by now: see ``RowsAdam.step``."""
         trains = alive.unsqueeze(1).to(self.sensitivity[0].dtype)
         first, second = trains * (1 - beta1), trains * (1 - beta2)
         for group, mean, spread in zip(self.groups, self.sensitivity, self.uncertainty, strict=True):

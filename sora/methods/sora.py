@@ -24,20 +24,83 @@ after all ceil(N / b) * epochs steps (3,900).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sora.config import SoraConfig
+from sora.config import RunConfig, SoraConfig
 from sora.methods.lora import Lora
 from sora.methods.lowrank import draw_gates, draw_matrix
-from sora.optim import PROX, ParameterGroup, column
-from sora.schedules import threshold_factor
+from sora.optim import ParameterGroup, column
+from sora.schedules import Timeline, threshold_factor
 
 # Of the authors' gate optimiser, which is transformers' old AdamW whatever trains the rest: early gate gradients are of
 # that size, so it decides how the gates start.
 GATE_EPS = 1e-6
+
+
+def soft_threshold(x: Tensor, xi: Tensor | float) -> Tensor:
+    """Compute T_xi(x) = sign(x) max(|x| - xi, 0), the proximal operator of xi |x| (SoRA, Eq. 11)."""
+    return torch.sign(x) * (x.abs() - xi).clamp_min(0)
+
+
+def authors_threshold(x: Tensor, xi: Tensor | float) -> Tensor:
+    """Do what the authors' optimiser does instead: shrink by xi what is beyond xi, then zero what is left below xi.
+
+    The dead zone is therefore |x| < 2 xi, and |x| = xi or 2 xi survive as +-xi.
+    """
+    shrunk = torch.where(x > xi, x - xi, x)
+    shrunk = torch.where(shrunk < -xi, shrunk + xi, shrunk)
+    return torch.where(shrunk.abs() < xi, torch.zeros_like(shrunk), shrunk)
+
+
+PROX = {"soft": soft_threshold, "authors": authors_threshold}
+
+
+@dataclass(frozen=True)
+class GateStep:
+    """SoRA's step of the gates: the proximal map after Adam's step, or after a gradient step of its own (Eq. 10-11).
+
+    ``threshold`` [R] is xi at the peak learning rate of each replica; the switches are those of ``method``. The
+    optimiser of a pack and that of the library (sora/library.py) call the same object.
+    """
+
+    threshold: Sequence[float]
+    threshold_rule: str = "constant"  # constant | lr_scaled
+    prox: str = "soft"  # soft | authors
+    update: str = "adam"  # adam | gradient
+
+    @classmethod
+    def of(cls, runs: Sequence[RunConfig]) -> GateStep:
+        """Make the step of the replicas of a pack, whose switches are alike."""
+        methods = [run.method for run in runs if isinstance(run.method, SoraConfig)]
+        first = methods[0]
+        switches = str(first.threshold_rule), str(first.prox), str(first.gate_update)
+        return cls([method.threshold for method in methods], *switches)
+
+    @property
+    def adam(self) -> bool:
+        """Return whether the optimiser's Adam steps the gates first."""
+        return self.update == "adam"
+
+    def scaled(self, multiplier: float, peaks: Sequence[float] | None = None) -> list[float]:
+        """Return xi [R] at ``multiplier`` times the peak learning rate; ``peaks`` [R] stand in for ``threshold``."""
+        factor = threshold_factor(self.threshold_rule, multiplier)
+        return [xi * factor for xi in (self.threshold if peaks is None else peaks)]
+
+    def thresholds(self, timeline: Timeline, step: int) -> list[float]:
+        """Return xi [R] at the 0-based ``step``."""
+        return self.scaled(timeline.multiplier(step), [timeline.threshold(step, xi) for xi in self.threshold])
+
+    def __call__(self, values: Tensor, grads: Tensor, rate: Tensor | float, threshold: Tensor | float) -> Tensor:
+        """Return the gates after a step; ``rate`` and ``threshold`` [R, 1] for gates and gradients [R, n]."""
+        return self.shrunk(values if self.adam else values - rate * grads, threshold)
+
+    def shrunk(self, gates: Tensor, threshold: Tensor | float) -> Tensor:
+        """Apply the proximal map alone."""
+        return PROX[self.prox](gates, threshold)
 
 
 class Sora(Lora):
@@ -55,12 +118,8 @@ class Sora(Lora):
             lr=self.plan.learning_rates(),
             eps=GATE_EPS,
             variant="adamw_hf",
-            rule="proximal",
-            threshold=[run.method.threshold for run in self.plan.runs],  # type: ignore[attr-defined]
-            threshold_rule=str(self.config.threshold_rule),
-            prox=str(self.config.prox),
-            update=str(self.config.gate_update),
             clip=self.config.clip,
+            after_adam=GateStep.of(self.plan.runs),
         )
         return self._banked([*super().parameter_groups(), group])
 
@@ -83,19 +142,9 @@ class Sora(Lora):
         for layer in self.layers.values():
             draw_matrix(layer.r, layer.in_features, generator)
             drawn.append(draw_gates(layer.r, generator))
-        peak = self.plan.runs[replica].method.threshold  # type: ignore[attr-defined]
-        rule = str(self.config.threshold_rule)
-        thresholds = (
-            timeline.threshold(each, peak) * threshold_factor(rule, timeline.multiplier(each)) for each in range(step)
-        )
-        left = shrunk(torch.stack(drawn), thresholds, str(self.config.prox))
-        return dict(zip(self.layers, (left != 0).sum(dim=1).tolist(), strict=True))
-
-
-def shrunk(gates: Tensor, thresholds: Iterable[float], prox: str) -> Tensor:
-    """``gates`` after the proximal steps of ``thresholds`` and nothing else, in the arithmetic of the optimiser."""
-    for xi in thresholds:
-        if not gates.any():
-            break
-        gates = PROX[prox](gates, column([xi], gates))
-    return gates
+        gates, shrink = torch.stack(drawn), GateStep.of([self.plan.runs[replica]])
+        for each in range(step):
+            if not gates.any():
+                break
+            gates = shrink.shrunk(gates, column(shrink.thresholds(timeline, each), gates))
+        return dict(zip(self.layers, (gates != 0).sum(dim=1).tolist(), strict=True))

@@ -17,7 +17,7 @@ INIT_STD = 0.02  # of P and Q, as in the AdaLoRA authors' code; lambda starts at
 
 
 def draw_factors(r: int, inputs: int, outputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Initial Q [r, in] and P [r, out], drawn in this order."""
+    """Draw initial Q [r, in] and P [r, out], in this order."""
     q, p = (torch.randn(r, size, generator=generator) * INIT_STD for size in (inputs, outputs))
     return q, p
 
@@ -46,7 +46,7 @@ class SvdLinear(LowRankLinear):
 
     @torch.no_grad()
     def reset(self, generators: Sequence[torch.Generator]) -> None:
-        """P, Q ~ N(0, 0.02), lambda = 0; one CPU generator per replica."""
+        """Draw P, Q ~ N(0, 0.02), set lambda = 0; one CPU generator per replica."""
         for replica, generator in enumerate(generators):
             a, b = draw_factors(self.r, self.in_features, self.out_features, generator)
             self.lora_A[replica].copy_(a)
@@ -59,7 +59,7 @@ class SvdLinear(LowRankLinear):
         return self.gate
 
     def live(self) -> Tensor:
-        """Bool [R, r]: triplets that are not dead; all of them while the layer has never been scored."""
+        """Return bool [R, r]: triplets that are not dead; all of them while the layer has never been scored."""
         unscored = (self.sensitivity_gate == 0).all(dim=1, keepdim=True)
         return super().live() | unscored
 
@@ -90,14 +90,14 @@ class SvdLinear(LowRankLinear):
         self._gate.mul_(kept | ~trains)
 
     def orthogonality(self) -> Tensor:
-        """||P^T P - I||_F and ||Q Q^T - I||_F, [2, R]; norms without the square, as in the authors' code."""
+        """Compute ||P^T P - I||_F and ||Q Q^T - I||_F, [2, R]; norms without the square, as in the authors' code."""
         eye = torch.eye(self.r, dtype=self.lora_A.dtype, device=self.lora_A.device)
         grams = [torch.bmm(x, x.transpose(1, 2)) - eye for x in (self.lora_A, self.lora_B)]
         return torch.stack([torch.linalg.matrix_norm(gram) for gram in grams])
 
 
 def distances(matrices: Tensor) -> Tensor:
-    """||X X^T - I||_F of each matrix X [r, width] in [n, R, r, width] -> [n, R]: ``orthogonality`` of all at once."""
+    """Compute ||X X^T - I||_F of each X [r, width] in [n, R, r, width] -> [n, R]: ``orthogonality`` of all at once."""
     count, replicas, r, width = matrices.shape
     flat = matrices.reshape(-1, r, width)
     eye = torch.eye(r, dtype=flat.dtype, device=flat.device)

@@ -22,14 +22,12 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from sora import schedules
 from sora.backbones.load import matches
 from sora.coercion import coerce, nearest, show
 from sora.config import MAX_SEED, SoraConfig
 from sora.errors import UserError
 from sora.methods.lowrank import LowRankLinear, replace_module
-from sora.methods.sora import GATE_EPS
-from sora.optim import PROX
+from sora.methods.sora import GATE_EPS, GateStep
 from sora.publish import export
 
 NOT_HERE = {"name", "version", "packable", "learning_rate", "clip"}  # fields of SoraConfig that are about runs
@@ -112,7 +110,7 @@ def _names(patterns: str | Sequence[str]) -> list[str]:
 
 
 def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.Module]:
-    """Modules that a pattern matches, in the order of the model."""
+    """Return modules that a pattern matches, in the order of the model."""
     every = {name: module for name, module in model.named_modules() if name}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in every):
@@ -134,7 +132,7 @@ class SoraAdapters:
         self.model, self.config, self.layers, self.trained = model, config, layers, trained
 
     def optimizer(self, *, lr: float, weight_decay: float = 0.1) -> ProximalAdamW:
-        """An optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.
+        """Make an optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.
 
         ``weight_decay`` is on matrices: not on gates, biases and norms.
         """
@@ -165,11 +163,11 @@ class SoraAdapters:
         return ProximalAdamW([group for group in groups if group["params"]], lr=lr)
 
     def live_ranks(self) -> dict[str, int]:
-        """Ranks whose gate is not zero, by layer."""
+        """Count the ranks whose gate is not zero, by layer."""
         return {name: int(layer.live().sum()) for name, layer in self.layers.items()}
 
     def callback(self) -> LiveRanks:
-        """A callback of the Trainer that adds the sum of live ranks to what is logged."""
+        """Make a callback of the Trainer that adds the sum of live ranks to what is logged."""
         return LiveRanks(self)
 
     def save(self, folder: str | Path, base: str | None = None) -> None:
@@ -220,21 +218,24 @@ class ProximalAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update. ``closure``, where given, computes the loss anew, as in any optimiser of torch."""
+        """Make one update. ``closure``, where given, computes the loss anew, as in any optimiser of torch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gates = [(group, p) for group in self.param_groups if "threshold" in group for p in group["params"]]
-        gates = [(group, gate) for group, gate in gates if gate.grad is not None]
+        gates = [
+            (group, _gate_step(group), gate)
+            for group in self.param_groups
+            for gate in (group["params"] if "threshold" in group else ())
+            if gate.grad is not None
+        ]
         plain: list[tuple[Tensor, Tensor]] = []
         old = [group for group in self.param_groups if group.get("variant") == "adamw_hf"]
         for group in old:
             group["eps"] = group["eps_before"] / math.sqrt(1.0 - group["betas"][1] ** self._next(group))
-        for group, gate in gates:
+        for group, step, gate in gates:
             gate.grad.add_(gate.sign(), alpha=group["l1"])
-            if group["update"] == "gradient":  # AdamW passes over a parameter without gradient
-                gate.add_(gate.grad, alpha=-group["lr"])
+            if not step.adam:  # AdamW passes over a parameter without gradient
                 plain.append((gate, gate.grad))
                 gate.grad = None
         super().step()
@@ -244,12 +245,16 @@ class ProximalAdamW(torch.optim.AdamW):
                     p.mul_(1.0 - group["lr"] * group["decay_after"])
         for gate, gradient in plain:
             gate.grad = gradient
-        for group, gate in gates:
-            multiplier = group["lr"] / group.get("initial_lr", group["lr"]) if group["lr"] else 0.0
-            xi = group["threshold"] * schedules.threshold_factor(group["threshold_rule"], multiplier)
-            gate.copy_(PROX[group["prox"]](gate, xi))
+        for group, step, gate in gates:
+            (xi,) = step.scaled(group["lr"] / group.get("initial_lr", group["lr"]) if group["lr"] else 0.0)
+            gate.copy_(step(gate, gate.grad, group["lr"], xi))
         return loss
 
     def _next(self, group: dict[str, Any]) -> int:
-        """The number, from 1, of the update that a group is about to make."""
+        """Return the number, from 1, of the update that a group is about to make."""
         return 1 + max((int(self.state.get(p, {}).get("step", 0)) for p in group["params"]), default=0)
+
+
+def _gate_step(group: dict[str, Any]) -> GateStep:
+    """Make the step of a group of gates; the group holds plain values, which a checkpoint of the Trainer can carry."""
+    return GateStep([group["threshold"]], group["threshold_rule"], group["prox"], group["update"])

@@ -68,9 +68,9 @@ def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
         raise UserError(
             f"{own[0]}: is read by task=own, and task={choices.get('task')} has files of its own; add task=own"
         )
-    mirror = [key for key in typed if key.startswith("tracker.") and key != "tracker.name"]
-    if mirror and "tracker" not in typed and choices.get("tracker") == "none":
-        raise UserError(f"{mirror[0]}: has no effect without a tracker; add tracker=wandb")
+    given = [key for key in typed if key.startswith("tracker.") and key != "tracker.name"]
+    if given and "tracker" not in typed and choices.get("tracker") == "none":
+        raise UserError(f"{given[0]}: has no effect without a tracker; add tracker=wandb")
     settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
     if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
         raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")

@@ -26,7 +26,7 @@ SAMPLE_S = 0.25  # how long the cores are watched
 
 
 def choose_device(deterministic: bool, wanted: str = "auto") -> torch.device:
-    """The device that ``device=`` names; ``auto`` is the first GPU, or the CPU.
+    """Return the device that ``device=`` names; ``auto`` is the first GPU, or the CPU.
 
     ``deterministic`` forbids kernels whose sums depend on timing, in this process until it is chosen anew. What that
     costs on a GPU has not been measured.
@@ -45,7 +45,7 @@ def choose_device(deterministic: bool, wanted: str = "auto") -> torch.device:
 
 
 def why_no_gpu() -> str:
-    """Why torch computes on no GPU here, as far as it can be seen."""
+    """Return why torch computes on no GPU here, as far as it can be seen."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA"
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -54,12 +54,12 @@ def why_no_gpu() -> str:
 
 
 def has_driver() -> bool:
-    """Whether a driver of NVIDIA is loaded, whatever torch can do with it."""
+    """Return whether a driver of NVIDIA is loaded, whatever torch can do with it."""
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def named(device: torch.device) -> str:
-    """The device for people: ``cpu x86_64 AVX2``, or a GPU's name."""
+    """Name the device for people: ``cpu x86_64 AVX2``, or a GPU's name."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({platform.machine()} {capability()})"
@@ -68,7 +68,7 @@ def named(device: torch.device) -> str:
 def take_free_threads(device: torch.device) -> str:
     """Set torch's threads to the cores that are idle now, unless somebody gave a count; says which it is, for people.
 
-    Two threads beside one busy process are slower than one: every parallel region waits for the slowest.
+    Two threads next to one busy process are slower than one: every parallel region waits for the slowest.
     A count is given by ``OMP_NUM_THREADS`` and its like, or by ``torch.set_num_threads``; it is never raised. On a GPU
     nothing is changed.
     """
@@ -87,7 +87,7 @@ def take_free_threads(device: torch.device) -> str:
 
 
 def idle_cores(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]]) -> int:
-    """How many of the cores were idle between two moments, rounded; each core has its idle and its whole ticks."""
+    """Count the cores that were idle between two moments, rounded; each has its idle and its whole ticks."""
     shares = 0.0
     for core, (idle, whole) in after.items():
         earlier_idle, earlier = before.get(core, (0, 0))
@@ -96,7 +96,7 @@ def idle_cores(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[
 
 
 def read_cpu_times(text: str, cores: Collection[int]) -> dict[int, tuple[int, int]]:
-    """Of each core its idle and its whole ticks, from the text of /proc/stat (waiting for a disk counts as idle)."""
+    """Read each core's idle and whole ticks from the text of /proc/stat (waiting for a disk counts as idle)."""
     found = {}
     for name, *ticks in (line.split() for line in text.splitlines() if line.startswith("cpu")):
         if name[3:].isdigit() and int(name[3:]) in cores:
@@ -114,7 +114,7 @@ def _cpu_times() -> dict[int, tuple[int, int]]:
 
 
 def slow(precision: str, device: torch.device) -> str:
-    """Why ``precision`` is slower than fp32 on ``device``, as one sentence; empty where it is not.
+    """Explain in one sentence why ``precision`` is slower than fp32 on ``device``; empty where it is not.
 
     A processor without AVX-512 has no kernels for products in bf16: oneDNN leaves them to plain loops.
     """
@@ -127,29 +127,29 @@ def slow(precision: str, device: torch.device) -> str:
 
 
 def bf16_kernels() -> bool:
-    """Whether oneDNN multiplies in bf16 on this processor."""
+    """Return whether oneDNN multiplies in bf16 on this processor."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def capability() -> str:
-    """The widest instructions that torch uses on this processor, such as ``AVX2``; sums are rounded by it."""
+    """Name the widest instructions that torch uses on this processor, such as ``AVX2``; they affect rounding."""
     return str(torch.backends.cpu.get_cpu_capability())
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Highest memory so far: what torch allocated on a GPU, the resident set of the process on a CPU."""
+    """Measure the peak memory: what torch allocated on a GPU, the resident set of the process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def device_name(device: torch.device) -> str:
-    """What a record calls the device: the GPU's name, or ``cpu`` with what its sums are rounded by."""
+    """Return what a record calls the device: the GPU's name, or ``cpu`` with what its sums are rounded by."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()} {capability()}"
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device, threads and commit; no host name."""
+    """Return Versions, device, threads and commit; no host name."""
     installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
     return {

@@ -80,7 +80,7 @@ class StepGraphs:
         pack.model.backbone.dropout.hold(pack.device, pack.replicas)
 
     def __call__(self, batch: Batch, labels: Tensor, key: DropoutKey) -> tuple[Tensor, Tensor | None]:
-        """Losses [R] and penalty [R] or None of a batch; the gradients are in the optimiser's rows."""
+        """Compute losses [R] and penalty [R] or None of a batch; the gradients are in the optimiser's rows."""
         batch = self.rounded(batch)
         shape = (*(tuple(batch[name].shape) for name in sorted(batch)), tuple(labels.shape))
         self.pack.model.backbone.dropout.begin(key)
@@ -97,7 +97,7 @@ class StepGraphs:
         return step.losses.clone(), None if step.penalty is None else step.penalty.clone()
 
     def rounded(self, batch: Batch) -> Batch:
-        """The batch with its length rounded up: more padding, behind what is there."""
+        """Round the length of the batch up: more padding, behind what is there."""
         length = batch["input_ids"].shape[1]
         missing = min(-(-length // LENGTHS) * LENGTHS, max(self.longest, length)) - length
         if not missing:
@@ -115,7 +115,7 @@ class StepGraphs:
 
 
 def differentiate(pack: Pack, step: _Step) -> None:
-    """Forward and backward pass over what lies at the step's places."""
+    """Run the forward and backward pass over what lies at the step's places."""
     pack.optimizer.zero_grad()
     losses = losses_of(pack.model(step.batch), step.labels, pack.replicas, pack.model.head.scale[1])
     penalty = pack.method.penalty()
@@ -125,7 +125,7 @@ def differentiate(pack: Pack, step: _Step) -> None:
 
 
 def refusal(pack: Pack) -> str:
-    """Why the steps of a pack cannot be recorded, as a few words; empty where they can."""
+    """Explain in a few words why the steps of a pack cannot be recorded; empty where they can."""
     if pack.device.type != "cuda":
         return "there is no GPU in use"
     if pack.model.backbone.autocast:

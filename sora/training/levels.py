@@ -55,7 +55,7 @@ class Levels:
 
     def _prune(self, share: float) -> list[dict[str, Any]]:
         optimizer = self.pack.optimizer
-        (group,) = (group for group in optimizer.groups if group.rule == "proximal")
+        (group,) = (group for group in optimizer.groups if group.after_adam is not None)
         gates, cut = prune_smallest(optimizer.rows[:, group.columns], share)
         optimizer.rows[:, group.columns] = torch.where(
             optimizer.alive.unsqueeze(1), gates, optimizer.rows[:, group.columns]

@@ -31,7 +31,7 @@ from sora.training.pack import Pack, losses_of
 
 @dataclass
 class Progress:
-    """What a run has behind it beside its weights; JSON, and part of every checkpoint."""
+    """Progress of a run, without its weights; JSON, and part of every checkpoint."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     levels: list[dict[str, Any]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Progress:
     tokens: int = 0  # without padding
     padded_tokens: int = 0
     resumed_at: list[int] = field(default_factory=list)
-    members_changed: bool = False  # resumed in another company than it was saved in: equal, but not to the bit
+    members_changed: bool = False  # resumed with other pack mates than it was saved with: equal, but not to the bit
     device_changed: bool = False  # resumed on another device than it was saved on: likewise
     fallbacks: list[str] = field(default_factory=list)  # what the device could not do as it was meant, and why
 
@@ -140,17 +140,17 @@ class Loop:
         self.save()
 
     def _over(self) -> bool:
-        """Whether nothing is left to train: after the last step, or an evaluation that found every replica diverged."""
+        """Return whether training is over: after the last step, or when an evaluation found every replica diverged."""
         if self.step == self.pack.total_steps:
             return True
         return self._evaluates() and not bool(self.pack.optimizer.alive.any())
 
     def _evaluates(self) -> bool:
-        """Whether an evaluation follows on the step that was made last."""
+        """Return whether an evaluation follows on the step that was made last."""
         return self.step > 0 and (self.step % self.trainer.eval_every == 0 or self.pack.timeline.ends_stage(self.step))
 
     def _update(self, indices: np.ndarray) -> None:
-        """One optimiser step on examples [R, b]."""
+        """Make one optimiser step on examples [R, b]."""
         pack, optimizer = self.pack, self.pack.optimizer
         train = pack.splits["train"]
         batch, labels = train.batch(indices.reshape(-1), pack.device)
@@ -170,7 +170,7 @@ class Loop:
             progress.padded_tokens += longest * train.tokens.choices * indices.shape[1]
 
     def _differentiate(self, batch: dict[str, Tensor], labels: Tensor, key: DropoutKey) -> tuple[Tensor, Tensor | None]:
-        """Losses [R] and penalty [R] or None of a batch, with the gradients where the optimiser takes them."""
+        """Compute losses [R] and penalty [R] or None of a batch, and leave the gradients to the optimiser."""
         pack = self.pack
         if self.graphs is not None:
             try:
@@ -207,18 +207,18 @@ class Loop:
                 progress.fallbacks.append(what)
         self.tracker.print(f"warning: {what}; training goes on without")
 
-    # -- what is told ------------------------------------------------------------------------------------------
+    # -- what is logged ----------------------------------------------------------------------------------------
 
     def _threshold(self, replica: int) -> float | None:
-        """xi of the last update, None for a method without a proximal step."""
+        """Return xi of the last update, None for a method without a proximal step."""
         thresholds = self.pack.thresholds(self.step - 1)
         for group, values in zip(self.pack.optimizer.groups, thresholds, strict=True):
-            if group.rule == "proximal":
+            if group.after_adam is not None:
                 return values[replica]
         return None
 
     def _learning_rate(self, replica: int) -> float:
-        """Of the last update."""
+        """Return the learning rate of the last update."""
         return self.pack.timeline.multiplier(self.step - 1) * self.pack.optimizer.groups[0].lr[replica]
 
     def _log(self) -> None:
@@ -238,7 +238,7 @@ class Loop:
         self._show()
 
     def _show(self) -> None:
-        """Bring the text beside the progress bar up to date."""
+        """Update the text next to the progress bar."""
         self.tracker.progress(self.step, summary(**self.shown_loss, **self._latest()))
 
     def _latest(self) -> dict[str, list[float]]:
@@ -303,15 +303,16 @@ class Loop:
         """Measure the levels of the schedule that the stage which has just ended brings."""
         metric = self.pack.runs[0].task.select_metric
         for entries in self.levels.after_stage(self.pack.timeline.stage(self.step - 1), self.best):
-            told = []
+            lines = []
             for progress, entry in zip(self.progress, entries, strict=True):
                 if progress.diverged_at is None:
                     progress.levels.append(entry | {"step": self.step})
-                    told.append(f"{entry['live']} live, {metric} {entry['select'][metric]:.4f}")
-            self.tracker.print(f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}: " + "; ".join(told))
+                    lines.append(f"{entry['live']} live, {metric} {entry['select'][metric]:.4f}")
+            level = f"level {entries[0]['level']} of {len(self.levels.schedule.levels)}"
+            self.tracker.print(f"{level}: {'; '.join(lines)}")
 
     def known_logits(self, which: str) -> Logits:
-        """Logits that the ``last`` or the ``selected`` weights have given before, once training is over."""
+        """Return logits that the ``last`` or the ``selected`` weights have given before, once training is over."""
         if self.levels.logits and which == "last" and self.pack.timeline.ends_stage(self.step):
             return self.levels.logits[-1]
         if self.levels.logits and which == "selected" and bool(self.pack.optimizer.alive.all()):
@@ -419,7 +420,7 @@ class Window:
         self.count += 1
 
     def take(self) -> dict[str, list[float]]:
-        """Means by name, one per replica, read from the device; the window starts anew."""
+        """Return means by name, one per replica, read from the device; the window starts anew."""
         means = (self.sums / max(1, self.count)).tolist()
         self.sums.zero_()
         self.count = 0

@@ -28,7 +28,7 @@ CGROUPS = {"0": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/mem
 
 
 def capacity(device: torch.device) -> int:
-    """Bytes a pack may use: of the GPU, or of the machine and the control group this process runs in.
+    """Return bytes a pack may use: of the GPU, or of the machine and the control group this process runs in.
 
     All there is, not what happens to be free: a run that is continued must be split as it was.
     """
@@ -40,7 +40,7 @@ def capacity(device: torch.device) -> int:
 
 
 def group_limits(membership: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Bytes that the control group of this process, and each group above it, may use, of either version."""
+    """Return bytes that the control group of this process, and each group above it, may use, of either version."""
     limits = []
     for line in membership.read_text().splitlines() if membership.is_file() else []:
         number, names, group = line.split(":", 2)
@@ -55,13 +55,13 @@ def group_limits(membership: Path = Path("/proc/self/cgroup")) -> list[int]:
 
 
 def parts(members: Sequence[T], count: int) -> list[list[T]]:
-    """``members`` in ``count`` parts of almost equal size, in their order."""
+    """Split ``members`` into ``count`` parts of almost equal size, in their order."""
     bounds = [len(members) * i // count for i in range(count + 1)]
     return [list(members[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def fitting(jobs: Sequence[Job], facts: estimate.DataFacts, device: torch.device) -> list[list[Job]]:
-    """The jobs in as few packs as are expected to fit, said aloud where that is more than one."""
+    """Split the jobs into as few packs as are expected to fit; print the split where there is one."""
     room, cpu = capacity(device), device.type == "cpu"
 
     def needs(members: Sequence[Job]) -> int:
@@ -142,14 +142,14 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
 
 
 def lacking(error: Exception) -> bool:
-    """Whether an error says that a GPU's memory did not suffice."""
+    """Return whether an error says that a GPU's memory did not suffice."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CUDA)
 
 
 def of_device(error: Exception) -> bool:
-    """Whether an error is a GPU's: memory that it lacks, or its failure."""
+    """Return whether an error is a GPU's: memory that it lacks, or its failure."""
     return lacking(error) or "CUDA error" in str(error)
 
 

@@ -94,18 +94,14 @@ class Pack:
     def gates(self) -> Tensor | None:
         """Return the gates [R, G] that a proximal step may zero, matrix by matrix; None for a method without."""
         for group in self.optimizer.groups:
-            if group.rule == "proximal":
+            if group.after_adam is not None:
                 return self.optimizer.rows[:, group.columns]
         return None
 
     def thresholds(self, step: int) -> list[list[float]]:
         """Return xi at the 0-based ``step``, [groups][R]; nothing for groups without a proximal step."""
-        multiplier = self.timeline.multiplier(step)
         return [
-            [
-                self.timeline.threshold(step, xi0) * schedules.threshold_factor(group.threshold_rule, multiplier)
-                for xi0 in group.threshold
-            ]
+            [] if group.after_adam is None else group.after_adam.thresholds(self.timeline, step)
             for group in self.optimizer.groups
         ]
 

@@ -64,7 +64,7 @@ def test_the_penalty_is_no_part_of_the_logged_loss(tmp_path):
 
 def test_gates_train_as_the_authors_optimiser_is_set(tmp_path):
     built = tiny.pack(tiny.runs(method={"threshold": 0.25}))
-    (gate,) = [group for group in built.optimizer.groups if group.rule == "proximal"]
+    (gate,) = [group for group in built.optimizer.groups if group.after_adam is not None]
     assert isinstance(gate, ParameterGroup)
     assert (gate.weight_decay, gate.eps, gate.variant) == (0.0, 1e-6, "adamw_hf")
     assert gate.columns.stop - gate.columns.start == 12 * 4

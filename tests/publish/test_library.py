@@ -27,6 +27,7 @@ from transformers import (
 
 from sora import schedules
 from sora.errors import UserError
+from sora.methods.sora import GateStep
 from sora.optim import PackOptimizer, ParameterGroup
 from sora.publish.library import inject
 
@@ -112,11 +113,7 @@ def test_the_optimiser_is_the_packs(options):
             lr=[0.05],
             eps=1e-6,
             variant="adamw_hf",
-            rule="proximal",
-            threshold=[config.threshold],
-            threshold_rule=config.threshold_rule,
-            prox=config.prox,
-            update=config.gate_update,
+            after_adam=GateStep([config.threshold], config.threshold_rule, config.prox, config.gate_update),
         ),
     ]
     pack = PackOptimizer(groups, replicas=1, clip=0.0)
