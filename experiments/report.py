@@ -16,7 +16,7 @@ from experiments.conditions import conditions_table, described
 from experiments.labels import METHODS, in_words
 from experiments.overview import Overview
 from experiments.study import Study
-from experiments.summary import Section, headings, main_table
+from experiments.summary import Section, caution, headings, main_table
 from experiments.tables import Figure, Table, numeric
 
 FOLDED = ("details", "comparisons", "published", "grid", "expected_maximum", "cost", "levels", "paper", "switches")
@@ -50,6 +50,7 @@ def page(
         shown.insert(first, nothing | about)
     return environment.get_template("report.html.jinja").render(
         headline=overview.headline,
+        caution=caution(sections),
         strip=_strip(overview.coverage),
         summary=_summary(sections),
         figures=[_figure(figure, overview.svgs[figure.name]) for figure in overview.figures],
@@ -138,7 +139,8 @@ def _cell(text: object, key: object, kind: str) -> dict[str, str]:
         kind = f"verdict {KINDS.get(words.rpartition(': ')[2], 'open')}" if words.strip("–") else kind
     elif len(words) > WORDY and not kind:
         kind = "words"
-    return {"text": words, "key": "" if pd.isna(key) else str(key), "kind": kind}
+    rounded = f"{key:.6g}" if isinstance(key, float) else str(key)  # so that the last bits of a sum change no byte
+    return {"text": words, "key": "" if pd.isna(key) else rounded, "kind": kind}
 
 
 def _figure(figure: Figure, svg: bytes) -> dict[str, Any]:
