@@ -211,14 +211,17 @@ class MaskedLoraConfig(LoraConfig):
         [*PACKABLE[:3], "method.source", "method.pattern", "method.permutation", PACKABLE[3]], science=False
     )
     source: str = opt("", science=False)  # run id or record of a finished run
-    ranks: dict[str, int] | None = opt(None)  # rank of every adapted matrix by its full name; null = the source's
+    # rank of every adapted matrix by its full name; null = the source's (OmegaConf cannot set a dict over a typed null)
+    ranks: Any = opt(None)
     pattern: str = opt("own", choices=("own", "permuted", "uniform"))
     permutation: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # seed of the permutation; null = seed
 
     def resolved(self) -> MaskedLoraConfig:
         """Itself. Raises UserError for a rank that cannot be."""
+        if not isinstance(self.ranks, dict | None):
+            raise UserError(f"method.ranks: got {self.ranks!r}, must be a group of matrices and their ranks, or null")
         for name, rank in (self.ranks or {}).items():
-            if not 0 <= rank <= self.r:
+            if not isinstance(rank, int) or not 0 <= rank <= self.r:
                 raise UserError(f"method.ranks.{name}: got {rank}, must be from 0 to method.r={self.r}")
         return self
 
@@ -325,11 +328,13 @@ class PeftConfig(MethodConfig):
 
     packable: list[str] = opt([], science=False)
     peft_type: str = opt("LORA")
-    options: dict[str, Any] | None = opt(None)  # null = PEFT's defaults (Hydra lets no new key into an empty mapping)
+    options: Any = opt(None)  # a group of keys; null = PEFT's defaults (Hydra lets no new key into an empty mapping)
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
 
     def resolved(self) -> PeftConfig:
         """With one spelling for one tuner: upper case, and a variant of LORA by its own name."""
+        if not isinstance(self.options, dict | None):
+            raise UserError(f"method.options: got {self.options!r}, must be a group of PEFT's keys, or null")
         name, options = self.peft_type.upper(), self.options or {}
         for variant, preset in PEFT_VARIANTS.items() if name == "LORA" else ():
             if preset.items() <= options.items():
@@ -371,7 +376,7 @@ class TaskConfig:
     files: dict[str, Any] = opt({}, science=False)  # split -> file name; own: any source of rows
     text: list[str] = opt([], science=False)  # own: the text column, or two
     label: str = opt("", science=False)  # own: the column of the labels
-    quoting: str = opt("auto", choices=("auto", "csv", "none"), science=False)  # own: what quotes in delimited text are
+    quoting: str = opt("auto", science=False)  # own: as data.quoting
     hub: str = opt("", science=False)  # data set on the Hugging Face hub with the same examples as parquet
     revision: str = opt("", science=False)  # pinned commit of that data set
     hub_config: str = opt("", science=False)  # its folder there
@@ -551,7 +556,7 @@ class TrackerConfig:
 class StudyConfig:
     """Of a sweep: what results/studies/ calls it, and what a study's file sweeps over."""
 
-    name: str = opt("sweep", science=False)
+    name: str | None = opt("sweep", science=False)  # null = sweep
     tasks: Any = opt([], science=False)  # names of tasks
     seeds: Any = opt([], science=False)
 
