@@ -61,7 +61,8 @@ class BackboneConfig:
     init_seed: int = opt(0, minimum=0, maximum=MAX_SEED, science=False)  # of random weights
     dropout: float | None = opt(None, minimum=0.0, below=1.0)  # null = the architecture's own probabilities
     pooling: str = opt("cls", choices=("cls", "mean", "auto"))  # auto = as the architecture's own classifier pools
-    tokenizer: str = opt("spm", choices=("spm", "hf"))  # only DeBERTaV3's differ
+    # of a DeBERTaV3: with the NFKC step of its sentencepiece model, or as transformers 5 builds it
+    tokenizer: str = opt("spm", choices=("spm", "hf"))
     golden: str = opt("", science=False)  # token ids that its tokenizer must give (sora/backbones/golden.py)
     arch: dict[str, Any] = opt({})  # transformers config of the architecture
 
@@ -153,11 +154,12 @@ class SoraConfig(LoraConfig):
         science=False,
     )
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
-    threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
-    rho: float | None = opt(None, minimum=0.0, science=False)  # sets threshold to rho * learning rate
-    threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))
-    prox: str | None = opt(None, choices=("soft", "authors"))
-    gate_update: str | None = opt(None, choices=("adam", "gradient"))
+    threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate; the paper's grid is 1e-5, 5e-5, 1e-4
+    # sets threshold to rho * peak learning rate; above 0.5 the initial draw decides which ranks stay
+    rho: float | None = opt(None, minimum=0.0, science=False)
+    threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))  # lr_scaled: xi times lr / peak lr
+    prox: str | None = opt(None, choices=("soft", "authors"))  # soft: equation 11; authors: below 2 xi becomes zero
+    gate_update: str | None = opt(None, choices=("adam", "gradient"))  # the step before the proximal one
     penalty: float = opt(0.1, minimum=0.0)  # lambda of the L1 term in the loss
     penalty_rule: str | None = opt(None, choices=("off", "mean", "sum"))
     clip: str = opt("joint", choices=("joint", "own"))  # the gates' gradients: with all others, or by their own norm
@@ -327,7 +329,7 @@ class PeftConfig(MethodConfig):
     """A tuner of PEFT, by its name and its own options; they are checked against PEFT when it is attached."""
 
     packable: list[str] = opt([], science=False)
-    peft_type: str = opt("LORA")
+    peft_type: str = opt("LORA")  # PEFT's name of a tuner, or DORA, OLORA, PISSA, RSLORA
     options: Any = opt(None)  # a group of keys; null = PEFT's defaults (Hydra lets no new key into an empty mapping)
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
 
@@ -480,12 +482,14 @@ class ScheduleConfig:
     kind: str = opt("none", choices=("none", "sparsify", "one_shot"))
     version: int = opt(1, minimum=1)
     levels: list[float] = opt([], minimum=0.0)
+    # linear: equal differences (Algorithm 1); exp_linear: equal factors; log_linear: the authors' third, all but linear
     spacing: str = opt("linear", choices=("linear", "log_linear", "exp_linear"))
-    start: float = opt(1e-4, minimum=0.0)  # first level
+    start: float = opt(1e-4, minimum=0.0)  # first level; the paper starts there and does not say where it ends
     stop: float = opt(1e-3, above=0.0)  # last level
     count: int = opt(10, minimum=2)  # of levels
-    epochs: float = opt(5.0, above=0.0, maximum=MAX_STEPS)  # per level
+    epochs: float = opt(5.0, above=0.0, maximum=MAX_STEPS)  # per level (paper; released code: 15)
     steps: int | None = opt(None, minimum=1, maximum=MAX_STEPS)  # per level; null = what the epochs are
+    # in each level: warm-up and decay anew | the peak | 0, as in the released code
     lr: str = opt("rewarm", choices=("rewarm", "constant", "authors_zero"))
 
     def resolved(self) -> ScheduleConfig:
@@ -517,7 +521,7 @@ class DataConfig:
     """Where the data lie, and for task=own what they are. What they hold enters the run id by its hash."""
 
     dir: str | None = opt(None, science=False)  # folder of the task folders, or its parent
-    allow_partial: bool = opt(False, science=False)
+    allow_partial: bool = opt(False, science=False)  # accept other numbers of examples than the official ones
     limit: int | None = opt(None, minimum=1, science=False)  # first examples of each split, for a trial; null = all
     files: Any = opt(None, science=False)  # task=own: split -> source, or one source that holds all splits
     text: Any = opt(None, science=False)  # task=own: the text column, or two
@@ -527,10 +531,10 @@ class DataConfig:
 
 @dataclass
 class SeedsConfig:
-    """Seeds set apart from ``seed``."""
+    """Seeds set apart from ``seed``; dropout always goes by ``seed``."""
 
-    init: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # null = seed
-    data: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # null = seed
+    init: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # of trainable weights; null = seed
+    data: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # order of the training examples; null = seed
 
 
 @dataclass
@@ -573,8 +577,9 @@ class RunConfig:
     schedule: ScheduleConfig
     seed: int = opt(0, minimum=0, maximum=MAX_SEED)
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
-    precision: str = opt("fp32", choices=PRECISIONS)
-    head: str = opt("classifier+pooler", choices=HEADS)
+    precision: str = opt("fp32", choices=PRECISIONS)  # bf16: the frozen backbone alone; what trains stays fp32
+    head: str = opt("classifier+pooler", choices=HEADS)  # what trains above the encoder; frozen: the released code
+    # forbid kernels whose sums depend on timing (what that costs on a GPU has not been measured)
     deterministic: bool = opt(False, science=False)
     device: str = opt("auto", choices=("auto", "cuda", "cpu"), science=False)  # auto = the first GPU, else the CPU
     data: DataConfig = field(default_factory=DataConfig)
@@ -584,6 +589,6 @@ class RunConfig:
     budget: str = opt("", science=False)  # file of conf/budget, likewise
     unpublished: list[str] = opt([], science=False)  # keys of the recipe whose values are nobody's publication; * = all
     tuned: str = opt("", science=False)  # how values of the recipe were chosen, where trials of ours chose them
-    resume: str = opt("auto", choices=("auto", "never"), science=False)
-    predict: bool = opt(False, science=False)
-    dry_run: bool = opt(False, science=False)
+    resume: str = opt("auto", choices=("auto", "never"), science=False)  # auto: from the newest checkpoint
+    predict: bool = opt(False, science=False)  # also write predictions for the official test set
+    dry_run: bool = opt(False, science=False)  # only print run ids, sizes and parameter counts
