@@ -52,8 +52,9 @@ def coerce(cls: type[T], values: Any, where: str) -> T:
     ready = {key: value for key, value in values.items() if dataclasses.is_dataclass(value)}
     given = {key: value for key, value in values.items() if key not in ready}
     try:
-        node = OmegaConf.merge(_schema(cls), given)
-        plain = {key: node[key] for key in _schema(cls) if key not in ready}
+        schema = _schema(cast(Any, cls))
+        node: Any = OmegaConf.merge(schema, given)
+        plain = {str(key): node[key] for key in schema if key not in ready}
     except OmegaConfBaseException as error:
         raise UserError(explained(error, where)) from error
     except OverflowError as error:
@@ -88,7 +89,7 @@ def explained(error: OmegaConfBaseException, where: str = "") -> str:
     node, key = error.parent_node, error.key if error.key is not None else (error.full_key or "").rpartition(".")[2]
     while node is not None and not dataclasses.is_dataclass(OmegaConf.get_type(node)):
         node, key = node._get_parent(), node._key()  # from an item of a list to the list
-    owner = OmegaConf.get_type(node) if node is not None else None
+    owner = None if node is None else OmegaConf.get_type(node)
     if owner is None or key not in get_type_hints(owner):
         return f"{full or 'config'}: {str(error).strip().splitlines()[0]}"
     item = next(each for each in dataclasses.fields(owner) if each.name == key)

@@ -61,7 +61,8 @@ class BackboneConfig:
     init_seed: int = opt(0, minimum=0, maximum=MAX_SEED, science=False)  # of random weights
     dropout: float | None = opt(None, minimum=0.0, below=1.0)  # null = the architecture's own probabilities
     pooling: str = opt("cls", choices=("cls", "mean", "auto"))  # auto = as the architecture's own classifier pools
-    tokenizer: str = opt("spm", choices=("spm", "hf"))  # only DeBERTaV3's differ
+    # of a DeBERTaV3: with the NFKC step of its sentencepiece model, or as transformers 5 builds it
+    tokenizer: str = opt("spm", choices=("spm", "hf"))
     golden: str = opt("", science=False)  # token ids that its tokenizer must give (sora/backbones/golden.py)
     arch: dict[str, Any] = opt({})  # transformers config of the architecture
 
@@ -153,11 +154,12 @@ class SoraConfig(LoraConfig):
         science=False,
     )
     fidelity: str = opt("authors", choices=("authors", "paper"), science=False)
-    threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate
-    rho: float | None = opt(None, minimum=0.0, science=False)  # sets threshold to rho * learning rate
-    threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))
-    prox: str | None = opt(None, choices=("soft", "authors"))
-    gate_update: str | None = opt(None, choices=("adam", "gradient"))
+    threshold: float = opt(1e-4, minimum=0.0)  # xi at peak learning rate; the paper's grid is 1e-5, 5e-5, 1e-4
+    # sets threshold to rho * peak learning rate; above 0.5 the initial draw decides which ranks stay
+    rho: float | None = opt(None, minimum=0.0, science=False)
+    threshold_rule: str | None = opt(None, choices=("constant", "lr_scaled"))  # lr_scaled: xi times lr / peak lr
+    prox: str | None = opt(None, choices=("soft", "authors"))  # soft: equation 11; authors: below 2 xi becomes zero
+    gate_update: str | None = opt(None, choices=("adam", "gradient"))  # the step before the proximal one
     penalty: float = opt(0.1, minimum=0.0)  # lambda of the L1 term in the loss
     penalty_rule: str | None = opt(None, choices=("off", "mean", "sum"))
     clip: str = opt("joint", choices=("joint", "own"))  # the gates' gradients: with all others, or by their own norm
@@ -211,14 +213,17 @@ class MaskedLoraConfig(LoraConfig):
         [*PACKABLE[:3], "method.source", "method.pattern", "method.permutation", PACKABLE[3]], science=False
     )
     source: str = opt("", science=False)  # run id or record of a finished run
-    ranks: dict[str, int] | None = opt(None)  # rank of every adapted matrix by its full name; null = the source's
+    # rank of every adapted matrix by its full name; null = the source's (OmegaConf cannot set a dict over a typed null)
+    ranks: Any = opt(None)
     pattern: str = opt("own", choices=("own", "permuted", "uniform"))
     permutation: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # seed of the permutation; null = seed
 
     def resolved(self) -> MaskedLoraConfig:
         """Itself. Raises UserError for a rank that cannot be."""
+        if not isinstance(self.ranks, dict | None):
+            raise UserError(f"method.ranks: got {self.ranks!r}, must be a group of matrices and their ranks, or null")
         for name, rank in (self.ranks or {}).items():
-            if not 0 <= rank <= self.r:
+            if not isinstance(rank, int) or not 0 <= rank <= self.r:
                 raise UserError(f"method.ranks.{name}: got {rank}, must be from 0 to method.r={self.r}")
         return self
 
@@ -324,12 +329,14 @@ class PeftConfig(MethodConfig):
     """A tuner of PEFT, by its name and its own options; they are checked against PEFT when it is attached."""
 
     packable: list[str] = opt([], science=False)
-    peft_type: str = opt("LORA")
-    options: dict[str, Any] | None = opt(None)  # null = PEFT's defaults (Hydra lets no new key into an empty mapping)
+    peft_type: str = opt("LORA")  # PEFT's name of a tuner, or DORA, OLORA, PISSA, RSLORA
+    options: Any = opt(None)  # a group of keys; null = PEFT's defaults (Hydra lets no new key into an empty mapping)
     targets: list[str] | None = opt(None)  # patterns of module names; null = the six matrices of each layer
 
     def resolved(self) -> PeftConfig:
         """With one spelling for one tuner: upper case, and a variant of LORA by its own name."""
+        if not isinstance(self.options, dict | None):
+            raise UserError(f"method.options: got {self.options!r}, must be a group of PEFT's keys, or null")
         name, options = self.peft_type.upper(), self.options or {}
         for variant, preset in PEFT_VARIANTS.items() if name == "LORA" else ():
             if preset.items() <= options.items():
@@ -371,7 +378,7 @@ class TaskConfig:
     files: dict[str, Any] = opt({}, science=False)  # split -> file name; own: any source of rows
     text: list[str] = opt([], science=False)  # own: the text column, or two
     label: str = opt("", science=False)  # own: the column of the labels
-    quoting: str = opt("auto", choices=("auto", "csv", "none"), science=False)  # own: what quotes in delimited text are
+    quoting: str = opt("auto", science=False)  # own: as data.quoting
     hub: str = opt("", science=False)  # data set on the Hugging Face hub with the same examples as parquet
     revision: str = opt("", science=False)  # pinned commit of that data set
     hub_config: str = opt("", science=False)  # its folder there
@@ -476,12 +483,14 @@ class ScheduleConfig:
     kind: str = opt("none", choices=("none", "sparsify", "one_shot"))
     version: int = opt(1, minimum=1)
     levels: list[float] = opt([], minimum=0.0)
+    # linear: equal differences (Algorithm 1); exp_linear: equal factors; log_linear: the authors' third, all but linear
     spacing: str = opt("linear", choices=("linear", "log_linear", "exp_linear"))
-    start: float = opt(1e-4, minimum=0.0)  # first level
+    start: float = opt(1e-4, minimum=0.0)  # first level; the paper starts there and does not say where it ends
     stop: float = opt(1e-3, above=0.0)  # last level
     count: int = opt(10, minimum=2)  # of levels
-    epochs: float = opt(5.0, above=0.0, maximum=MAX_STEPS)  # per level
+    epochs: float = opt(5.0, above=0.0, maximum=MAX_STEPS)  # per level (paper; released code: 15)
     steps: int | None = opt(None, minimum=1, maximum=MAX_STEPS)  # per level; null = what the epochs are
+    # in each level: warm-up and decay anew | the peak | 0, as in the released code
     lr: str = opt("rewarm", choices=("rewarm", "constant", "authors_zero"))
 
     def resolved(self) -> ScheduleConfig:
@@ -513,7 +522,7 @@ class DataConfig:
     """Where the data lie, and for task=own what they are. What they hold enters the run id by its hash."""
 
     dir: str | None = opt(None, science=False)  # folder of the task folders, or its parent
-    allow_partial: bool = opt(False, science=False)
+    allow_partial: bool = opt(False, science=False)  # accept other numbers of examples than the official ones
     limit: int | None = opt(None, minimum=1, science=False)  # first examples of each split, for a trial; null = all
     files: Any = opt(None, science=False)  # task=own: split -> source, or one source that holds all splits
     text: Any = opt(None, science=False)  # task=own: the text column, or two
@@ -523,10 +532,10 @@ class DataConfig:
 
 @dataclass
 class SeedsConfig:
-    """Seeds set apart from ``seed``."""
+    """Seeds set apart from ``seed``; dropout always goes by ``seed``."""
 
-    init: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # null = seed
-    data: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # null = seed
+    init: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # of trainable weights; null = seed
+    data: int | None = opt(None, minimum=0, maximum=MAX_SEED)  # order of the training examples; null = seed
 
 
 @dataclass
@@ -552,7 +561,7 @@ class TrackerConfig:
 class StudyConfig:
     """Of a sweep: what results/studies/ calls it, and what a study's file sweeps over."""
 
-    name: str = opt("sweep", science=False)
+    name: str | None = opt("sweep", science=False)  # null = sweep
     # where the settings of a study are sweeps of their own: the name of this one; tables join all arms of a study
     arm: str = opt("", science=False)
     tasks: Any = opt([], science=False)  # names of tasks
@@ -571,8 +580,9 @@ class RunConfig:
     schedule: ScheduleConfig
     seed: int = opt(0, minimum=0, maximum=MAX_SEED)
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
-    precision: str = opt("fp32", choices=PRECISIONS)
-    head: str = opt("classifier+pooler", choices=HEADS)
+    precision: str = opt("fp32", choices=PRECISIONS)  # bf16: the frozen backbone alone; what trains stays fp32
+    head: str = opt("classifier+pooler", choices=HEADS)  # what trains above the encoder; frozen: the released code
+    # forbid kernels whose sums depend on timing (what that costs on a GPU has not been measured)
     deterministic: bool = opt(False, science=False)
     device: str = opt("auto", choices=("auto", "cuda", "cpu"), science=False)  # auto = the first GPU, else the CPU
     data: DataConfig = field(default_factory=DataConfig)
@@ -582,6 +592,6 @@ class RunConfig:
     budget: str = opt("", science=False)  # file of conf/budget, likewise
     unpublished: list[str] = opt([], science=False)  # keys of the recipe whose values are nobody's publication; * = all
     tuned: str = opt("", science=False)  # how values of the recipe were chosen, where trials of ours chose them
-    resume: str = opt("auto", choices=("auto", "never"), science=False)
-    predict: bool = opt(False, science=False)
-    dry_run: bool = opt(False, science=False)
+    resume: str = opt("auto", choices=("auto", "never"), science=False)  # auto: from the newest checkpoint
+    predict: bool = opt(False, science=False)  # also write predictions for the official test set
+    dry_run: bool = opt(False, science=False)  # only print run ids, sizes and parameter counts

@@ -2,7 +2,7 @@
 
 conf/config.yaml starts from ``options``. So every group but two has its keys, whatever file is chosen, also one of the
 user's own that gives only some. The two have theirs by a line in the file itself; without that line ``build_runs``
-adds what is missing, and the command line needs a + for it:
+adds what is missing, and the command line needs a + for it (``defaults: [sora, _self_]`` builds on a file of conf/):
 
 method   which keys there are depends on the method: ``defaults: [/method_options_<name>@_here_, _self_]``
 task     ``defaults: [/task_options@_here_, _self_]``; a task of the user's own has no such line, as there a null stands

@@ -235,6 +235,8 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"trainer": None}, "trainer: missing; choose one with trainer=<name>"),
         ({"trainer": "default"}, "trainer: got 'default', must be a group of keys"),
         ({"sead": 1}, "sead: no such key; did you mean seed?"),
+        ({"method": {"name": "peft", "options": 5}}, "method.options: got 5, must be a group of PEFT's keys, or null"),
+        ({"method": {"name": "masked_lora", "ranks": {"a": "x"}}}, "method.ranks.a: got x, must be from 0 to"),
         ({"resume": "yes"}, "resume: got 'yes', must be one of auto, never"),
     ],
 )

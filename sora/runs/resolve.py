@@ -31,7 +31,7 @@ from sora.files import CONF, expanded, is_inside, is_name
 from sora.runs.sources import filled
 from sora.tasks import own
 
-GROUPS: dict[str, type[Any]] = {  # those whose type does not depend on their name
+GROUPS: dict[str, Any] = {  # those whose type does not depend on their name
     name: hint
     for name, hint in get_type_hints(RunConfig).items()
     if name != "method" and isinstance(hint, type) and dataclasses.is_dataclass(hint)

@@ -52,7 +52,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 def is_own(values: Any) -> bool:
     """Whether the ``task`` group of a configuration is a task of the user's own."""
-    return isinstance(values, dict) and "files" in values and values.get("reader", "own") == "own"
+    return isinstance(values, dict) and values.get("files", {}) != {} and values.get("reader", "own") == "own"
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
