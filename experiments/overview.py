@@ -278,7 +278,7 @@ def forest(found: pd.DataFrame) -> Figure | None:
         axes = canvas.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
         for (name, part), axis in zip(groups.items(), axes, strict=True):
             several = found["backbone"].nunique() > 1
-            _forest(axis, part.round(3), part["words"] + (", " + part["backbone"] if several else ""))
+            _forest(axis, part.round(6), part["words"] + (", " + part["backbone"] if several else ""))
             if len(groups) > 1:
                 axis.set_title(f"{name}?", loc="left")
         axes[-1].set_xlabel(PLAIN + " (points)" if PLAIN in groups else "difference (points)")

@@ -131,6 +131,8 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
                 image = axis.imshow(table, cmap="Blues", vmin=0, vmax=top, aspect="auto")
                 above = f"seed {part['seed'].iloc[0]}\n" if name == "rank" else ""
                 axis.set_title(f"{above}{NAMES[name]}: {part[name].sum():.0f}" if part[name].notna().any() else above)
+                if name != "rank" and part["rank"].nunique() > 1 and part[name].nunique() > 1:
+                    axis.set_title(f"{axis.get_title()} ({1 - part['rank'].corr(part[name]):.2f})")
                 axis.set_xticks(range(table.shape[1]), table.columns, rotation=90)
                 axis.set_yticks(range(0, len(table), 1 if len(table) < 9 else 2))
                 axis.grid(visible=False)
@@ -143,7 +145,8 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
 
     caption = f"{METHODS.get(method, method)}, selected weights: the rank of each matrix; above each map their sum."
     if len(rows) > 1:
-        caption += " Below: the ranks that the initial draw and the threshold leave without any data."
+        caption += " Below: the ranks that the initial draw and the threshold leave without any data; in brackets the "
+        caption += "data dependence."
     if ranks["run_id"].nunique() > SEEDS:
         caption += f" The first {SEEDS} of {ranks['run_id'].nunique()} runs."
     layers = len(grid(runs[0]))

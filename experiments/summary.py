@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ORDER = ("main_table", "rank_budget", "threshold", "rank_map")  # stand first, in this order
 LAST = ("efficiency", "fidelity", "seeds", "learning_rate", "runs")  # and these last
+LARGE_RHO = 0.5  # LARGEST_RHO of sora/methods/regime.py, which this page would need torch to import
 PICTURES = ("learning_curves", "ranks_", "gate_", "score_by_rate_and")  # beginnings of names; shown on the first page
 CAPTION = (
     "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
@@ -110,6 +111,24 @@ def headline(differences: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
+def caution(sections: Sequence[Section]) -> str:
+    """How many of SoRA's runs in the main tables have a rho above LARGE_RHO, in a sentence; empty where none has."""
+    large = every = 0
+    for section in sections:
+        runs = section.study.runs
+        if section.study.name != "main_table" or not {"method.threshold", "trainer.learning_rate"} <= {*runs}:
+            continue
+        found = runs[(runs["method"] == "sora") & runs["done"].astype(bool)]
+        rho = pd.to_numeric(found["method.threshold"]) / pd.to_numeric(found["trainer.learning_rate"])
+        large, every = large + int((rho > LARGE_RHO).sum()), every + len(rho)
+    if not large:
+        return ""
+    return (
+        f"Do not read this as a comparison of methods: in {large} of {every} runs of SoRA the threshold is more than "
+        f"{LARGE_RHO} of the learning rate, so that the initial draw, not the data, decided which ranks died."
+    )
+
+
 def page(
     sections: Sequence[Section], overview: Overview, claims: Table | None, problems: Sequence[str], published: str
 ) -> str:
@@ -117,6 +136,8 @@ def page(
     lines = ["# Results", ""]
     if overview.headline:
         lines += [f"**{overview.headline}**", ""]
+    if words := caution(sections):
+        lines += [words, ""]
     lines.append("Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).")
     for section in sections:
         table = main_table(section, overview.settings)

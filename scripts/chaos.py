@@ -186,7 +186,7 @@ def _command(folder: Path, overrides: list[str], kill: Kill | None, prepare: Cal
 
 
 class _Timer:
-    """Ends the process ``delay_s`` after the ``call``-th time it is told of a call."""
+    """Ends the process ``delay_s`` after the ``call``-th call that it is given."""
 
     def __init__(self, call: int, delay_s: float) -> None:
         self.left, self.delay_s = call, delay_s

@@ -46,7 +46,13 @@ Record = dict[str, Any]
 def command(method: str) -> list[str]:
     """What is typed to train three seeds of ``method``."""
     places = [f"paths.results={FOLDER / 'results'}", f"paths.runs={FOLDER / 'runs'}"]
-    model = ["backbone=minilm-l6", "backbone.pooling=mean", f"precision={'bf16' if bf16_kernels() else 'fp32'}"]
+    # At so large a learning rate the update is scaled by 2 / r, or nothing would be learned.
+    model = [
+        "backbone=minilm-l6",
+        "backbone.pooling=mean",
+        "method.alpha=2",
+        f"precision={'bf16' if bf16_kernels() else 'fp32'}",
+    ]
     return ["run.py", f"method={method}", f"task={TASK}", f"seed={SEEDS}", *model, *places]
 
 
@@ -109,11 +115,12 @@ def reading(found: list[Record]) -> str:
     """What may be read from the ranks of SoRA's runs: their regime, and how far the data chose them."""
     regime, index = found[0]["regime"], float(np.mean([data_dependence(record) for record in found]))
     drawn = [sum(record["no_data_ranks"]["selected"].values()) for record in found]
+    larger = "the draw still has" if index < 0.5 else "the data have"
     return (
         f"Data-dependence of the ranks: {index:.2f} (0: the initial draw explains them, 1: nothing of them), at rho "
         f"{regime['rho']:.2g} and travel {regime['travel']:.2g}. Where the draw and the threshold alone would leave "
-        f"{np.mean(drawn):.0f} ranks, which matrix keeps how many correlates with that at {1 - index:.2f}: in so short "
-        f"a training {'the draw still has the larger say' if index < 0.5 else 'the data have the larger say'}."
+        f"{np.mean(drawn):.0f} ranks, which matrix keeps how many correlates with that at {1 - index:.2f}: "
+        f"in so short a training {larger} the larger say."
     )
 
 

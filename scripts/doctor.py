@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from sora.cli.doctor import examine  # only now: a mistake in the words is told at once
+    from sora.cli.doctor import examine  # only now: a mistake in the command is reported at once
 
     failed = 0
     for verdict in examine(runs):

@@ -25,7 +25,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,12 +122,14 @@ class Driver:
             named = ["-m", "study.name=rho", "method=sora", f"task={task}", f"seed={seed}"]
             self.sweep(*named, f"{RATE}={text}", f"method.rho={_listed(rhos)}")
 
-    def _until_chosen(self, scores: object, wanted: object) -> Iterator[tuple[int, list[float]]]:
+    def _until_chosen(
+        self, scores: Callable[[], tuning.Scores], wanted: Callable[[tuning.Scores], list[tuple[float, int]]]
+    ) -> Iterator[tuple[int, list[float]]]:
         """(seed, values) to run next, until nothing is wanted, a command fails, or what was run left no score."""
         before: list[tuple[float, int]] = []
         while True:
             failures = len(self.failed)
-            places = wanted({} if self.listing else scores())  # type: ignore[operator]
+            places = wanted({} if self.listing else scores())
             if not places:
                 return
             if places == before:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -41,24 +42,31 @@ def one_of(options: Iterable[str]) -> str:
     return listed[0] if len(listed) == 1 else "one of " + ", ".join(listed)
 
 
-def coerce(cls: type[T], values: Any, where: str, **schemas: type[Any]) -> T:
+def coerce(cls: type[T], values: Any, where: str) -> T:
     """An instance of the dataclass ``cls``, each value in the field's type (by OmegaConf) and inside its range.
 
-    ``where``: the key of the group, for messages. ``schemas``: for a field, the subclass of its dataclass to use.
+    ``where``: the key of the group, for messages. Values that already are dataclasses are taken as they are.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: got {show(values)}, must be {_keys_of(cls)}")
+    ready = {key: value for key, value in values.items() if dataclasses.is_dataclass(value)}
+    given = {key: value for key, value in values.items() if key not in ready}
     try:
-        schema = OmegaConf.structured(cls)
-        for name, each in schemas.items():
-            schema[name] = OmegaConf.structured(each)
-        result = OmegaConf.to_object(OmegaConf.merge(schema, values))
+        node = OmegaConf.merge(_schema(cls), given)
+        plain = {key: node[key] for key in _schema(cls) if key not in ready}
     except OmegaConfBaseException as error:
         raise UserError(explained(error, where)) from error
     except OverflowError as error:
         raise UserError(too_large(error, where)) from error
+    made = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in plain.items()}
+    result = cls(**made, **ready)
     check_ranges(result, where)
-    return cast(T, result)
+    return result
+
+
+@functools.cache
+def _schema(cls: type[Any]) -> DictConfig:
+    return cast(DictConfig, OmegaConf.structured(cls))
 
 
 def explained(error: OmegaConfBaseException, where: str = "") -> str:

@@ -57,10 +57,10 @@ def test_every_file_of_conf_makes_a_run(tmp_path: Path) -> None:
             assert getattr(run, group).name == name
 
 
-@pytest.mark.parametrize("backbone", ["minilm-l6", "tiny"])  # of conf/, and a file of the user's with three keys
 @pytest.mark.parametrize("name", METHODS)
-def test_every_key_is_composed_with_its_default(tmp_path: Path, name: str, backbone: str) -> None:
-    cfg = composed(tmp_path, f"method={name}", "recipe=none", "budget=none", backbone=backbone)
+def test_every_key_is_composed_with_its_default(tmp_path: Path, name: str) -> None:
+    """The backbone is a file of the user's own with three keys."""
+    cfg = composed(tmp_path, f"method={name}", "recipe=none", "budget=none")
     assert set(cfg) == {f.name for f in dataclasses.fields(RunConfig)} | set(NOT_OF_A_RUN) - {"experiment"}
     for group, cls in {**GROUPS, "method": METHODS[name]}.items():
         assert set(cfg[group]) == {f.name for f in dataclasses.fields(cls)}
@@ -199,7 +199,7 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"seed": True}, "seed: got True, must be an integer >= 0"),
         ({"seed": 2**63}, "seed: got 9223372036854775808"),
         ({"trainer__batch_size": 8.0}, "trainer.batch_size: got 8.0, must be an integer >= 1"),
-        ({"trainer__epochs": 10**400}, "trainer.epochs: the number has too many digits"),
+        ({"trainer__epochs": 10**400}, "the number has too many digits, must be below 1e308"),
         ({"seed": 10**400}, "seed: got 1000 ... must be an integer >= 0"),
         ({"trainer__epochs": "many"}, "trainer.epochs: got 'many', must be a number > 0"),
         ({"trainer__epochs": float("nan")}, "trainer.epochs: got nan, must be a number > 0"),

@@ -29,6 +29,8 @@ CLEAN = (
     "sora/schedules.py",
     "sora/options.py",
     "hydra_plugins",
+    "README.md",
+    "CHANGELOG.md",
 )
 CEILINGS = {  # not cleaned yet: how many of the words they may have
     "sora/backbones": 10,

@@ -140,7 +140,8 @@ def _build(values: dict[str, Any]) -> RunConfig:
     values["task"] = own.plain(values["task"]) if is_own else values["task"]
     given = {key for key, value in values["task"].items() if value is not None}
     values["task"] = {key: values["task"][key] for key in given}
-    run = coerce(RunConfig, values, "", method=method)
+    groups = {name: _group(cls, name, values.pop(name)) for name, cls in {**GROUPS, "method": method}.items()}
+    run = coerce(RunConfig, values | groups, "")
     if is_own:
         run.task = own.completed(run.task, given, run.data.dir)
     run.backbone = described(run.backbone)
@@ -151,6 +152,16 @@ def _build(values: dict[str, Any]) -> RunConfig:
             name = run.method.name
             raise UserError(f"method.packable: got {key!r}, but method={name} can pack {can}{nearest(key, possible)}")
     return filled(resolved(run))
+
+
+_KNOWN: dict[str, Any] = {}  # the runs of a sweep have most of their groups in common
+
+
+def _group(cls: type[Any], name: str, values: dict[str, Any]) -> Any:
+    key = repr((cls, values))
+    if key not in _KNOWN:
+        _KNOWN[key] = coerce(cls, values, name)
+    return deepcopy(_KNOWN[key])
 
 
 def _method_class(values: Any) -> type[MethodConfig]:

@@ -1,0 +1,49 @@
+"""The demo: the regime of its budget, and what it says of the ranks it shows. Nothing is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts import demo
+from sora.regime import LARGEST_RHO, SMALLEST_TRAVEL
+from tests.composing import runs
+from tests.experiments import made
+
+
+def test_the_loss_can_hold_a_gate_up(tmp_path: Path) -> None:
+    words = [word for word in demo.command("sora")[1:] if not word.startswith(("backbone=", "paths.", "seed="))]
+    (run,) = runs(tmp_path, *words, backbone="minilm-l6")
+    steps = run.trainer.max_steps
+    assert steps is not None
+    rate = run.trainer.learning_rate
+    assert rate is not None
+    assert run.method.threshold / rate <= LARGEST_RHO  # type: ignore[attr-defined]
+    assert rate * steps / 2 >= SMALLEST_TRAVEL
+
+
+def test_both_methods_have_one_budget(tmp_path: Path) -> None:
+    trainers = []
+    for method in ("lora", "sora"):
+        words = [word for word in demo.command(method)[1:] if not word.startswith(("backbone=", "paths.", "seed="))]
+        trainers.append(runs(tmp_path, *words, backbone="minilm-l6")[0].trainer)
+    assert trainers[0] == trainers[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"), [([1, 3, 5, 2, 8, 7], "the draw still has"), ([8, 1, 3, 7, 1, 4], "the data have")]
+)
+def test_what_it_says_of_the_ranks(kept: list[int], says: str) -> None:
+    drawn = [1, 3, 5, 2, 8, 6]
+    record = made.record({"method": "sora", "task": "stsb"}, {}, "0" * 64)
+    record["ranks"] = {str(index): rank for index, rank in enumerate(kept)}
+    record["no_data_ranks"] = {"selected": {str(index): rank for index, rank in enumerate(drawn)}}
+    record["regime"] = {"rho": 0.4, "shrink": 0.5, "travel": 0.6}
+    said = demo.reading([record])
+    correlation = np.corrcoef(kept, drawn)[0, 1]
+    assert f"ranks: {1 - correlation:.2f} " in said
+    assert f"with that at {correlation:.2f}" in said
+    assert "would leave 25 ranks" in said
+    assert says in said
