@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
 from sora.config import AdapterConfig
-from sora.methods.base import Method, Plan, Summary
-from sora.methods.lowrank import replace_module
+from sora.methods.base import Method, Plan, Summary, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export
 

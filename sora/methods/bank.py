@@ -10,14 +10,16 @@ On a CPU every layer folds for itself (``LowRankLinear.folded``): its small prod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sora.methods.lowrank import LowRankLinear
 from sora.optim import ParameterGroup
+
+if TYPE_CHECKING:
+    from sora.methods.lora import LowRankLinear
 
 
 class Bank:

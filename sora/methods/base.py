@@ -1,4 +1,4 @@
-"""What the training loop knows of a method: this protocol and nothing else."""
+"""What the training loop knows of a method: this protocol and nothing else; and what methods share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
@@ -91,3 +91,9 @@ class Method(Protocol):
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write the standard artefact of a replica, with the weights it has now, into ``folder``."""
+
+
+def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where ``root`` has the submodule called ``name`` (dotted)."""
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, new)

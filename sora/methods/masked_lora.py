@@ -24,8 +24,7 @@ from sora.backbones import Backbone
 from sora.config import MaskedLoraConfig
 from sora.errors import UserError
 from sora.methods.base import Plan, Summary
-from sora.methods.lora import Lora
-from sora.methods.lowrank import LowRankLinear
+from sora.methods.lora import Lora, LowRankLinear
 
 GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, spread evenly over layers and kinds of matrices
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from sora.methods.bank import Bank
-from sora.methods.svd import SvdLinear
 from sora.optim import ParameterGroup
+
+if TYPE_CHECKING:
+    from sora.methods.adalora import SvdLinear
 
 
 class Scores(Protocol):

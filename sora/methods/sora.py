@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from sora.config import RunConfig, SoraConfig
-from sora.methods.lora import Lora
-from sora.methods.lowrank import draw_gates, draw_matrix
+from sora.methods.lora import Lora, draw_gates, draw_matrix
 from sora.optim import ParameterGroup, column
 from sora.schedules import Timeline, threshold_factor
 
@@ -64,7 +63,7 @@ class GateStep:
     """SoRA's step of the gates: the proximal map after Adam's step, or after a gradient step of its own (Eq. 10-11).
 
     ``threshold`` [R] is xi at the peak learning rate of each replica; the switches are those of ``method``. The
-    optimiser of a pack and that of the library (sora/library.py) call the same object.
+    optimiser of a pack and that of the library (sora/publish/library.py) call the same object.
     """
 
     threshold: Sequence[float]

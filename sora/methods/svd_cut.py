@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from sora.backbones import Backbone, Head
 from sora.config import SvdCutConfig
 from sora.errors import UserError
-from sora.methods.base import Plan
-from sora.methods.lowrank import replace_module
+from sora.methods.base import Plan, replace_module
 from sora.methods.masked_lora import MaskedLinear, MaskedLora
 from sora.publish import export
 

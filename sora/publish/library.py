@@ -26,7 +26,8 @@ from sora.backbones.load import matches
 from sora.coercion import coerce, nearest, show
 from sora.config import MAX_SEED, SoraConfig
 from sora.errors import UserError
-from sora.methods.lowrank import LowRankLinear, replace_module
+from sora.methods.base import replace_module
+from sora.methods.lora import LowRankLinear
 from sora.methods.sora import GATE_EPS, GateStep
 from sora.publish import export
 

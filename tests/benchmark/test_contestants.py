@@ -8,7 +8,7 @@ from torch import nn
 from benchmark import contestants, measure
 from benchmark.cases import Case
 from scripts import bench as script
-from sora.methods.lowrank import LowRankLinear
+from sora.methods.lora import LowRankLinear
 from sora.training.pack import build_pack
 
 

@@ -7,8 +7,7 @@ from torch import nn
 
 from sora.config import AdaloraConfig
 from sora.errors import UserError
-from sora.methods.adalora import Adalora, allocate, cubic_budget
-from sora.methods.svd import SvdLinear
+from sora.methods.adalora import Adalora, SvdLinear, allocate, cubic_budget
 from tests import tiny
 
 METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 1}

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from sora.backbones import load_backbone
-from sora.methods.lowrank import replace_module
+from sora.methods.base import replace_module
 from sora.publish import export
 from sora.training.evaluation import predict
 from tests import tiny

@@ -197,7 +197,7 @@ def test_full_fine_tuning_equals_a_plain_loop(tmp_path):
 
 def test_vmap_over_the_adapters_is_the_oracle():
     """torch.func.vmap over one replica's low-rank layer gives the stacked layer, gradients included."""
-    from sora.methods.lowrank import LowRankLinear
+    from sora.methods.lora import LowRankLinear
 
     torch.manual_seed(0)
     base = torch.nn.Linear(8, 6).double()

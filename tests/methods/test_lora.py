@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from sora.methods.lowrank import LowRankLinear, replace_module
+from sora.methods.base import replace_module
+from sora.methods.lora import LowRankLinear
 
 IN, OUT, RANK = 12, 20, 4
 
