@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, unattended, in MINUTES: the tests marked gpu, what only a GPU can show (gpu_check.py), the
-# benchmark, and as much of the small study as fits. Each step has its share of the time and a log of its own; a step that
+# benchmark, and as much of docs/study.md as fits. Each step has its share of the time and a log of its own; a step that
 # fails stops no other. What can be committed, with its provenance, lies in OUT/results.tgz, to be unpacked in results/.
 #
 #   DATA=/path/to/data scripts/gpu.sh OUT
@@ -50,8 +50,8 @@ for step in $STEPS; do
     check) limited check 150 "$PY" scripts/gpu_check.py --out "$OUT/results/bench/gpu_check.json" ${CHECK:-} ;;
     bench) limited bench 200 "$PY" scripts/bench.py --minutes 3 --section "${SECTION:-, sora, batch 8}" --results "$OUT/results" ${BENCH:-} ;;
     study)
-        PY=$PY RESULTS=$OUT/results PRECISION=$STUDY_PRECISION TASKS=$TASKS SEEDS=$SEEDS STEPS=main_table \
-            limited study "${LONGEST:-600}" scripts/small_study.sh
+        RESULTS=$OUT/results RUNS=$OUT/runs PRECISION=$STUDY_PRECISION TASKS=$TASKS SEEDS=$SEEDS STEPS=${STUDY_STEPS:-tune} \
+            limited study "${LONGEST:-600}" "$PY" scripts/study.py
         ;;
     *)
         echo "error: STEPS: got $step, must be some of tests check bench study" >&2

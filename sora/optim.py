@@ -282,7 +282,7 @@ class FusedAdams:
 
     def __init__(self, rows: PackOptimizer) -> None:
         self.rows = rows
-        self._adams = [self._build(replica) for replica in range(rows.replicas)]
+        self._adams = [self._build(replica) for replica in range(rows.replicas) if rows.adam_groups]  # a probe has none
 
     def _build(self, replica: int) -> torch.optim.AdamW:
         specs = []

