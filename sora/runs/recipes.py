@@ -115,7 +115,7 @@ def values_of(group: str, name: str) -> dict[str, Any]:
 
 
 def _as_written(run: RunConfig) -> RunConfig:
-    """The run with nothing but what its files and the defaults say."""
+    """The run with nothing but what its files and the defaults say; it need not be one that could train."""
     files = (values_of("budget", run.budget), values_of("recipe", run.recipe))
     said: dict[str, dict[str, Any]] = {group: {} for group in ("backbone", *COMPARED)}
     for content in files:

@@ -151,7 +151,7 @@ def _build(values: dict[str, Any]) -> RunConfig:
             can = one_of(possible) if possible else "no key at all"
             name = run.method.name
             raise UserError(f"method.packable: got {key!r}, but method={name} can pack {can}{nearest(key, possible)}")
-    return filled(resolved(run))
+    return filled(checked(run))
 
 
 _KNOWN: dict[str, Any] = {}  # the runs of a sweep have most of their groups in common
@@ -173,8 +173,15 @@ def _method_class(values: Any) -> type[MethodConfig]:
     return METHODS[name]
 
 
-def resolved(run: RunConfig) -> RunConfig:
+def checked(run: RunConfig) -> RunConfig:
     """Fill every null that stands for another value, then check what only shows when the parts meet."""
+    run = resolved(run)
+    _check_together(run)
+    return run
+
+
+def resolved(run: RunConfig) -> RunConfig:
+    """Fill every null that stands for another value. Raises UserError where a part by itself cannot be."""
     method = run.method.resolved()
     targets = getattr(method, "targets", None)
     if targets is not None:
@@ -203,9 +210,7 @@ def resolved(run: RunConfig) -> RunConfig:
     paths = dataclasses.replace(run.paths, **{key: expanded(f"paths.{key}", value) for key, value in folders.items()})
     schedule = run.schedule.resolved()
     run = dataclasses.replace(run, method=method, trainer=trainer, schedule=schedule, seeds=seeds, data=data)
-    run = dataclasses.replace(run, paths=paths)
-    _check_together(run)
-    return run
+    return dataclasses.replace(run, paths=paths)
 
 
 def _check_together(run: RunConfig) -> None:

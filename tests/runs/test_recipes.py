@@ -9,7 +9,9 @@ import yaml
 
 from sora import schedules
 from sora.config import METHODS, AdaloraConfig, SoraConfig
+from sora.errors import UserError
 from sora.runs.recipes import origin
+from tests import tiny
 from tests.composing import CONF, composed, runs
 
 FILES = sorted((CONF / "recipe").rglob("*.yaml")) + sorted((CONF / "budget").rglob("*.yaml"))
@@ -230,3 +232,11 @@ def test_a_pack_tells_it_of_each_run(tmp_path: Path) -> None:
 def test_another_backbone_can_borrow_a_recipe(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, "task=cola", "recipe=deberta-v3-base/sora/rte")
     assert (run.recipe, run.trainer.epochs, run.task.name) == ("deberta-v3-base/sora/rte", 50.0, "cola")
+
+
+def test_a_run_whose_defaults_could_not_train_says_what_was_changed() -> None:
+    """The task's own length is more than this backbone reads."""
+    (run,) = tiny.runs(task={"max_length": 128}, trainer={"max_length": 32})
+    assert "trainer.max_length" in origin(run)["changed"]
+    with pytest.raises(UserError, match="reads at most 64 tokens"):
+        tiny.runs(task={"max_length": 128})
