@@ -53,6 +53,8 @@ def test_unpaired_seeds_add_their_variances():
     result = paired_bootstrap(a, b, paired_seeds=False, resamples=40_000)
     expected = a[:, 0].var() / 6 + b[:, 0].var() / 4
     assert result.standard_error**2 == pytest.approx(expected, rel=0.03)
+    alike = paired_bootstrap(a, a, paired_seeds=False, resamples=40_000)  # as many seeds of both, drawn apart
+    assert alike.standard_error**2 == pytest.approx(2 * a[:, 0].var() / 6, rel=0.03)
 
 
 def test_expected_variance_is_the_docstrings():

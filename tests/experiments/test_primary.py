@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from experiments import bootstrap, claims, primary
@@ -152,6 +153,19 @@ def three_tasks(results: Path) -> None:
             if task == "mrpc" and name != "sora_small":
                 rights = {seed: right(count, start=start) for seed, start in zip(SEEDS, (0, 90, 180), strict=True)}
             armed.arm(results, name, rights, task=task, live=400_000 if name == "lora_r8" else 100_000)
+
+
+def test_each_comparison_is_corrected_by_itself(tmp_path: Path) -> None:
+    """Holm's p over its three tasks, by statsmodels; over all nine tests they would be larger."""
+    three_tasks(tmp_path)
+    found = primary.tests(studied(tmp_path))
+    for family in FAMILIES:
+        own = [test for test in found if test.family is family]
+        assert len(own) == 3
+        expected = multipletests([test.p for test in own], method="holm")[1]
+        assert [test.holm for test in own] == pytest.approx(list(expected), abs=1e-12)
+    everything = multipletests([test.p for test in found], method="holm")[1]
+    assert [test.holm for test in found] != pytest.approx(list(everything), abs=1e-3)
 
 
 def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(tmp_path: Path) -> None:

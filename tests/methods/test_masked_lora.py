@@ -207,6 +207,7 @@ def test_a_uniform_rank_by_hand():
     assert uniform({"a": 8, "b": 0}, {"a": 10, "b": 10}) == {"a": 4, "b": 4}
     assert uniform({"a": 3, "b": 0}, {"a": 10, "b": 10}) == {"a": 2, "b": 1}
     assert uniform({"a": 0, "b": 0}, {"a": 10, "b": 30}) == {"a": 0, "b": 0}
+    assert uniform({"a": 0, "b": 1}, {"a": 10, "b": 30}) == {"a": 1, "b": 1}  # 40 weights for 30: 10 would be further
     names = [f"{layer}.{kind}" for layer in range(6) for kind in range(6)]
     third = uniform({name: 5 if name[0] in "01" else 4 for name in names}, dict.fromkeys(names, 10))
     extra = [name for name in names if third[name] == 5]

@@ -313,6 +313,7 @@ def test_a_trial_takes_the_first_examples_of_each_split(typed: Command, tmp_path
     full, cut = loaded(whole), loaded(run)
     assert cut.sizes == {"train": 5, "select": 5, "report": 5, "train_subset": 5}
     assert cut.splits["report"].texts[0] == full.splits["report"].texts[0][:5]
+    assert sorted(cut.splits["train_subset"].texts[0]) == sorted(cut.splits["train"].texts[0])
     assert cut.partial == {
         "train": "data.limit=5 takes the first of 24 examples",
         "select": "data.limit=5 takes the first of 12 examples",
@@ -353,6 +354,7 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # of the training file: name, con
     ),
     ("train.csv", GOOD + "only one\n", "train.csv:8: 1 columns where 3 are expected"),
     ("train.csv", GOOD + "a,b,no,more\n", "train.csv:8: 4 columns where 3 are expected"),
+    ("train.csv", GOOD + '"two\nlines",b,no\nonly one\n', "train.csv:10: 1 columns where 3 are expected"),
     ("train.csv", GOOD.replace("text 2", "", 1), "train.csv:4: a is empty"),
     ("train.csv", GOOD.replace("text 1,", '"text" 1,', 1), "train.csv:3: not quoted as CSV is ("),
     ("train.csv", GOOD + '"never closed,b,no\n', "train.csv:8: not quoted as CSV is ("),
