@@ -106,7 +106,7 @@ def test_only_usr1_and_usr2_ask_for_another_turn(number, handed, monkeypatch):
     def stopped():
         raise Preempted(number)
 
-    monkeypatch.setattr("sora.cli.main", stopped)
+    monkeypatch.setattr("sora.cli.main.main", stopped)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     before = signal.signal(signal.SIGUSR2, lambda *_: calls.append(1))
     try:
