@@ -92,7 +92,7 @@ def test_a_snapshot_is_named_by_what_it_holds_and_taken_once(tmp_path):
 
 def test_a_job_is_the_command_of_its_sweep(monkeypatch):
     """Its words come through submitit as they are, the flags for the user's own files first."""
-    monkeypatch.setattr("sora.cli.main", lambda: None)
+    monkeypatch.setattr("sora.cli.main.main", lambda: None)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     words = ["--config-dir", "/own", "hydra.searchpath=[file:///more]", "method=mine", "seed=0"]
     Command()(words)
