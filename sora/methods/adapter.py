@@ -99,12 +99,6 @@ class Adapter(Method):
             ParameterGroup("adapter.bias", biases, lr=lr),
         ]
 
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def after_step(self, step: int, alive: Tensor) -> None:
-        """Do nothing."""
-
     def summary(self, replica: int) -> Summary:
         count = sum(p[0].numel() for layer in self.layers.values() for p in layer.own().values())
         return Summary(live=count, authors_formula=count)

@@ -72,12 +72,14 @@ class Method(Protocol):
 
     def penalty(self) -> Tensor | None:
         """Return [R], added to each replica's training loss, never to an evaluation loss; None for no penalty."""
+        return None
 
     def after_step(self, step: int, alive: Tensor) -> None:
-        """Called after update number ``step`` (0-based), before gradients are cleared.
+        """Change what is no parameter after update number ``step`` (0-based), before gradients are cleared.
 
         ``alive`` [R]: which replicas have not diverged; those that have must stay as they are.
         """
+        return None
 
     def summary(self, replica: int) -> Summary:
         """Measure a replica's adapter with the weights it has now."""

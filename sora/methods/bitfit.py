@@ -88,12 +88,6 @@ class Bitfit(Method):
         biases = {f"{name}.bias": layer.bias for name, layer in self.layers.items()}
         return [ParameterGroup("adapter", biases, lr=self.plan.learning_rates())]
 
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def after_step(self, step: int, alive: Tensor) -> None:
-        """Do nothing."""
-
     def summary(self, replica: int) -> Summary:
         count = sum(layer.bias.shape[1] for layer in self.layers.values())
         return Summary(live=count, authors_formula=count)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sora.backbones import Backbone, Head
 from sora.config import FullConfig
@@ -37,12 +36,6 @@ class Full(Method):
             ParameterGroup("matrices", matrices, lr=lr, weight_decay=decay, stacked=False),
             ParameterGroup("vectors", vectors, lr=lr, stacked=False),
         ]
-
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def after_step(self, step: int, alive: Tensor) -> None:
-        """Do nothing."""
 
     def summary(self, replica: int) -> Summary:
         count = sum(p.numel() for p in self.backbone.encoder.parameters())

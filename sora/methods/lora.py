@@ -230,12 +230,6 @@ class Lora(Method):
         self.bank.adapter, self.bank.gate = groups[0], groups[1] if len(groups) > 1 else None
         return groups
 
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def after_step(self, step: int, alive: Tensor) -> None:
-        """Do nothing: LoRA has no state but its weights."""
-
     def summary(self, replica: int) -> Summary:
         ranks = {name: int(layer.live()[replica].sum()) for name, layer in self.layers.items()}
         sizes = {name: layer.in_features + layer.out_features for name, layer in self.layers.items()}

@@ -128,9 +128,6 @@ class Peft(Method):
         ]
         return self.groups
 
-    def penalty(self) -> Tensor | None:
-        return None
-
     def after_step(self, step: int, alive: Tensor) -> None:
         """Check at the first step that the encoder passes through the tuner: some need PEFT's own forward.
 

@@ -92,12 +92,6 @@ class Probe(Method):
     def parameter_groups(self) -> list[ParameterGroup]:
         return []
 
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def after_step(self, step: int, alive: Tensor) -> None:
-        """Do nothing: there are no steps."""
-
     def summary(self, replica: int) -> Summary:
         """Count nothing of the encoder; the head is counted as a head."""
         return Summary(live=0, authors_formula=0)

@@ -56,12 +56,6 @@ class ZeroShot(Method):
     def parameter_groups(self) -> list[ParameterGroup]:
         return []
 
-    def penalty(self) -> Tensor | None:
-        return None
-
-    def after_step(self, step: int, alive: Tensor) -> None:
-        """Do nothing: there are no steps."""
-
     def summary(self, replica: int) -> Summary:
         return Summary(live=0, authors_formula=0)
 

@@ -197,14 +197,7 @@ def validate(manifest: Any, where: str) -> None:
     """
     if not isinstance(manifest, dict):
         raise UserError(f"{where}: holds no manifest; {WAY_OUT}")
-    schema = manifest.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        raise UserError(
-            f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
-        )
-    check(Layout, manifest, where, WAY_OUT)
-    if schema != SCHEMA_VERSION:
-        _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
+    check(Layout, manifest, SCHEMA_VERSION, where, WAY_OUT)
     if manifest["hash"] != digest(manifest["study"], manifest["axes"], manifest["fixed"]):
         _refuse(where, "hash", "is not that of study, axes and fixed")
     seen: dict[str, int] = {}

@@ -47,14 +47,7 @@ def validate(record: Any, where: str) -> None:
     """
     if not isinstance(record, dict):
         raise UserError(f"{where}: holds no record but {shown(record)}; {WAY_OUT}")
-    schema = record.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA_VERSION:
-        raise UserError(
-            f"{where}: schema is {schema}, but {SCHEMA_VERSION} is the newest known here; update the program"
-        )
-    check(Record, record, where, WAY_OUT)
-    if schema != SCHEMA_VERSION:
-        _refuse(where, "schema", f"got {schema}, must be {SCHEMA_VERSION}")
+    check(Record, record, SCHEMA_VERSION, where, WAY_OUT)
     if re.fullmatch("[0-9a-f]{12}", record["run_id"]) is None:
         _refuse(where, "run_id", f"got {shown(record['run_id'])}, must be 12 hexadecimal digits")
     for group in ("backbone", "method", "task", "protocol"):  # they name folders and files

@@ -308,8 +308,14 @@ NOUNS = {
 }
 
 
-def check(model: type[BaseModel], value: Any, where: str, way_out: str) -> None:
-    """Raise UserError that names the file ``where``, the first key that breaks ``model``, and the ``way_out``."""
+def check(model: type[BaseModel], value: dict[str, Any], version: int, where: str, way_out: str) -> None:
+    """Raise UserError that names the file ``where``, the first key that breaks ``model``, and the ``way_out``.
+
+    A newer ``schema`` than ``version`` asks for a newer program; any other one but ``version`` is refused.
+    """
+    schema = value.get("schema")
+    if isinstance(schema, int) and schema > version:
+        raise UserError(f"{where}: schema is {schema}, but {version} is the newest known here; update the program")
     try:
         model.model_validate(value)
     except ValidationError as error:
@@ -320,6 +326,8 @@ def check(model: type[BaseModel], value: Any, where: str, way_out: str) -> None:
             raise UserError(f"{where}: {place} is missing; {way_out}") from None
         noun = next((words for name, words in NOUNS.items() if kind.startswith(name)), first["msg"])
         raise UserError(f"{where}: {place} got {shown(first['input'])}, must be {noun}; {way_out}") from None
+    if schema != version:
+        raise UserError(f"{where}: schema got {schema}, must be {version}; {way_out}")
 
 
 def shown(value: Any) -> str:
