@@ -276,7 +276,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a truncated file": (_cut, "cannot be read as weights"),
     "an unknown architecture": (
         lambda folder: edit(folder / "config.json", model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
-        "has no architecture 'ownbert', and code that comes with a model is not run",
+        "transformers cannot build this ownbert (ValueError: Unrecognized model",
     ),
     "a decoder": (_other("gpt2", **GPT2), "gpt2 is a decoder, which reads from left to right"),
     "a decoder of BERT's family": (lambda folder: edit(folder / "config.json", is_decoder=True), "bert is a decoder"),

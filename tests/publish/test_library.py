@@ -29,7 +29,7 @@ from sora import schedules
 from sora.errors import UserError
 from sora.methods.sora import GateStep
 from sora.optim import PackOptimizer, ParameterGroup
-from sora.publish.library import inject
+from sora.library import inject
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
 CHECK = """

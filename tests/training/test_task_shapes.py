@@ -182,7 +182,7 @@ def test_weights_that_are_gone_are_named(tmp_path: Path) -> None:
     asked = ("task=cb", "trainer.max_steps=1", "seed=0")
     (record,) = run_pack(tiny_runs(tmp_path, *asked), "test")
     (tmp_path / "runs" / record["run_id"] / "checkpoint" / "selected.safetensors").unlink()
-    with pytest.raises(UserError, match=r"selected\.safetensors: is missing, so the run cannot predict"):
+    with pytest.raises(UserError, match=r"selected\.safetensors: no weights of this run \(No such file"):
         run_pack(tiny_runs(tmp_path, *asked, "predict=true"), "test")
 
 
