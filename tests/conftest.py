@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -33,6 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = [found[-1].func for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
         if any(works(each, seen) for each in (item.function, *fixtures)):  # type: ignore[attr-defined]
             item.add_marker(pytest.mark.trains)
+
+
+def pytest_collection_finish() -> None:
+    """Take all that was imported out of the garbage collector's rounds, which would read it anew after every pack."""
+    gc.freeze()
 
 
 def works(function: Callable[..., Any], seen: dict[Callable[..., Any], bool]) -> bool:

@@ -125,9 +125,8 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return Versions, device, threads and commit; no host name."""
-    installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
+    """Return versions, device, threads and commit; no host name."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
         "git": commit(),
         "versions": {"python": platform.python_version()} | versions,

@@ -47,13 +47,19 @@ def test_kernels_follow_the_processors_flags() -> None:
 
 
 @pytest.mark.usefixtures("old_processor")
-def test_a_training_says_so_once_and_the_record_names_the_processor(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_training_says_so_once_and_names_device_and_threads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "precision=bf16")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "precision=bf16", "device=cpu")
     (record,) = run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
-    assert capsys.readouterr().err.count(WORDS) == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"device=cpu: cpu ({platform.machine()} AVX2), {threads} thread")
+    assert "\n".join(lines).count(WORDS) == 1
     assert record["provenance"]["device"] == f"cpu {platform.machine()} AVX2"
+    assert record["provenance"]["threads"] == threads
+    assert "device" not in record["config"] or record["config"]["device"] == "cpu"
 
 
 def test_deterministic_forbids_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,16 +141,3 @@ def taken(
         return torch.get_num_threads(), said
     finally:
         torch.set_num_threads(threads)
-
-
-def test_the_first_line_of_a_run_names_device_and_threads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "device=cpu")
-    (record,) = run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
-    line = capsys.readouterr().err.splitlines()[0]
-    assert line.startswith(f"device=cpu: cpu ({platform.machine()} {device.capability()}), {threads} thread")
-    assert record["provenance"]["threads"] == threads
-    assert "device" not in record["config"] or record["config"]["device"] == "cpu"
