@@ -38,6 +38,15 @@ def files(folder: Path) -> list[Path]:
     return sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
+def whole_run(path: Path) -> dict[str, Any]:
+    """Read a run once W&B's own process has written its end, which may be after ``finish``."""
+    for _ in range(600):
+        if (found := read(path))["exit_code"] is not None:
+            break
+        time.sleep(0.1)
+    return found
+
+
 def test_a_wandb_run_holds_what_the_record_and_metrics_hold(pack: Any) -> None:
     folder, _ = pack
     found = {logged["run"]["id"]: logged for logged in map(read, files(folder / "runs"))}
@@ -94,13 +103,12 @@ def test_a_resumed_run_is_one_whole_wandb_run(tmp_path: Path) -> None:
 
     session([1, 2, 3, 4], None).close(stopped_by="SIGTERM")
     (stopped,) = files(tmp_path)
-    assert read(stopped)["exit_code"] == 1
-    time.sleep(1)  # W&B names its folders by the second
+    assert whole_run(stopped)["exit_code"] == 1
     tracker = session([3, 4, 5, 6], resume_at=2)
     tracker.summarize(0, status="ok", metrics={"selected": {"step": 6}})
     tracker.close()
     (whole,) = files(tmp_path)
-    found = read(whole)
+    found = whole_run(whole)
     assert [line["_step"] for line in found["history"]] == [1, 2, 3, 4, 5, 6]
     assert math.isnan(found["history"][0]["train/loss"])
     assert found["history"][5]["train/loss"] == 1 / 6
