@@ -16,22 +16,10 @@ def rows_of(loop):
     return loop.pack.optimizer.rows.detach().clone()
 
 
-CASES = {
-    "lora": {"name": "lora"},
-    "lora-rslora": {"name": "lora", "rslora": True, "targets": ["output.dense"]},
-    "masked_lora": {"name": "masked_lora", "pattern": "permuted"},
-    "sora": {"name": "sora"},
-    "sora-paper": {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
-    "sora-sum": {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
-    "adalora": {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 2},
-    "bitfit": {"name": "bitfit"},
-    "adapter": {"name": "adapter", "bottleneck": 3},
-}
-
 
 def test_every_packable_method_is_put_to_the_proof():
     packable = {name for name, cls in METHODS.items() if "seed" in cls(name=name).packable}
-    assert packable == {case["name"] for case in CASES.values()}
+    assert packable == {case["name"] for case in tiny.METHODS.values()}
     assert set(METHODS) - packable == {"full", "peft", "probe", "zero_shot", "svd_cut"}
 
 
@@ -39,7 +27,7 @@ SHORT = {"max_steps": 8, "eval_every": 4, "checkpoint_every": 100}
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("method", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("method", tiny.METHODS.values(), ids=tiny.METHODS)
 def test_float64_to_1e9(family, method, tmp_path, **backbone):
     """The middle one of three, with neighbours on both sides."""
     configs = tiny.runs(family, [0, 1, 2], method=method, trainer=SHORT, backbone=backbone)
