@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +21,45 @@ ROOT = Path(__file__).resolve().parents[1]
 # A busy machine is slow; that says nothing about the code.
 settings.register_profile("sora", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("sora")
+
+
+# Whoever names one of these trains a model or starts a process.
+WORK = {"Loop", "run_pack", "subprocess", "multiprocessing", "GridSearchCV"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark ``trains`` what is left out of make check: tests that train, or start processes, or whose fixtures do."""
+    seen: dict[Callable[..., Any], bool] = {}
+    for item in items:
+        fixtures = [found[-1].func for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
+        if any(works(each, seen) for each in (item.function, *fixtures)):  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.trains)
+
+
+def pytest_collection_finish() -> None:
+    """Take all that was imported out of the garbage collector's rounds, which would read it anew after every pack."""
+    gc.freeze()
+
+
+def works(function: Callable[..., Any], seen: dict[Callable[..., Any], bool]) -> bool:
+    """Tell whether a function of the tests names some WORK, or calls a function of the tests that does."""
+    function = inspect.unwrap(function)
+    if not isinstance(function, FunctionType) or not function.__module__.startswith("tests"):
+        return False
+    if function not in seen:
+        seen[function] = False  # a function that calls itself
+        names = names_in(function.__code__)
+        places = [function.__globals__]
+        places += [vars(each) for name in names if isinstance(each := function.__globals__.get(name), ModuleType)]
+        called = [place[name] for place in places for name in names if callable(place.get(name))]
+        seen[function] = bool(names & WORK) or any(works(each, seen) for each in called)
+    return seen[function]
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Collect the names that a function uses, and those of the functions inside it."""
+    inner = [names_in(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return set(code.co_names).union(*inner)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -35,6 +78,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; SORA_TEST_SHARED names another folder")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_is_lost() -> Iterator[None]:
+    """Files are not forced to disk: nothing here outlives a loss of power, and a disk is slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

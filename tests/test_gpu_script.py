@@ -44,7 +44,6 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path) -> None:
         assert "results/bench/gpu_check.json" in archive.getnames()
 
 
-@pytest.mark.slow
 def test_the_study_ends_with_the_time(tmp_path: Path) -> None:
     done, notes = started(tmp_path, STEPS="study", TASKS="rte", SEEDS="0", LONGEST="5")
     assert notes[0] == "scripts/study.py"

@@ -95,6 +95,13 @@ def test_the_table_of_parameter_counts(attached):
     assert counts["AdaLoRA at the start, 12 a matrix"] == 1.5 * counts["LoRA r=8"]
 
 
+def test_the_encoder_has_its_published_size(attached):
+    method = attached("method=lora")
+    frozen = sum(p.numel() for name, p in method.backbone.encoder.named_parameters() if "lora_" not in name)
+    assert frozen == 183_831_552
+    assert len(method.layers) == 72
+
+
 def test_the_two_counts_of_figure_3(attached):
     method = attached("method=sora")
     print()

@@ -19,8 +19,6 @@ AROUND = {  # folder beside sora/ -> the highest floor of sora/ it may import, a
     "scripts": ("cli", {"scripts", "experiments", "benchmark"}),
 }
 
-DOORS = {"sora.publish.library": "library"}  # a module that is a door, wherever it lies
-
 
 @dataclass(frozen=True)
 class Import:
@@ -45,8 +43,6 @@ class Import:
 def room(module: str) -> str:
     """``sora.tasks.load`` -> tasks, ``sora.config`` -> config, ``experiments.study`` -> experiments."""
     first, *rest = module.split(".")
-    if (door := ".".join([first, *rest[:2]])) in DOORS:
-        return DOORS[door]
     return rest[0] if first == "sora" and rest else first
 
 
@@ -122,7 +118,7 @@ def found() -> list[Import]:
 def test_every_room_has_a_place_in_the_order() -> None:
     inside = [path for path in (ROOT / "sora").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
     rooms = {path.stem for path in inside}
-    assert rooms - {"__init__"} | set(DOORS.values()) == set(floors())
+    assert rooms - {"__init__"} == set(floors())
 
 
 def test_imports_point_down(found: list[Import]) -> None:

@@ -23,7 +23,7 @@ CLEAN = (
     "sora/methods",
     "sora/cluster",
     "sora/cli",
-    "sora/publish/library.py",
+    "sora/library.py",
     "sora/errors.py",
     "sora/optim.py",
     "sora/schedules.py",

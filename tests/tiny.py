@@ -88,6 +88,17 @@ ARCHITECTURES |= {
     "ernie": _BERT | {"model_type": "ernie"},
 }
 EVERY = tuple(ARCHITECTURES)
+METHODS: dict[str, dict[str, Any]] = {  # every packable method, in the readings that compute differently
+    "lora": {"name": "lora"},
+    "lora-rslora": {"name": "lora", "rslora": True, "targets": ["output.dense"]},
+    "masked_lora": {"name": "masked_lora", "pattern": "permuted"},
+    "sora": {"name": "sora"},
+    "sora-paper": {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
+    "sora-sum": {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
+    "adalora": {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 2},
+    "bitfit": {"name": "bitfit"},
+    "adapter": {"name": "adapter", "bottleneck": 3},
+}
 
 
 class Tokens:

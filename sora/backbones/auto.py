@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sora.backbones.families import FAMILIES, NAMES, dimension, own_pooling
+from sora.backbones.families import ENCODERS, FAMILIES, NAMES, dimension, own_pooling
 from sora.backbones.source import backbone_identity, read_config_json, tokenizer_folder, weights_files
 from sora.config import BackboneConfig
 from sora.errors import UserError
@@ -23,7 +23,6 @@ NOT_ARCHITECTURE = re.compile(
     r"problem_type|use_cache|output_.*|return_dict.*|gradient_checkpointing|task_specific_params|torchscript|"
     r"prefix|tokenizer_class|.*_attn_implementation|reference_compile|repad_logits_with_grad|chunk_size_feed_forward"
 )
-ENCODERS = "backbone.weights takes an encoder of text, such as a BERT, RoBERTa, DeBERTa or ModernBERT"
 
 
 def described(config: BackboneConfig) -> BackboneConfig:
@@ -107,7 +106,7 @@ def _unsupported(values: dict[str, Any]) -> str:
 
 def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, Any]:
     """Sizes that config.json leaves to the defaults of transformers' class."""
-    from sora.backbones.load import configuration
+    from sora.backbones.build import configuration
 
     made = configuration(BackboneConfig(AUTO, kind, arch=arch))
     return {name: value for name in missing if isinstance(value := getattr(made, name, None), int)}

@@ -110,7 +110,7 @@ def run(
         slots if head_major else heads,
         BOUND=bound,
         SCALE=scale,
-        HEAD_MAJOR=head_major,
+        HEAD_MAJOR=bool(head_major),
         GIVEN=places is not None,
         WIDE=x.dtype == torch.float64,
         ROWS=height,

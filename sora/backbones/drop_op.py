@@ -22,25 +22,16 @@ _library.define(
 
 
 def _on_device(
-    x: Tensor,
-    keys: Tensor,
-    places: Tensor | None,
-    rows: int,
-    shape: list[int],
-    bound: int,
-    scale: float,
-    dtype: torch.dtype,
+    x: Tensor, keys: Tensor, places: Tensor | None, rows: int, shape: Any, bound: int, scale: float, dtype: torch.dtype
 ) -> Tensor:
     """The operation on tensors of a GPU."""
-    slots, heads, positions, head_major = shape
-    how = (slots, heads, positions, bool(head_major))
     if fault(x.device):
-        return passes(x, keys, places, rows, how, bound, scale, dtype)
+        return passes(x, keys, places, rows, shape, bound, scale, dtype)
     from sora.backbones import drop_kernel
 
     given = None if places is None else places.contiguous()
     out = x.new_empty((rows, x.shape[-1]), dtype=dtype)
-    return drop_kernel.run(x.contiguous(), keys.contiguous(), given, out, how, bound, scale)
+    return drop_kernel.run(x.contiguous(), keys.contiguous(), given, out, shape, bound, scale)
 
 
 _library.impl("drop", _on_device, "CUDA")
@@ -54,14 +45,7 @@ def _shapes(
 
 
 def passes(
-    x: Tensor,
-    keys: Tensor,
-    places: Tensor | None,
-    rows: int,
-    shape: Shape,
-    bound: int,
-    scale: float,
-    dtype: torch.dtype,
+    x: Tensor, keys: Tensor, places: Tensor | None, rows: int, shape: Any, bound: int, scale: float, dtype: torch.dtype
 ) -> Tensor:
     """What the kernel computes, in torch's own operations: some twenty launches. Arguments as of ``sora::drop``."""
     from sora.backbones import dropout
@@ -86,28 +70,17 @@ class _Drop(torch.autograd.Function):
     """x [m, lanes] -> [rows, lanes] of ``dtype``, remembering nothing but the key."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        keys: Tensor,
-        places: Tensor | None,
-        rows: int,
-        shape: Shape,
-        bound: int,
-        scale: float,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, keys: Tensor, places: Tensor | None, dtype: torch.dtype, *how: Any) -> Tensor:
         ctx.save_for_backward(keys, places)
-        ctx.how = (rows, list(shape), bound, scale, x.dtype)
-        ctx.x_rows = x.shape[0]
-        out: Tensor = torch.ops.sora.drop(x, keys, places, rows, list(shape), bound, scale, dtype)
+        ctx.how, ctx.x_dtype, ctx.x_rows = how, x.dtype, x.shape[0]
+        out: Tensor = torch.ops.sora.drop(x, keys, places, *how, dtype)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         keys, places = ctx.saved_tensors
-        out = torch.ops.sora.drop(grad, keys, places, *ctx.how)
+        out = torch.ops.sora.drop(grad, keys, places, *ctx.how, ctx.x_dtype)
         if ctx.x_rows != out.shape[0]:
             out = out.view(-1, ctx.x_rows, out.shape[-1]).sum(0)
         return (out, *[None] * 7)
@@ -130,7 +103,7 @@ def drop(
     """
     slots, heads, positions, _ = shape
     rows = keys.shape[0] * (slots * heads * positions if places is None else places.numel())
-    dropped: Tensor = _Drop.apply(x, keys, places, rows, shape, bound, scale, dtype or x.dtype)
+    dropped: Tensor = _Drop.apply(x, keys, places, dtype or x.dtype, rows, list(shape), bound, scale)
     return dropped
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ENCODERS = "backbone.weights takes an encoder of text, such as a BERT, RoBERTa, DeBERTa or ModernBERT"
 _BERT = (
     *(f"attention.self.{name}" for name in ("query", "key", "value")),
     *("attention.output.dense", "intermediate.dense", "output.dense"),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
-import inspect
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,27 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.backbones import attention, deberta, mpnet, unlisted
+from sora.backbones import attention, build, deberta, mpnet, unlisted
 from sora.backbones.dropout import CounterDropout, DropoutContext, new_site, replace_dropouts
 from sora.backbones.families import FAMILIES, uses
-from sora.backbones.source import (
-    WAYS_OUT,
-    base_name,
-    check_config_json,
-    checked_hash,
-    tokenizer_folder,
-    weights_files,
-)
+from sora.backbones.source import base_name, tokenizer_folder
 from sora.backbones.token_cache import cached, token_key
 from sora.backbones.tokenizer import Encoding, encode, load_tokenizer
-from sora.backbones.weights import read_state
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
-PROBABILITIES = (
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "classifier_dropout"),
-    "cls_dropout",  # DeBERTa's name of the last
-)
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of every encoder
 
 
@@ -201,12 +186,12 @@ def load_backbone(
             architecture, or of a class that cannot be packed.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)  # its advice is about uses that are not ours
-    hf_config = configuration(config)
+    hf_config = build.configuration(config)
     pooler: dict[str, Tensor] = {}
     if config.weights == "random":
-        encoder = _random(config, hf_config)
+        encoder = build.random(config, hf_config)
     else:
-        encoder, pooler = _pretrained(config, hf_config, cache)
+        encoder, pooler = build.pretrained(config, hf_config, cache)
     encoder.requires_grad_(False)
     encoder.eval()
     backbone = Backbone(config, encoder, hf_config, precision, replicas)
@@ -224,145 +209,6 @@ def load_backbone(
     if precision == "bf16":
         _to_bf16(encoder)
     return backbone
-
-
-def configuration(config: BackboneConfig) -> Any:
-    """transformers' configuration of ``config.arch``, with the dropout asked for.
-
-    Raises:
-        UserError: transformers refuses it, or it is of a model that is no text encoder.
-    """
-    from transformers import AutoConfig
-
-    arch = dict(config.arch)
-    kind = arch.pop("model_type", config.family)
-    try:
-        if config.dropout is not None:
-            given = {key for key in AutoConfig.for_model(kind).to_dict() | arch if "drop" in key}
-            arch |= dict.fromkeys([*PROBABILITIES, *sorted(given)], config.dropout)
-        hf_config = AutoConfig.for_model(kind, **arch)
-    except Exception as error:  # of any type: a size that is no number is a TypeError
-        unlisted.check_known(kind)
-        raise _refused(kind, error) from error
-    unlisted.check_kind(kind, hf_config)
-    return hf_config
-
-
-def _refused(kind: str, error: Exception) -> UserError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
-    return UserError(f"backbone.arch: transformers cannot build this {kind} ({reason})")
-
-
-def _options(cls: Any) -> dict[str, Any]:
-    """How the encoder is built: in fp32, with our attention where it can be had, without a pooler."""
-    ours = cls.config_class.model_type in FAMILIES or getattr(cls, "_supports_attention_backend", False)
-    ours = ours and cls.config_class.model_type != "deberta-v2"
-    pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-    return {
-        "dtype": torch.float32,
-        "attn_implementation": attention.register() if ours else "eager",
-        **({"add_pooling_layer": False} if pooler else {}),
-    }
-
-
-def _random(config: BackboneConfig, hf_config: Any) -> nn.Module:
-    from transformers import AutoModel
-
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.init_seed)
-            made: nn.Module = AutoModel.from_config(hf_config, **_options(unlisted.encoder_class(hf_config)))
-    except Exception as error:  # of any type: an activation that does not exist is a KeyError, a size a ValueError
-        raise _refused(hf_config.model_type, error) from error
-    return made
-
-
-def _pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The encoder with the weights of its files, and those of its pooler, {} where the files have none.
-
-    Raises:
-        UserError: the files are of another architecture, lack a tensor or hold more of the encoder than is built.
-    """
-    files = weights_files(config)
-    check_config_json(config)
-    state = read_state(files, checked_hash(config, files), cache)
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # LayerNorm's names in the oldest checkpoints
-        state = {key.removesuffix(old) + new if key.endswith(old) else key: value for key, value in state.items()}
-    cls = unlisted.encoder_class(hf_config)
-    try:
-        with torch.random.fork_rng(devices=[]), _quietly():
-            encoder, report = cls.from_pretrained(
-                None,
-                config=hf_config,
-                state_dict=dict(state),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **_options(cls),
-            )
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _refused(hf_config.model_type, error) from error
-    _check_report(config, files[0], encoder, state, report)
-    return encoder, _pooler(config.family, state)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    from transformers.utils import logging as messages
-
-    shown = messages.is_progress_bar_enabled()
-    messages.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            messages.enable_progress_bar()
-
-
-def _check_report(
-    config: BackboneConfig, path: Path, encoder: nn.Module, state: dict[str, Tensor], report: dict[str, Any]
-) -> None:
-    """Refuse what transformers' loader only reports: tensors that are missing, of another shape, or left over."""
-    unlike = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    wanted = {key: list(value.shape) for key, value in encoder.state_dict().items()}
-    missing = set(report["missing_keys"]) | {key for key in unlike if key not in wanted}
-    prefix = f"{encoder.base_model_prefix}."
-    prefixed = any(key.startswith(prefix) for key in state)  # else the encoder was saved alone
-    left = [
-        key
-        for key in report["unexpected_keys"]
-        if (not prefixed or key.startswith(prefix)) and not HARMLESS.search(key.removeprefix(prefix))
-    ]
-    wrong = [f"{key} is missing" for key in sorted(missing)]
-    for key in sorted(unlike - missing):
-        found = next((list(state[name].shape) for name in (key, prefix + key) if name in state), "another shape")
-        wrong.append(f"{key} is {found}, {wanted[key]} expected")
-    wrong += [f"{key} has no place in it" for key in sorted(left)]
-    if wrong:
-        more = f"; {len(wrong)} tensors do not fit" if len(wrong) > 1 else ""
-        raise UserError(
-            f"{path}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
-            f"belong to (backbone=auto backbone.weights={path.parent} reads its config.json), or {WAYS_OUT}"
-        )
-
-
-# Parts of the encoder's own class that carry nothing here: the pooler (the head takes it where it can), constant tables
-# that older versions saved, and a copy of DeBERTa's embeddings.
-HARMLESS = re.compile(r"pooler\.|.*(position_ids|token_type_ids|inv_freq|_weight)$")
-POOLERS = {"albert": {"pooler.weight": "weight", "pooler.bias": "bias"}}
-POOLERS["modernbert"] = {f"head.{name}": name.removeprefix("dense.") for name in ("dense.weight", "dense.bias")}
-POOLERS["modernbert"] |= {"head.norm.weight": "norm.weight", "head.norm.bias": "norm.bias"}
-OTHERS = {"pooler.dense.weight": "weight", "pooler.dense.bias": "bias"}
-
-
-def _pooler(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{FAMILIES[family].prefix}." if family in FAMILIES else ""
-    names = POOLERS.get(family, OTHERS)
-    plain = {key.removeprefix(prefix): value for key, value in state.items()}
-    found = {new: plain[old].float() for old, new in names.items() if old in plain}
-    whole = {"weight"} if family == "modernbert" else {"weight", "bias"}
-    return found if whole <= set(found) else {}
 
 
 def _count_attention(backbone: Backbone, end: str) -> None:

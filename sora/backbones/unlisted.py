@@ -9,29 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from sora.backbones import attention
-from sora.backbones.families import FAMILIES
+from sora.backbones.families import ENCODERS, FAMILIES
 from sora.errors import UserError
 
 if TYPE_CHECKING:
     from sora.backbones.load import Backbone
 
 TOLERANCE = 1e-4  # of the largest output, in fp32
-ENCODERS = "backbone.weights takes an encoder of text, such as a BERT, RoBERTa, DeBERTa or ModernBERT"
-
-
-def check_known(kind: str) -> None:
-    """Raises UserError for a ``model_type`` that the installed transformers lacks."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if kind not in CONFIG_MAPPING_NAMES:
-        raise UserError(
-            f"backbone: transformers {transformers.__version__} has no architecture {kind!r}, and code that comes with "
-            f"a model is not run; {ENCODERS}"
-        )
 
 
 def check_kind(kind: str, hf_config: Any) -> None:
@@ -89,13 +76,13 @@ def check(backbone: Backbone) -> None:
         raise UserError(f"backbone: {kind} does not run on token ids alone ({reason}); {ENCODERS}") from error
     changed = ids.clone()
     changed[:, -1] = (ids[:, -1] + 1) % int(backbone.hf_config.vocab_size)
+    wrong = ""
     if torch.equal(_hidden(encoder, changed, mask)[:, 0], whole[:, 0]):
-        raise UserError(f"backbone: {kind} reads from left to right (a decoder), which is not supported; {ENCODERS}")
-    if not _close(together[:1, :6], alone):
-        raise UserError(
-            f"backbone: in {kind} the padding or another example of the batch reaches a token, so that runs cannot be "
-            f"packed; {ENCODERS}"
-        )
+        wrong = "a token does not see those behind it, as in a decoder"
+    elif not _close(together[:1, :6], alone):
+        wrong = "the padding or another example of the batch reaches a token, so that runs cannot be packed"
+    if wrong:
+        raise UserError(f"backbone: in {kind} {wrong}; {ENCODERS}")
     _count(backbone, ids, mask, whole)
 
 

@@ -31,30 +31,17 @@ from sora.publish import export
 OWNED = {  # options of PEFT that have a key of their own here
     "target_modules": "method.targets",
     "target_parameters": "method.targets",
+    "layers_to_transform": "method.targets",
+    "layers_pattern": "method.targets",
     "modules_to_save": "head",
     "peft_type": "method.peft_type",
     "task_type": "task",
     "base_model_name_or_path": "backbone",
 }
-INERT = {  # options of PEFT that would change nothing here and still be in the record
-    "layers_to_transform": "does nothing where targets are full names; use method.targets",
-    "layers_pattern": "does nothing where targets are full names; use method.targets",
-    "use_qalora": "does nothing to weights that are not quantised with GPTQ; leave it out",
-    "qalora_group_size": "does nothing to weights that are not quantised with GPTQ; leave it out",
-    "loftq_config": "is of quantised weights, which nothing here has; leave it out",
-    "corda_config": "is of an initialisation from data, which nothing here runs; leave it out",
-    "eva_config": "is of an initialisation from data, which nothing here runs; leave it out",
-    "lora_ga_config": "is of an initialisation from data, which nothing here runs; leave it out",
-}
-FROM_DATA = ("corda", "eva", "lora_ga")  # values of init_lora_weights that want passes over data before training
-UNSUITED = {  # tuners that take target_modules and still cannot train here
-    "ADALORA": "waits for its allocator to be called; use method=adalora",
-    "ADAPTION_PROMPT": "is for decoders",
-    "LN_TUNING": "is for LayerNorms, not for linear layers",
-    "POLY": "wants a task id with every example",
-    "SHADOW": "copies layers of the encoder",
-    "TRAINABLE_TOKENS": "is for embeddings, not for linear layers",
-}
+# Tuners that take target_modules and cannot train here: they need calls, inputs or layers that this loop does not have.
+UNSUITED = ("ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "POLY", "SHADOW", "TRAINABLE_TOKENS")
+# Values of init_lora_weights that change the adapter by data or chance that nothing here repeats on loading.
+UNREPEATED = ("corda", "eva", "lora_ga", "loftq", "pissa_niter")
 
 
 class Peft(Method):
@@ -67,8 +54,6 @@ class Peft(Method):
         """Insert PEFT's modules. Raises UserError for a tuner or an option that PEFT does not know or refuses."""
         from peft import PeftModel
 
-        if plan.replicas != 1:
-            raise UserError(f"method.name: peft trains runs one by one and cannot be packed, got {plan.replicas} runs")
         self.plan, self.backbone = plan, backbone
         self.classifies = fits_class(
             form_of(backbone.arch.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
@@ -87,27 +72,24 @@ class Peft(Method):
 
         every = {kind.value: cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
         kinds = {kind: cls for kind, cls in every.items() if "target_modules" in _fields(cls) and kind not in UNSUITED}
-        name = self.config.peft_type
-        if name not in (*kinds, *PEFT_VARIANTS):
-            names = sorted((*kinds, *PEFT_VARIANTS))
-            if name in every:
-                why = UNSUITED.get(name, "adapts no module of the encoder")
-                raise UserError(f"method.peft_type: {name} {why}; else choose one of {', '.join(names)}")
-            hint = nearest(name, names) or f"; choose one of {', '.join(names)}"
-            raise UserError(f"method.peft_type: the installed PEFT has no {name}{hint}")
+        name, names = self.config.peft_type, sorted((*kinds, *PEFT_VARIANTS))
+        if name not in names:
+            what = "cannot train here" if name in every else f"is not in the installed PEFT{nearest(name, names)}"
+            raise UserError(f"method.peft_type: {name} {what}; choose one of {', '.join(names)}")
         cls, preset = kinds["LORA" if name in PEFT_VARIANTS else name], PEFT_VARIANTS.get(name, {})
-        defaults = _fields(cls)
-        known = [name for name in defaults if name not in OWNED]
-        options = self.config.options or {}
-        for key, value in options.items():
+        known, options = [key for key in _fields(cls) if key not in OWNED], self.config.options or {}
+        for key in options:
             if owner := OWNED.get(key) or ("method.peft_type" if key in preset else None):
                 raise UserError(f"method.options.{key}: set by {owner}; leave it out")
             if key not in known:
                 hint = nearest(key, known) or f"; the options are {', '.join(sorted(known))}"
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
-            if key in INERT and value != defaults[key]:
-                raise UserError(f"method.options.{key}: {INERT[key]}")
-        _check_initialisation(options.get("init_lora_weights"))
+        start = str(options.get("init_lora_weights"))
+        if start.startswith(UNREPEATED):
+            raise UserError(
+                f"method.options.init_lora_weights: {start} starts from data or chance, and plain PEFT would load "
+                "another start; choose one from the weights, such as pissa or olora"
+            )
         with _refused_by(f"PEFT's {cls.__name__}", options):
             return cls(
                 target_modules=targets,
@@ -172,29 +154,9 @@ class _Root:
             self.module.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
 
 
-def _fields(cls: Any) -> dict[str, Any]:
-    """Return options that a configuration class of PEFT takes, with their defaults."""
-    return {item.name: item.default for item in dataclasses.fields(cls) if item.init}
-
-
-def _check_initialisation(value: Any) -> None:
-    """Raises UserError for an ``init_lora_weights`` that nothing here runs or that differs on loading."""
-    if value in FROM_DATA:
-        raise UserError(
-            f"method.options.init_lora_weights: {value} is an initialisation from data, which nothing here runs; "
-            "choose one from the weights, such as pissa or olora"
-        )
-    if value == "loftq":
-        raise UserError(
-            "method.options.init_lora_weights: loftq is of quantised weights, which nothing here has; choose one from "
-            "the weights, such as pissa or olora"
-        )
-    # PEFT subtracts the initial adapter from the frozen weights, and does so anew on loading.
-    if isinstance(value, str) and value.startswith("pissa") and "_niter_" in value:
-        raise UserError(
-            f"method.options.init_lora_weights: {value} draws its SVD at random, so that plain PEFT would load the "
-            "adapter onto other weights than it was trained on; use the exact pissa"
-        )
+def _fields(cls: Any) -> list[str]:
+    """Return the options that a configuration class of PEFT takes."""
+    return [item.name for item in dataclasses.fields(cls) if item.init]
 
 
 @contextlib.contextmanager

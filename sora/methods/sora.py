@@ -63,7 +63,7 @@ class GateStep:
     """SoRA's step of the gates: the proximal map after Adam's step, or after a gradient step of its own (Eq. 10-11).
 
     ``threshold`` [R] is xi at the peak learning rate of each replica; the switches are those of ``method``. The
-    optimiser of a pack and that of the library (sora/publish/library.py) call the same object.
+    optimiser of a pack and that of the library (sora/library.py) call the same object.
     """
 
     threshold: Sequence[float]

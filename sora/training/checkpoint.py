@@ -44,21 +44,25 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
     """
     folder = run_dir / "checkpoint"
     path = folder / f"step-{step:08d}.safetensors"
+    head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": _write(path, tensors)}
+    write_text(path.with_suffix(".json"), json.dumps(head | meta, default=number))
+    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Replace a file of tensors; return its sha256. Raises UserError when the disk is full."""
     try:
         with replaced(path) as partial:
             save_file(tensors, partial)
             with partial.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": digest}
-        write_text(path.with_suffix(".json"), json.dumps(head | meta, default=number))
+                return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{path}: the checkpoint could not be written ({error}); make room or set paths.runs to another disk, "
-            "then repeat the command: it goes on from the checkpoint before"
+            f"{path}: cannot be written ({error}); make room or set paths.runs to another disk, then repeat the "
+            "command: it goes on from the checkpoint before"
         ) from error
-    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -83,15 +87,10 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
         return None
     if not isinstance(meta, dict) or meta.get("step") != step:
         return None
-    if meta.get("run_id") != run_id:
+    if (found := (meta.get("run_id"), meta.get("format"))) != (run_id, FORMAT):
         raise UserError(
-            f"{path}: a checkpoint of run {meta.get('run_id')}, not of {run_id}; move that folder away, "
-            "or set resume=never to start this run afresh"
-        )
-    if meta.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: checkpoint format {meta.get('format')}, this version reads {FORMAT}; "
-            "set resume=never to start the run afresh"
+            f"{path}: a checkpoint of run {found[0]} in format {found[1]}, not of {run_id} in format {FORMAT}; "
+            "move that folder away, or set resume=never to start this run afresh"
         )
     if meta.get("sha256") != digest:
         return None
@@ -156,12 +155,7 @@ def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:
 
     ``<run>/checkpoint/selected.safetensors`` stays when the run is finished. Raises UserError when the disk is full.
     """
-    path = run_dir / "checkpoint" / SELECTED
-    try:
-        with replaced(path) as partial:
-            save_file(tensors, partial)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written ({error}); make room, then repeat the command") from error
+    _write(run_dir / "checkpoint" / SELECTED, tensors)
 
 
 def discard(run_dir: Path) -> None:

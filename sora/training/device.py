@@ -7,11 +7,10 @@ import os
 import platform
 import resource
 import shutil
-import time
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.utils.deterministic as fill_memory
 
@@ -77,40 +76,17 @@ def take_free_threads(device: torch.device) -> str:
     if given or threads != THREADS_AT_IMPORT or device.type != "cpu" or threads == 1:
         why = f"{given}={os.environ[given]}" if given else ""
     else:
-        before = _cpu_times()
-        time.sleep(SAMPLE_S)
-        idle = idle_cores(before, _cpu_times())
+        idle = idle_cores()
         threads = max(1, min(threads, idle))
         torch.set_num_threads(threads)
         why = f"{idle} of {len(os.sched_getaffinity(0))} cores idle; OMP_NUM_THREADS sets another count"
     return f"{threads} thread{'' if threads == 1 else 's'}" + (f" ({why})" if why else "")
 
 
-def idle_cores(before: Mapping[int, tuple[int, int]], after: Mapping[int, tuple[int, int]]) -> int:
-    """Count the cores that were idle between two moments, rounded; each has its idle and its whole ticks."""
-    shares = 0.0
-    for core, (idle, whole) in after.items():
-        earlier_idle, earlier = before.get(core, (0, 0))
-        shares += (idle - earlier_idle) / (whole - earlier) if whole > earlier else 1.0
-    return round(shares)
-
-
-def read_cpu_times(text: str, cores: Collection[int]) -> dict[int, tuple[int, int]]:
-    """Read each core's idle and whole ticks from the text of /proc/stat (waiting for a disk counts as idle)."""
-    found = {}
-    for name, *ticks in (line.split() for line in text.splitlines() if line.startswith("cpu")):
-        if name[3:].isdigit() and int(name[3:]) in cores:
-            values = [int(each) for each in ticks[:8]]  # guests are counted within the first two
-            found[int(name[3:])] = values[3] + values[4], sum(values)
-    return found
-
-
-def _cpu_times() -> dict[int, tuple[int, int]]:
-    try:
-        text = Path("/proc/stat").read_text(encoding="ascii")
-    except OSError:  # hidden from this process: then all cores count as idle
-        text = ""
-    return read_cpu_times(text, os.sched_getaffinity(0)) or {core: (0, 0) for core in os.sched_getaffinity(0)}
+def idle_cores() -> int:
+    """Count the cores open to this process that are idle now, rounded; waiting for a disk is idle."""
+    busy, cores = psutil.cpu_percent(SAMPLE_S, percpu=True), os.sched_getaffinity(0)
+    return round(len(cores) - sum(busy[core] / 100 for core in cores if core < len(busy)))
 
 
 def slow(precision: str, device: torch.device) -> str:
@@ -149,9 +125,8 @@ def device_name(device: torch.device) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return Versions, device, threads and commit; no host name."""
-    installed = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
+    """Return versions, device, threads and commit; no host name."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {
         "git": commit(),
         "versions": {"python": platform.python_version()} | versions,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,14 @@ from torch import Tensor
 from sora.backbones import DropoutKey
 from sora.cluster.signals import Preempted
 from sora.errors import UserError
-from sora.training import checkpoint, graphs, memory
+from sora.training import checkpoint, graphs, memory, state
 from sora.training.batching import batches
-from sora.training.device import device_name
 from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import Logits, predict, score
 from sora.training.levels import Levels
 from sora.training.logging import Tracker, summary
 from sora.training.pack import Pack, losses_of
-
-
-@dataclass
-class Progress:
-    """Progress of a run, without its weights; JSON, and part of every checkpoint."""
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    levels: list[dict[str, Any]] = field(default_factory=list)
-    best_step: int | None = None
-    best_score: float | None = None
-    diverged_at: int | None = None
-    train_s: float = 0.0
-    eval_s: float = 0.0
-    examples: int = 0
-    tokens: int = 0  # without padding
-    padded_tokens: int = 0
-    resumed_at: list[int] = field(default_factory=list)
-    members_changed: bool = False  # resumed with other pack mates than it was saved with: equal, but not to the bit
-    device_changed: bool = False  # resumed on another device than it was saved on: likewise
-    fallbacks: list[str] = field(default_factory=list)  # what the device could not do as it was meant, and why
+from sora.training.state import Progress, Window
 
 
 class Loop:
@@ -331,24 +310,7 @@ class Loop:
             return
         self.tracker.sync()
         for replica, (run_id, folder) in enumerate(zip(self.run_ids, self.run_dirs, strict=True)):
-            tensors = self.pack.optimizer.state(replica)
-            tensors["best"] = self.best[replica].detach().cpu().clone()
-            if (select := self.best_select[replica]) is not None:
-                tensors["best_select"] = torch.from_numpy(select.copy())
-            tensors["diverged"] = self.diverged[replica].cpu().clone()
-            tensors |= {f"adaptive.{k}": v[replica].cpu().clone() for k, v in self.pack.adaptive_state().items()}
-            tensors |= {f"window.{k}": v for k, v in self.window.state(replica).items()}
-            tensors |= {f"stretch.{k}": v for k, v in self.stretch.state(replica).items()}
-            tensors |= {f"level.{k}": v for k, v in self.levels.state(replica).items()}
-            meta = {
-                "members": self.run_ids,
-                "device": device_name(self.pack.device),
-                "evaluation_due": self.evaluation_due,
-                "threads": torch.get_num_threads(),
-                "columns": [[g.name, g.columns.start, g.columns.stop] for g in self.pack.optimizer.groups],
-                "progress": asdict(self.progress[replica]),
-            }
-            checkpoint.save(folder, run_id, self.step, tensors, meta)
+            checkpoint.save(folder, run_id, self.step, *state.of(self, replica))
         self.since = time.perf_counter()  # writing is neither training nor evaluation
         self.after_checkpoint(self.step)
 
@@ -367,21 +329,7 @@ class Loop:
         for replica, run_id in enumerate(self.run_ids):
             point = found[run_id]
             try:
-                self.pack.optimizer.load_state(replica, point.tensors)
-                self.best[replica] = point.tensors["best"]
-                select = point.tensors.get("best_select")  # none in a checkpoint of an earlier version
-                self.best_select[replica] = None if select is None else select.numpy()
-                for name, state in self.pack.adaptive_state().items():
-                    state[replica] = point.tensors[f"adaptive.{name}"]
-                self.diverged[replica] = int(point.tensors["diverged"])
-                self.window.load_state(replica, _prefixed(point.tensors, "window."))
-                self.stretch.load_state(replica, _prefixed(point.tensors, "stretch."))
-                self.progress[replica] = progress = Progress(**point.meta["progress"])
-                progress.resumed_at.append(point.step)
-                progress.members_changed |= point.meta["members"] != self.run_ids
-                here = device_name(self.pack.device)
-                progress.device_changed |= point.meta.get("device", here) != here  # none in an earlier version's
-                self.step, self.evaluation_due = point.step, point.meta["evaluation_due"]
+                state.restore(self, replica, point)
             except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
                 if memory.of_device(error):
                     raise  # no fault of the checkpoint
@@ -389,7 +337,7 @@ class Loop:
                     f"{self.run_dirs[replica]}/checkpoint: does not fit this model ({error}); "
                     "set resume=never to start the run afresh"
                 ) from error
-        self.levels.load_states([_prefixed(found[run_id].tensors, "level.") for run_id in self.run_ids])
+        self.levels.load_states([state.prefixed(found[run_id].tensors, "level.") for run_id in self.run_ids])
         threads = found[self.run_ids[0]].meta["threads"]
         if threads != torch.get_num_threads():
             self.tracker.print(f"using {threads} threads, as before the interruption")
@@ -403,36 +351,3 @@ class Loop:
         for progress in self.progress:
             setattr(progress, what, getattr(progress, what) + now - self.since)
         self.since = now
-
-
-class Window:
-    """Sums over some steps, on the device: loss, penalty and gradient norm before clipping, [R] each."""
-
-    NAMES = ("loss", "penalty", "grad_norm")
-
-    def __init__(self, replicas: int, device: torch.device) -> None:
-        self.sums = torch.zeros(len(self.NAMES), replicas, dtype=torch.float64, device=device)
-        self.count = 0
-
-    def add(self, losses: Tensor, penalty: Tensor | None, norms: Tensor) -> None:
-        extra = torch.zeros_like(losses) if penalty is None else penalty.detach()
-        self.sums += torch.stack([losses, extra, norms]).to(self.sums.dtype)
-        self.count += 1
-
-    def take(self) -> dict[str, list[float]]:
-        """Return means by name, one per replica, read from the device; the window starts anew."""
-        means = (self.sums / max(1, self.count)).tolist()
-        self.sums.zero_()
-        self.count = 0
-        return dict(zip(self.NAMES, means, strict=True))
-
-    def state(self, replica: int) -> dict[str, Tensor]:
-        return {"sums": self.sums[:, replica].cpu().clone(), "count": torch.tensor(self.count)}
-
-    def load_state(self, replica: int, state: dict[str, Tensor]) -> None:
-        self.sums[:, replica] = state["sums"].to(self.sums.device)
-        self.count = int(state["count"])
-
-
-def _prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

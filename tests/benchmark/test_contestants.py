@@ -9,6 +9,7 @@ from benchmark import contestants, measure
 from benchmark.cases import Case
 from scripts import bench as script
 from sora.methods.lora import LowRankLinear
+from sora.tasks import load
 from sora.training.pack import build_pack
 
 
@@ -22,8 +23,7 @@ def real(shared, monkeypatch):
 def test_theirs_trains_as_many_weights_as_ours(method, real):
     case = Case("x", "ours", method, "cola")
     (run,) = contestants.runs(case)
-    data, split = contestants.training_split(run)
-    assert split.tokens.lengths.max() <= run.task.max_length
+    data = load(run.task, run.protocol, run.data)
     pack = build_pack([run], data, torch.device("cpu"), encode=False)
     theirs = sum(p.numel() for p in contestants.adapted(case, run).parameters() if p.requires_grad)
     assert pack.optimizer.rows.shape[1] == theirs
@@ -44,6 +44,7 @@ def test_the_naive_layer_is_soras():
 def test_padded_rows_are_the_texts_at_full_length(real):
     (run,) = contestants.runs(Case("x", "trainer", "lora", "cola"))
     _, split = contestants.training_split(run)
+    assert split.tokens.lengths.max() <= run.task.max_length
     row = contestants.padded(run, split)[5]
     assert {tuple(value.shape) for key, value in row.items() if key != "labels"} == {(run.task.max_length,)}
     length = int(split.tokens.lengths[5])
@@ -52,13 +53,28 @@ def test_padded_rows_are_the_texts_at_full_length(real):
     assert torch.equal(row["input_ids"][:length], ids)
 
 
+SHORT = {"method": "sora", "task": "cola", "batch": 2, "max_length": 8}
+
+
+class OneStep:
+    """Asks a contestant for one step."""
+
+    def step(self):
+        raise measure.Finished
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the libraries' own, of the contestants that are theirs
+@pytest.mark.parametrize("kind", contestants.TRAIN)
+def test_each_makes_a_step(kind, real):
+    method = {"loop": "lora", "trainer": "lora"}.get(kind, "sora")
+    with pytest.raises(measure.Finished):
+        contestants.TRAIN[kind](Case(kind, kind, **(SHORT | {"method": method})), OneStep())
+
+
 @pytest.mark.slow
 def test_they_take_turns(real):
-    short = {"method": "sora", "task": "cola", "batch": 2, "max_length": 8}
-    theirs = {"loop": "lora", "trainer": "lora"}
-    cases = [Case(kind, kind, **(short | {"method": theirs.get(kind, "sora")})) for kind in contestants.TRAIN]
-    cases.append(Case("two", "ours", **short, replicas=2))
-    cases.append(Case("broken", "ours", **(short | {"batch": 0})))
+    cases = [Case("two", "ours", **SHORT, replicas=2), Case("broken", "ours", **(SHORT | {"batch": 0}))]
     results = {result.case.label: result for result in measure.take_turns(cases, cuda=False, seconds=0.0, quick=True)}
     assert "trainer.batch_size" in results.pop("broken").error
     for label, result in results.items():

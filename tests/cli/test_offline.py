@@ -217,22 +217,23 @@ def test_changed_files_are_named(copy: Path) -> None:
     data = copy / "glue" / "rte" / "validation-00000-of-00001.parquet"
     content = data.read_bytes()
     data.write_bytes(content[:-4] + b"PAR0")
-    assert spoiled(copy).startswith(f"{data}: changed since")
+    assert spoiled(copy).startswith(f"{data}: missing, changed or added since")
     done = command(copy, ".", "--check", script="scripts/prepare_data.py")
-    assert refused(done).startswith(f"error: {data}: changed since")
+    assert refused(done).startswith(f"error: {data}: missing, changed or added since")
     data.unlink()
-    with pytest.raises(UserError, match="missing, though"):
+    with pytest.raises(UserError, match="missing, changed or added since"):
         check_all(copy)
     data.write_bytes(content)
     weights, vocabulary = (copy / "models" / "minilm-l6" / name for name in ("model.safetensors", "vocab.txt"))
     vocabulary.write_text("changed")
-    assert spoiled(copy).startswith(f"{vocabulary}: changed since")
+    assert spoiled(copy).startswith(f"{vocabulary}: missing, changed or added since")
     with weights.open("r+b") as file:
         file.write(b"fail")
-    assert spoiled(copy).startswith(f"{weights}: changed since")
+    assert spoiled(copy).startswith(f"{weights}: missing, changed or added since")
     data.with_name("train-00000-of-00001.parquet").rename(data.with_name("train-00001-of-00002.parquet"))
-    shutil.copy(data, data.with_name("train-00000-of-00002.parquet"))
-    assert spoiled(copy).startswith(f"{data.with_name('train-00000-of-00002.parquet')}: not listed in")
+    added = data.with_name("train-00000-of-00002.parquet")
+    shutil.copy(data, added)
+    assert spoiled(copy).startswith(f"{added}: missing, changed or added since")
 
 
 def test_a_missing_backbone_is_named(copy: Path) -> None:

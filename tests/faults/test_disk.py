@@ -52,7 +52,7 @@ def sentence(folder):
 @pytest.mark.parametrize(
     ("what", "room", "said"),
     [
-        ("runs", "size=96k", "checkpoint could not be written"),
+        ("runs", "size=96k", "it goes on from the checkpoint before"),
         ("results", "size=8k", r"cannot be written \(No space left on device\)"),
     ],
     ids=["checkpoint", "record"],

@@ -181,9 +181,8 @@ def test_a_training_that_cannot_move_has_exactly_these_ranks(prox: str, rule: st
         for seed, threshold in ((0, 0.02), (1, 0.02), (1, 0.05))
     ]
     packed = tiny.finish(tiny.pack(grid), tmp_path / "pack", ["a", "b", "c"])
-    loops = [(packed, replica) for replica in range(3)]
-    loops += [(tiny.finish(tiny.pack([each]), tmp_path / f"{n}", ["a"]), 0) for n, each in enumerate(grid)]
-    for loop, replica in loops:
+    alone = tiny.finish(tiny.pack(grid[2:]), tmp_path / "solo", ["c"])
+    for loop, replica in (*((packed, replica) for replica in range(3)), (alone, 0)):
         method, history = loop.pack.method, loop.progress[replica].history
         ranks = method.summary(replica).ranks
         assert ranks == method.no_data_ranks(replica, 20)

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
 from torch.nn import functional as F
+from transformers import AutoModel, AutoTokenizer
 
+from sora.backbones.source import weights_files
 from sora.config import SvdCutConfig
 from sora.errors import UserError
 from sora.methods import svd_cut
@@ -93,8 +97,7 @@ def vectors_of(pack, name, pooling):
     return torch.stack([each[0] if pooling == "cls" else each.mean(0) for each in hidden]).numpy()
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "cls"), ("roberta", "mean"), ("deberta-v2", "cls")])
 def test_a_probe_reads_pooled_features(family, pooling):
     (run,) = tiny.runs(family, method={"name": "probe"}, backbone={"pooling": pooling})
     pack = tiny.pack([run])
@@ -173,7 +176,8 @@ SOURCE = "0123456789ab"
 
 def source(folder: Path, family: str, pooling: str):
     """A LoRA run that was trained and exported, with its record; returns the pack."""
-    (run,) = tiny.runs(family, method=LORA, backbone={"pooling": pooling})
+    short = {"max_steps": 8, "eval_every": 8, "checkpoint_every": 100}
+    (run,) = tiny.runs(family, method=LORA, backbone={"pooling": pooling}, trainer=short)
     loop = tiny.train([run], folder / "training")
     loop.pack.method.export(0, folder / "runs" / SOURCE / "adapter", loop.pack.model.head)
     made = record(SOURCE)
@@ -184,6 +188,14 @@ def source(folder: Path, family: str, pooling: str):
     return loop.pack
 
 
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """The folder of such a run, to read."""
+    folder = tmp_path_factory.mktemp("source")
+    source(folder, "bert", "cls")
+    return folder
+
+
 def cut(folder: Path, family: str = "bert", method=None, **groups):
     groups["backbone"] = {"pooling": "cls"} | groups.get("backbone", {})
     method = {"name": "svd_cut", "source": SOURCE} | (method or {})
@@ -192,7 +204,7 @@ def cut(folder: Path, family: str = "bert", method=None, **groups):
     return run
 
 
-@pytest.mark.parametrize(("family", "pooling"), [(f, p) for f in tiny.FAMILIES for p in ("cls", "mean")])
+@pytest.mark.parametrize(("family", "pooling"), [("bert", "cls"), ("roberta", "mean"), ("deberta-v2", "cls")])
 def test_an_adapter_is_cut_to_size(family, pooling, tmp_path):
     """Uncut it is the source; cut, each update is the product's own truncation, and no other would be nearer."""
     whole = source(tmp_path, family, pooling)
@@ -222,15 +234,14 @@ def test_an_adapter_is_cut_to_size(family, pooling, tmp_path):
     assert len(written["target_modules"]) == sum(rank > 0 for rank in ranks.values())
 
 
-def test_a_size_may_be_another_runs(tmp_path):
-    source(tmp_path, "bert", "cls")
-    named = cut(tmp_path, method={"size": SOURCE})
-    typed = cut(tmp_path, method={"size": "500"})
+def test_a_size_may_be_another_runs(sources):
+    named = cut(sources, method={"size": SOURCE})
+    typed = cut(sources, method={"size": "500"})
     assert isinstance(named.method, SvdCutConfig)
     assert named.method.live == 500
     assert run_id(named, "0" * 64, {"random": 0}) == run_id(typed, "0" * 64, {"random": 0})
-    path = tmp_path / "results" / "records" / "tiny" / "toy" / f"lora-s0-{SOURCE}.json"
-    by_path = cut(tmp_path, method={"source": str(path), "size": "500"})
+    path = sources / "results" / "records" / "tiny" / "toy" / f"lora-s0-{SOURCE}.json"
+    by_path = cut(sources, method={"source": str(path), "size": "500"})
     assert run_id(by_path, "0" * 64, {"random": 0}) == run_id(typed, "0" * 64, {"random": 0})
     again = dataclasses.asdict(typed)
     assert dataclasses.asdict(build_runs(again)[0]) == again  # config.yaml of a run folder
@@ -248,16 +259,15 @@ def test_a_size_may_be_another_runs(tmp_path):
         ({"method": {"source": "ab0123456789"}}, r"method.source: no record of ab0123456789"),
     ],
 )
-def test_a_foreign_source_is_refused(tmp_path, groups, said):
-    source(tmp_path, "bert", "cls")
+def test_a_foreign_source_is_refused(sources, groups, said):
     groups["method"] = {"size": "500"} | groups.get("method", {})
     with pytest.raises(UserError) as refused:
-        cut(tmp_path, **groups)
+        cut(sources, **groups)
     assert said in str(refused.value)
 
 
-def test_a_source_without_adapter_or_size_is_refused(tmp_path):
-    source(tmp_path, "bert", "cls")
+def test_a_source_without_adapter_or_size_is_refused(sources, tmp_path):
+    shutil.copytree(sources, tmp_path, dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"method.source, method.size: both must be given"):
         tiny.pack([cut(tmp_path)])
     (tmp_path / "runs" / SOURCE / "adapter" / "adapter_model.safetensors").unlink()
@@ -309,7 +319,8 @@ def test_records_of_controls(tmp_path, monkeypatch):
     """Sources, then what is made from them, through the runner: records, sizes, provenance; nothing is done twice."""
     monkeypatch.chdir(tmp_path)
     common = (
-        "backbone.pooling=mean",
+        *("backbone.pooling=mean", "backbone.weights=random", "backbone.arch.num_hidden_layers=1"),
+        *("backbone.arch.hidden_size=24", "backbone.arch.intermediate_size=32"),
         *("task=synthetic_pair", "recipe=none", "task.sizes={train: 60, validation: 40}", "trainer.max_length=24"),
     )
     short = ("trainer.max_steps=4", "trainer.batch_size=4", "trainer.eval_every=4")
@@ -326,7 +337,7 @@ def test_records_of_controls(tmp_path, monkeypatch):
     assert mask["ranks"] != sora["ranks"]
     assert mask["config"]["method"]["ranks"] == sora["ranks"]
     svd = done("method=svd_cut", f"method.source={lora['run_id']}", f"method.size={sora['run_id']}")
-    assert sora["params"]["live"] - 768 < svd["params"]["live"] <= sora["params"]["live"]
+    assert sora["params"]["live"] - 56 < svd["params"]["live"] <= sora["params"]["live"]
     assert [each["provenance"].get("source") for each in (mask, svd, lora)] == [sora["run_id"], lora["run_id"], None]
     probe = done("method=probe")
     assert (probe["ranks"], probe["history"]) == ({}, [])
@@ -343,17 +354,25 @@ def test_records_of_controls(tmp_path, monkeypatch):
     assert records.find(tmp_path / "results", probe["run_id"]).stat().st_mtime_ns == before
 
 
+@torch.no_grad()
 def test_zero_shot_on_sts_b(shared, tmp_path, monkeypatch):
-    """Of MiniLM-L6 with mean pooling, on the official validation set: 86.96 points of Pearson's correlation."""
+    """MiniLM-L6 with mean pooling on 100 official pairs: the correlation that plain transformers gives."""
     monkeypatch.chdir(tmp_path)
     words = ("method=zero_shot", "task=stsb", "protocol=holdout", "backbone.pooling=mean", "recipe=none")
-    runs = composed_runs(tmp_path, *words, f"data.dir={shared / 'data'}", backbone="minilm-l6")
-    data = load(runs[0].task, runs[0].protocol, runs[0].data)
-    splits = {name: data.splits[name] for name in ("train", "report")}
-    report = dataclasses.replace(data, splits=splits | {"train": data.splits["train"].take([0])})
-    pack = build_pack(runs, report, torch.device("cpu"))
+    (run,) = composed_runs(tmp_path, *words, f"data.dir={shared / 'data'}", backbone="minilm-l6")
+    data = load(run.task, run.protocol, run.data)
+    few = {"train": data.splits["train"].take([0]), "report": data.splits["report"].take(np.arange(100))}
+    pack = build_pack([run], dataclasses.replace(data, splits=few), torch.device("cpu"))
     logits = predict(pack, pack.splits["report"])[0]
     (scores,) = score(pack, pack.splits["report"], [logits])
-    assert len(logits) == 1500
-    assert round(100 * scores["pearson"], 2) == 86.96
-    assert -5 <= logits.min() < logits.max() <= 5
+    folder = weights_files(run.backbone)[0].parent
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    vectors = []
+    for column in few["report"].texts:
+        inputs = tokenizer(column, padding=True, truncation=True, max_length=run.task.max_length, return_tensors="pt")
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        vectors.append((model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
+    cosines = F.cosine_similarity(*vectors).numpy()
+    np.testing.assert_allclose(logits[:, 0], 5 * cosines, atol=1e-4)
+    assert scores["pearson"] == pytest.approx(pearsonr(cosines, few["report"].labels).statistic, abs=1e-5)
+    assert scores["pearson"] > 0.8

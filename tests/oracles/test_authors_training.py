@@ -1,4 +1,4 @@
-"""The authors' whole training, transcribed, against a pack: weights over 60 steps in float64.
+"""The authors' whole training, transcribed, against a pack: weights over 36 steps in float64.
 
 Nothing here is shared with the package but the initial weights and the order of the batches. The model is transformers'
 own class with naive layers; the two optimisers are written after transformers 4.14's ``optimization.AdamW`` and the
@@ -22,7 +22,7 @@ from sora.training.pack import Pack
 from tests import tiny
 from tests.publish.test_export import plain_model
 
-STEPS, WARMUP, RATE, CLIP, XI, PENALTY, ALPHA, R = 60, 4, 5e-3, 0.1, 2e-3, 0.1, 16.0, 4
+STEPS, WARMUP, RATE, CLIP, XI, PENALTY, ALPHA, R = 36, 3, 5e-3, 0.1, 2e-3, 0.1, 16.0, 4
 
 
 class OldAdamW:

@@ -17,9 +17,7 @@ pytestmark = [pytest.mark.pretend_cuda, pytest.mark.slow]
     "names",
     [
         ("as_on_the_cpu", "no_waits", "mixed_devices"),
-        ("resumed", "out_of_memory", "graphs"),
-        ("planted",),
-        ("launches",),
+        ("resumed", "out_of_memory", "graphs", "launches"),
     ],
     ids=" ".join,
 )

@@ -27,9 +27,9 @@ from transformers import (
 
 from sora import schedules
 from sora.errors import UserError
+from sora.library import inject
 from sora.methods.sora import GateStep
 from sora.optim import PackOptimizer, ParameterGroup
-from sora.publish.library import inject
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
 CHECK = """

@@ -47,13 +47,19 @@ def test_kernels_follow_the_processors_flags() -> None:
 
 
 @pytest.mark.usefixtures("old_processor")
-def test_a_training_says_so_once_and_the_record_names_the_processor(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_training_says_so_once_and_names_device_and_threads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "precision=bf16")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "precision=bf16", "device=cpu")
     (record,) = run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
-    assert capsys.readouterr().err.count(WORDS) == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"device=cpu: cpu ({platform.machine()} AVX2), {threads} thread")
+    assert "\n".join(lines).count(WORDS) == 1
     assert record["provenance"]["device"] == f"cpu {platform.machine()} AVX2"
+    assert record["provenance"]["threads"] == threads
+    assert "device" not in record["config"] or record["config"]["device"] == "cpu"
 
 
 def test_deterministic_forbids_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,22 +103,12 @@ def test_auto_takes_the_gpu_and_cpu_does_not(monkeypatch: pytest.MonkeyPatch) ->
     assert device.choose_device(False, "cpu") == CPU
 
 
-STAT = "cpu  1 2 3 4\ncpu0 10 0 10 70 10 0 0 0 0 0\ncpu1 50 0 50 0 0 0 0 0 0 0\ncpu12 0 0 0 5 5 0 0 0 0 0\nintr 5\n"
-
-
-def test_the_idle_time_of_each_core_is_read() -> None:
-    assert device.read_cpu_times(STAT, {0, 1, 12}) == {0: (80, 100), 1: (0, 100), 12: (10, 10)}
-    assert device.read_cpu_times(STAT, {1, 3}) == {1: (0, 100)}
-    assert device.read_cpu_times("", {0}) == {}
-
-
-@pytest.mark.parametrize(
-    ("busy", "idle"), [([0, 0, 0, 0], 4), ([100, 0, 0, 0], 3), ([100] * 4, 0), ([60, 60, 60, 0], 2), ([10] * 4, 4)]
-)
-def test_idle_cores_are_counted(busy: list[int], idle: int) -> None:
-    before = {core: (1000, 5000) for core in range(4)}
-    after = {core: (1000 + 100 - share, 5100) for core, share in enumerate(busy)}
-    assert device.idle_cores(before, after) == idle
+@pytest.mark.parametrize(("busy", "idle"), [([0, 0, 0, 0], 4), ([100, 0, 0, 0], 3), ([60, 60, 60, 0], 2)])
+def test_idle_cores_are_counted(busy: list[int], idle: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among those that the process may use: here all but the last of five."""
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval, percpu: [*busy, 0])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    assert device.idle_cores() == idle
 
 
 @pytest.mark.parametrize(("idle", "threads"), [(0, 1), (1, 1), (3, 3), (9, 4)])
@@ -137,8 +133,7 @@ def taken(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(device, "THREADS_AT_IMPORT", at_import)
-    monkeypatch.setattr(device, "idle_cores", lambda before, after: idle)
-    monkeypatch.setattr(device, "SAMPLE_S", 0.0)
+    monkeypatch.setattr(device, "idle_cores", lambda: idle)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
@@ -146,16 +141,3 @@ def taken(
         return torch.get_num_threads(), said
     finally:
         torch.set_num_threads(threads)
-
-
-def test_the_first_line_of_a_run_names_device_and_threads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    threads = torch.get_num_threads()
-    steps = ("method=lora", "trainer.max_steps=1", "trainer.batch_size=2", "device=cpu")
-    (record,) = run_pack(tiny_runs(tmp_path, "task=synthetic_pair", "recipe=none", *steps), "test")
-    line = capsys.readouterr().err.splitlines()[0]
-    assert line.startswith(f"device=cpu: cpu ({platform.machine()} {device.capability()}), {threads} thread")
-    assert record["provenance"]["threads"] == threads
-    assert "device" not in record["config"] or record["config"]["device"] == "cpu"

@@ -5,11 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sora.errors import UserError
 from sora.training.job import differences
-from sora.training.runner import run_pack
 from tests import tiny
-from tests.superglue import tiny_runs
 
 
 def test_only_what_differs_beside_the_seed_is_told() -> None:
@@ -19,16 +16,6 @@ def test_only_what_differs_beside_the_seed_is_told() -> None:
     assert differences(apart) == [" seeds.init 1234567", " seeds.init 0"]
     other = dataclasses.replace(plain[1], method=dataclasses.replace(plain[1].method, threshold=1e-5))
     assert differences([plain[0], other]) == [" threshold 0.001", " threshold 1e-05"]
-
-
-def test_two_entries_of_a_pack_that_are_one_run_are_named(tmp_path: Path) -> None:
-    """The size of a penalty that is off decides nothing."""
-    entries = "pack=[{seed: 3, method.penalty: 0.1}, {seed: 3, method.penalty: 0.2}]"
-    words = ("task=synthetic_pair", "recipe=none", "method=sora", "method.penalty_rule=off", "dry_run=true")
-    pack = tiny_runs(tmp_path, *words, entries)
-    with pytest.raises(UserError, match=r"are one run, leave one out \(seed 3 penalty 0\.1 is [0-9a-f]{12}; seed 3 "):
-        run_pack(pack, "test")
-    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("method", "shown"), [("sora", True), ("bitfit", False), ("full", False)])

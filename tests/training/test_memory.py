@@ -1,6 +1,7 @@
 """Packs that do not fit are split: by estimate before they start, and when memory runs out all the same."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,8 +41,14 @@ def runs(folder: Path, seeds: list[int], *more: str) -> list[RunConfig]:
     return composing.runs(folder / "conf", f"seed={seeds}", *SMALL, *paths, *more, backbone="minilm-l6")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """The records of five runs that trained as one pack."""
+    return run_pack(runs(tmp_path_factory.mktemp("whole"), [0, 1, 2, 3, 4]), "python run.py")
+
+
 def numbers(record: dict) -> tuple:
-    """What the company of a run must not change."""
+    """What the pack mates of a run must not change."""
     return record["run_id"], record["metrics"]["last"]["step"], record["ranks"], record["metrics"]["selected"]["report"]
 
 
@@ -57,8 +64,7 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, step: int, most: int) -> None
     monkeypatch.setattr(Loop, "_update", fail)
 
 
-def test_a_pack_that_would_not_fit_is_split_before_it_starts(tmp_path, monkeypatch, capfd):
-    whole = run_pack(runs(tmp_path / "whole", [0, 1, 2, 3, 4]), "python run.py")
+def test_a_pack_that_would_not_fit_is_split_before_it_starts(whole, tmp_path, monkeypatch, capfd):
     some = runs(tmp_path, [0, 1, 2, 3, 4])
     facts = estimate.facts_of(load(some[0].task, some[0].protocol, some[0].data))
     room = estimate.peak_bytes(some[:2], facts)
@@ -72,11 +78,10 @@ def test_a_pack_that_would_not_fit_is_split_before_it_starts(tmp_path, monkeypat
     assert "split into packs of 1 + 2 + 2 runs" in said
 
 
-def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(tmp_path, monkeypatch, capfd):
-    whole = run_pack(runs(tmp_path / "whole", [0, 1, 2]), "python run.py")
+def test_a_pack_that_runs_out_of_memory_is_split_and_goes_on(whole, tmp_path, monkeypatch, capfd):
     out_of_memory(monkeypatch, step=5, most=1)
     split = run_pack(runs(tmp_path, [0, 1, 2]), "python run.py")
-    assert list(map(numbers, split)) == list(map(numbers, whole))
+    assert list(map(numbers, split)) == list(map(numbers, whole[:3]))
     assert [record["pack"]["size"] for record in split] == [1, 1, 1]
     assert [record["provenance"]["resumed_at"] for record in split] == [[4], [4], [4]]
     assert all(record["flags"]["members_changed"] for record in split)
@@ -169,16 +174,34 @@ def test_a_record_that_lost_its_arrays_is_made_whole_again(tmp_path):
     assert records.science(again) == records.science(record)
 
 
-def finished(folder: Path, seeds: list[int]) -> list[RunConfig]:
-    """Trained runs that now only have to predict."""
+CB = ("task=cb", "trainer.max_steps=2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with five runs that are trained and have predicted nothing."""
+    folder = tmp_path_factory.mktemp("trained")
     superglue.download(folder, "cb")
-    asked = ("task=cb", "trainer.max_steps=2", f"seed={seeds}")
-    run_pack(superglue.tiny_runs(folder, *asked), "python run.py")
-    return superglue.tiny_runs(folder, *asked, "predict=true")
+    run_pack(superglue.tiny_runs(folder, *CB, "seed=[0,1,2,3,4]"), "python run.py")
+    return folder
+
+
+def asked(trained: Path, folder: Path, seeds: list[int]) -> list[RunConfig]:
+    """Some of these runs, in a copy of the folder, that now have to predict."""
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    return superglue.tiny_runs(folder, *CB, f"seed={seeds}", "predict=true")
 
 
 def predicted(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("runs/*/predictions/*")}
+
+
+@pytest.fixture(scope="module")
+def predictions_of_all(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What they predict as one pack, by file."""
+    folder = tmp_path_factory.mktemp("predicted")
+    run_pack(asked(trained, folder, [0, 1, 2, 3, 4]), "python run.py")
+    return predicted(folder)
 
 
 def no_memory_to_predict(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
@@ -196,10 +219,10 @@ def no_memory_to_predict(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int
     return sizes
 
 
-def test_predictions_that_would_not_fit_are_made_in_smaller_packs(tmp_path, monkeypatch, capfd):
-    whole = finished(tmp_path / "whole", [0, 1, 2, 3, 4])
-    run_pack(whole, "python run.py")
-    some = finished(tmp_path / "split", [0, 1, 2, 3, 4])
+def test_predictions_that_would_not_fit_are_made_in_smaller_packs(
+    trained, predictions_of_all, tmp_path, monkeypatch, capfd
+):
+    some = asked(trained, tmp_path, [0, 1, 2, 3, 4])
     facts = estimate.facts_of(load(some[0].task, some[0].protocol, some[0].data))
     room = estimate.peak_bytes(some[:2], facts)
     monkeypatch.setattr(memory, "capacity", lambda device: room)
@@ -207,28 +230,30 @@ def test_predictions_that_would_not_fit_are_made_in_smaller_packs(tmp_path, monk
     capfd.readouterr()
     run_pack(some, "python run.py")
     assert sizes == [1, 2, 2]
-    assert len(predicted(tmp_path / "split")) == 2 * 5
-    assert predicted(tmp_path / "split") == predicted(tmp_path / "whole")
+    assert len(predicted(tmp_path)) == 2 * 5
+    assert predicted(tmp_path) == predictions_of_all
     assert "split into packs of 1 + 2 + 2 runs" in capfd.readouterr().err
     run_pack(some, "python run.py")
     assert sizes == [1, 2, 2], "predictions that are there are not made again"
 
 
-def test_predictions_that_run_out_of_memory_are_made_in_halves(tmp_path, monkeypatch, capfd):
-    run_pack(finished(tmp_path / "whole", [0, 1, 2]), "python run.py")
-    some = finished(tmp_path / "split", [0, 1, 2])
+def test_predictions_that_run_out_of_memory_are_made_in_halves(
+    trained, predictions_of_all, tmp_path, monkeypatch, capfd
+):
+    some = asked(trained, tmp_path, [0, 1, 2])
     sizes = no_memory_to_predict(monkeypatch, most=1)
     run_pack(some, "python run.py")
     assert sizes == [3, 1, 2, 1, 1]
-    assert predicted(tmp_path / "split") == predicted(tmp_path / "whole")
+    assert len(predicted(tmp_path)) == 2 * 3
+    assert predicted(tmp_path).items() <= predictions_of_all.items()
     said = capfd.readouterr().err
     assert "out of memory with 3 x 32 examples a step: split into packs of 1 + 2 runs" in said
     assert "out of memory with 2 x 32 examples a step: split into packs of 1 + 1 runs" in said
 
 
 @pytest.mark.parametrize("place", ["predict", "build_pack", "load_file"])
-def test_one_run_that_cannot_predict_is_a_sentence(place, tmp_path, monkeypatch):
-    runs = finished(tmp_path, [0])
+def test_one_run_that_cannot_predict_is_a_sentence(place, trained, tmp_path, monkeypatch):
+    runs = asked(trained, tmp_path, [0])
 
     def fail(*args: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -237,8 +262,8 @@ def test_one_run_that_cannot_predict_is_a_sentence(place, tmp_path, monkeypatch)
         patch.setattr(predictions, place, fail)
         with pytest.raises(OutOfMemory, match=r"out of memory with 1 x 32 examples a step; .* give predict=true again"):
             run_pack(runs, "python run.py")
-    (status,) = tmp_path.glob("runs/*/status.json")
-    assert json.loads(status.read_text())["status"] == "ok"
+    states = [json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/*/status.json")]
+    assert states == ["ok"] * 5
     run_pack(runs, "python run.py")
     assert len(predicted(tmp_path)) == 2
 

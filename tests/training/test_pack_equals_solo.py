@@ -16,73 +16,68 @@ def rows_of(loop):
     return loop.pack.optimizer.rows.detach().clone()
 
 
-CASES = {
-    "lora": {"name": "lora"},
-    "lora-rslora": {"name": "lora", "rslora": True, "targets": ["output.dense"]},
-    "masked_lora": {"name": "masked_lora", "pattern": "permuted"},
-    "sora": {"name": "sora"},
-    "sora-paper": {"name": "sora", "fidelity": "paper", "threshold": 2e-3},
-    "sora-sum": {"name": "sora", "penalty_rule": "sum", "penalty": 1e-3},
-    "adalora": {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 2},
-    "bitfit": {"name": "bitfit"},
-    "adapter": {"name": "adapter", "bottleneck": 3},
-}
-
 
 def test_every_packable_method_is_put_to_the_proof():
     packable = {name for name, cls in METHODS.items() if "seed" in cls(name=name).packable}
-    assert packable == {case["name"] for case in CASES.values()}
+    assert packable == {case["name"] for case in tiny.METHODS.values()}
     assert set(METHODS) - packable == {"full", "peft", "probe", "zero_shot", "svd_cut"}
 
 
+SHORT = {"max_steps": 8, "eval_every": 4, "checkpoint_every": 100}
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("method", CASES.values(), ids=CASES)
-def test_float64_to_1e9(family, method, tmp_path):
-    short = {"max_steps": 12, "eval_every": 6}
-    configs = tiny.runs(family, [0, 1, 2], method=method, trainer=short)
+@pytest.mark.parametrize("method", tiny.METHODS.values(), ids=tiny.METHODS)
+def test_float64_to_1e9(family, method, tmp_path, **backbone):
+    """The middle one of three, with neighbours on both sides."""
+    configs = tiny.runs(family, [0, 1, 2], method=method, trainer=SHORT, backbone=backbone)
     together = tiny.train(configs, tmp_path / "pack", torch.float64)
     packed = rows_of(together)
     logits = predict(together.pack, together.pack.splits["report"])
     assert len({tuple(row.tolist()[:50]) for row in packed}) == 3, "the replicas did not differ at all"
-    for replica in range(3):
-        alone = tiny.train(configs[replica : replica + 1], tmp_path / f"solo-{replica}", torch.float64)
-        assert alone.step == together.step == 12
-        torch.testing.assert_close(packed[replica], rows_of(alone)[0], rtol=0, atol=1e-9)
-        np.testing.assert_allclose(logits[replica], predict(alone.pack, alone.pack.splits["report"])[0], atol=1e-9)
-        assert together.progress[replica].best_step == alone.progress[0].best_step
-        assert together.progress[replica].history[-1]["select"] == alone.progress[0].history[-1]["select"]
-        assert together.pack.method.summary(replica) == alone.pack.method.summary(0)
+    alone = tiny.train(configs[1:2], tmp_path / "solo", torch.float64)
+    assert alone.step == together.step == 8
+    torch.testing.assert_close(packed[1], rows_of(alone)[0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(logits[1], predict(alone.pack, alone.pack.splits["report"])[0], atol=1e-9)
+    assert together.progress[1].best_step == alone.progress[0].best_step
+    assert together.progress[1].history[-1]["select"] == alone.progress[0].history[-1]["select"]
+    assert together.pack.method.summary(1) == alone.pack.method.summary(0)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_fp32_to_1e5(family, tmp_path):
-    configs = tiny.runs(family, [0, 1], trainer={"learning_rate": 1e-3})
+    configs = tiny.runs(family, [0, 1], trainer=SHORT | {"learning_rate": 1e-3})
     packed = rows_of(tiny.train(configs, tmp_path / "pack"))
     alone = rows_of(tiny.train(configs[1:], tmp_path / "solo"))
     torch.testing.assert_close(packed[1], alone[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", tiny.EVERY[len(tiny.FAMILIES) :])
-@pytest.mark.parametrize("method", ["sora", "bitfit"])
-def test_other_families_to_1e9(family, method, tmp_path):
-    """Encoders read from their own config.json; the adapters of all methods are the same modules on other matrices."""
-    if (family, method) == ("modernbert", "bitfit"):
-        with pytest.raises(UserError, match=r"method=bitfit: modernbert has no bias"):
-            tiny.pack(tiny.runs(family, [0], method={"name": method}))
-        return
-    test_float64_to_1e9(family, {"name": method}, tmp_path)
-
-
 @pytest.mark.parametrize("family", tiny.EVERY)
 def test_with_dropout_too(family, tmp_path):
-    """Masks are drawn by seed, place and step, so that even with dropout a replica does not feel its neighbours."""
-    method = {"name": "sora", "dropout": 0.1}
-    configs = tiny.runs(family, [3, 4], backbone={"dropout": None}, method=method)
-    packed = rows_of(tiny.train(configs, tmp_path / "pack", torch.float64))
-    alone = rows_of(tiny.train(configs[1:], tmp_path / "solo", torch.float64))
-    torch.testing.assert_close(packed[1], alone[0], rtol=0, atol=1e-9)
-    without = tiny.runs(family, 4, method=method | {"dropout": 0.0})
-    assert not torch.allclose(alone, rows_of(tiny.train(without, tmp_path / "none", torch.float64)), atol=1e-6)
+    """Masks are drawn by seed, place and step, so that even with dropout a replica does not feel its neighbours.
+
+    The families that are not in the test above are read from their own config.json; the adapters of all methods are the
+    same modules on other matrices.
+    """
+    test_float64_to_1e9(family, {"name": "sora", "dropout": 0.1}, tmp_path, dropout=None)
+
+
+@pytest.mark.parametrize("family", tiny.EVERY[len(tiny.FAMILIES) :])
+def test_biases_of_other_families(family, tmp_path):
+    if family == "modernbert":
+        with pytest.raises(UserError, match=r"method=bitfit: modernbert has no bias"):
+            tiny.pack(tiny.runs(family, [0], method={"name": "bitfit"}))
+        return
+    test_float64_to_1e9(family, {"name": "bitfit"}, tmp_path)
+
+
+def test_dropout_is_on(tmp_path):
+    """So that the test above can fail: without it the run is another."""
+    rows = [
+        rows_of(tiny.train(tiny.runs(method={"dropout": p}, trainer=SHORT), tmp_path / str(p), torch.float64))
+        for p in (0.1, 0.0)
+    ]
+    assert not torch.allclose(*rows, atol=1e-6)
 
 
 SEEDS = {"seed", "seeds.init", "seeds.data"}  # test_float64_to_1e9, and test_seeds.py for the two set apart
@@ -107,25 +102,19 @@ def test_every_packable_scalar_has_a_proof():
 
 @pytest.mark.parametrize(("method", "key", "values"), SCALARS, ids=[f"{m}-{k}" for m, k, _ in SCALARS])
 def test_packed_scalars_are_their_solo_runs(method, key, values, tmp_path):
+    given = {"method": {"name": method}, "trainer": SHORT}
     entries = [{"seed": seed, key: value} for seed, value in enumerate(values)]
-    together = tiny.train(tiny.runs(method={"name": method}, pack=entries), tmp_path / "pack", torch.float64)
+    together = tiny.train(tiny.runs(pack=entries, **given), tmp_path / "pack", torch.float64)
     group, _, name = key.partition(".")
-    for replica, value in enumerate(values):
-        given = {"method": {"name": method}} | {group: {name: value} | ({"name": method} if group == "method" else {})}
-        alone = tiny.train(tiny.runs(seeds=replica, **given), tmp_path / f"solo-{replica}", torch.float64)
-        torch.testing.assert_close(rows_of(together)[replica], rows_of(alone)[0], rtol=0, atol=1e-9)
-    same = tiny.runs(method={"name": method}, seeds=[0, 1])  # the second with the value of the first
-    same[1] = dataclasses.replace(
-        same[1],
-        **{group: dataclasses.replace(getattr(same[1], group), **{name: values[0]})},
-    )
-    other = rows_of(tiny.train(same, tmp_path / "same", torch.float64))[1]
-    assert not torch.allclose(rows_of(together)[1], other, rtol=0, atol=1e-6), f"{key} changed nothing"
+    for value, same in ((values[1], True), (values[0], False)):  # its own, and its neighbour's
+        groups = given | {group: given[group] | {name: value}}
+        alone = rows_of(tiny.train(tiny.runs(seeds=1, **groups), tmp_path / f"{value}", torch.float64))[0]
+        assert torch.allclose(rows_of(together)[1], alone, rtol=0, atol=1e-9) is same, f"{key}={value}"
 
 
 def test_packed_thresholds_are_their_solo_runs(tmp_path):
     """What a method declares packable beside the seed: one pack, two thresholds."""
-    first, second = tiny.runs(seeds=0), tiny.runs(seeds=0, method={"threshold": 2e-2})
+    first, second = tiny.runs(seeds=0, trainer=SHORT), tiny.runs(seeds=0, method={"threshold": 2e-2}, trainer=SHORT)
     configs = [
         *first,
         dataclasses.replace(second[0], seed=1, seeds=dataclasses.replace(second[0].seeds, init=1, data=1)),
@@ -139,18 +128,12 @@ def test_packed_thresholds_are_their_solo_runs(tmp_path):
 
 def test_a_diverged_replica_does_not_touch_the_others(tmp_path):
     """A poisoned replica keeps its slot and its weights; its neighbour trains as if alone, to the bit of 1e-9."""
-    configs = tiny.runs(seeds=[0, 1])
+    configs = tiny.runs(seeds=[0, 1], trainer=SHORT)
     built = tiny.pack(configs, torch.float64)
-    from sora.training.logging import Tracker
-    from sora.training.loop import Loop
-
-    folders = [tmp_path / "a", tmp_path / "b"]
-    with Tracker(folders, ["a", "b"], built.total_steps, interactive=False) as tracker:
-        loop = Loop(built, tracker, ["a", "b"], folders)
-        with torch.no_grad():
-            next(iter(built.method.layers.values())).lora_B[0, 0, 0] = float("inf")
-        before = built.optimizer.rows[0].clone()
-        loop.run()
+    with torch.no_grad():
+        next(iter(built.method.layers.values())).lora_B[0, 0, 0] = float("inf")
+    before = built.optimizer.rows[0].clone()
+    loop = tiny.finish(built, tmp_path)
     assert loop.progress[0].diverged_at == 1
     assert loop.progress[1].diverged_at is None
     assert torch.equal(built.optimizer.rows[0], before)

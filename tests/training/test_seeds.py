@@ -10,7 +10,8 @@ from tests import tiny
 
 def apart(init, data, seed=0):
     """A run whose two streams have seeds of their own."""
-    (run,) = tiny.runs(seeds=seed, backbone={"dropout": None})
+    short = {"max_steps": 6, "eval_every": 6, "checkpoint_every": 100}
+    (run,) = tiny.runs(seeds=seed, backbone={"dropout": None}, trainer=short)
     return dataclasses.replace(run, seeds=dataclasses.replace(run.seeds, init=init, data=data))
 
 
