@@ -10,10 +10,12 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from sora.cli.main import explain
-from sora.config import METHODS, RunConfig, SoraConfig
+from sora.cli.explain import explain
+from sora.config import RunConfig
 from sora.errors import UserError
-from sora.runs.resolve import GROUPS, NOT_OF_A_RUN, build_runs
+from sora.method_config import METHODS, SoraConfig
+from sora.options import GROUPS
+from sora.runs.resolve import NOT_OF_A_RUN, build_runs
 from tests.composing import CONF, TINY, composed, runs
 
 

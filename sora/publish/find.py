@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from sora.backbones.cache import cache_folder
 from sora.coercion import nearest
-from sora.config import LoraConfig, RunConfig
+from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import write_text
+from sora.method_config import LoraConfig
 from sora.runs import records
 from sora.runs.resolve import build_runs
 

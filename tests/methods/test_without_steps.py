@@ -10,8 +10,8 @@ import torch
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
 from torch.nn import functional as F
 
-from sora.config import SvdCutConfig
 from sora.errors import UserError
+from sora.method_config import SvdCutConfig
 from sora.methods import svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, STRENGTHS, logistic, ridge
 from sora.publish.find import find_run

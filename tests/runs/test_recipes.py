@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from sora import schedules
-from sora.config import METHODS, AdaloraConfig, SoraConfig
 from sora.errors import UserError
+from sora.method_config import METHODS, AdaloraConfig, SoraConfig
 from sora.runs.recipes import origin
 from tests import tiny
 from tests.composing import CONF, composed, runs

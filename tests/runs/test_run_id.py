@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sora.config import METHODS, RunConfig, SoraConfig
+from sora.config import RunConfig
+from sora.method_config import METHODS, SoraConfig
 from sora.runs.resolve import build_runs
 from sora.runs.run_id import recorded_config, run_id, science_config
 from tests.composing import composed, runs
