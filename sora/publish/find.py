@@ -68,6 +68,8 @@ def _configuration(path: Path) -> RunConfig:
         raise UserError(f"{path}: cannot be read ({reason}); restore it, or train the run again") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no configuration; restore it, or train the run again")
+    if isinstance(method := values.get("method"), dict):
+        method.pop("packable", None)  # was a key, which decided nothing here
     runs = build_runs(values)
     if len(runs) != 1:
         raise UserError(f"{path}: describes {len(runs)} runs, must be one; restore it, or train the run again")

@@ -14,7 +14,8 @@ from hydra_plugins.sora_gpus import gpu_launcher
 from hydra_plugins.sora_gpus.gpu_launcher import OnFreeGpu, gpus_of, take
 from sora.errors import UserError
 from sora.runs import records
-from tests.cluster.jobs import SMALL, run
+from tests.cluster.jobs import run
+from tests.typed import SMALL
 
 
 class Pack:

@@ -13,7 +13,8 @@ from sora.cli.slurm_job import Command
 from sora.cluster import code_snapshot
 from sora.cluster.signals import Preempted
 from sora.runs import records
-from tests.cluster.jobs import ROOT, SMALL, environment, run, start
+from tests.cluster.jobs import ROOT, environment, run, start
+from tests.typed import SMALL
 
 
 def test_joblib_trains_what_can_be_and_counts_what_cannot(tmp_path):
