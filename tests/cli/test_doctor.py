@@ -201,15 +201,6 @@ def test_a_folder_that_only_seems_to_be_writable(monkeypatch: pytest.MonkeyPatch
     assert "cannot be written; choose another folder" in text
 
 
-def test_the_memory_of_a_container(tmp_path: Path) -> None:
-    assert doctor._left_of_group(tmp_path) == float("inf")
-    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 5\ninactive_file 100\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    assert doctor._left_of_group(tmp_path) == 400
-    (tmp_path / "memory.max").write_text("max\n")
-    assert doctor._left_of_group(tmp_path) == float("inf")
-
-
 def test_predictions_that_cannot_be_made_are_found_before_training() -> None:
     with pytest.raises(UserError, match="task synthetic_pair has no test split"):
         doctor._data(a_case("predict=true"))

@@ -149,8 +149,8 @@ def test_the_optional_splits_may_be_there() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'{"schema": 1,\n "run_id"', ":2: damaged JSON"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b'{"schema": 1,\n "run_id"', "damaged JSON (Expecting ':' delimiter: line 2"),
+        (b"\xff\xfe", "damaged JSON ('utf-8' codec can't decode"),
         (b"[]", "holds no record"),
     ],
 )
