@@ -45,8 +45,8 @@ class BackboneConfig:
     note: str = opt("", "what a reader of its numbers must know", science=False)
     dir: str = opt("", "folder with a folder for each backbone; empty = package or hub", science=False)
     weights: str = opt("pretrained", "pretrained, random or a folder; of backbone=auto also a hub name", science=False)
-    init_seed: int = opt(0, "of random weights", minimum=0, maximum=MAX_SEED, science=False)
-    dropout: float | None = opt(None, "null = the architecture's own probabilities", minimum=0.0, below=1.0)
+    init_seed: int = opt(0, "seed of random weights", minimum=0, maximum=MAX_SEED, science=False)
+    dropout: float | None = opt(None, "probability; null = the architecture's own", minimum=0.0, below=1.0)
     pooling: str = opt("cls", "auto = as the architecture's own classifier pools", choices=("cls", "mean", "auto"))
     tokenizer: str = opt("spm", "DeBERTaV3: with sentencepiece's NFKC, or as transformers 5", choices=("spm", "hf"))
     golden: str = opt("", "token ids that its tokenizer must give (sora/backbones/golden.py)", science=False)
@@ -174,16 +174,16 @@ class TrainerConfig:
     optimizer: str | None = opt(
         None, "torch's, or transformers' old one; null = the method's", choices=("adamw", "adamw_hf"), unnamed="adamw"
     )
-    weight_decay: float = opt(0.1, "on matrices; none on biases and SoRA's gates", minimum=0.0)
-    warmup_ratio: float = opt(0.06, "of the total steps", minimum=0.0, below=1.0)
+    weight_decay: float = opt(0.1, "of matrices; none on biases and SoRA's gates", minimum=0.0)
+    warmup_ratio: float = opt(0.06, "share of the steps in which the rate rises", minimum=0.0, below=1.0)
     clip: float = opt(0.1, "per-replica gradient norm; 0 = off", minimum=0.0)
     max_length: int | None = opt(None, "tokens; null = the task's", minimum=4)
     bucketing: bool = opt(True, "batches of like length")
-    eval_every: int = opt(1000, "steps; the last step is always evaluated", minimum=1)
-    train_subset: str = opt("both", "weights measured on it at the end", choices=("both", "selected", "never"))
-    checkpoint_every: int = opt(500, "steps", minimum=1, science=False)
+    eval_every: int = opt(1000, "steps between evaluations; the last step is evaluated too", minimum=1)
+    train_subset: str = opt("both", "which weights are measured on training examples", choices=("both", "selected", "never"))
+    checkpoint_every: int = opt(500, "steps between checkpoints", minimum=1, science=False)
     cuda_graphs: bool = opt(False, "give a GPU a step's forward and backward pass as a whole", science=False)
-    log_every: int = opt(10, "steps", minimum=1, science=False)
+    log_every: int = opt(10, "steps between lines of the log", minimum=1, science=False)
 
 
 MEASURING = ("max_length", "train_subset", "checkpoint_every", "log_every")  # of TrainerConfig: how it is measured
@@ -206,9 +206,9 @@ class ScheduleConfig:
     )
     start: float = opt(1e-4, "first level; the paper starts there and does not say where it ends", minimum=0.0)
     stop: float = opt(1e-3, "last level", above=0.0)
-    count: int = opt(10, "of levels", minimum=2)
-    epochs: float = opt(5.0, "per level (paper; released code: 15)", above=0.0, maximum=MAX_STEPS)
-    steps: int | None = opt(None, "per level; null = what the epochs are", minimum=1, maximum=MAX_STEPS)
+    count: int = opt(10, "number of levels", minimum=2)
+    epochs: float = opt(5.0, "passes per level (paper; released code: 15)", above=0.0, maximum=MAX_STEPS)
+    steps: int | None = opt(None, "steps per level; null = what the epochs are", minimum=1, maximum=MAX_STEPS)
     lr: str = opt(
         "rewarm",
         "in each level: warm-up and decay anew, the peak, or 0 as in the released code",
@@ -253,17 +253,17 @@ class DataConfig:
 class SeedsConfig:
     """Seeds set apart from ``seed``; dropout always goes by ``seed``."""
 
-    init: int | None = opt(None, "of trainable weights; null = seed", minimum=0, maximum=MAX_SEED)
-    data: int | None = opt(None, "order of the training examples; null = seed", minimum=0, maximum=MAX_SEED)
+    init: int | None = opt(None, "seed of the trainable weights; null = seed", minimum=0, maximum=MAX_SEED)
+    data: int | None = opt(None, "seed of the order of training examples; null = seed", minimum=0, maximum=MAX_SEED)
 
 
 @dataclass
 class PathsConfig:
     """Folders that are written to; relative ones start at the current folder."""
 
-    results: str = opt("results", "records", science=False)
-    runs: str = opt("runs", "checkpoints, logs, adapters", science=False)
-    cache: str | None = opt(None, "tokens, converted weights; null = next to the hub's cache", science=False)
+    results: str = opt("results", "folder of the records", science=False)
+    runs: str = opt("runs", "folder of checkpoints, logs and adapters", science=False)
+    cache: str | None = opt(None, "folder of tokens and converted weights; null = in the hub's cache", science=False)
 
 
 @dataclass

@@ -74,7 +74,7 @@ class LoraConfig(MethodConfig):
 
     r: int = opt(8, "rank of every adapted matrix", minimum=1)
     alpha: float = opt(16.0, "numerator of the scale alpha / r", above=0.0)
-    dropout: float = opt(0.0, "on the adapter's input", minimum=0.0, below=1.0)
+    dropout: float = opt(0.0, "probability, on the adapter's input", minimum=0.0, below=1.0)
     targets: list[str] | None = opt(None, TARGETS)
     rslora: bool = opt(False, "scale by alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)")
 
@@ -194,8 +194,8 @@ class AdaloraConfig(LoraConfig):
     warmup: float = opt(0.1, "t_i: before it nothing is taken away", minimum=0.0)
     final: float = opt(0.3, "t_f: at the end the chosen ranks train on, undisturbed", minimum=0.0)
     interval: int = opt(10, "steps between allocations, Delta T", minimum=1)
-    beta1: float = opt(0.85, "of the running sensitivity", minimum=0.0, below=1.0)
-    beta2: float = opt(0.85, "of its uncertainty", minimum=0.0, below=1.0)
+    beta1: float = opt(0.85, "decay of the running sensitivity", minimum=0.0, below=1.0)
+    beta2: float = opt(0.85, "decay of its uncertainty", minimum=0.0, below=1.0)
     orthogonality: float = opt(0.1, "gamma of the orthogonality term in the loss", minimum=0.0)
 
     def resolved(self) -> AdaloraConfig:

@@ -207,11 +207,12 @@ def _disk(case: Case) -> tuple[str, str]:
     needed = {  # bytes; of paths.runs: checkpoints, one being written, then adapter and selected weights
         "paths.runs": (run.paths.runs, rows * ((KEEP + 1) * ROW_COPIES + 2)),
         "paths.results": (run.paths.results, examples * (run.task.num_outputs * estimate.FLOAT + 16)),
-        "paths.cache": (str(cache_folder("", run.paths.cache)), converted + int(examples * case.facts.tokens(run)[0] * 5)),
+        "paths.cache": (cache_folder("", run.paths.cache), int(converted + examples * 5 * case.facts.tokens(run)[0])),
     }
     level, notes, keys, total = "ok", [], dict[int, list[str]](), dict[int, int]()
-    for key, (folder, size) in needed.items():
-        base = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    for key, (place, size) in needed.items():
+        folder = Path(place).absolute()
+        base = next(path for path in (folder, *folder.parents) if path.exists())
         if not base.is_dir():
             return "FAIL", f"{key}: {base} is a file, must be a folder"
         if not _can_be_written(base):
