@@ -180,7 +180,7 @@ class TrainerConfig:
     max_length: int | None = opt(None, "tokens; null = the task's", minimum=4)
     bucketing: bool = opt(True, "batches of like length")
     eval_every: int = opt(1000, "steps between evaluations; the last step is evaluated too", minimum=1)
-    train_subset: str = opt("both", "which weights are measured on training examples", choices=("both", "selected", "never"))
+    train_subset: str = opt("both", "weights that are measured on it", choices=("both", "selected", "never"))
     checkpoint_every: int = opt(500, "steps between checkpoints", minimum=1, science=False)
     cuda_graphs: bool = opt(False, "give a GPU a step's forward and backward pass as a whole", science=False)
     log_every: int = opt(10, "steps between lines of the log", minimum=1, science=False)

@@ -246,12 +246,12 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
         (
             {"start": 0, "spacing": "exp_linear"},
             {},
-            "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear",
+            "schedule.spacing=exp_linear: lays no levels from 0 to 0.001",
         ),
         (
             {"stop": 1000, "spacing": "log_linear"},
             {},
-            "schedule.stop: got 1000, must be at most 700 with schedule.spacing=log_linear",
+            "schedule.spacing=log_linear: lays no levels from 0.0001 to 1000",
         ),
         ({"stop": 1e-5}, {}, "schedule.stop: got 1e-05, must be above schedule.start=0.0001"),
         ({"count": 1}, {}, "schedule.count: got 1, must be an integer >= 2"),
