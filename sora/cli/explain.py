@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 
 import yaml
@@ -58,7 +59,7 @@ def explain(error: Exception) -> str:
     return " ".join(text.partition("Config search path:")[0].split())
 
 
-def _missing_choice(file: str, options: list[str]) -> str:
+def _missing_choice(file: str, options: Sequence[str]) -> str:
     group, _, choice = file.rpartition("/")
     if group == "hydra/launcher" and choice in LAUNCHERS:
         package, extra = LAUNCHERS[choice]

@@ -24,7 +24,7 @@ SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", 
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
 
-    Likewise epochs under a budget whose steps would go before them, those of a recipe from elsewhere or typed ones.
+    Likewise epochs, typed or of a recipe from elsewhere, that a budget's steps would override.
 
     Args:
         cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
@@ -43,19 +43,14 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         files = (path.relative_to(CONF / group) for path in CONF.glob(f"{group}/**/*.yaml"))
         hint = nearest(wanted, [path.with_suffix("").as_posix() for path in files])
         raise UserError(f"{group}={wanted}: no such file in conf/{group}; {group}=none does without{hint}")
-    bounded = "max_steps" in values_of("budget", str(cfg["budget"])).get("trainer", {})
-    if bounded and cfg["recipe"] and cfg["recipe"] != own["recipe"]:
-        raise UserError(
-            f"recipe={cfg['recipe']}: its epochs would be cut short by budget={cfg['budget']}; add budget=none"
-        )
     typed = {each.partition("=")[0].lstrip("+~") for each in overrides}
-    if bounded and "trainer.epochs" in typed and "trainer.max_steps" not in typed:
-        trainer = cfg["trainer"]
-        if trainer.get("max_steps") is not None:  # a study's file may have set it to null
-            raise UserError(
-                f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps="
-                f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"
-            )
+    trainer, budget = cfg["trainer"], values_of("budget", str(cfg["budget"])).get("trainer", {})
+    bounded = "max_steps" in budget and trainer.get("max_steps") is not None and "trainer.max_steps" not in typed
+    if bounded and ("trainer.epochs" in typed or cfg["recipe"] not in ("", own["recipe"])):
+        raise UserError(
+            f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps={trainer['max_steps']} "
+            f"of budget={cfg['budget']}; add trainer.max_steps=null or budget=none"
+        )
 
 
 IDLE = {  # keys -> the group without whose choice they do nothing, and what to add
