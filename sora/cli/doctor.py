@@ -204,7 +204,7 @@ def _disk(case: Case) -> tuple[str, str]:
     rows = len(case.runs) * estimate.trainable(run) * estimate.FLOAT
     files = weights_files(run.backbone) if run.backbone.weights != "random" else []
     converted = sum(path.stat().st_size for path in files if path.suffix == PICKLE)
-    needed: dict[str, tuple[str | Path, int]] = {  # bytes; of paths.runs: checkpoints, one being written, then adapter and selected weights
+    needed: dict[str, tuple[str | Path, int]] = {  # bytes; of paths.runs: checkpoints, adapter, selected weights
         "paths.runs": (run.paths.runs, rows * ((KEEP + 1) * ROW_COPIES + 2)),
         "paths.results": (run.paths.results, examples * (run.task.num_outputs * estimate.FLOAT + 16)),
         "paths.cache": (cache_folder("", run.paths.cache), int(converted + examples * 5 * case.facts.tokens(run)[0])),

@@ -167,6 +167,13 @@ def test_a_study_sweeps_by_itself_and_its_jobs_do_not(typed: Command, tmp_path: 
         assert [again.packs] == [[pack] for pack in done.packs if pack[0].method.name == again.packs[0][0].method.name]
 
 
+def test_what_is_typed_wins_over_the_axis_of_a_studys_file(typed: Command, tmp_path: Path) -> None:
+    experiment(tmp_path, **STUDY)
+    done = typed("experiment=example", "study.tasks=[synthetic_single]", "method=sora", "seed=5", *TOY[1:])
+    assert [[(run.method.name, run.seed) for run in pack] for pack in done.packs] == [[("sora", 5)]]
+    assert manifest_of(tmp_path)["axes"] == {"method": ["sora"], "task": ["synthetic_single"], "seed": [5]}
+
+
 def test_seeds_of_a_studys_file_give_way_to_the_pack(typed: Command, tmp_path: Path) -> None:
     experiment(tmp_path, seed=[0, 1, 2])
     done = typed("-m", "experiment=example", "method=sora", "hydra.sweeper.max_pack=2", *TOY)
