@@ -11,7 +11,7 @@ from experiments.draws import draws
 from experiments.scores import by_seed, cells, chosen, detail_table, long, paired, score_table
 from experiments.study import REFUSABLE, Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Table, size
-from sora.config import SoraConfig
+from sora.method_config import SoraConfig
 
 TITLE = "SoRA as its paper prints it and as its code has it"
 ACCEPTS = frozenset(REFUSABLE)

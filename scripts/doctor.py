@@ -15,30 +15,23 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from sora.cli.arguments import arranged, quoted
+from sora.cli.arguments import parsed, quoted
 from sora.cli.console import run
-from sora.cli.main import explain
+from sora.cli.explain import explain
 from sora.errors import UserError
 from sora.runs.compose import runs_of
-
-CONFIG_DIR = ("--config-dir", "-cd")
-SWEEPS = ("-m", "--multirun")
 
 
 def main(words: Sequence[str]) -> int:
     """Print the verdicts; returns the exit status."""
-    if {"-h", "--help"} & set(words):
-        print(__doc__)
-        return 0
     try:
-        words = arranged(quoted(words))
-        own = [words.pop(at + 1) for at in range(len(words) - 2, -1, -1) if words[at] in CONFIG_DIR]
-        words = [word for word in words if word not in CONFIG_DIR]
-        if sweep := next((word for word in words if word in SWEEPS or word.startswith("experiment=")), None):
-            raise UserError(f"{sweep}: the doctor looks at one job; run.py lists those of a sweep with --dry-run")
-        if flag := next((word for word in words if word.startswith("-")), None):
-            raise UserError(f"{flag}: the doctor knows the overrides of run.py and --config-dir; leave it out")
-        runs = runs_of(words, own[::-1])
+        _, arguments = parsed(quoted(words))
+        if arguments.help:
+            print(__doc__)
+            return 0
+        if arguments.multirun or any(word.startswith("experiment=") for word in arguments.overrides):
+            raise UserError("the doctor looks at one job; run.py lists those of a sweep with --dry-run")
+        runs = runs_of(arguments.overrides, [arguments.config_dir] if arguments.config_dir else [])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2

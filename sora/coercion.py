@@ -1,6 +1,7 @@
-"""Values of a configuration as its dataclasses ask (torch-free): types by OmegaConf, ranges here.
+"""Options as dataclass fields: declared with :func:`opt`, checked with :func:`coerce` (torch-free).
 
-Every mistake is one sentence that names the key, what was given, what may be, and the nearest choice.
+Types are OmegaConf's business, ranges are checked here. Every mistake is one sentence that names the key, what was
+given, what may be, and the nearest choice.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import dataclasses
 import difflib
 import functools
 import math
+import operator
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,10 +26,23 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from sora.config import MAX_SEED, METHODS
 from sora.errors import UserError
 
 T = TypeVar("T")
+MAX_SEED = 2**63 - 1  # what a torch generator takes
+
+
+def opt(default: Any, meaning: str, *, science: bool = True, unnamed: Any = None, **rule: Any) -> Any:
+    """A dataclass field with its meaning, in a line of ``--help``, and its range.
+
+    ``rule``: ``choices`` (a tuple), ``minimum`` and ``maximum`` (ends included), ``above`` and ``below``
+    (ends excluded); on a list they hold for each item. ``science=False``: runs of one name may differ. ``unnamed``:
+    where the default null stands for another value, the value that is left out of the run id in its place.
+    """
+    metadata = {"meaning": meaning, "science": science, "rule": rule, "unnamed": unnamed}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
@@ -43,17 +59,16 @@ def one_of(options: Iterable[str]) -> str:
 
 
 def coerce(cls: type[T], values: Any, where: str) -> T:
-    """An instance of the dataclass ``cls``, each value in the field's type (by OmegaConf) and inside its range.
+    """An instance of the dataclass ``cls``, each value in the field's type and inside its range.
 
-    ``where``: the key of the group, for messages. Values that already are dataclasses are taken as they are.
+    ``where``: the key of the group, for messages. Values that are dataclasses are taken as they are.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: got {show(values)}, must be {_keys_of(cls)}")
+        raise UserError(f"{where}: got {show(values)}, must be {_describe(cls, {})}")
     ready = {key: value for key, value in values.items() if dataclasses.is_dataclass(value)}
-    given = {key: value for key, value in values.items() if key not in ready}
     try:
         schema = _schema(cast(Any, cls))
-        node: Any = OmegaConf.merge(schema, given)
+        node: Any = OmegaConf.merge(schema, {key: values[key] for key in values if key not in ready})
         plain = {str(key): node[key] for key in schema if key not in ready}
     except OmegaConfBaseException as error:
         raise UserError(explained(error, where)) from error
@@ -79,9 +94,7 @@ def explained(error: OmegaConfBaseException, where: str = "") -> str:
     owner = error.object_type
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and dataclasses.is_dataclass(owner):
         known = [item.name for item in dataclasses.fields(owner)]
-        name = next((name for name, cls in METHODS.items() if cls is owner), "")
-        hint = nearest(str(error.key), known) or f"; the keys are {', '.join(sorted(known))}"
-        return f"{full}: no such key{f' of method={name}' if name else ''}{hint}"
+        return f"{full}: no such key{nearest(str(error.key), known) or '; the keys are ' + ', '.join(sorted(known))}"
     if isinstance(error, MissingMandatoryValue):
         return f"{full}: missing, must be given"
     if not isinstance(error, ValidationError):
@@ -115,7 +128,8 @@ def check_ranges(group: Any, where: str) -> None:
         for at, each in value.items() if isinstance(value, dict) and rule else [("", value)]:
             if not _within(each, rule):
                 may = _describe(hints[item.name] if not at else int, rule)
-                raise UserError(f"{key}{at and f'.{at}'}: got {show(each)}, must be {may}{_hint(each, rule)}")
+                hint = nearest(str(each), rule.get("choices", ()))
+                raise UserError(f"{key}{at and f'.{at}'}: got {show(each)}, must be {may}{hint}")
         if isinstance(value, float):
             setattr(group, item.name, value + 0.0)  # -0.0 becomes 0.0: one value, one text, one run id
 
@@ -127,15 +141,17 @@ def _within(value: Any, rule: Mapping[str, Any]) -> bool:
         return all(_within(each, rule) and not isinstance(each, list | dict) for each in value)
     if isinstance(value, float) and not math.isfinite(value):
         return False
-    return (
-        ("choices" not in rule or value in rule["choices"])
-        and ("minimum" not in rule or value >= rule["minimum"])
-        and ("maximum" not in rule or value <= rule["maximum"])
-        and ("above" not in rule or value > rule["above"])
-        and ("below" not in rule or value < rule["below"])
-    )
+    if "choices" in rule and value not in rule["choices"]:
+        return False
+    return all(holds(value, rule[name]) for name, (_, holds) in BOUNDS.items() if name in rule)
 
 
+BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "minimum": (">=", operator.ge),
+    "above": (">", operator.gt),
+    "maximum": ("<=", operator.le),
+    "below": ("<", operator.lt),
+}
 _NOUNS = {
     int: ("an integer", "integers"),
     float: ("a number", "numbers"),
@@ -153,26 +169,19 @@ def _describe(hint: Any, rule: Mapping[str, Any], plural: bool = False) -> str:
     if origin is dict:
         return "a group of keys and values"
     if dataclasses.is_dataclass(hint):
-        return _keys_of(hint)
+        return f"a group of keys ({', '.join(item.name for item in dataclasses.fields(hint))})"
     if "choices" in rule:
         return one_of(rule["choices"])
     limits = [
         f"{sign} {rule[key]:g}" if isinstance(rule[key], float) else f"{sign} {rule[key]}"
-        for key, sign in (("minimum", ">="), ("above", ">"), ("maximum", "<="), ("below", "<"))
+        for key, (sign, _) in BOUNDS.items()
         if key in rule and rule[key] != MAX_SEED
     ]
     noun = _NOUNS.get(hint, ("a value", "values"))[plural]
     return " ".join([noun, " and ".join(limits)]).strip()
 
 
-def _hint(value: Any, rule: Mapping[str, Any]) -> str:
-    return nearest(str(value), rule.get("choices", ()))
-
-
 def show(value: Any) -> str:
+    """A value in a sentence, in at most 80 characters."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _keys_of(cls: Any) -> str:
-    return f"a group of keys ({', '.join(item.name for item in dataclasses.fields(cls))})"

@@ -97,6 +97,16 @@ def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None =
     return value
 
 
+def read_json(path: Path, way_out: str) -> Any:
+    """Return what a JSON file of this project holds. Raises UserError that names it and, where damaged, the way out."""
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise UserError(f"{path}: damaged JSON ({error}); {way_out}") from error
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):

@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sora.backbones.load import matches
-from sora.coercion import coerce, nearest, show
-from sora.config import MAX_SEED, SoraConfig
+from sora.coercion import MAX_SEED, coerce, nearest, show
 from sora.errors import UserError
+from sora.method_config import SoraConfig
 from sora.methods.base import replace_module
 from sora.methods.lora import LowRankLinear
 from sora.methods.sora import GATE_EPS, GateStep
 from sora.publish import export
 
-NOT_HERE = {"name", "version", "packable", "learning_rate", "clip"}  # fields of SoraConfig that are about runs
+NOT_HERE = {"name", "version", "learning_rate", "clip"}  # fields of SoraConfig that are about runs
 BYPASSED = {  # layers that their parent, by the name of its class, does not call: it multiplies with the weights itself
     "MultiheadAttention": {"out_proj"},
     "TransformerEncoderLayer": {"linear1", "linear2"},  # in evaluation

@@ -8,15 +8,22 @@ method   which keys there are depends on the method: ``defaults: [/method_option
 task     ``defaults: [/task_options@_here_, _self_]``; a task of the user's own has no such line, as there a null stands
          for what is found in the files, and ``files`` is a text, a list or a group, which OmegaConf has no type for
 """
+# ruff: noqa: RUF009  (opt() returns a dataclass field, so no default is shared)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
-from sora.config import METHODS, RunConfig, StudyConfig, TaskConfig
+from sora.coercion import opt
+from sora.config import BackboneConfig, RunConfig, StudyConfig, TaskConfig
+from sora.method_config import METHODS, MethodConfig
 
 
 @dataclass
@@ -25,10 +32,17 @@ class Options(RunConfig):
 
     method: Any
     task: Any
-    seed: Any = 0  # an integer, or a list such as [0,1,2]: these are trained together, as one pack
-    pack: Any = None  # or one entry a replica: [{seed: 0, method.threshold: 1e-5}, {seed: 1, method.threshold: 5e-5}]
+    seed: Any = opt(0, "an integer, or a list such as [0,1,2]: trained together, as one pack")
+    pack: Any = opt(None, "or an entry for each run: [{seed: 0, method.threshold: 1e-5}, {seed: 1}]")
     study: StudyConfig = field(default_factory=StudyConfig)
-    cluster: Any = None
+    cluster: Any = opt(None, "where the jobs of a sweep run")
+
+
+GROUPS: dict[str, Any] = {  # those whose keys do not depend on their name, in the order of --help
+    **{name: hint for name, hint in get_type_hints(Options).items() if is_dataclass(hint) and name != "backbone"},
+    "backbone": BackboneConfig,
+    "task": TaskConfig,
+}
 
 
 def register() -> None:
@@ -38,3 +52,52 @@ def register() -> None:
     store.store(name="task_options", node=TaskConfig, provider="sora")
     for name, cls in METHODS.items():
         store.store(name=f"method_options_{name}", node=cls, provider="sora")
+
+
+CHOICES = {  # group -> what is chosen with it, in the order of --help
+    "method": "what is trained",
+    "task": "the data; own: files of yours",
+    "backbone": "the pretrained encoder; auto: any of transformers",
+    "protocol": "which examples are trained on, selected on, reported on",
+    "schedule": "levels of sparsity after the training",
+    "fidelity": "of method=sora: the released code, the paper as printed, or one difference alone",
+    "experiment": "a study; it sweeps by itself",
+    "recipe": "published values, <backbone>/<method>/<task>, in use where there are any; none: without",
+    "budget": "how long methods without a recipe train, <backbone>/<task>; none: without",
+    "tracker": "where metrics are copied to",
+    "cluster": "where the jobs of a sweep run",
+}
+
+
+def choices_described(options: Callable[[str], list[str]]) -> str:
+    """The groups of ``--help``, with the ``options`` of each."""
+    lines = []
+    for group, meaning in CHOICES.items():
+        names = [name for name in options(group) if name != "none" or group not in ("recipe", "budget")]
+        lines += [f"  {group + '=':<12} {meaning}"]
+        lines += textwrap.wrap(" ".join(names), 100, initial_indent=" " * 15, subsequent_indent=" " * 15)
+    return "\n".join(lines)
+
+
+def keys_described(config: DictConfig) -> str:
+    """The keys of ``--help``: each with its value in ``config`` and its meaning, group by group."""
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    chosen = METHODS.get(str((values["method"] or {}).get("name")), MethodConfig)
+    lines = [*_lines(values, Options, "")]
+    for name, cls in {"method": chosen, **GROUPS}.items():
+        title = (cls.__doc__ or "").partition("\n")[0]
+        lines += ["", f"{name}: {title}", *_lines(values[name] or {}, cls, f"{name}.")]
+    return "\n".join(lines)
+
+
+def _lines(values: dict[str, Any], cls: Any, above: str) -> Iterator[str]:
+    for item in fields(cls):
+        if meaning := item.metadata.get("meaning"):
+            choices = item.metadata["rule"].get("choices")
+            listed = f" ({' | '.join(each or 'empty' for each in choices)})" if choices else ""
+            yield f"  {f'{above}{item.name}={_shown(values.get(item.name))}':<38} {meaning}{listed}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 24 else f"{text[:21]}..."

@@ -112,7 +112,6 @@ SPACINGS: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] =
     "log_linear": (math.exp, math.log),
     "exp_linear": (math.log, math.exp),
 }
-LARGEST_EXPONENT = 700  # exp(709.8) is the largest double, and multiples of it are taken
 
 
 def spaced(spacing: str, start: float, stop: float, count: int) -> list[float]:
@@ -127,17 +126,15 @@ def spaced(spacing: str, start: float, stop: float, count: int) -> list[float]:
     """
     if stop <= start:
         raise UserError(f"schedule.stop: got {stop:g}, must be above schedule.start={start:g}")
-    if spacing == "exp_linear" and start <= 0:
-        raise UserError(
-            "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear, "
-            "whose levels are equal factors apart"
-        )
-    if spacing == "log_linear" and stop > LARGEST_EXPONENT:
-        raise UserError(
-            f"schedule.stop: got {stop:g}, must be at most {LARGEST_EXPONENT} with schedule.spacing=log_linear, "
-            "which takes its exponential"
-        )
     there, back = SPACINGS[spacing]
-    low, high = there(start), there(stop)
-    inner = [back(low + (high - low) * i / (count - 1)) for i in range(1, count - 1)]
+    try:
+        low, high = there(start), there(stop)
+        inner = [back(low + (high - low) * i / (count - 1)) for i in range(1, count - 1)]
+    except (ValueError, OverflowError):  # a logarithm of 0, an exponential without bound
+        inner = [math.inf]
+    if not all(map(math.isfinite, inner)):
+        raise UserError(
+            f"schedule.spacing={spacing}: lays no levels from {start:g} to {stop:g}; choose another schedule.start "
+            "or schedule.stop (exp_linear starts above 0), or linear"
+        )
     return [float(f"{level:.6g}") for level in (start, *inner, stop)]

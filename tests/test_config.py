@@ -10,10 +10,12 @@ import pytest
 import yaml
 from hydra.errors import HydraException
 
-from sora.cli.main import explain
-from sora.config import METHODS, RunConfig, SoraConfig
+from sora.cli.explain import explain
+from sora.config import RunConfig
 from sora.errors import UserError
-from sora.runs.resolve import GROUPS, NOT_OF_A_RUN, build_runs
+from sora.method_config import METHODS, SoraConfig
+from sora.options import GROUPS
+from sora.runs.resolve import NOT_OF_A_RUN, build_runs
 from tests.composing import CONF, TINY, composed, runs
 
 
@@ -42,31 +44,32 @@ def refusal(**changes: Any) -> str:
 # -- conf/ and the dataclasses -----------------------------------------------------------------
 
 
+def choices(group: str) -> list[str]:
+    return sorted({path.stem for path in (CONF / group).glob("*.yaml")} - {"own"})  # of files: tests/tasks/test_own.py
+
+
 def test_every_file_of_conf_makes_a_run(tmp_path: Path) -> None:
-    overrides = [
-        f"{group}={path.stem}"
-        for group in ("method", "task", "protocol", "trainer", "schedule", "tracker", "cluster")
-        for path in sorted((CONF / group).glob("*.yaml"))
-        if path.stem not in ("ray", "own")  # not installed for these tests; of files (tests/tasks/test_own.py)
-    ]
-    assert len(overrides) > 15
-    for override in overrides:
-        (run,) = runs(tmp_path, override, *(["task=stsb"] if override == "method=zero_shot" else []))
-        group, _, name = override.partition("=")
-        if group in ("method", "task", "protocol"):
-            assert getattr(run, group).name == name
+    """Those of several groups at a time; the methods' are below, the launchers' in tests/cluster."""
+    schedules, protocols, trackers = choices("schedule"), choices("protocol"), choices("tracker")
+    for number, task in enumerate(choices("task")):
+        schedule, protocol, tracker = (names[number % len(names)] for names in (schedules, protocols, trackers))
+        words = [f"task={task}", f"schedule={schedule}", f"protocol={protocol}", f"tracker={tracker}"]
+        (run,) = runs(tmp_path, *words)
+        assert (run.task.name, run.protocol.name, run.tracker.name) == (task, protocol, tracker)
+    assert number >= max(map(len, (schedules, protocols, trackers)))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_key_is_composed_with_its_default(tmp_path: Path, name: str) -> None:
     """The backbone is a file of the user's own with three keys."""
-    cfg = composed(tmp_path, f"method={name}", "recipe=none", "budget=none")
+    cfg = composed(tmp_path, f"method={name}", "recipe=none", "budget=none", "task=stsb")
     assert set(cfg) == {f.name for f in dataclasses.fields(RunConfig)} | set(NOT_OF_A_RUN) - {"experiment"}
     for group, cls in {**GROUPS, "method": METHODS[name]}.items():
         assert set(cfg[group]) == {f.name for f in dataclasses.fields(cls)}
-    for group in ("method", "trainer", "schedule", "seeds", "paths", "tracker"):
-        cls = {**GROUPS, "method": METHODS[name]}[group]
-        assert cfg[group] == dataclasses.asdict(cls(name) if group == "method" else cls())
+        if group not in ("backbone", "task", "data", "protocol"):
+            assert cfg[group] == dataclasses.asdict(cls(name) if group == "method" else cls())
+    (run,) = build_runs(cfg)
+    assert run.method.name == name
 
 
 def test_a_file_of_the_users_own_may_repeat_every_key_or_give_a_few(tmp_path: Path) -> None:
@@ -175,12 +178,10 @@ def test_an_entry_of_a_pack_changes_what_it_names() -> None:
         ({"seed": [0, 1], "method": {"name": "full"}}, "seed: method=full cannot be packed"),
         ({"seed": [0, 1], "pack": [{"seed": 0}]}, "seed: a list of seeds and pack were both given"),
         ({"pack": []}, "pack: must be a list such as"),
-        ({"pack": [{}]}, "pack: must be a list such as"),
-        ({"pack": {"seed": 0}}, "pack: must be a list such as"),
         ({"pack": [{"method.treshold": 0.1}]}, "did you mean method.threshold?"),
         ({"pack": [{"method.r": 4}]}, "pack: got 'method.r', but method=sora can pack one of seed"),
         ({"pack": [{"seed": 0}, {"seed": 0}]}, "pack: entries 0 and 1 (from 0) are the same run"),
-        ({"pack": [{"seed": 0}, {"seed": 1}], "method": {"name": "full"}}, "cannot be packed"),
+        ({"pack": [{"seed": 0}, {"seed": 1}], "method": {"name": "full"}}, "method=full can pack no key at all"),
         ({"pack": [{"seeds.init": 0}], "seeds": 5}, "seeds: got 5, must be a group of keys"),
     ],
 )
@@ -200,22 +201,12 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"seed": 2**63}, "seed: got 9223372036854775808"),
         ({"trainer__batch_size": 8.0}, "trainer.batch_size: got 8.0, must be an integer >= 1"),
         ({"trainer__epochs": 10**400}, "the number has too many digits, must be below 1e308"),
-        ({"seed": 10**400}, "seed: got 1000 ... must be an integer >= 0"),
         ({"trainer__epochs": "many"}, "trainer.epochs: got 'many', must be a number > 0"),
         ({"trainer__epochs": float("nan")}, "trainer.epochs: got nan, must be a number > 0"),
-        ({"trainer__epochs": 0}, "trainer.epochs: got 0.0, must be a number > 0"),
-        ({"trainer__batch_size": 2.5}, "trainer.batch_size: got 2.5, must be an integer >= 1"),
         ({"trainer__batch_size": None}, "trainer.batch_size: got null, must be an integer >= 1"),
         ({"trainer__bucketing": "maybe"}, "trainer.bucketing: got 'maybe', must be true or false"),
         ({"trainer__max_steps": 0}, "trainer.max_steps: got 0, must be an integer >= 1 and <= 1000000000 or null"),
-        (
-            {"trainer__max_steps": 10**400},
-            "trainer.max_steps: got 1000 ... must be an integer >= 1 and <= 1000000000 or null",
-        ),
         ({"trainer__epochs": 1e308}, "trainer.epochs: got 1e+308, must be a number > 0 and <= 1000000000"),
-        ({"schedule__epochs": 1e308}, "schedule.epochs: got 1e+308, must be a number > 0 and <= 1000000000"),
-        ({"method__packable": 5}, "method.packable: got 5, must be a list of texts"),
-        ({"method__packable": "seed"}, "method.packable: got 'seed', must be a list of texts"),
         ({"trainer__warmup_ratio": 1}, "trainer.warmup_ratio: got 1.0, must be a number >= 0 and < 1"),
         ({"trainer__batchsize": 4}, "trainer.batchsize: no such key; did you mean batch_size?"),
         ({"precision": "fp23"}, "must be one of fp32, tf32, bf16; did you mean fp32?"),
@@ -224,15 +215,19 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
             "method.name: got 'sorra', must be one of ... lora, sora ... did you mean sora?",
         ),
         ({"method__prox": "sofft"}, "method.prox: got 'sofft', must be one of soft, authors or null"),
-        ({"method": {"name": "lora", "threshold": 1}}, "method.threshold: no such key of method=lora"),
+        ({"method": {"name": "lora", "threshold": 1}}, "method.threshold: no such key; the keys are alpha, "),
+        ({"method": {"name": "adalora", "r": 13}}, "method.r: got 13, must be at most method.init_r=12"),
+        ({"task__score_range": [1], "task__labels": []}, "task.score_range: got [1.0], must be the lowest"),
+        ({"task__sizes": {"train": -3}}, "task.sizes.train: got -3, must be an integer >= 1"),
+        ({"backbone__arch": {"hidden_size": "abc"}}, "backbone.arch.hidden_size: got 'abc', must be an integer >= 1"),
+        ({"backbone__name": "minilm-l6", "backbone__hub": "me/x"}, "backbone=minilm-l6 is sentence-transformers/"),
+        ({"paths": {"results": ""}}, "paths.results: empty, must be a folder"),
         ({"method__targets": []}, "method.targets: got an empty list"),
         ({"method__targets": [[1]]}, "method.targets: got [[1]], must be a list of texts or null"),
-        ({"method__r": 33}, "method.r: got 33, must be at most 32, the hidden size of backbone=tiny"),
         ({"trainer__max_length": 513}, "backbone=tiny reads at most 512 tokens"),
         ({"backbone__weights": "randm"}, "backbone.weights: got 'randm', must be pretrained, random or"),
         ({"backbone": {"family": "bert"}}, "backbone.name: missing"),
         ({"schedule__levels": [0.1]}, "schedule.levels: given, but schedule.kind=none has no levels"),
-        ({"trainer": None}, "trainer: missing; choose one with trainer=<name>"),
         ({"trainer": "default"}, "trainer: got 'default', must be a group of keys"),
         ({"sead": 1}, "sead: no such key; did you mean seed?"),
         ({"method": {"name": "peft", "options": 5}}, "method.options: got 5, must be a group of PEFT's keys, or null"),
@@ -251,12 +246,12 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
         (
             {"start": 0, "spacing": "exp_linear"},
             {},
-            "schedule.start: got 0, must be above 0 with schedule.spacing=exp_linear",
+            "schedule.spacing=exp_linear: lays no levels from 0 to 0.001",
         ),
         (
             {"stop": 1000, "spacing": "log_linear"},
             {},
-            "schedule.stop: got 1000, must be at most 700 with schedule.spacing=log_linear",
+            "schedule.spacing=log_linear: lays no levels from 0.0001 to 1000",
         ),
         ({"stop": 1e-5}, {}, "schedule.stop: got 1e-05, must be above schedule.start=0.0001"),
         ({"count": 1}, {}, "schedule.count: got 1, must be an integer >= 2"),
@@ -265,7 +260,6 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
         ({"levels": [1e-5]}, {}, "schedule.levels: got 1e-05 first, must be at least method.threshold=0.0001"),
         ({"kind": "one_shot", "levels": [0.5, 1.5]}, {}, "schedule.levels: got 1.5, must be at most 1"),
         ({}, {"name": "lora"}, "schedule.kind=sparsify: method=lora has no gates to zero; choose method=sora"),
-        ({"kind": "one_shot"}, {"name": "full"}, "schedule.kind=one_shot: method=full has no gates to zero"),
         ({"lr": "authors_zero"}, {"threshold_rule": "lr_scaled"}, "set method.threshold_rule=constant or another"),
     ],
 )
@@ -279,11 +273,6 @@ def test_positions_bound_the_length_only_where_they_are_absolute() -> None:
     assert "at most 512 tokens" in refusal(backbone=roberta, trainer__max_length=513)
     relative = TINY | {"arch": {"max_position_embeddings": 512, "position_biased_input": False}}
     assert build_runs(plain(backbone=relative, trainer__max_length=2048))
-
-
-def test_an_interpolation_that_leads_nowhere_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.dir: cannot be resolved"):
-        runs(tmp_path, "data.dir=${nowhere}")
 
 
 def test_the_configuration_never_imports_torch() -> None:

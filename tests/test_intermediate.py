@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sora.runs import records
-from tests.cluster.jobs import SMALL, environment
+from tests.cluster.jobs import environment
+from tests.typed import SMALL
 
 ROOT = Path(__file__).parents[1]
 SHORT = [word for word in SMALL if not word.startswith(("task=", "backbone.weights="))]

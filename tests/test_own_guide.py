@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sora.runs import records
+from tests.typed import called
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
@@ -45,19 +43,13 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    call = [sys.executable, str(ROOT / "run.py"), *words]
-    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_the_command_of_the_guide_as_written(files: Path) -> None:
     words = shlex.split(block("bash").replace("\\\n", " "))
     assert words[:2] == ["python", "run.py"]
-    done = run(files, *words[2:], *TINY)
-    assert done.returncode == 0, done.stderr
+    done = called(files, *words[2:], *TINY)
+    assert done.status == 0, done.err
     for line in block("text").strip().splitlines():
-        assert line in done.stderr.splitlines()
+        assert line in done.err.splitlines()
     (record,) = records.read_many(files / "results")
     assert record["config"]["task"]["labels"] == ["negative", "positive"]
     assert record["data"]["sizes"] == {"train": 40, "select": 10, "report": 10, "train_subset": 40}
@@ -79,7 +71,7 @@ def test_the_yaml_of_the_guide_is_the_same_run(files: Path) -> None:
     shell = [word for word in shlex.split(block("bash").replace("\\\n", " "))[2:] if not word.startswith("predict")]
     ids = []
     for words in (["--config-dir", "mine", "task=reviews", *dry], [*shell, *dry]):
-        done = run(files, *dict.fromkeys(words))
-        assert done.returncode == 0, done.stderr
-        ids.append(json.loads(done.stdout.splitlines()[-1])["run_id"])
+        done = called(files, *dict.fromkeys(words))
+        assert done.status == 0, done.err
+        ids.append(json.loads(done.out.splitlines()[-1])["run_id"])
     assert len(set(ids)) == 1

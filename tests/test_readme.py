@@ -15,8 +15,9 @@ import pytest
 
 from experiments import summary
 from scripts import readme
-from sora.config import METHODS, TaskConfig
+from sora.config import TaskConfig
 from sora.files import CONF
+from sora.method_config import METHODS
 from sora.methods import regime
 from sora.options import Options
 

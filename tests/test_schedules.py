@@ -83,11 +83,12 @@ def test_spacings_are_the_authors_formulas_in_numpy():
     assert schedules.spaced("linear", 0.0, 7e-4, 7)[1:3] == [1.16667e-4, 2.33333e-4]
 
 
-def test_log_linear_reaches_as_far_as_its_limit():
-    levels = schedules.spaced("log_linear", 1.0, schedules.LARGEST_EXPONENT, 5)
+def test_log_linear_reaches_as_far_as_doubles_do():
+    levels = schedules.spaced("log_linear", 1.0, 700.0, 5)
     np.testing.assert_allclose(levels, np.log(np.linspace(np.exp(1.0), np.exp(700.0), 5)), rtol=1e-5)
-    with pytest.raises(UserError, match=r"schedule\.stop: got 701, must be at most 700 with .*log_linear"):
-        schedules.spaced("log_linear", 1.0, 701.0, 5)
+    for stop in (709.0, 1000.0):  # whose multiples, or itself, are beyond
+        with pytest.raises(UserError, match=rf"schedule\.spacing=log_linear: lays no levels from 1 to {stop:g}"):
+            schedules.spaced("log_linear", 1.0, stop, 20)
     assert len(schedules.spaced("linear", 0.0, 1000.0, 5)) == 5
 
 

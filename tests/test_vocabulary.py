@@ -28,6 +28,7 @@ CLEAN = (
     "sora/optim.py",
     "sora/schedules.py",
     "sora/options.py",
+    "sora/method_config.py",
     "hydra_plugins",
     "README.md",
     "CHANGELOG.md",

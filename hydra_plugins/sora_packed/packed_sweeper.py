@@ -64,12 +64,12 @@ class PackedSweeper(Sweeper):
         """
         from sora.errors import UserError
         from sora.runs.manifest import UNNAMED
-        from sora.runs.recipes import check_study
+        from sora.runs.recipes import check_idle
         from sora.runs.sweep import Planner
 
         if self.max_pack is not None and self.max_pack < 1:
             raise UserError(f"hydra.sweeper.max_pack: got {self.max_pack}, must be an integer >= 1 or null")
-        check_study(self.composed.hydra.runtime.choices, arguments)
+        check_idle(self.composed.hydra.runtime.choices, arguments)
         plan = Planner(self._slots(arguments), self._compose, self.max_pack).plan()
         for label, error in plan.mistakes:
             print(f"error: {label}: {error}", file=sys.stderr, flush=True)

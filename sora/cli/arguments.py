@@ -1,16 +1,18 @@
 """The words of a command as people type them, made into the words that Hydra reads (torch-free).
 
 Hydra wants its flags in one place, and a quoted value wherever a sign is not in its grammar. A person types flags
-anywhere and paths as the file system has them. So flags go to the front here, and the values of the keys that hold
-paths or names of the user's own are quoted, with ``~`` expanded.
+anywhere and paths as the file system has them. So the values of the keys that hold paths or names of the user's own
+are quoted here, with ``~`` expanded.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,47 +26,32 @@ from sora.runs.commands import hydra_text
 
 PATHS = ("data.dir", "data.files", "paths.results", "paths.runs", "paths.cache", "backbone.weights", "backbone.dir")
 TEXTS = ("data.label", "data.text")  # names of columns: any signs, but no paths
-FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp")  # flags whose value is a folder
+DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 ENTRY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*:\s*")  # of {train: a.csv, validation: b.csv}
 
 
-def arranged(arguments: Sequence[str]) -> list[str]:
-    """Move Hydra's flags, with their values, before everything else. Raises UserError for other flags."""
-    actions = {name: each for each in get_args_parser()._actions for name in each.option_strings}
-    flags: list[str] = []
-    rest: list[str] = []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("-"):
-            rest.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        known = [name] if name in actions else [each for each in actions if name[:2] == "--" and each.startswith(name)]
-        if len(known) != 1:
-            hint = nearest(name, actions) or "; --help lists what there is"
-            raise UserError(f"{name}: no such flag{hint}")
-        (name,) = known
-        action = actions[name]
-        if action.nargs == 0:
-            if equals:
-                raise UserError(f"{name}: takes no value, got {value!r}")
-            flags.append(name)
-            continue
-        choices = list(action.choices or [])
-        if not equals and (action.nargs is None or (words and words[0] in choices)):
-            if not words or words[0].startswith("-"):
-                raise UserError(f"{name}: needs a value" + (f", one of {', '.join(choices)}" if choices else ""))
-            equals, value = "=", words.pop(0)
-        if equals and choices and value not in choices:
-            raise UserError(f"{name} {value}: must be one of {', '.join(choices)}{nearest(value, choices)}")
-        if name in FOLDERS:
-            value = expanded(name, value)
-            if not Path(value).is_dir():
-                raise UserError(f"{name} {value}: no such folder")
-        flags += [name, value] if equals else [name]
-    return [*flags, *rest]
+def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
+    """Parse a command as Hydra does, with its flags anywhere, and ``--dry-run`` of a sweep.
+
+    Raises:
+        UserError: a flag that there is not, or that lacks its value.
+    """
+    parser = get_args_parser()
+    parser.add_argument(DRY_RUN, action="store_true")
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+
+    def refuse(message: str) -> NoReturn:
+        wrong = message.rpartition(" ")[2] if message.startswith("unrecognized") else ""
+        raise UserError(f"{message}{nearest(wrong, flags)}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    found = parser.parse_intermixed_args(list(words))
+    if found.dry_run:
+        found.overrides.append("hydra.sweeper.dry_run=true")
+    if found.cfg and found.multirun:
+        raise UserError("--cfg shows the configuration of one run; leave -m out, and give one value for each key")
+    return parser, found
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ stops the others. A check that needs one that failed is reported as skipped.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import subprocess
@@ -35,6 +34,7 @@ from sora.tasks import TaskData, load, load_test
 from sora.training.checkpoint import KEEP
 from sora.training.device import choose_device, has_driver, slow, why_no_gpu
 from sora.training.logging.wandb import check_key
+from sora.training.memory import capacity
 from sora.training.pack import Pack, build_pack, losses_of
 
 ROW_COPIES = 4  # of a replica's weights in a checkpoint: values, two moments, the best so far
@@ -188,55 +188,31 @@ def _device(case: Case) -> tuple[str, str]:
 
 
 def _memory(case: Case) -> tuple[str, str]:
-    cpu = case.device.type == "cpu"
-    free = _available() if cpu else torch.cuda.mem_get_info(case.device)[0]
+    cpu, room = case.device.type == "cpu", capacity(case.device)
     alone, together = (estimate.peak_bytes(runs, case.facts, cpu=cpu) for runs in (case.runs[:1], case.runs))
-    text = f"about {estimate.gibibytes(alone)} for a run, {estimate.gibibytes(free)} available"
-    if alone > free:
+    text = f"about {estimate.gibibytes(alone)} for a run, {estimate.gibibytes(room)} can be used"
+    if alone > room:
         return "FAIL", f"{text}; lower trainer.batch_size or trainer.max_length"
-    if together > free:
+    if together > room:
         packed = estimate.gibibytes(together)
         return "note", f"{text}; the {len(case.runs)} runs together would need {packed}: give fewer seeds at once"
     return "ok", text if len(case.runs) == 1 else f"{text}; {estimate.gibibytes(together)} for all {len(case.runs)}"
 
 
-def _available() -> float:
-    """Read the bytes that a process on the CPU can still have, without swapping."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return min(int(line.split()[1]) << 10, _left_of_group(Path("/sys/fs/cgroup")))
-    raise UserError("/proc/meminfo: does not say how much memory is available")
-
-
-def _left_of_group(folder: Path) -> float:
-    """Read the bytes that the container's own limit leaves (cgroup 2); infinity where there is none."""
-    try:
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):
-        return math.inf
-    cached = int(stat.get("inactive_file", 0))  # counted as used, and given back when asked for
-    return math.inf if limit == "max" else max(0, int(limit) - used + cached)
-
-
 def _disk(case: Case) -> tuple[str, str]:
-    rows = len(case.runs) * estimate.trainable(case.run) * estimate.FLOAT
-    needed = {
-        "paths.runs": rows * ((KEEP + 1) * ROW_COPIES + 2),  # checkpoints, one being written; adapter, selected weights
-        "paths.results": sum(case.data.sizes.values()) * (case.run.task.num_outputs * estimate.FLOAT + 16),
-        "paths.cache": int(sum(case.data.sizes.values()) * case.facts.tokens(case.run)[0] * 5),
+    run, examples = case.run, sum(case.data.sizes.values())
+    rows = len(case.runs) * estimate.trainable(run) * estimate.FLOAT
+    files = weights_files(run.backbone) if run.backbone.weights != "random" else []
+    converted = sum(path.stat().st_size for path in files if path.suffix == PICKLE)
+    needed: dict[str, tuple[str | Path, int]] = {  # bytes; of paths.runs: checkpoints, adapter, selected weights
+        "paths.runs": (run.paths.runs, rows * ((KEEP + 1) * ROW_COPIES + 2)),
+        "paths.results": (run.paths.results, examples * (run.task.num_outputs * estimate.FLOAT + 16)),
+        "paths.cache": (cache_folder("", run.paths.cache), int(converted + examples * 5 * case.facts.tokens(run)[0])),
     }
-    if case.run.backbone.weights != "random":
-        files = weights_files(case.run.backbone)
-        needed["paths.cache"] += sum(path.stat().st_size for path in files if path.suffix == PICKLE)
-    paths = case.run.paths
-    folders = {"paths.runs": paths.runs, "paths.results": paths.results}
-    folders["paths.cache"] = str(cache_folder("", paths.cache))
-    notes, level = [], "ok"
-    by_disk: dict[int, list[str]] = {}
-    for key, folder in folders.items():
-        base = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    level, notes, keys, total = "ok", [], dict[int, list[str]](), dict[int, int]()
+    for key, (place, size) in needed.items():
+        folder = Path(place).absolute()
+        base = next(path for path in (folder, *folder.parents) if path.exists())
         if not base.is_dir():
             return "FAIL", f"{key}: {base} is a file, must be a folder"
         if not _can_be_written(base):
@@ -245,14 +221,13 @@ def _disk(case: Case) -> tuple[str, str]:
             level = "note"  # it may have all that is needed
             notes.append(f"{key} {base} cannot be written: a run stops if something is not in it")
             continue
-        free = shutil.disk_usage(base).free
-        sharing = by_disk.setdefault(base.stat().st_dev, [])
-        sharing.append(key)
-        if (together := sum(needed[each] for each in sharing)) > free:
-            keys = " and ".join(sharing)
-            text = f"{keys} need{'s' * (len(sharing) == 1)} about {together >> 20:,} MiB, {free >> 20:,} MiB are free"
+        disk, free = base.stat().st_dev, shutil.disk_usage(base).free
+        keys.setdefault(disk, []).append(key)
+        total[disk] = total.get(disk, 0) + size
+        if total[disk] > free:
+            text = f"{' and '.join(keys[disk])} need {total[disk] >> 20:,} MiB, {free >> 20:,} MiB are free"
             return "FAIL", f"{text} at {base}; make room or choose another folder"
-        notes.append(f"{key} about {needed[key] >> 20:,} of {free >> 20:,} MiB free")
+        notes.append(f"{key} about {size >> 20:,} of {free >> 20:,} MiB free")
     return level, ", ".join(notes)
 
 

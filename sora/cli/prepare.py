@@ -22,12 +22,12 @@ from omegaconf import OmegaConf
 from sora import files
 from sora.backbones.auto import described
 from sora.backbones.parts import assemble
-from sora.backbones.prepared import MANIFEST, UNFINISHED, entry, file_hash
+from sora.backbones.prepared import MANIFEST, UNFINISHED, entry
 from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
-from sora.files import write_text
+from sora.files import replaced, write_text
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder, open_snapshot
 
@@ -57,6 +57,9 @@ def prepare(
         UserError: something is not there, not whole, or does not fit (then nothing is written), or ``out`` cannot be
             written (then it counts as unfinished).
     """
+    from sora.backbones import load_backbone  # only now: a mistake in the command is reported at once
+    from sora.backbones.tokenizer import load_tokenizer
+
     data = DataConfig(data_dir or os.environ.get(ENV), allow_partial)
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: no such folder")
@@ -74,7 +77,8 @@ def prepare(
     with tempfile.TemporaryDirectory() as scratch:
         configs = [_from_parts(config, Path(scratch) / MODELS) for config in configs]
         for config in configs:
-            _read_backbone(config)
+            load_backbone(config)
+            load_tokenizer(config)
         return _fill(out, chosen, configs, data)
 
 
@@ -88,7 +92,8 @@ def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneCon
             _copy_task(task, data.dir, out)
         for config in configs:
             _copy_backbone(config, out / MODELS / config.name)
-        files = {path.relative_to(out).as_posix(): entry(path) for path in sorted(out.rglob("*")) if _counts(path)}
+        found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in (MANIFEST, UNFINISHED)]
+        files = {path.relative_to(out).as_posix(): entry(path) for path in found}
     except OSError as error:
         where, why = error.filename or out, error.strerror or error
         raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
@@ -127,10 +132,6 @@ def backbone_config(name: str, folder: Path = CONF) -> BackboneConfig:
     return coerce(BackboneConfig, values, "backbone")
 
 
-def _counts(path: Path) -> bool:
-    return path.is_file() and path.name not in (MANIFEST, UNFINISHED)
-
-
 def _read_task(task: TaskConfig, data: DataConfig) -> None:
     """Raises UserError when a file of the task is missing, malformed, or not of the official size."""
     if task.reader == "own":
@@ -141,15 +142,6 @@ def _read_task(task: TaskConfig, data: DataConfig) -> None:
         load(task, ProtocolConfig("dev"), data)
     if all(path.is_file() for split in task.sizes if _unlabelled(split) for path in _files(task, split, data.dir)[0]):
         load_test(task, data)
-
-
-def _read_backbone(config: BackboneConfig) -> None:
-    """Raises UserError when the weights or the tokenizer are not the backbone's."""
-    from sora.backbones import load_backbone
-    from sora.backbones.tokenizer import load_tokenizer
-
-    load_backbone(config)
-    load_tokenizer(config)
 
 
 def _unlabelled(split: str) -> bool:
@@ -187,9 +179,5 @@ def _copy_backbone(config: BackboneConfig, target: Path) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy the content (the hub's cache holds links), completely or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.copyfile(source, partial)
-    if file_hash(partial) != file_hash(source):
-        raise UserError(f"{partial}: not what was written; the disk is damaged, choose another folder")
-    os.replace(partial, target)
+    with replaced(target) as partial:
+        shutil.copyfile(source, partial)

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import runpy
 import sys
+from functools import partial
 
 from sora.files import ROOT
 from sora.runs.commands import install
 
 
-def tables() -> None:
-    """Run scripts/tables.py."""
-    _run("tables")
-
-
-def status() -> None:
-    """Run scripts/status.py."""
-    _run("status")
-
-
-def doctor() -> None:
-    """Run scripts/doctor.py."""
-    _run("doctor")
-
-
-def export() -> None:
-    """Run scripts/export.py."""
-    _run("export")
-
-
-def prepare() -> None:
-    """Run scripts/prepare_data.py."""
-    _run("prepare_data")
-
-
-def _run(name: str) -> None:
+def run(name: str) -> None:
     """Run a script; ``experiments`` and ``benchmark`` lie next to scripts/ and are not installed."""
     sys.path.insert(0, str(ROOT))
     try:
@@ -44,3 +20,7 @@ def _run(name: str) -> None:
             raise
         print(f"error: figures are drawn by matplotlib, which is not installed; {install('report')}", file=sys.stderr)
         sys.exit(2)
+
+
+tables, status, doctor, export = (partial(run, name) for name in ("tables", "status", "doctor", "export"))
+prepare = partial(run, "prepare_data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from sora.config import MethodConfig
+from sora.method_config import MethodConfig
 from sora.methods.base import Method, Plan, Summary
 
 __all__ = ["Method", "Plan", "Summary", "build"]

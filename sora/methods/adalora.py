@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sora.backbones import Backbone
-from sora.config import AdaloraConfig
 from sora.errors import UserError
+from sora.method_config import AdaloraConfig
 from sora.methods.base import Plan
 from sora.methods.lora import Lora, LowRankLinear
 from sora.methods.scores import LayerScores, RowScores, Scores

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
-from sora.config import AdapterConfig
+from sora.method_config import AdapterConfig
 from sora.methods.base import Method, Plan, Summary, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
-from sora.config import BitfitConfig
 from sora.errors import UserError
+from sora.method_config import BitfitConfig
 from sora.methods.base import Method, Plan, Summary, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sora.backbones import Backbone, Head
-from sora.config import FullConfig
+from sora.method_config import FullConfig
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 from sora.publish import export

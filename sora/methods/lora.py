@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
-from sora.config import LoraConfig
+from sora.method_config import LoraConfig
 from sora.methods.bank import Bank
 from sora.methods.base import Method, Plan, Summary, replace_module
 from sora.optim import ParameterGroup

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from sora.backbones import Backbone
-from sora.config import MaskedLoraConfig
 from sora.errors import UserError
+from sora.method_config import MaskedLoraConfig
 from sora.methods.base import Plan, Summary
 from sora.methods.lora import Lora, LowRankLinear
 

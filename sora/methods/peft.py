@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from sora.backbones import Backbone, Head
 from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
-from sora.config import PEFT_VARIANTS, PeftConfig
 from sora.errors import UserError
+from sora.method_config import PEFT_VARIANTS, PeftConfig
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 from sora.publish import export

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled, span_means
-from sora.config import ProbeConfig
 from sora.errors import UserError
+from sora.method_config import ProbeConfig
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 from sora.publish import export

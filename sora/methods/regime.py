@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sora.config import RunConfig, SoraConfig
+from sora.config import RunConfig
+from sora.method_config import SoraConfig
 from sora.schedules import Timeline, threshold_factor
 
 LARGEST_RHO, SMALLEST_TRAVEL = 0.5, 0.5  # beyond them the initial draw decides which ranks stay

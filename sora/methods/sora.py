@@ -30,7 +30,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sora.config import RunConfig, SoraConfig
+from sora.config import RunConfig
+from sora.method_config import SoraConfig
 from sora.methods.lora import Lora, draw_gates, draw_matrix
 from sora.optim import ParameterGroup, column
 from sora.schedules import Timeline, threshold_factor

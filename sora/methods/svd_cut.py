@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sora.backbones import Backbone, Head
-from sora.config import SvdCutConfig
 from sora.errors import UserError
+from sora.method_config import SvdCutConfig
 from sora.methods.base import Plan, replace_module
 from sora.methods.masked_lora import MaskedLinear, MaskedLora
 from sora.publish import export

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled
-from sora.config import ZeroShotConfig
+from sora.method_config import ZeroShotConfig
 from sora.methods.base import Method, Plan, Summary
 from sora.optim import ParameterGroup
 from sora.publish import export

@@ -16,8 +16,9 @@ from safetensors import safe_open
 
 from sora.backbones.head import form_of
 from sora.backbones.source import base_name
-from sora.config import PeftConfig, RunConfig
+from sora.config import RunConfig
 from sora.files import write_text
+from sora.method_config import PeftConfig
 from sora.publish.export import HEAD_WEIGHTS, OWN_WEIGHTS, PEFT_CONFIG
 
 TITLES = {

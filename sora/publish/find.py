@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from sora.backbones.cache import cache_folder
 from sora.coercion import nearest
-from sora.config import LoraConfig, RunConfig
+from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import write_text
+from sora.method_config import LoraConfig
 from sora.runs import records
 from sora.runs.resolve import build_runs
 
@@ -67,6 +68,8 @@ def _configuration(path: Path) -> RunConfig:
         raise UserError(f"{path}: cannot be read ({reason}); restore it, or train the run again") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no configuration; restore it, or train the run again")
+    if isinstance(method := values.get("method"), dict):
+        method.pop("packable", None)  # was a key, which decided nothing here
     runs = build_runs(values)
     if len(runs) != 1:
         raise UserError(f"{path}: describes {len(runs)} runs, must be one; restore it, or train the run again")

@@ -10,23 +10,7 @@ pandas is imported with the first of these names, so that a training does not wa
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sora.runs.frames import (
-        data_dependence,
-        frame,
-        frozen,
-        history,
-        leaves,
-        levels,
-        load,
-        points,
-        ranks,
-        table,
-        varying,
-    )
-    from sora.runs.results import Results, read
+from typing import Any
 
 __all__ = [
     "Results",

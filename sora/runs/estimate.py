@@ -13,7 +13,8 @@ from typing import Any
 
 from sora import schedules
 from sora.backbones.families import dimension
-from sora.config import BackboneConfig, PeftConfig, RunConfig
+from sora.config import BackboneConfig, RunConfig
+from sora.method_config import PeftConfig
 from sora.tasks import TaskData
 
 CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from sora.errors import UserError
-from sora.files import parse_json, write_text
+from sora.files import read_json, write_text
 from sora.runs.schema import Part, check
 
 SCHEMA_VERSION = 1
@@ -174,12 +174,7 @@ def _place(run: Mapping[str, Any]) -> str:
 
 def read(file: Path) -> Manifest:
     """Return the manifest in ``file``, checked. Raises UserError that names the file and the key."""
-    try:
-        manifest = parse_json(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check paths.results") from error
-    except ValueError as error:  # damaged JSON, or no UTF-8
-        raise UserError(f"{file}: damaged ({error}); repeat the sweep's command, which writes it again") from error
+    manifest: Manifest = read_json(file, WAY_OUT)
     validate(manifest, str(file))
     return manifest
 

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from sora.coercion import coerce, nearest
-from sora.config import MEASURING, METHODS, RunConfig, ScheduleConfig, TrainerConfig
+from sora.config import MEASURING, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
 from sora.files import CONF
+from sora.method_config import METHODS
 from sora.runs.resolve import resolved
 
 ALL = "*"
@@ -23,7 +24,7 @@ SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", 
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
 
-    Likewise epochs under a budget whose steps would go before them, those of a recipe from elsewhere or typed ones.
+    Likewise epochs, typed or of a recipe from elsewhere, that a budget's steps would override.
 
     Args:
         cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
@@ -42,38 +43,34 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         files = (path.relative_to(CONF / group) for path in CONF.glob(f"{group}/**/*.yaml"))
         hint = nearest(wanted, [path.with_suffix("").as_posix() for path in files])
         raise UserError(f"{group}={wanted}: no such file in conf/{group}; {group}=none does without{hint}")
-    bounded = "max_steps" in values_of("budget", str(cfg["budget"])).get("trainer", {})
-    if bounded and cfg["recipe"] and cfg["recipe"] != own["recipe"]:
-        raise UserError(
-            f"recipe={cfg['recipe']}: its epochs would be cut short by budget={cfg['budget']}; add budget=none"
-        )
     typed = {each.partition("=")[0].lstrip("+~") for each in overrides}
-    if bounded and "trainer.epochs" in typed and "trainer.max_steps" not in typed:
-        trainer = cfg["trainer"]
-        if trainer.get("max_steps") is not None:  # a study's file may have set it to null
-            raise UserError(
-                f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps="
-                f"{trainer['max_steps']} of budget={cfg['budget']}; add trainer.max_steps=null"
-            )
+    trainer, budget = cfg["trainer"], values_of("budget", str(cfg["budget"])).get("trainer", {})
+    bounded = "max_steps" in budget and trainer.get("max_steps") is not None and "trainer.max_steps" not in typed
+    if bounded and ("trainer.epochs" in typed or cfg["recipe"] not in ("", own["recipe"])):
+        raise UserError(
+            f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps={trainer['max_steps']} "
+            f"of budget={cfg['budget']}; add trainer.max_steps=null or budget=none"
+        )
 
 
-def check_study(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Refuse what a study's file would read where none is chosen, and settings of a schedule or tracker without one."""
+IDLE = {  # keys -> the group without whose choice they do nothing, and what to add
+    ("study.tasks", "study.seeds"): ("experiment", "name a study with experiment=, or give task= and seed="),
+    ("tracker.project", "tracker.entity", "tracker.mode"): ("tracker", "add tracker=wandb"),
+    ("schedule.",): ("schedule", "add schedule=sparsify or another"),
+}
+
+
+def check_idle(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse keys that nothing reads, as the group they belong to was not chosen. Raises UserError."""
     typed = [each.partition("=")[0].lstrip("+") for each in overrides]
-    for key in ("study.tasks", "study.seeds"):
-        if key in typed and choices.get("experiment") in (None, "null"):
-            raise UserError(f"{key}: only a study sweeps over it; name one with experiment=, or give task= and seed=")
     own = [key for key in typed if key in OWN]
     if own and "task" not in typed and choices.get("task") != "own":
-        raise UserError(
-            f"{own[0]}: is read by task=own, and task={choices.get('task')} has files of its own; add task=own"
-        )
-    given = [key for key in typed if key.startswith("tracker.") and key != "tracker.name"]
-    if given and "tracker" not in typed and choices.get("tracker") == "none":
-        raise UserError(f"{given[0]}: has no effect without a tracker; add tracker=wandb")
-    settings = [key for key in typed if key.startswith("schedule.") and key != "schedule.kind"]
-    if settings and "schedule" not in typed and choices.get("schedule") == "none" and not choices.get("experiment"):
-        raise UserError(f"{settings[0]}: has no effect without a schedule; add schedule=sparsify or another")
+        raise UserError(f"{own[0]}: is read by task=own, not by task={choices.get('task')}; add task=own")
+    for starts, (group, advice) in IDLE.items():
+        idle = [key for key in typed if key.startswith(starts) and key != "schedule.kind"]
+        chosen = group in typed or choices.get(group) not in (None, "null", "none")
+        if idle and not chosen and (group != "schedule" or not choices.get("experiment")):
+            raise UserError(f"{idle[0]}: has no effect without {group}=; {advice}")
 
 
 def check_untrained(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:

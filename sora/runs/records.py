@@ -24,7 +24,7 @@ import numpy as np
 
 from sora.config import RunConfig
 from sora.errors import UserError
-from sora.files import is_name, parse_json, write_bytes, write_text
+from sora.files import is_name, read_json, write_bytes, write_text
 from sora.runs.schema import SCHEMA_VERSION, STATUSES, Record, check, shown
 
 NOT_SCIENCE = ("time", "throughput", "memory", "provenance")  # may differ when the same run is repeated
@@ -34,8 +34,6 @@ UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, SyntaxError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error),
 )
-
-# -- the layout ----------------------------------------------------------------------------------------------
 
 WAY_OUT = "restore the file, or move it away and run again"
 
@@ -148,20 +146,7 @@ def arrays_digest(arrays: Arrays) -> str:
 
 def read(path: Path) -> dict[str, Any]:
     """Return the record in the file ``path``, checked. Raises UserError that names the file and the key."""
-    try:
-        record = parse_json(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: damaged JSON ({error.msg}); restore it, or move it away and run again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 text ({error.reason}); restore it, or move it away and run again"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged JSON ({error}); restore it, or move it away and run again") from error
+    record: dict[str, Any] = read_json(path, WAY_OUT)
     validate(record, str(path))
     return record
 
@@ -189,11 +174,9 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
         with np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     except UNREADABLE as error:
-        raise UserError(f"{file}: cannot be read ({error}); restore the file, or move it away and run again") from error
+        raise UserError(f"{file}: cannot be read ({error}); {WAY_OUT}") from error
     if arrays_digest(arrays) != record["data"]["arrays_sha256"]:
-        raise UserError(
-            f"{file}: is not the file {path} was written with; restore both, or move them away and run again"
-        )
+        raise UserError(f"{file}: is not the file {path} was written with; {WAY_OUT}")
     return arrays
 
 

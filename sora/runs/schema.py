@@ -8,9 +8,9 @@ default may be absent. Torch-free.
 
 from __future__ import annotations
 
-import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -375,34 +375,22 @@ def described(page: str) -> str:
     return page
 
 
-@functools.cache
-def _annotated_example(model: type[BaseModel]) -> Mapping[str, Any]:
-    found: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if not field.is_required():
-            continue
-        kind = field.annotation
-        if field.examples:
-            value = field.examples[0]
-        elif isinstance(kind, type) and issubclass(kind, Part):
-            value = _annotated_example(kind)
-        elif get_origin(kind) is list and isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], Part):
-            value = [_annotated_example(get_args(kind)[0])]
-        else:
-            value = {} if get_origin(kind) is dict or kind is dict else [] if get_origin(kind) is list else None
-        found[field.alias or name] = value
-    return found
-
-
 def example(model: type[BaseModel] = Record) -> dict[str, Any]:
     """Return an object in which every needed key has its example."""
-    return _copied(_annotated_example(model))
+    needed = {name: field for name, field in model.model_fields.items() if field.is_required()}
+    return {
+        field.alias or name: deepcopy(field.examples[0]) if field.examples else _example_of(field.annotation)
+        for name, field in needed.items()
+    }
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _copied(each) for name, each in value.items()}
-    return [_copied(each) for each in value] if isinstance(value, list) else value
+def _example_of(kind: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Part):
+        return example(kind)
+    inner = get_args(kind)
+    if get_origin(kind) is list:
+        return [example(inner[0])] if isinstance(inner[0], type) and issubclass(inner[0], Part) else []
+    return {} if get_origin(kind) is dict else None
 
 
 if __name__ == "__main__":

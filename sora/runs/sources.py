@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sora.backbones.source import backbone_identity
-from sora.config import MaskedLoraConfig, RunConfig, SvdCutConfig
+from sora.config import RunConfig
 from sora.errors import UserError
+from sora.method_config import MaskedLoraConfig, SvdCutConfig
 from sora.runs import records
 from sora.runs.run_id import recorded_config
 

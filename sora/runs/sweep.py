@@ -10,22 +10,21 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from sora.backbones.source import backbone_identity
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.method_config import METHODS, MethodConfig
 from sora.runs import estimate, records
 from sora.runs import manifest as studies
 from sora.runs.commands import portable, without_paths
 from sora.runs.recipes import check_recipe
-from sora.runs.resolve import build_runs, packable_keys, plain_values, with_overrides
+from sora.runs.resolve import build_runs, plain_values, with_overrides
 from sora.runs.run_id import run_id
 from sora.tasks import load
-
-T = TypeVar("T")
 
 # Keys that decide no number: where things lie, who watches, how a sweep is run.
 NO_SCIENCE = (
@@ -180,34 +179,22 @@ class Sources:
     """Data and weights that decide run ids, each looked at once; the data itself is not kept."""
 
     def __init__(self) -> None:
-        self._data: dict[str, estimate.DataFacts | UserError] = {}
-        self._weights: dict[str, dict[str, Any] | UserError] = {}
+        self._data: dict[str, estimate.DataFacts] = {}
+        self._weights: dict[str, dict[str, Any]] = {}
 
     def data(self, run: RunConfig) -> estimate.DataFacts:
         """Return facts of the run's data. Raises UserError where it cannot be had."""
-        return _once(
-            self._data,
-            repr((run.task, run.protocol, run.data)),
-            lambda: estimate.facts_of(load(run.task, run.protocol, run.data)),
-        )
+        key = repr((run.task, run.protocol, run.data))
+        if key not in self._data:
+            self._data[key] = estimate.facts_of(load(run.task, run.protocol, run.data))
+        return self._data[key]
 
     def run_id(self, run: RunConfig) -> str:
         """Return the run's id. Raises UserError where data or weights cannot be had."""
-        weights = _once(self._weights, repr(run.backbone), lambda: backbone_identity(run.backbone))
-        return run_id(run, self.data(run).sha256, weights)
-
-
-def _once(known: dict[str, T | UserError], key: str, find: Callable[[], T]) -> T:
-    """Return ``find()``, or repeat what it returned or raised before."""
-    if key not in known:
-        try:
-            known[key] = find()
-        except UserError as error:
-            known[key] = error
-    value = known[key]
-    if isinstance(value, UserError):
-        raise value
-    return value
+        key = repr(run.backbone)
+        if key not in self._weights:
+            self._weights[key] = backbone_identity(run.backbone)
+        return run_id(run, self.data(run).sha256, self._weights[key])
 
 
 class Planner:
@@ -243,7 +230,7 @@ class Planner:
             values = self._values(groups)
             if values is None:
                 continue
-            packable = [] if self._is_fixed("pack") else packable_keys(values["method"])
+            packable = [] if self._is_fixed("pack") else _packable(values)
             together = [axis for axis in others if axis.key in packable]
             for picked in _product([axis for axis in others if axis not in together]):
                 full = self._values(groups | picked) if picked else values
@@ -264,7 +251,7 @@ class Planner:
             if cell.run_id not in self.planned:
                 self.planned.add(cell.run_id)
                 cells.append((cell, entry))
-        size = self.max_pack or max(1, len(cells)) if packable_keys(values["method"]) else 1
+        size = self.max_pack or max(1, len(cells)) if _packable(values) else 1
         for start in range(0, len(cells), size):
             part = cells[start : start + size]
             overrides = part[0][0].overrides
@@ -325,6 +312,11 @@ class Planner:
 
     def _is_fixed(self, key: str) -> bool:
         return any(isinstance(slot, Fixed) and slot.key == key for slot in self.slots)
+
+
+def _packable(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys in which runs of one pack may differ; of a method that there is not, those of all."""
+    return METHODS.get(str(values["method"].get("name")), MethodConfig).PACKABLE
 
 
 def _flat(axis: Axis) -> Axis:

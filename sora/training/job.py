@@ -88,7 +88,7 @@ def jobs_of(runs: Sequence[RunConfig], data: TaskData) -> list[Job]:
 def differences(runs: Sequence[RunConfig]) -> list[str]:
     """Describe the packable values, other than the seed, in which each run differs: `` threshold 1e-05``."""
     texts = [""] * len(runs)
-    for key in runs[0].method.packable:
+    for key in runs[0].method.PACKABLE:
         group, _, name = key.partition(".")
         values = [getattr(getattr(run, group), name) for run in runs] if name else []
         follows = group == "seeds" and values == [run.seed for run in runs]

@@ -16,6 +16,7 @@ import errno
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +45,7 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     """Return the records of ``runs``, in their order: read where they exist, else trained now, as one pack.
 
     ``runs`` differ only in what their method can pack. With ``dry_run`` nothing is trained and what comes back, and
-    is printed as one line of JSON each, are the sizes.
+    is printed as one line of JSON each, after a summary on standard error, are the sizes.
 
     Raises:
         UserError: data, weights or, with ``predict``, the test set cannot be had, another process trains one of the
@@ -87,9 +88,11 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
 
 
 def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
-    from sora.training.sizes import sizes
+    from sora.training.sizes import described, sizes
 
     lines = sizes(jobs, data)
+    for line in lines:
+        print(described(line), file=sys.stderr, flush=True)
     for line in lines:
         print(json.dumps(line), flush=True)
     return lines

@@ -47,6 +47,18 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     return lines
 
 
+def described(line: dict[str, Any]) -> str:
+    """Say in a sentence what ``line`` of a dry run holds."""
+    sizes = ", ".join(f"{count:,} {split}" for split, count in line["sizes"].items())
+    partial = f" (partial: {', '.join(line['partial'])})" if line["partial"] else ""
+    params = line["params"]
+    return (
+        f"run {line['run_id']}: {line['method']} on {line['task']} with {line['backbone']}, "
+        f"protocol {line['protocol']}, seed {line['seed']}; {line['steps']:,} steps; {sizes}{partial}; "
+        f"{params['trainable']:,} parameters train, {params['head']:,} of them the head's"
+    )
+
+
 def parameter_counts(pack: Pack, replica: int) -> dict[str, int]:
     """Count ``trainable`` (with head and gates), ``live`` and ``authors_formula`` (see Summary), ``head`` (trained)."""
     summary = pack.method.summary(replica)

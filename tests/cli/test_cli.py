@@ -1,5 +1,6 @@
 """The command line: one sentence for a mistake, exit statuses, sweeps that go on, no torch before need."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from sora.cli import main as cli
+from sora.cli.explain import known_keys
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.files import CONF
+from sora.options import CHOICES
 from tests.composing import config_dir
 from tests.typed import TOY, Command
 
@@ -33,98 +37,59 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
     ("arguments", "said"),
     [
         (["methd=sora"], "methd: no such key; did you mean method?"),
-        (
-            ["method=sorra"],
-            "method=sorra: no such choice, must be one of ... lora, ... sora ... did you mean sora?",
-        ),
-        (["trainer.batchsize=4"], "trainer.batchsize: no such key; did you mean trainer.batch_size?"),
+        (["method=sorra"], "method=sorra: no such choice, must be one of ... lora, ... sora ... did you mean sora?"),
         (["method.treshold=1"], "method.treshold: no such key; did you mean method.threshold?"),
-        (["+x=1"], "x: no such key"),
-        (["~trainer.epochs"], "~trainer.epochs: a key with a type cannot be taken away; write trainer.epochs=<value>"),
-        (["+trainer.epochs=3"], "+trainer.epochs=: there is such a key; write trainer.epochs=<value>, without the +"),
+        (["method=lora", "method.threshold=1"], "method.threshold: no key of this method, only of method=sora"),
+        (["hydra.sweeper.max_pakc=3"], "hydra.sweeper.max_pakc: no such key; did you mean hydra.sweeper.max_pack?"),
         (["~x"], "x: no such key; python run.py --help lists the keys"),
         (["seed=[0"], "seed=[0: cannot be read (no viable alternative at input '[0'); write key=value"),
-        (["seed"], "seed: cannot be read (missing EQUAL"),
         (["seed=0,1"], "seed: got several values; -m seed=0,1 is a sweep, seed=[0,1] a list"),
         (["seed=abc"], "seed: got 'abc', must be an integer >= 0"),
-        (["trainer.epochs=0"], "trainer.epochs: got 0.0, must be a number > 0"),
+        (["trainer.epochs=none"], "trainer.epochs: got 'none', must be a number > 0 and <= 1000000000"),
+        (["trainer.epochs=1" + 400 * "0"], "trainer.epochs: the number has too many digits"),
         (["data.dir=${nowhere}"], "data.dir: cannot be resolved"),
-        (["hydra/launcher=clusterr"], "hydra/launcher=clusterr: no such choice, must be ... basic"),
         (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
-        (["recipe=tiny/sora/rte"], "recipe=tiny/sora/rte: no such file in conf/recipe"),
-        (["budget=minilm-l6/rtee"], "no such file in conf/budget ... did you mean minilm-l6/rte?"),
         (
             ["budget=minilm-l6/synthetic_graded", "recipe=deberta-v3-base/sora/rte"],
-            "its epochs would be cut short by budget=minilm-l6/synthetic_graded; add budget=none",
+            "trainer.epochs=50: has no effect, given the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded",
         ),
         (
             ["budget=minilm-l6/synthetic_graded", "trainer.epochs=1"],
             "trainer.epochs=1: has no effect, given the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded; "
-            "add trainer.max_steps=null",
+            "add trainer.max_steps=null or budget=none",
         ),
-        (["method=lora", "method.r=0"], "method.r: got 0, must be an integer >= 1"),
-        (["method=adalora", "method.r=-4"], "method.r: got -4, must be an integer >= 1"),
-        (["method=adalora", "method.r=13"], "method.r: got 13, must be at most method.init_r=12"),
-        (["method=adapter", "method.bottleneck=0"], "method.bottleneck: got 0, must be an integer >= 1"),
-        (["method=full", "seed=[0,1]"], "seed: method=full cannot be packed ... use -m seed=0,1"),
-        (["method=peft", "seed=[0,1]"], "seed: method=peft cannot be packed"),
-        (["experiment=nothing"], "experiment=nothing: no such choice"),
-        (["-m", "method=lora,sorra"], "method=sorra: no such choice"),
-        (["experiment=main_table", "study.tasks=[]"], "study.tasks: empty, must be a list of at least one"),
-        (
-            ["-m", "seed=0,1", "hydra.sweeper.max_pack=abc"],
-            "hydra.sweeper.max_pack: got 'abc', must be an integer",
-        ),
-        (["backbone.arch={hidden_size: abc}"], "backbone.arch.hidden_size: got 'abc', must be an integer >= 1"),
-        (
-            ["task.benchmark=glu"],
-            "task.benchmark: got 'glu', must be one of glue, superglue, synthetic",
-        ),
-        (
-            ["task=stsb", "task.score_range=[1]"],
-            "task.score_range: got [1.0], must be the lowest",
-        ),
-        (["task.sizes={train: -3, validation: 5}"], "task.sizes.train: got -3, must be an integer >= 1"),
-        (["+backbone.arch.num_hidden_layers=0"], "backbone.arch.num_hidden_layers: got 0, must be an integer >= 1"),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
-        (["paths.runs="], "paths.runs= is empty; give a folder"),
-        (["paths.results=''"], "paths.results: empty, must be a folder"),
+        (["paths.runs="], "paths.runs: empty, must be a folder"),
         (["schedule=null"], "a group (schedule=, recipe=, task=, ...) was given null"),
-        (["-m", "task=1", "seed=0,1"], "a group (schedule=, recipe=, task=, ...) was given null, a number"),
+        (["--task", "cb"], "unrecognized arguments: --task"),
+        (["--confg-dir=D"], "unrecognized arguments: --confg-dir=D; did you mean --config-dir?"),
+        (["--config-dir", "nowhere"], "Additional config directory ... nowhere' not found"),
+        (["-m", "seed=0,1", "--cfg", "job"], "--cfg shows the configuration of one run; leave -m out"),
+        (["--dry-run"], "--dry-run lists the jobs of a sweep; add -m"),
+        (["task=mine", "--config-dir", "broken"], "mine.yaml, line "),
         (["cluster=joblib"], "cluster=joblib: one run trains here; add -m"),
-        (["study.tasks=[rte]"], "study.tasks: only a study sweeps over it; name one with experiment="),
-        (["-m", "study.seeds=[0,1]"], "study.seeds: only a study sweeps over it"),
-        (["schedule.count=5"], "schedule.count: has no effect without a schedule; add schedule=sparsify"),
+        (["study.tasks=[rte]"], "study.tasks: has no effect without experiment=; name a study with experiment="),
+        (["-m", "study.seeds=[0,1]"], "study.seeds: has no effect without experiment="),
+        (["schedule.count=5"], "schedule.count: has no effect without schedule=; add schedule=sparsify"),
+        (["tracker.mode=online"], "tracker.mode: has no effect without tracker=; add tracker=wandb"),
+        (["data.label=y"], "data.label: is read by task=own, not by task=rte; add task=own"),
+        (["method=probe", "trainer.epochs=2"], "trainer.epochs: method=probe takes no optimiser steps"),
         (["-m", "experiment=main_table,threshold"], "experiment=main_table,threshold: one sweep has one experiment"),
-        (["-m", "cluster=local,joblib"], "cluster=local,joblib: one sweep has one cluster"),
-        (["-m", "study.name=a,b"], "study.name=a,b: one sweep has one study.name"),
-        (
-            ["experiment=main_table", "study.seeds=0,1"],
-            "study.seeds=0,1: one sweep has one study.seeds; write study.seeds=[0,1]",
-        ),
-        (
-            ["experiment=seeds", "study.seeds=[]"],
-            "study.seeds: empty, must be a list of at least one, as in study.seeds=[...]",
-        ),
-        (["experiment=main_table", "study.seeds=range(0,5)"], "write its values as one list, study.seeds=[...]"),
-        (["tracker.mode=online"], "tracker.mode: has no effect without a tracker; add tracker=wandb"),
-        (["cluster.wait=true"], "cluster.wait: no key of this cluster; only cluster=slurm has it"),
-        (["tracker=wandb", "tracker.mod=online"], "tracker.mod: no such key; did you mean tracker.mode?"),
-        (["hydra.launcher.partition=gpu"], "such as cluster=slurm ... by +hydra.launcher.partition=<value>"),
-        (["+experiment=main_table"], "+experiment=: the configuration has a choice of it already; write experiment=<"),
-        (["+trainer=default"], "+trainer=: the configuration has a choice of it already; write trainer=<choice>"),
-        (["task=RTE"], "task=RTE: no such choice ... did you mean rte?"),
-        (["study.name=a(1"], "a value with other signs is quoted within as well: 'key=\"value\"'"),
+        (["experiment=main_table", "study.seeds=0,1"], "one sweep has one study.seeds; write study.seeds=[0,1]"),
+        (["experiment=seeds", "study.seeds=[]"], "study.seeds: empty, must be a list of at least one"),
+        (["-m", "data.dir=a,a", *TOY], "data.dir: a is given twice"),
+        (["-m", "cluster=gpus", "cluster.gpus=[0,0]", *TOY], "cluster.gpus: got 0, 0, must be each GPU once"),
     ],
 )
-def test_a_mistake_is_one_sentence(typed: Command, arguments: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence(typed: Command, tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "broken" / "task").mkdir(parents=True)
+    (tmp_path / "broken" / "task" / "mine.yaml").write_text("name: [mine\n", encoding="utf-8")
     done = typed(*arguments)
-    assert done.status == 2
+    lines = [line for line in done.err.splitlines() if not line.startswith("study ")]
+    assert (done.status, len(lines), done.out, done.packs) == (2, 1, "", [])
+    assert lines[0].startswith("error: ")
     for part in said.split(" ... "):
-        assert part in done.err
-    assert done.err.startswith("error: ")
-    assert done.err.count("\n") == 1
-    assert (done.out, done.packs) == ("", [])
+        assert part in lines[0]
 
 
 def test_a_bound_that_was_taken_away_does_not_stand_against_epochs(typed: Command) -> None:
@@ -178,20 +143,6 @@ def test_a_bug_in_one_job_of_a_sweep_is_shown_at_once_and_the_others_run(typed: 
     assert done.err.splitlines()[-1].startswith("error: 1 of 2 jobs did not finish")
 
 
-def test_a_sweep_without_mistakes_leaves_with_zero(typed: Command) -> None:
-    done = typed("-m", "task=synthetic_pair,synthetic_single", "++backbone.weights=random")
-    assert (done.status, len(done.packs)) == (0, 2)
-    assert [line.partition(" ++")[0] for line in done.err.splitlines()[1:]] == [
-        "job 0: task=synthetic_pair",
-        "job 1: task=synthetic_single",
-    ]
-
-
-def test_a_recipe_follows_each_job_of_a_sweep(typed: Command) -> None:
-    done = typed("-m", "recipe=none,deberta-v3-base/sora/rte", *TOY)
-    assert [run.recipe for (run,) in done.packs] == ["", "deberta-v3-base/sora/rte"]
-
-
 @pytest.mark.parametrize("arguments", [(), ("-m", "task=synthetic_pair,synthetic_single", "++backbone.weights=random")])
 def test_an_interrupt_ends_at_once(typed: Command, arguments: tuple[str, ...]) -> None:
     def interrupt(runs: list[RunConfig]) -> None:
@@ -224,37 +175,42 @@ def test_the_command_is_as_typed_without_absolute_paths(typed: Command) -> None:
     assert cli.command(["-m", "~seed", "data.dir=~/x"]) == "python run.py -m '~seed' data.dir=PATH"
 
 
+def test_help_names_the_groups_then_explains_each_key_in_a_line(typed: Command) -> None:
+    helped = typed("--help", "method=adalora")
+    assert (helped.status, helped.err) == (0, "")
+    groups, _, keys = helped.out.partition("\nKeys ")
+    for group in CHOICES:
+        assert f"\n  {group}=" in groups
+        assert all(name in groups for name in options_of(group))
+    shown = {line.split("=")[0].strip() for line in keys.splitlines() if line.startswith("  ") and "=" in line}
+    assert {key for key in known_keys() if key.startswith(("trainer.", "schedule.", "data.", "paths."))} <= shown
+    assert {"method.init_r", "seed", "pack", "dry_run"} <= shown
+    assert "method.threshold" not in shown, "those of the method that was chosen"
+    assert re.search(r"^  trainer.batch_size=8 +examples per replica$", keys, re.MULTILINE)
+
+
+def options_of(group: str) -> set[str]:
+    return {path.stem for path in (CONF / group).glob("*.yaml")} - {"none"}
+
+
+def test_flags_may_stand_anywhere(typed: Command) -> None:
+    done = typed("trainer.epochs=7", "--cfg", "job", "--resolve", "seed=3")
+    assert (done.status, "epochs: 7" in done.out, "seed: 3" in done.out) == (0, True, True)
+
+
 def test_the_real_command_from_any_folder_without_torch(tmp_path: Path) -> None:
-    """Help, a composition and a mistake, in processes of their own where importing torch fails."""
+    """A sweep's listing, in a process of its own where importing torch fails."""
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')", encoding="utf-8")
     folder = config_dir(tmp_path / "conf")
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        words = [
-            sys.executable,
-            str(ROOT / "run.py"),
-            "--config-dir",
-            str(folder),
-            "backbone=tiny",
-            *arguments,
-        ]
-        environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-
-    helped = run("--help")
-    assert (helped.returncode, helped.stderr) == (0, "")
-    for word in (
-        "method: ",
-        "protocol: dev, holdout, paper",
-        "batch_size",
-        "python run.py -m",
-    ):
-        assert word in helped.stdout
-    composed = run("trainer.epochs=7", "--cfg", "job", "--resolve")
-    assert "epochs: 7" in composed.stdout
-    listed = run("-m", "--dry-run", "seed=0,1", *TOY)
+    words = [sys.executable, str(ROOT / "run.py"), "--config-dir", str(folder), "backbone=tiny"]
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    listed = subprocess.run(
+        [*words, "-m", "--dry-run", "seed=0,1", *TOY],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (listed.returncode, listed.stdout.count("\n")) == (0, 1), listed.stderr
     assert "'pack=[{seed: 0}, {seed: 1}]'  # 2 runs x " in listed.stdout
-    wrong = run("trainer.epochs=none")
-    assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: trainer.epochs: got 'none', must be a number > 0 and <= 1000000000\n"

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from scripts import prepare_data
 from sora.backbones.prepared import MANIFEST, UNFINISHED, check_all
 from sora.backbones.source import backbone_identity, tokenizer_folder
 from sora.backbones.weights import read_state
@@ -29,6 +32,7 @@ from sora.runs import records
 from sora.tasks import load
 from tests.hub_cache import DEBERTA, OVERRIDES, deberta_files, fill
 from tests.tasks.test_snapshot import TASK, parquet, rte
+from tests.typed import called
 
 ROOT = Path(__file__).parents[2]
 PAPER = ("method=sora", "task=rte", "seed=0")  # backbone=deberta-v3-base is the default
@@ -50,22 +54,6 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 """
 
 
-def command(
-    folder: Path, *arguments: str, script: str = "run.py", wrapper: Sequence[str] = (), **variables: str
-) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_", "HF_", "PYTHON"))}
-    environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
-    call = [*wrapper, sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-def refused(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    return line
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A HF_HOME whose hub cache holds a small DeBERTaV3 in half precision and a small RTE under their real names."""
@@ -84,17 +72,18 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The paper's command with HF_HUB_OFFLINE=1."""
+def trained(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
+    """The paper's command with that cache, whose network is off."""
     folder = tmp_path_factory.mktemp("trained")
-    done = command(folder, *PAPER, *SHORT, HF_HOME=str(hub), HF_HUB_OFFLINE="1")
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
+        done = called(folder, *PAPER, *SHORT)
+    assert done.status == 0, done.err
+    return folder
 
 
-def test_the_papers_command_trains_from_the_hubs_cache(trained: Any) -> None:
-    folder, _ = trained
-    record = record_of(folder)
+def test_the_papers_command_trains_from_the_hubs_cache(trained: Path) -> None:
+    folder, record = trained, record_of(trained)
     assert record["config"]["backbone"]["name"] == "deberta-v3-base"
     assert record["data"]["sources"]["report"] == "RTE/dev.tsv"
     assert record["history"][-1]["step"] == 4
@@ -105,12 +94,11 @@ def test_the_papers_command_trains_from_the_hubs_cache(trained: Any) -> None:
 
 
 def test_a_pickled_file_is_converted_once_and_a_damaged_conversion_again(
-    trained: Any, hub: Path, tmp_path: Path
+    trained: Path, hub: Path
 ) -> None:
     """Into safetensors under its own hash, in its own precision; the identity stays that of the .bin."""
-    record = record_of(trained[0])
-    sha256 = record["config"]["weights"]["sha256"]
-    converted = hub / "assets" / "sora-bench" / "weights" / f"{sha256}.safetensors"
+    sha256 = record_of(trained)["config"]["weights"]["sha256"]
+    converted = Path(constants.HF_ASSETS_CACHE) / "sora-bench" / "weights" / f"{sha256}.safetensors"
     good = {name: tensor.clone() for name, tensor in load_file(converted).items()}
     assert {tensor.dtype for tensor in good.values()} == {torch.float16}
     before = converted.stat().st_mtime_ns
@@ -142,11 +130,14 @@ SMALL = (
 def prepared(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     """A folder filled from the hub's cache and the pip package, whose name a shell must quote."""
     out = tmp_path_factory.mktemp("prepared") / "of mine"
-    arguments = ("--task", "rte", "--backbone", "minilm-l6", "--allow-partial")
-    variables = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
-    done = command(out.parent, str(out), *arguments, script="scripts/prepare_data.py", **variables)
-    assert done.returncode == 0, done.stderr
-    assert f"export SORA_DATA='{out}' SORA_MODELS='{out / 'models'}' HF_HUB_OFFLINE=1" in done.stdout
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
+        patch.setattr(
+            sys, "argv", ["x", str(out), "--task", "rte", "--backbone", "minilm-l6", "--allow-partial"]
+        )
+        assert prepare_data.main() == 0
+    assert f"export SORA_DATA='{out}' SORA_MODELS='{out / 'models'}' HF_HUB_OFFLINE=1" in printed.getvalue()
     return out
 
 
@@ -158,16 +149,11 @@ def test_a_prepared_folder_is_all_that_a_node_without_network_needs(prepared: Pa
     allowed = (
         shutil.which("unshare") and not subprocess.run([*wrapper, "true"], capture_output=True, check=False).returncode
     )
-    done = command(
-        tmp_path,
-        *SMALL,
-        wrapper=wrapper if allowed else (),
-        HOME=str(tmp_path),
-        HF_HOME=str(tmp_path / "empty"),
-        SORA_DATA=str(prepared),
-        SORA_MODELS=str(prepared / "models"),
-        PYTHONPATH=f"{ROOT}:{blocked}",
-    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_", "HF_", "PYTHON"))}
+    places = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "empty"), "PYTHONPATH": f"{ROOT}:{blocked}"}
+    places |= {"SORA_DATA": str(prepared), "SORA_MODELS": str(prepared / "models"), "OMP_NUM_THREADS": "1"}
+    call = [*(wrapper if allowed else ()), sys.executable, str(ROOT / "run.py"), *SMALL]
+    done = subprocess.run(call, cwd=tmp_path, env=kept | places, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = record_of(tmp_path)
     assert record["data"]["sizes"] == {"train": 40, "select": 5, "report": 5, "train_subset": 40}
@@ -184,8 +170,7 @@ def test_the_manifest_lists_every_file(prepared: Path) -> None:
         ["sha256sum", "models/minilm-l6/model.safetensors"], cwd=prepared, capture_output=True, text=True, check=True
     )
     assert shasum.stdout.split()[0] == listed["models/minilm-l6/model.safetensors"]["sha256"]
-    done = command(prepared, ".", "--check", script="scripts/prepare_data.py")
-    assert done.stdout == f"{prepared}: {len(listed)} files, all as in the manifest\n"
+    assert check_all(prepared) == len(listed)
 
 
 @pytest.fixture
@@ -218,8 +203,8 @@ def test_changed_files_are_named(copy: Path) -> None:
     content = data.read_bytes()
     data.write_bytes(content[:-4] + b"PAR0")
     assert spoiled(copy).startswith(f"{data}: missing, changed or added since")
-    done = command(copy, ".", "--check", script="scripts/prepare_data.py")
-    assert refused(done).startswith(f"error: {data}: missing, changed or added since")
+    with pytest.raises(UserError, match="missing, changed or added since"):
+        check_all(copy)
     data.unlink()
     with pytest.raises(UserError, match="missing, changed or added since"):
         check_all(copy)
@@ -257,7 +242,7 @@ def test_a_missing_backbone_is_named(copy: Path) -> None:
 def test_what_cannot_be_prepared_is_said_before_anything_is_written(
     arguments: dict[str, Any], says: str, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
     with pytest.raises(UserError, match=re.escape(says)):
         prepare(tmp_path / "out", **{"tasks": [], "backbones": []} | arguments)
     assert not (tmp_path / "out").exists()
@@ -267,7 +252,7 @@ def test_a_full_disk_leaves_an_unfinished_folder(hub: Path, tmp_path: Path, monk
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out"))
 
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(UserError, match=r"out: cannot be written \(No space left on device\); make room"):
         prepare(tmp_path / "out", ["rte"], [], allow_partial=True)
@@ -278,22 +263,18 @@ def test_a_full_disk_leaves_an_unfinished_folder(hub: Path, tmp_path: Path, monk
 # -- what the hub's cache may get wrong --------------------------------------------------------------------------
 
 
-def from_cache(hub: Path, tmp_path: Path, *more: str) -> str:
-    variables = {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1", "HF_ASSETS_CACHE": str(tmp_path / "assets")}
-    return refused(command(tmp_path, *PAPER, *SHORT, *more, **variables))
-
-
-def test_a_revision_that_is_not_there(hub: Path, tmp_path: Path) -> None:
-    sentence = from_cache(hub, tmp_path, f"backbone.revision={'f' * 40}")
-    assert "no weights for microsoft/deberta-v3-base" in sentence
-    assert "its cache has revision 8ccc9b6f3619, not ffffffffffff (backbone.revision)" in sentence
+def test_a_revision_that_is_not_there(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
+    with pytest.raises(UserError, match="no weights for microsoft/deberta-v3-base") as refused:
+        backbone_identity(replace(backbone_config("deberta-v3-base"), revision="f" * 40))
+    assert "its cache has revision 8ccc9b6f3619, not ffffffffffff (backbone.revision)" in str(refused.value)
 
 
 def test_weights_damaged_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub names a large file by its sha256, so a changed one is noticed without a pin in conf/."""
     config = backbone_config("roberta-base")
     snapshot = fill(tmp_path, config.hub, config.revision, {"model.safetensors": b"weights"})
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     named = hashlib.sha256(b"weights").hexdigest()
     assert backbone_identity(config) == {"sha256": named}
     (snapshot / "model.safetensors").resolve().write_bytes(b"other weights")

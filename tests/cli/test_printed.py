@@ -24,6 +24,7 @@ def test_the_lines_of_a_dry_run_make_the_runs_of_the_sweep(
     assert listed.status == 0, listed.err
     lines = listed.out.splitlines()
     assert len(lines) == 2
+    assert all("  # 2 runs x " in line and " FLOP, " in line for line in lines)
     found = []
     for line in lines:
         parts = shlex.split(line, comments=True)

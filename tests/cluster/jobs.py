@@ -1,4 +1,4 @@
-"""A sweep small enough for a queue: a random encoder of one layer, a generated task."""
+"""Commands in processes of their own, for what a call in this process cannot show."""
 
 from __future__ import annotations
 
@@ -12,19 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = (
-    "backbone=minilm-l6",
-    "backbone.weights=random",
-    "backbone.arch.num_hidden_layers=1",
-    "backbone.arch.hidden_size=24",
-    "backbone.arch.intermediate_size=32",
-    "task=synthetic_pair",
-    "recipe=none",
-    "task.sizes={train: 120, validation: 80}",
-    "trainer.max_steps=6",
-    "trainer.batch_size=4",
-    "trainer.eval_every=3",
-)
 T = TypeVar("T")
 
 

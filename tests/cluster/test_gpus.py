@@ -15,7 +15,8 @@ from sora.cluster import gpus as cluster_gpus
 from sora.cluster.gpus import OnFreeGpu, gpus_of, take
 from sora.errors import UserError
 from sora.runs import records
-from tests.cluster.jobs import SMALL, run
+from tests.cluster.jobs import run
+from tests.typed import SMALL
 
 
 class Pack:

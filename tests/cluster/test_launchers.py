@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
-import subprocess
 import sys
 
 import pytest
+from hydra.errors import MissingConfigException
 
+from sora.cli.explain import explain
 from sora.cli.slurm_job import Command
 from sora.cluster import code_snapshot
 from sora.cluster.signals import Preempted
 from sora.runs import records
-from tests.cluster.jobs import ROOT, SMALL, environment, run, start
+from tests.cluster.jobs import ROOT, run, start
+from tests.typed import SMALL, called
 
 
 def test_joblib_trains_what_can_be_and_counts_what_cannot(tmp_path):
@@ -49,34 +52,23 @@ def test_the_line_to_go_on_with_is_the_command_here(tmp_path):
     status = json.loads(path.read_text())
     assert status["status"] == "preempted"
     assert status["resume"].startswith(f"cd {tmp_path} && python ")
-    done = subprocess.run(
-        ["bash", "-c", status["resume"].replace("max_steps=400", "max_steps=400 dry_run=true")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+    again = shlex.split(status["resume"].partition(" && ")[2])[2:]
+    done = called(tmp_path, *again, "dry_run=true")
+    assert json.loads(done.out)["run_id"] == path.parent.name, done.err
+
+
+def test_without_slurm_one_sentence_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = called(tmp_path, "-m", "cluster=slurm", *SMALL, "method=lora")
+    assert done.status == 2
+    assert "error: cluster=slurm: the jobs could not be submitted" in done.err
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra():
+    error = MissingConfigException("", "hydra/launcher/ray", ["basic", "joblib"])
+    assert explain(error) == (
+        "hydra/launcher=ray: the package hydra-ray-launcher is not installed; pip install -e '.[ray]'"
     )
-    assert json.loads(done.stdout)["run_id"] == path.parent.name, done.stderr
-
-
-def test_without_slurm_one_sentence_says_so(tmp_path):
-    done = run(tmp_path, "-m", "cluster=slurm", *SMALL, "method=lora", PATH=str(tmp_path))
-    assert done.returncode == 2
-    assert "error: cluster=slurm: the jobs could not be submitted" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_launcher_that_is_not_installed_names_its_extra(tmp_path):
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        done = run(tmp_path, "-m", "cluster=ray", *SMALL, "method=lora")
-        assert done.returncode == 2
-        assert done.stderr == (
-            "error: hydra/launcher=ray: the package hydra-ray-launcher is not installed; pip install -e '.[ray]'\n"
-        )
-    else:
-        pytest.skip("Ray is installed here")
 
 
 def test_a_snapshot_is_named_by_what_it_holds_and_taken_once(tmp_path):

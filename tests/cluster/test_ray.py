@@ -7,7 +7,8 @@ import importlib.util
 import pytest
 
 from sora.runs import records
-from tests.cluster.jobs import SMALL, run
+from tests.cluster.jobs import run
+from tests.typed import SMALL
 
 pytestmark = pytest.mark.ray
 

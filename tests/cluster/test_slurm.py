@@ -14,7 +14,8 @@ import pytest
 from sora.cluster import code_snapshot
 from sora.cluster.run_lock import holder
 from sora.runs import records
-from tests.cluster.jobs import ROOT, SMALL, environment, run, start, wait_for
+from tests.cluster.jobs import ROOT, environment, run, start, wait_for
+from tests.typed import SMALL
 
 pytestmark = pytest.mark.slurm
 SLURM = ("cluster=slurm", "hydra.launcher.cpus_per_task=1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def whole(tmp_path_factory):
     return science(tiny.train(tiny.runs(), tmp_path_factory.mktemp("whole")))
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of the same run, stopped after its checkpoint at step 15."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(Stopped):
+        tiny.train(tiny.runs(), folder, after_checkpoint=stop_at(15))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("suffix", "damage"),
     [
@@ -49,12 +59,10 @@ def whole(tmp_path_factory):
         (".json", without_tensors),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(suffix, damage, whole, tmp_path):
-    configs = tiny.runs()
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+def test_a_damaged_checkpoint_is_passed_over(suffix, damage, whole, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "seed-0" / "checkpoint" / f"step-00000015{suffix}")
-    again = tiny.train(configs, tmp_path)
+    again = tiny.train(tiny.runs(), tmp_path)
     assert again.progress[0].resumed_at == [10]
     for a, b in zip(whole, science(again), strict=True):
         assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

@@ -10,13 +10,6 @@ from scripts import chaos
 from tests.faults.small import SMALL
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert chaos.run(folder, SMALL) == 0, (folder / "output.txt").read_text()
-    return chaos.left(folder), chaos.spans(folder)
-
-
 @pytest.mark.parametrize("phase", chaos.PHASES)
 def test_the_end_is_that_of_the_undisturbed_run(phase, undisturbed, tmp_path):
     expected, spans = undisturbed

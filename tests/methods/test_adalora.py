@@ -5,8 +5,8 @@ import torch
 from peft import AdaLoraConfig, get_peft_model
 from torch import nn
 
-from sora.config import AdaloraConfig
 from sora.errors import UserError
+from sora.method_config import AdaloraConfig
 from sora.methods.adalora import Adalora, SvdLinear, allocate, cubic_budget
 from tests import tiny
 

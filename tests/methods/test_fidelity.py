@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sora.config import SoraConfig
+from sora.method_config import SoraConfig
 from sora.optim import ParameterGroup
 from tests import tiny
 

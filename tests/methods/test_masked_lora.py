@@ -11,8 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from sora.config import MaskedLoraConfig, RunConfig
+from sora.config import RunConfig
 from sora.errors import UserError
+from sora.method_config import MaskedLoraConfig
 from sora.methods.masked_lora import permuted, uniform
 from sora.runs import records
 from sora.runs.run_id import run_id

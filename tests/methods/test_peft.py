@@ -8,8 +8,8 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from sora.config import PeftConfig
 from sora.errors import UserError
+from sora.method_config import PeftConfig
 from sora.training.evaluation import predict
 from tests import tiny
 from tests.publish.test_export import logits_of, plain_model

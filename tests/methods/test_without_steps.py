@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from sora.backbones.source import weights_files
-from sora.config import SvdCutConfig
 from sora.errors import UserError
+from sora.method_config import SvdCutConfig
 from sora.methods import svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, STRENGTHS, logistic, ridge
 from sora.publish.find import find_run

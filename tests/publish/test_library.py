@@ -266,7 +266,7 @@ def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
     ("targets", "options", "said"),
     [
         ("query", {"learning_rate": 5.0}, "inject.learning_rate: decides nothing here"),
-        (iter(["query"]), {"packable": []}, "inject.packable: decides nothing here"),
+        (iter(["query"]), {"version": 2}, "inject.version: decides nothing here"),
         (["classifier"], {"train": ["classifier"]}, "names nothing but modules of train"),
     ],
 )

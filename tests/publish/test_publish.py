@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from sora.config import AdapterConfig
 from sora.errors import UserError
+from sora.method_config import AdapterConfig
 from sora.publish import card
 from sora.publish.find import FinishedRun, _record, find_run, publish
 from sora.runs import records

@@ -103,19 +103,6 @@ def test_a_contradiction_is_named(tmp_path: Path, key: str, value: object, said:
     assert str(refused.value).startswith(f"{path}: {said}")
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]"])
-def test_a_damaged_file_is_named(tmp_path: Path, content: bytes):
-    path = tmp_path / "damaged.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged\.json: .* repeat the sweep's command"):
-        studies.read(path)
-
-
-def test_a_file_that_is_gone_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match="cannot be read"):
-        studies.read(tmp_path / "gone.json")
-
-
 def test_the_documented_keys_are_the_layout():
     text = (Path(__file__).resolve().parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     keys = [key for key, _, _ in rows(studies.Layout)]

@@ -1,10 +1,6 @@
 """A sweep through the command a user types: two packs leave the records of eight single commands."""
 
-import os
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,38 +9,25 @@ from sora.runs import manifest as studies
 from sora.runs import records
 from sora.training.runner import run_pack
 from tests import composing
+from tests.typed import SMALL, called
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMON = (
     "method=sora",
-    "backbone=minilm-l6",
-    "backbone.weights=random",
-    "backbone.arch.num_hidden_layers=1",
-    "backbone.arch.hidden_size=24",
-    "backbone.arch.intermediate_size=32",
+    *(word for word in SMALL if not word.startswith("task=")),
     "backbone.dropout=0",
     "precision=fp32",
-    "recipe=none",
-    "task.sizes={train: 60, validation: 40}",
     "method.r=4",
     "trainer.max_steps=20",
-    "trainer.batch_size=4",
+    "trainer.eval_every=1000",
     "trainer.learning_rate=1e-2",
 )
 SWEEP = ("task=synthetic_pair,synthetic_graded", "seed=0,1", "method.threshold=1e-3,2e-2")
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("SORA_", "HF_H"))}
-    words = [sys.executable, str(ROOT / "run.py"), *arguments]
-    environment = kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_a_sweep_leaves_the_records_of_single_commands(tmp_path):
-    swept = run(tmp_path, "-m", *SWEEP, *COMMON)
-    assert swept.returncode == 0, swept.stderr
-    assert "study sweep: 8 runs, none finished; 2 jobs to do" in swept.stderr
+    swept = called(tmp_path, "-m", *SWEEP, *COMMON)
+    assert swept.status == 0, swept.err
+    assert "study sweep: 8 runs, none finished; 2 jobs to do" in swept.err
     (manifest,) = studies.read_all(tmp_path / "results")
     found = {run["run_id"]: records.read(tmp_path / "results" / run["record"]) for run in manifest["runs"]}
     assert len(found) == 8
@@ -70,10 +53,10 @@ def test_a_sweep_leaves_the_records_of_single_commands(tmp_path):
         for name, array in records.read_arrays(path).items():
             np.testing.assert_allclose(array, other[name], atol=1e-3 if array.dtype == np.float16 else 1e-5)
 
-    again = run(tmp_path, "-m", *SWEEP, *COMMON)
-    assert again.returncode == 0
-    assert again.stderr.startswith("study sweep: 8 runs, 8 of them finished; 0 jobs to do")
-    assert again.stdout == ""
+    again = called(tmp_path, "-m", *SWEEP, *COMMON)
+    assert again.status == 0
+    assert again.err.startswith("study sweep: 8 runs, 8 of them finished; 0 jobs to do")
+    assert again.out == ""
 
 
 def numbers(value: object) -> list[float]:

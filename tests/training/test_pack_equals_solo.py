@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sora.config import METHODS
 from sora.errors import UserError
+from sora.method_config import METHODS
 from sora.training.evaluation import predict
 from tests import tiny
 
@@ -18,7 +18,7 @@ def rows_of(loop):
 
 
 def test_every_packable_method_is_put_to_the_proof():
-    packable = {name for name, cls in METHODS.items() if "seed" in cls(name=name).packable}
+    packable = {name for name, cls in METHODS.items() if "seed" in cls.PACKABLE}
     assert packable == {case["name"] for case in tiny.METHODS.values()}
     assert set(METHODS) - packable == {"full", "peft", "probe", "zero_shot", "svd_cut"}
 
@@ -96,7 +96,7 @@ SCALARS = [  # every other key that a method declares packable, with values that
 
 
 def test_every_packable_scalar_has_a_proof():
-    declared = {(name, key) for name, cls in METHODS.items() for key in cls(name).packable if key not in SEEDS}
+    declared = {(name, key) for name, cls in METHODS.items() for key in cls.PACKABLE if key not in SEEDS}
     assert declared == {(name, key) for name, key, _ in SCALARS} | MASKS
 
 

@@ -1,0 +1,73 @@
+"""The programs of scripts/ at what people type in their first week: one sentence and exit status 2."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A user's folder with files of every wrong kind."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    for name, status in (("half", "running"), ("bad", None)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        text = json.dumps({"status": status, "run_id": name}) if status else "{"
+        (tmp_path / "runs" / name / "status.json").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        ("export", ["nothing", "out"], "nothing: no run of that id in runs"),
+        ("export", ["half", "out"], "the run is running, not finished"),
+        ("export", ["bad", "out"], "status.json: cannot be read"),
+        ("export", ["half"], "the following arguments are required: OUT"),
+        ("export", ["full", "out"], "full: holds no status.json"),
+        ("status", ["--results=nowhere"], "nowhere: no such folder"),
+        ("tables", ["--results=~nobody-here/x"], "there is no user nobody-here"),
+        ("tables", ["--studies", "x"], "unrecognized arguments: --studies x"),
+        ("prepare_data", ["out"], "name what is to be fetched"),
+        ("prepare_data", ["out", "--backbone", "minilm-l7"], "did you mean minilm-l6?"),
+        ("doctor", ["task=rtee"], "did you mean rte?"),
+        ("doctor", ["-m", "task=cb"], "the doctor looks at one job"),
+        ("submission", ["glue", "--results", "nowhere"], "nowhere"),
+        ("merge_results", ["full"], "full: has neither records/ nor studies/"),
+        ("tune", ["--results", "full"], "full: no learning_rate study here"),
+    ],
+)
+def test_a_program_refuses_in_one_sentence(
+    program: str,
+    words: list[str],
+    said: str,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    assert started(program, words, monkeypatch) == 2
+    printed = capfd.readouterr()
+    assert said in printed.err
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1, printed.err
+    assert sorted(place.rglob("*")) == before, "nothing is left behind"
+
+
+def started(program: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Exit status of a script, as ``python scripts/<program>.py <words>`` runs it, in this process."""
+    monkeypatch.setattr("sora.cli.console.outlive_reader", lambda: None)
+    monkeypatch.setattr(sys, "argv", [f"scripts/{program}.py", *words])
+    run: Callable[..., object] = runpy.run_path
+    with pytest.raises(SystemExit) as left:
+        run(str(ROOT / "scripts" / f"{program}.py"), run_name="__main__")
+    return int(left.value.code or 0)
