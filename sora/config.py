@@ -374,11 +374,11 @@ class TaskConfig:
     spans: str = opt("", choices=("", "vectors", "marks"))
     truncate: str = opt("", choices=("", "text_a"))  # what gives way to max_length; "" = the longer text first
     folder: str = opt("", science=False)  # folder inside the official download, such as "SST-2"
-    generator: str = opt("", science=False)  # synthetic tasks: pair | single | graded
+    generator: str = opt("", choices=("", "pair", "single", "graded"), science=False)  # of a synthetic task
     files: dict[str, Any] = opt({}, science=False)  # split -> file name; own: any source of rows
     text: list[str] = opt([], science=False)  # own: the text column, or two
     label: str = opt("", science=False)  # own: the column of the labels
-    quoting: str = opt("auto", science=False)  # own: as data.quoting
+    quoting: str = opt("auto", choices=("auto", "csv", "none"), science=False)  # own: as data.quoting
     hub: str = opt("", science=False)  # data set on the Hugging Face hub with the same examples as parquet
     revision: str = opt("", science=False)  # pinned commit of that data set
     hub_config: str = opt("", science=False)  # its folder there
@@ -386,7 +386,6 @@ class TaskConfig:
     hub_columns: dict[str, str] = opt({}, science=False)  # text_a, text_b, label, id -> column there
     columns: dict[str, str] = opt({}, science=False)  # text_a, text_b, label -> header or 0-based index
     test_columns: dict[str, str] = opt({}, science=False)  # what the test file names differently
-    ignored_keys: list[str] = opt([], science=False)  # jsonl: what a row has that nothing here is made of
     mismatched: dict[str, list[int]] = opt({}, science=False)  # jsonl: split -> rows with officially wrong spans
     headerless: list[str] = opt([], science=False)  # splits whose file has no header line
     # a row with fewer columns than the header

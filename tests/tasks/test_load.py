@@ -83,7 +83,7 @@ def test_no_such_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_folder_of_nearly_the_right_name_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "STSB").mkdir()
-    assert "There is STSB: rename it to STS-B." in refused(load_task("stsb"), DataConfig(str(tmp_path)))
+    assert "did you mean STSB?" in refused(load_task("stsb"), DataConfig(str(tmp_path)))
 
 
 def test_a_missing_file_is_named(rte: tuple[TaskConfig, DataConfig]) -> None:
@@ -106,26 +106,11 @@ def test_wrong_counts_are_refused_unless_allowed(rte: tuple[TaskConfig, DataConf
 
 def test_no_examples_are_refused_even_then(rte: tuple[TaskConfig, DataConfig]) -> None:
     write(Path(str(rte[1].dir)) / "RTE", {"train": 0})
-    assert "no examples at all" in refused(rte[0], replace(rte[1], allow_partial=True))
+    assert "40 expected, 0 found" in refused(rte[0], replace(rte[1], allow_partial=True))
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"reader": "csv"}, "task.reader='csv' is not 'tsv' or 'jsonl' or 'synthetic'"),
-        ({"files": {"train": "train.tsv"}}, "task.sizes names validation, task.files does not"),
-        ({"sizes": {}}, "task.sizes: has no train, must have the number of examples of each official split"),
-        ({"sizes": {"train": 40}}, "task.sizes: has no validation"),
-        (
-            {"files": {"train": "dev.tsv", "validation": "dev.tsv"}},
-            "task.files: train and validation are both dev.tsv, so that they would share their examples",
-        ),
-    ],
-)
-def test_a_wrong_description_is_refused(
-    rte: tuple[TaskConfig, DataConfig], changes: dict[str, object], says: str
-) -> None:
-    assert says in refused(replace(rte[0], **changes), rte[1])
+def test_a_task_without_official_sizes_is_refused(rte: tuple[TaskConfig, DataConfig]) -> None:
+    assert "task.sizes: has no validation" in refused(replace(rte[0], sizes={"train": 40}), rte[1])
 
 
 def test_an_unknown_task_or_field_is_refused(tmp_path: Path) -> None:

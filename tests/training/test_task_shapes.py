@@ -218,10 +218,8 @@ def test_a_wrong_row_ends_the_command(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).parents[2] / "run.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip() == (
-        f"error: {path}:4: characters 4 to 80 are not inside sentence1 (19 characters); "
-        "repair that line or download the official file again"
-    )
+    assert done.stderr.startswith(f"error: {path}:4: characters 4 to 80 of sentence1")
+    assert done.stderr.count("\n") == 1
 
 
 def mnli(folder: Path) -> None:
