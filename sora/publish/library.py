@@ -67,8 +67,6 @@ def inject(
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
-    if not targets:
-        raise UserError("inject.targets: got an empty list; name the linear layers to adapt")
     whole = _find(model, train, "train")
     inside = tuple(f"{name}." for name in whole)
     chosen = {
@@ -77,7 +75,7 @@ def inject(
         if name not in whole and not name.startswith(inside)
     }
     if not chosen:
-        raise UserError("inject.targets: names nothing but modules of train; name the linear layers to adapt")
+        raise UserError("inject.targets: empty, or nothing but modules of train; name the linear layers to adapt")
     for name, module in chosen.items():
         if not isinstance(module, nn.Linear):
             raise UserError(
