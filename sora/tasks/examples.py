@@ -47,12 +47,13 @@ class Examples:
     def take(self, indices: NDArray[Any] | Sequence[int]) -> Examples:
         """The examples at ``indices`` (positions, not ids), in that order."""
         index = np.asarray(indices, dtype=np.int64)
-        arrays = {"ids": self.ids, "labels": self.labels, "idx": self.idx, **self._arrays()}
+        arrays: dict[str, Any] = {"ids": self.ids, "labels": self.labels, "idx": self.idx, **self._arrays()}
+        taken: dict[str, Any] = {name: array[index] for name, array in arrays.items() if array is not None}
         return replace(
             self,
             texts=tuple([column[i] for i in index.tolist()] for column in self.texts),
             answers=None if self.answers is None else [self.answers[i] for i in index.tolist()],
-            **{name: array[index] for name, array in arrays.items() if array is not None},
+            **taken,
         )
 
     def where(self, position: int) -> str:

@@ -10,7 +10,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -67,13 +67,13 @@ def flat(table: Table, task: TaskConfig, columns: dict[str, str], source: str, l
 _NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
 
 
-def _check(table: Table, name: str, kind: type, may_be_empty: bool = False) -> None:
+def _check(table: Table, name: str, kind: type[Any], may_be_empty: bool = False) -> None:
     """Refuse a row whose value in a column is missing, of another type, or an empty text."""
     for position, value in enumerate(table.frame[name].tolist()):
         if type(value) is not kind:
             found = "missing" if value is None else show(value)
             raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected")
-        if kind is str and not may_be_empty and not value.strip():
+        if kind is str and not may_be_empty and not str(value).strip():
             raise table.refuse(position, f"{name} is empty")
 
 
@@ -172,7 +172,7 @@ class Format:
     """What a flat row of a layout holds beside ``label``, and the function that makes examples of it."""
 
     examples: Callable[[Row, int], list[Example]]
-    columns: dict[str, type | None]  # None: of several types
+    columns: Mapping[str, type | None]  # None: of several types
     empty: tuple[str, ...] = ()  # texts that may be empty
 
 

@@ -87,7 +87,7 @@ def read_delimited(
 def _fields(path: Path, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """(1-based line, fields) of each row. The csv module refuses what pandas mends in silence: `"a" b`, short rows."""
     csv.field_size_limit(2**31 - 1)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = (line + "\n" for line in lines_of(path))
     reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
     line = 1
