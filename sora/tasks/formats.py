@@ -149,8 +149,8 @@ def wic(row: Row, label: int) -> list[Example]:
         name = f"sentence{column + 1}"
         text, start, end = row[name], row[f"start{column + 1}"], row[f"end{column + 1}"]
         marked = text[start:end]
-        if not 0 <= start < end <= len(text) or marked != marked.strip() or _cuts_a_word(text, start, end):
-            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a whole word expected")
+        if not 0 <= start < end <= len(text) or marked != marked.strip():
+            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a word expected")
         spans.append((column, start, end))
     return [Example((row["sentence1"], row["sentence2"]), label, (row["idx"],), spans=tuple(spans))]
 
@@ -311,13 +311,6 @@ def _span(given: Row, text: str) -> Row:
     if not 0 <= start <= end < len(text) or given.get("text", found) != found:
         raise ValueError(f"characters {start} to {end} of the passage are {found!r}, {given.get('text')!r} expected")
     return {"text": found, "start": start, "end": end + 1}
-
-
-def _cuts_a_word(text: str, start: int, end: int) -> bool:
-    """Whether letters go on outside the span; the n't of a contraction may."""
-    left = text[start - 1 : start].isalnum() and text[start].isalnum()
-    right = text[end : end + 1].isalnum() and text[end - 1].isalnum() and not text.startswith("n't", end)
-    return left or right
 
 
 def _words_at(text: str, words: str, index: int) -> tuple[int, int] | None:

@@ -237,9 +237,6 @@ def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
     batch = {"input_ids": torch.arange(2, 12).view(1, -1)}
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
     assert torch.allclose(loaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file: cannot be written"):
-        adapters.save(tmp_path / "file")
 
 
 def test_the_step_survives_autocast_and_a_single_example():
@@ -287,8 +284,6 @@ def test_a_resumed_optimiser_goes_on_as_it_would_have():
         (["query"], {"train": ["score"]}, "train: 'score' matches no module"),
         (["query"], {"threshold": -1.0}, r"inject\.threshold"),
         (["query"], {"rank": 8}, "rank"),
-        (["query"], {"seed": 2**64}, r"inject\.seed: got 18446744073709551616, must be an integer"),
-        (["query"], {"seed": True}, r"inject\.seed: got True, must be an integer"),
         (["query"], {"learning_rate": 5.0}, r"inject\.learning_rate: decides nothing here"),
         (["classifier"], {"train": ["classifier"]}, "nothing but modules of train"),
         ([], {}, r"inject\.targets: empty"),
