@@ -80,6 +80,12 @@ def _words(line: str) -> list[str]:
     return line.split(",")
 
 
+def _pairs(line: str) -> list[tuple[str, str]]:
+    """``a/b,c/d`` as pairs."""
+    pairs = (pair.split("/") for pair in _words(line))
+    return [(first, second) for first, second in pairs]
+
+
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
@@ -99,18 +105,9 @@ KINDS = {
     "flowers": _words("roses,tulips,lilies,daisies,orchids"),
     "weapons": _words("swords,rifles,daggers,spears,pistols"),
 }
-ACTIONS = [
-    ("bought", "buy"),
-    ("sold", "sell"),
-    ("hid", "hide"),
-    ("counted", "count"),
-    ("stole", "steal"),
-    ("found", "find"),
-    ("lost", "lose"),
-    ("drew", "draw"),
-    ("borrowed", "borrow"),
-    ("saw", "see"),
-]
+ACTIONS = _pairs(
+    "bought/buy,sold/sell,hid/hide,counted/count,stole/steal,found/find,lost/lose,drew/draw,borrowed/borrow,saw/see"
+)
 MET = _words("thanked,called,followed,helped,hired,blamed,praised,visited,pushed,warned")
 PLACES = _words("at the harbour,in the market,near the church,behind the school,in the valley,at the station")
 NUMBERS = _words("two,three,four,five,six,seven,eight,nine")
@@ -268,28 +265,23 @@ def _single(rng: random.Random, target: int) -> tuple[str]:
 # --- graded ---
 
 
-def _synonyms(lines: str) -> list[tuple[str, str]]:
-    pairs = (pair.split("/") for pair in lines.split(","))
-    return [(first, second) for first, second in pairs]
-
-
-PERSONS = _synonyms(
+PERSONS = _pairs(
     "doctor/physician,child/kid,thief/robber,soldier/trooper,author/writer,attorney/lawyer,"
     "policeman/police officer,instructor/teacher,seaman/sailor,monarch/king"
 )
 SLOTS = (
     PERSONS,
-    _synonyms(
+    _pairs(
         "called/phoned,cured/healed,deceived/tricked,found/located,frightened/scared,followed/pursued,"
         "helped/assisted,fought/battled,hit/struck,praised/commended"
     ),
     PERSONS,
-    _synonyms(
+    _pairs(
         "in the forest/in the woods,at the shop/at the store,on the street/on the road,"
         "in the garden/in the yard,near the sea/near the ocean,by the river/by the stream,"
         "at the airport/at the airfield,in the cellar/in the basement"
     ),
-    _synonyms(
+    _pairs(
         "at dawn/at sunrise,at dusk/at sunset,in autumn/in the fall,at noon/at midday,last year/a year ago,"
         "on Christmas/on the 25th of December,last week/a week ago,at night/after dark"
     ),
