@@ -41,7 +41,7 @@ def flat(table: Table, task: TaskConfig, columns: dict[str, str], source: str, l
     Raises UserError with the place of a row whose text is empty or no text, or whose label is none of the task's.
     """
     wanted = [name for key, name in columns.items() if labelled or key != "label"]
-    table.need(wanted, f"take the file that task {task.name} names, or correct its columns")
+    table.need(wanted)
     for key in task.text_columns:
         _check(table, columns[key], str, task.empty_text == "keep")
     if not labelled:
@@ -204,7 +204,7 @@ def _formatted(table: Table, task: TaskConfig, split: str, source: str, labelled
     form = FORMATS[task.layout]
     label = ["label"] if labelled and task.layout != "record" else []  # whose right entities are its answers
     columns = {name: kind for name, kind in form.columns.items() if labelled or name != "answers"}
-    table.need([*columns, *label], f"take the files that task {task.name} names")
+    table.need([*columns, *label])
     for name, kind in columns.items():
         if kind is not None:
             _check(table, name, kind, name in form.empty)

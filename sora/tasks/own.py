@@ -44,7 +44,6 @@ ALL = "*"  # the key of one source that holds every split
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON = (".jsonl", ".ndjson", ".json")
-COLUMNS = "correct data.text and data.label, which are names of the first line or of the data set"
 KINDS = "a file (.csv .tsv .jsonl .json .parquet), a glob, a saved folder or a data set on the hub"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -112,7 +111,7 @@ _KNOWN: dict[str, tuple[list[str], dict[str, int]]] = {}  # description and stat
 def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], dict[str, int]]:
     """Labels and sizes, as the rows have them; prints a line about each table."""
     for split, table in tables.items():
-        table.need([*task.text, *([task.label] if split != "test" else [])], COLUMNS)
+        table.need([*task.text, *([task.label] if split != "test" else [])])
         if not len(table.frame):
             raise UserError(
                 f"{table.place}: no rows (the {split} split of task {task.name}); give a file that has some"

@@ -38,14 +38,14 @@ class Table:
     others: tuple[str, ...] = ()  # columns that were not read
     how: str = ""  # what was found out about the file, for people
 
-    def need(self, names: Sequence[str], what: str) -> None:
-        """Raise UserError, which ends with ``what`` to do, unless each column is there once."""
+    def need(self, names: Sequence[str]) -> None:
+        """Raise UserError unless each column is there once."""
         there = [*map(str, self.frame.columns), *self.others]
         if wrong := [name for name in names if there.count(name) != 1]:
             found = f"occurs {there.count(wrong[0])} times" if wrong[0] in there else "is missing"
             raise UserError(
                 f"{self.place}: column {', '.join(map(repr, wrong))} {found}, there are "
-                f"{', '.join(map(repr, there)) or 'none'}; {what}"
+                f"{', '.join(map(repr, there)) or 'none'}; name columns that are there, or take another file"
             )
 
     def refuse(self, position: int, reason: str) -> UserError:
@@ -239,7 +239,7 @@ def joined(tables: Sequence[Table]) -> Table:
     if len(tables) == 1:
         return first
     for other in tables[1:]:
-        other.need(list(first.frame.columns), f"shards of one split have the columns of {first.place}")
+        other.need(list(first.frame.columns))
     rows = [(table, position) for table in tables for position in range(len(table.frame))]
 
     def where(position: int) -> str:
