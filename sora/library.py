@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sora.backbones.load import matches
-from sora.coercion import MAX_SEED, coerce, nearest, show
+from sora.coercion import coerce, nearest
 from sora.errors import UserError
 from sora.method_config import SoraConfig
 from sora.methods.base import replace_module
@@ -58,17 +58,13 @@ def inject(
             and the switches it stands for.
 
     Raises:
-        UserError: a name that matches nothing, a target that is no linear layer or is never called, a seed or an option
-            out of its range.
+        UserError: a name that matches nothing, a target that is no linear layer or is never called, an option out of
+            its range.
     """
     targets, train = _names(targets), _names(train)
     for key in NOT_HERE & options.keys():
         raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate, your loop clips")
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
-    if not targets:
-        raise UserError("inject.targets: got an empty list; name the linear layers to adapt")
     whole = _find(model, train, "train")
     inside = tuple(f"{name}." for name in whole)
     chosen = {
@@ -77,7 +73,7 @@ def inject(
         if name not in whole and not name.startswith(inside)
     }
     if not chosen:
-        raise UserError("inject.targets: names nothing but modules of train; name the linear layers to adapt")
+        raise UserError("inject.targets: empty, or nothing but modules of train; name the linear layers to adapt")
     for name, module in chosen.items():
         if not isinstance(module, nn.Linear):
             raise UserError(
@@ -175,7 +171,7 @@ class SoraAdapters:
         """Cut the dead ranks out and write what is left, with the modules that trained whole, as a PEFT folder.
 
         The model itself stays as it is. ``base``: what ``from_pretrained`` takes to get the frozen model elsewhere
-        (default: what it was loaded from). Raises UserError where ``folder`` is a file or cannot be written.
+        (default: what it was loaded from).
         """
         factors = {name: layer.pruned(0) for name, layer in self.layers.items()}
         scaling = next(iter(self.layers.values())).scaling
@@ -185,10 +181,7 @@ class SoraAdapters:
             for key, value in self.model.get_submodule(name).state_dict().items()
         }
         base = base if base is not None else str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
-        try:
-            export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from error
+        export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
 
 
 class LiveRanks(TrainerCallback):

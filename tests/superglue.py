@@ -8,7 +8,80 @@ from typing import Any
 
 from sora.config import RunConfig
 from tests.composing import runs
-from tests.tasks.test_jsonl import row
+
+PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
+ROWS: dict[str, dict[str, Any]] = {
+    "boolq": {"question": "is it so", "passage": "It is so.", "idx": 4, "label": True},
+    "cb": {"premise": "It is so.", "hypothesis": "So it is.", "label": "neutral", "idx": 0},
+    "copa": {
+        "premise": "It rained.",
+        "choice1": "It was wet.",
+        "choice2": "It was dry.",
+        "question": "effect",
+        "label": 0,
+        "idx": 0,
+    },
+    "multirc": {
+        "idx": 7,
+        "version": 1.1,
+        "passage": {
+            "text": "Ann met Bo.",
+            "questions": [
+                {
+                    "question": "Who met?",
+                    "idx": 3,
+                    "answers": [{"text": "Ann", "idx": 5, "label": 1}, {"text": "", "idx": 6, "label": 0}],
+                },
+                {"question": "Whom?", "idx": 4, "answers": [{"text": "Bo", "idx": 7, "label": 1}]},
+            ],
+        },
+    },
+    "record": {
+        "source": "Daily mail",
+        "idx": 2,
+        "passage": {
+            "text": PASSAGE,
+            "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 9}, {"start": 20, "end": 21}],
+        },
+        "qas": [{"query": "@placeholder came late.", "idx": 9, "answers": [{"start": 8, "end": 9, "text": "Bo"}]}],
+    },
+    "wic": {
+        "word": "bank",
+        "sentence1": "The bank is closed.",
+        "sentence2": "Two banks of a river.",
+        "start1": 4,
+        "end1": 8,
+        "start2": 4,
+        "end2": 9,
+        "version": 1.1,
+        "idx": 0,
+        "label": False,
+    },
+    "wsc": {
+        "text": "The old man saw Tim, so he left.",
+        "target": {"span1_text": "the old man", "span1_index": 0, "span2_text": "He", "span2_index": 6},
+        "idx": 0,
+        "label": True,
+    },
+    "axg": {"premise": "She left.", "hypothesis": "It left.", "pair_id": 11, "label": "entailment", "idx": 0},
+}
+
+
+def row(name: str, **changes: Any) -> dict[str, Any]:
+    """A valid row with some values replaced, keys such as passage.text reaching inside; ... removes a key."""
+    values = json.loads(json.dumps(ROWS[name]))
+    for dotted, value in changes.items():
+        *path, last = dotted.split(".")
+        node: Any = values
+        for step in path:
+            node = node[int(step) if step.isdecimal() else step]
+        key: Any = int(last) if last.isdecimal() else last
+        if value is ...:
+            del node[key]
+        else:
+            node[key] = value
+    return values
+
 
 FOLDERS = {
     "boolq": "BoolQ",

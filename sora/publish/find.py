@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from sora.backbones import load_backbone
 from sora.backbones.cache import cache_folder
+from sora.backbones.tokenizer import load_tokenizer
 from sora.coercion import nearest
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import write_text
 from sora.method_config import LoraConfig
+from sora.publish import card, export
 from sora.runs import records
 from sora.runs.resolve import build_runs
 
@@ -42,38 +46,32 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
     """
     folder = Path(name) if (Path(name) / "status.json").is_file() else runs / name
     if not (folder / "status.json").is_file():
-        if Path(name).is_dir():
-            raise UserError(f"{name}: holds no status.json, so it is no run folder; give one, or a run id")
         known = [path.parent.name for path in runs.glob("*/status.json")]
-        where = f"no run of that id in {runs}" if runs.is_dir() else f"no folder of that name, and no runs in {runs}"
-        raise UserError(f"{name}: {where}{nearest(name, known)}; --runs names another folder of runs")
-    status = _read_json(folder / "status.json")
-    if status.get("status") not in records.STATUSES:
-        again = status.get("resume") or status.get("command")
-        command = f": {again}" if again else ""
         raise UserError(
-            f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; "
-            f"finish it by repeating its command{command}"
+            f"{name}: no run of that id in {runs}, and no folder that holds a status.json{nearest(name, known)}; "
+            "--runs names another folder of runs"
+        )
+    status = _read(folder / "status.json", json.loads)
+    if status.get("status") not in records.STATUSES:
+        raise UserError(
+            f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; finish it by "
+            f"repeating its command: {status.get('resume') or status.get('command')}"
         )
     _check_adapter(folder / "adapter")
-    run = _configuration(folder / "config.yaml")
-    return FinishedRun(folder, run, records.read(_record(folder, run, status, results)))
+    values = _read(folder / "config.yaml", yaml.safe_load)
+    values["method"].pop("packable", None)  # was a key once, which decided nothing here
+    (run,) = build_runs(values)
+    return FinishedRun(folder, run, records.read(_record(folder, status, results)))
 
 
-def _configuration(path: Path) -> RunConfig:
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """The content of a file of the run. Raises UserError for one that cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({reason}); restore it, or train the run again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no configuration; restore it, or train the run again")
-    if isinstance(method := values.get("method"), dict):
-        method.pop("packable", None)  # was a key, which decided nothing here
-    runs = build_runs(values)
-    if len(runs) != 1:
-        raise UserError(f"{path}: describes {len(runs)} runs, must be one; restore it, or train the run again")
-    return runs[0]
+        raise UserError(f"{path}: cannot be read ({reason}); repeat the run's command to write it again") from error
+    return content
 
 
 def _check_adapter(adapter: Path) -> None:
@@ -90,13 +88,11 @@ def _check_adapter(adapter: Path) -> None:
             raise UserError(f"{path}: cannot be read ({error}); {again}") from error
 
 
-def _record(folder: Path, run: RunConfig, status: dict[str, Any], results: Path) -> Path:
-    """The record of a run: where its status says, seen from here or from where it was started, or below ``results``."""
-    above = folder.resolve().parents
-    start = above[min(len(Path(run.paths.runs).parts), len(above) - 1)]  # paths.runs may be absolute, the folder moved
-    recorded = str(status.get("record", ""))
-    found = [path for path in (Path(recorded), start / recorded) if path.is_file()]
-    path = found[0] if found else records.find(results, str(status.get("run_id")))
+def _record(folder: Path, status: dict[str, Any], results: Path) -> Path:
+    """The record of a run: where its status says, seen from here or from above its folder, or below ``results``."""
+    places = (start / str(status.get("record", "")) for start in (Path(), *folder.resolve().parents))
+    path = next((place for place in places if place.is_file()), None)
+    path = path or records.find(results, str(status.get("run_id")))
     if path is None:
         raise UserError(f"{folder}: its record is not in {results}; --results names the folder that holds it")
     return path
@@ -109,70 +105,38 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
         UserError: ``out`` is not empty or cannot be written, the method leaves nothing that could be merged, or the
             backbone's weights or tokenizer cannot be had.
     """
-    _make_empty(out)
+    method, merged = finished.run.method, merge and not (finished.adapter / export.MODEL_WEIGHTS).is_file()
+    if merged and not ((finished.adapter / export.PEFT_CONFIG).is_file() and isinstance(method, LoraConfig)):
+        raise UserError(
+            f"--merge: method={method.name} is not merged here; export without --merge (peft's own adapters: "
+            "then merge_and_unload)"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not an empty folder; give a new or an empty one")
     try:
-        if merge and (finished.adapter / "adapter_config.json").is_file():
-            _merge(finished, out)
-        elif merge and not (finished.adapter / "model.safetensors").is_file():
-            name = finished.run.method.name
-            raise UserError(f"--merge: method={name} adds layers, which no plain model has; export without --merge")
+        out.mkdir(parents=True, exist_ok=True)
+        if merged:
+            weights = cache_folder("weights", finished.run.paths.cache)
+            export.write_merged(out, finished.adapter, load_backbone(finished.run.backbone, cache=weights))
         else:
             for path in sorted(finished.adapter.iterdir()):
                 if path.name != "README.md":
                     shutil.copyfile(path, out / path.name)
-        from sora.publish import card, export
-
         export.name_labels(out, finished.run.task)
         _write_tokenizer(finished.run, out)
         card.write(out, finished.run, finished.record)
-    except OSError as error:
+    except (OSError, UserError) as error:
         shutil.rmtree(out, ignore_errors=True)  # it was empty before
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
-    except UserError:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _merge(finished: FinishedRun, out: Path) -> None:
-    if not isinstance(finished.run.method, LoraConfig):
-        raise UserError(
-            f"--merge: method={finished.run.method.name} is not merged here; export without --merge and use "
-            "merge_and_unload of peft"
-        )
-    from sora.backbones import load_backbone
-    from sora.publish import export
-
-    backbone = load_backbone(finished.run.backbone, cache=cache_folder("weights", finished.run.paths.cache))
-    export.write_merged(out, finished.adapter, backbone)
 
 
 def _write_tokenizer(run: RunConfig, out: Path) -> None:
     """The tokenizer as the run used it, for ``AutoTokenizer.from_pretrained(out)``."""
-    from sora.backbones.tokenizer import load_tokenizer
-
     load_tokenizer(run.backbone).save_pretrained(out)
     if run.backbone.family == "deberta-v2" and run.backbone.tokenizer == "spm":
         # Its own class builds a normaliser anew instead of reading the one that was saved: see load_tokenizer.
         path = out / "tokenizer_config.json"
-        config = _read_json(path) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        config = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _make_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        what = "is not empty" if out.is_dir() else "is a file"
-        raise UserError(f"{out}: {what}; give a new or an empty folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); repeat the run's command to write it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no object; repeat the run's command to write it again")
-    return content

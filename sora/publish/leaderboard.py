@@ -116,8 +116,6 @@ def collect(
         UserError: a file is missing (unless ``incomplete``) or is of a part of the test set; the runs are of several
             protocols, whose select metrics cannot be compared, or of several backbones, which is no one system.
     """
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder, must be the zip to write, such as {out / benchmark}.zip")
     asked = [
         record
         for record in records.read_many(results / "records")
@@ -146,8 +144,6 @@ def collect(
             files[name] = path
             backbones.add(best["config"]["backbone"]["name"])
             print(f"{name:14} {found:>7,} predictions  {_described(best)}")
-    if not files:
-        raise UserError(f"{runs}: no run of {benchmark} that counts has predictions; give predict=true")
     if len(backbones) > 1:
         raise UserError(
             f"the best runs are of the backbones {' and '.join(sorted(backbones))}, and a leaderboard ranks one "
@@ -155,11 +151,11 @@ def collect(
         )
     if missing:
         print(f"missing: {', '.join(missing)}")
-        if not incomplete:
-            raise UserError(
-                f"the leaderboard of {benchmark} refuses a zip without {missing[0]}; train its task with "
-                "predict=true, or write what there is with --incomplete"
-            )
+    if not files or (missing and not incomplete):
+        raise UserError(
+            f"the leaderboard of {benchmark} refuses a zip without {missing[0]}, which no run in {runs} that counts "
+            "has; train its task with predict=true, or write what there is with --incomplete"
+        )
     write_bytes(out, _zipped(files))
     print(out)
 

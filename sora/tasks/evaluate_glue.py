@@ -3,12 +3,11 @@
     from sora.tasks import evaluate_glue
     evaluate_glue.load("rte").compute(predictions=[0, 1, 1], references=[0, 1, 0])
 
-or, with the path of this file, ``evaluate.load("sora/tasks/evaluate_glue.py", "rte")``. The name is that of any file of
-conf/task. Predictions are class indices, or real scores for a
-regression task; the numbers are those of ``sora.tasks.metrics``. Tasks over questions take ``groups`` [N] too
-(MultiRC, AX-g's pairs), ReCoRD ``groups`` and ``credit``, with predictions that are 1 for the chosen candidates:
-``sora.tasks.Examples`` says what these are. (`evaluate` copies this file elsewhere
-before it imports it, hence the absolute imports.)
+or, with the path of this file, ``evaluate.load("sora/tasks/evaluate_glue.py", "rte")``. The name is that of any file
+of conf/task; the numbers are those of ``sora.tasks.metrics``. Tasks over questions take ``groups`` [N] too (MultiRC,
+AX-g's pairs), ReCoRD ``groups`` and ``credit``, with predictions that are 1 for the chosen candidates:
+``sora.tasks.Examples`` says what these are. (`evaluate` copies this file elsewhere before it imports it, hence the
+absolute imports.)
 """
 
 from __future__ import annotations
@@ -24,14 +23,8 @@ from sora.tasks.metrics import score
 from sora.tasks.spec import load_task
 
 DESCRIPTION = "Metrics of this harness's GLUE, SuperGLUE and synthetic tasks."
-CITATION = """@inproceedings{wang2019glue,
-  title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
-  author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and
-            Bowman, Samuel R.},
-  booktitle = {International Conference on Learning Representations},
-  year = {2019}
-}"""
 INPUTS = "predictions and references: class indices, or real scores for a regression task; both of length N."
+CITATION = "Wang et al. (2019), GLUE, https://openreview.net/forum?id=rJ4km2R5t7"
 
 
 def load(name: str) -> Any:

@@ -39,8 +39,7 @@ class Examples:
     def __post_init__(self) -> None:
         optional = [each for each in (*self._arrays().values(), self.idx, self.answers) if each is not None]
         lengths = {len(each) for each in (self.ids, self.labels, *self.texts, *optional)}
-        if len(lengths) != 1:
-            raise ValueError(f"{self.source}: columns of different lengths {sorted(lengths)}")
+        assert len(lengths) == 1, f"{self.source}: columns of different lengths {sorted(lengths)}"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,17 +47,13 @@ class Examples:
     def take(self, indices: NDArray[Any] | Sequence[int]) -> Examples:
         """The examples at ``indices`` (positions, not ids), in that order."""
         index = np.asarray(indices, dtype=np.int64)
-        texts = tuple([column[i] for i in index.tolist()] for column in self.texts)
+        arrays: dict[str, Any] = {"ids": self.ids, "labels": self.labels, "idx": self.idx, **self._arrays()}
+        taken: dict[str, Any] = {name: array[index] for name, array in arrays.items() if array is not None}
         return replace(
             self,
-            ids=self.ids[index],
-            texts=texts,
-            labels=self.labels[index],
-            groups=None if self.groups is None else self.groups[index],
-            credit=None if self.credit is None else self.credit[index],
-            spans=None if self.spans is None else self.spans[index],
-            idx=None if self.idx is None else self.idx[index],
+            texts=tuple([column[i] for i in index.tolist()] for column in self.texts),
             answers=None if self.answers is None else [self.answers[i] for i in index.tolist()],
+            **taken,
         )
 
     def where(self, position: int) -> str:

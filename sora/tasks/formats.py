@@ -10,17 +10,18 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
+from sora.coercion import show
 from sora.config import TaskConfig
 from sora.tasks.examples import Examples
 from sora.tasks.labels import class_indices, targets
-from sora.tasks.tables import REPAIR, Table, Unfold, show
+from sora.tasks.tables import Table, Unfold, unlike
 
 PLACEHOLDER = "@placeholder"
 COPA_QUESTIONS = {"cause": "What was the cause of this?", "effect": "What happened as a result?"}  # as in jiant
@@ -33,59 +34,62 @@ Span = tuple[int, int, int]  # text column, first character, end
 # -- texts and a label -----------------------------------------------------------------------------------------
 
 
-def flat(
-    table: Table, task: TaskConfig, columns: dict[str, str], source: str, labelled: bool, repair: str = REPAIR
-) -> Examples:
+def flat(table: Table, task: TaskConfig, columns: dict[str, str], source: str, labelled: bool) -> Examples:
     """One example a row: its texts and, with ``labelled``, its label; -1 or NaN otherwise.
 
     ``columns``: text_a, text_b, label, and where there are any id (row of the official file), group, idx -> name there.
     Raises UserError with the place of a row whose text is empty or no text, or whose label is none of the task's.
     """
     wanted = [name for key, name in columns.items() if labelled or key != "label"]
-    table.need(wanted, f"take the file that task {task.name} names, or correct its columns")
-    texts = tuple(_texts(table, columns[key], task, repair) for key in task.text_columns)
-    size, index = len(table.frame), table.frame.index
+    table.need(wanted)
+    for key in task.text_columns:
+        _check(table, columns[key], str, task.empty_text == "keep")
     if not labelled:
-        labels: Any = np.full(size, math.nan if task.regression else -1, np.float32 if task.regression else np.int64)
+        labels: Any = np.full(len(table.frame), *((math.nan, np.float32) if task.regression else (-1, np.int64)))
     elif task.regression:
         low, high = task.score_range or (-math.inf, math.inf)
-        labels = targets(table, columns["label"], low, high, repair)
+        labels = targets(table, columns["label"], low, high)
     else:
-        labels = class_indices(table, columns["label"], task.labels, repair)
-    numbers = {key: _integers(table, columns[key], repair) for key in ("id", "group", "idx") if key in columns}
+        labels = class_indices(table, columns["label"], task.labels)
+    numbers = {key: _integers(table, columns[key]) for key in ("id", "group", "idx") if key in columns}
     if "idx" in numbers:
-        _once(table, numbers["idx"].tolist(), "row", repair)
-    idx = numbers["idx"][:, None] if "idx" in numbers else None
-    ids = numbers.get("id", np.asarray(index, dtype=np.int64))
-    return Examples(source, ids, texts, labels, groups=numbers.get("group"), idx=idx)
+        _check_unique(table, [(number,) for number in numbers["idx"].tolist()])
+    return Examples(
+        source,
+        numbers.get("id", np.asarray(table.frame.index, dtype=np.int64)),
+        tuple(table.frame[columns[key]].tolist() for key in task.text_columns),
+        labels,
+        groups=numbers.get("group"),
+        idx=numbers["idx"][:, None] if "idx" in numbers else None,
+    )
 
 
-def _texts(table: Table, name: str, task: TaskConfig, repair: str) -> list[str]:
-    texts: list[Any] = table.frame[name].tolist()
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            found = "missing" if text is None else show(text)
-            raise table.refuse(position, f"{name} is {found}, text expected", repair)
-        if task.empty_text == "refuse" and not text.strip():
-            raise table.refuse(position, f"{name} is empty", repair)
-    return texts
+_NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
 
 
-def _integers(table: Table, name: str, repair: str) -> np.ndarray:
-    values = table.frame[name].tolist()
-    for position, value in enumerate(values):
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            raise table.refuse(position, f"{name} is {show(value)}, a number from 0 to 2^63 - 1 expected", repair)
-    return np.array(values, dtype=np.int64)
+def _check(table: Table, name: str, kind: type[Any], may_be_empty: bool = False) -> None:
+    """Refuse a row whose value in a column is missing, of another type, or an empty text."""
+    for position, value in enumerate(table.frame[name].tolist()):
+        if type(value) is not kind:
+            found = "missing" if value is None else show(value)
+            raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected")
+        if kind is str and not may_be_empty and not str(value).strip():
+            raise table.refuse(position, f"{name} is empty")
 
 
-def _once(table: Table, numbers: list[Any], kind: str, repair: str) -> None:
-    """Refuse an official number that two rows, questions or answers share."""
-    first: dict[Any, int] = {}
-    for position, number in enumerate(numbers):
-        if first.setdefault(number, position) != position:
-            before = table.where(first[number])
-            raise table.refuse(position, f"idx {number} of this {kind} was given before, at {before}", repair)
+def _integers(table: Table, name: str) -> np.ndarray:
+    _check(table, name, int)
+    return np.array(table.frame[name].tolist(), dtype=np.int64)
+
+
+def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a number that two rows, questions or answers share; ``numbers``: of each row, the outermost first."""
+    owners: dict[tuple[int, int], Any] = {}
+    for position, path in enumerate(numbers):
+        for level, number in enumerate(path):
+            owner = path[:level] if level < len(path) - 1 else position
+            if owners.setdefault((level, number), owner) != owner:
+                raise table.refuse(position, f"idx {number} was given before")
 
 
 # -- SuperGLUE -------------------------------------------------------------------------------------------------
@@ -144,11 +148,9 @@ def wic(row: Row, label: int) -> list[Example]:
     for column in (0, 1):
         name = f"sentence{column + 1}"
         text, start, end = row[name], row[f"start{column + 1}"], row[f"end{column + 1}"]
-        if not 0 <= start < end <= len(text):
-            raise ValueError(f"characters {start} to {end} are not inside {name} ({len(text)} characters)")
         marked = text[start:end]
-        if marked != marked.strip() or _cuts_a_word(text, start, end):
-            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a whole word expected")
+        if not 0 <= start < end <= len(text) or marked != marked.strip():
+            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a word expected")
         spans.append((column, start, end))
     return [Example((row["sentence1"], row["sentence2"]), label, (row["idx"],), spans=tuple(spans))]
 
@@ -170,50 +172,50 @@ class Format:
     """What a flat row of a layout holds beside ``label``, and the function that makes examples of it."""
 
     examples: Callable[[Row, int], list[Example]]
-    columns: dict[str, type]
+    columns: Mapping[str, type | None]  # None: of several types
     empty: tuple[str, ...] = ()  # texts that may be empty
 
 
-SPANS = ("span1_text", "span1_index", "span2_text", "span2_index")
 WIC = {"sentence1": str, "sentence2": str, "start1": int, "end1": int, "start2": int, "end2": int, "idx": int}
+WSC = {"text": str, "span1_text": str, "span1_index": int, "span2_text": str, "span2_index": int, "idx": int}
 FORMATS = {
     "copa": Format(copa, {"premise": str, "question": str, "choice1": str, "choice2": str, "idx": int}),
     # four official answers are empty
     "multirc": Format(multirc, {"paragraph": str, "question": str, "answer": str, "idx": dict}, ("answer",)),
-    "record": Format(record, {"passage": str, "query": str, "entity_spans": object, "answers": list, "idx": dict}),
+    "record": Format(record, {"passage": str, "query": str, "entity_spans": None, "answers": list, "idx": dict}),
     "wic": Format(wic, WIC),
-    "wsc": Format(wsc, {"text": str, **{name: int if "index" in name else str for name in SPANS}, "idx": int}),
+    "wsc": Format(wsc, WSC),
 }
-LAYOUTS = ("flat", *FORMATS)
-_NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list of some"}
 
 
-def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled: bool) -> Examples:
+def examples_of(table: Table, task: TaskConfig, columns: dict[str, str], split: str, source: str) -> Examples:
+    """The examples of an official split. Raises UserError with the place of a row that is not as described."""
+    labelled = not split.startswith("test")
+    if task.layout == "flat":
+        return flat(table, task, columns, source, labelled)
+    return _formatted(table, task, split, source, labelled)
+
+
+def _formatted(table: Table, task: TaskConfig, split: str, source: str, labelled: bool) -> Examples:
     """The examples of a table whose rows are those of ``task.layout``.
 
-    ``ids`` count the rows of the official file, of which a passage is one. Raises UserError with the place of a row
-    that is not as described.
+    ``ids`` count the rows of the official file, of which a passage is one.
     """
     form = FORMATS[task.layout]
     label = ["label"] if labelled and task.layout != "record" else []  # whose right entities are its answers
     columns = {name: kind for name, kind in form.columns.items() if labelled or name != "answers"}
-    table.need([*columns, *label], f"take the files that task {task.name} names")
+    table.need([*columns, *label])
+    for name, kind in columns.items():
+        if kind is not None:
+            _check(table, name, kind, name in form.empty)
     rows: list[Row] = table.frame.to_dict("records")
-    for position, row in enumerate(rows):
-        for name, kind in columns.items():
-            value = row[name]
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                found = "missing" if value is None else show(value)
-                raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected", REPAIR)
-            if isinstance(value, str) and name not in form.empty and not value.strip():
-                raise table.refuse(position, f"{name} is empty", REPAIR)
-    _check_numbers(table, rows)
-    labels = class_indices(table, "label", task.labels, REPAIR).tolist() if label else [-1] * len(rows)
+    numbers = [_numbers(row) for row in rows]
+    _check_unique(table, numbers)
+    labels = class_indices(table, "label", task.labels).tolist() if label else [-1] * len(rows)
     ids: list[int] = []
     examples: list[Example] = []
-    number = -1
-    for _, inside in groupby(range(len(rows)), key=lambda position: _row_number(rows[position], position)):
-        number += 1
+    outermost = groupby(range(len(rows)), key=lambda position: numbers[position][0])
+    for number, (_, inside) in enumerate(outermost):
         for position in inside:
             row = rows[position] | {"mismatched": number in task.mismatched.get(split, [])}
             if not labelled:
@@ -221,45 +223,16 @@ def formatted(table: Table, task: TaskConfig, split: str, source: str, labelled:
             try:
                 made = form.examples(row, labels[position])
             except (ValueError, KeyError, TypeError) as error:
-                raise table.refuse(position, str(error), REPAIR) from error
+                raise table.refuse(position, unlike(error)) from error
             examples += made
             ids += [number] * len(made)
     return _assemble(task, source, ids, examples)
 
 
-def _row_number(row: Row, position: int) -> Any:
-    """What the flat rows of one official row share."""
-    return _numbers(row)[0] if isinstance(row["idx"], dict) else position
-
-
-def _numbers(row: Row) -> list[Any]:
+def _numbers(row: Row) -> tuple[int, ...]:
     """The official numbers of a row, from the outside in."""
     idx = row["idx"]
-    return [idx[name] for name in LEVELS if name in idx] if isinstance(idx, dict) else [idx]
-
-
-def _check_numbers(table: Table, rows: list[Row]) -> None:
-    """Official numbers are integers, and within a file no two rows, questions or answers share one."""
-    nested = bool(rows) and isinstance(rows[0]["idx"], dict)
-    names = [name for name in LEVELS if name in rows[0]["idx"]] if nested else ["row"]
-    listed = [_numbers(row) for row in rows]
-    for position, numbers in enumerate(listed):
-        if not names or len(numbers) != len(names):
-            found = show(rows[position]["idx"])
-            raise table.refuse(position, f"idx is {found}, a number of each kind expected", REPAIR)
-        for number in numbers:
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**63:
-                raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected", REPAIR)
-    _once(table, [numbers[-1] for numbers in listed], names[-1], REPAIR)
-    for level, name in enumerate(names[:-1]):
-        asked: dict[Any, tuple[int, list[Any], list[Any]]] = {}
-        for position, numbers in enumerate(listed):
-            content = [rows[position].get(key) for key in ("paragraph", "passage", "question")[: level + 2]]
-            first = asked.setdefault(numbers[level], (position, numbers[:level], content))
-            if first[1:] != (numbers[:level], content):
-                before = table.where(first[0])
-                reason = f"idx {numbers[level]} of this {name} was given before, at {before}"
-                raise table.refuse(position, reason, REPAIR)
+    return tuple(idx[name] for name in LEVELS if name in idx) if isinstance(idx, dict) else (idx,)
 
 
 def _assemble(task: TaskConfig, source: str, ids: list[int], examples: list[Example]) -> Examples:
@@ -290,41 +263,32 @@ def _with_marks(example: Example) -> Example:
         signs += [(column, start, 1, f"{sign} "), (column, end, 0, f" {sign}")]
     for column, place, _, sign in sorted(signs, reverse=True):  # from the end, so that places stay true
         texts[column] = texts[column][:place] + sign + texts[column][place:]
-    return Example(tuple(texts), example.label, example.idx)
+    return replace(example, texts=tuple(texts), spans=None)
 
 
 # -- nested official files -------------------------------------------------------------------------------------
 
 
 def _unfold_multirc(row: Row) -> Iterator[Row]:
-    passage = _inner(row, "passage", dict)
-    for asked in _inner(passage, "questions", list):
-        for answer in _inner(asked, "answers", list):
+    passage = row["passage"]
+    for asked in passage["questions"]:
+        for answer in asked["answers"]:
             numbers = {"paragraph": row["idx"], "question": asked["idx"], "answer": answer["idx"]}
             texts = {"paragraph": passage["text"], "question": asked["question"], "answer": answer["text"]}
             yield texts | {"idx": numbers} | {key: answer[key] for key in ("label",) if key in answer}
 
 
 def _unfold_record(row: Row) -> Iterator[Row]:
-    passage = _inner(row, "passage", dict)
-    text = passage["text"]
-    spans = [_span(each, text) for each in _inner(passage, "entities", list)]
-    for asked in _inner(row, "qas", list):
+    text = row["passage"]["text"]
+    spans = [_span(each, text) for each in row["passage"]["entities"]]
+    for asked in row["qas"]:
         numbers = {"passage": row["idx"], "query": asked["idx"]}
-        answers = [_span(each, text)["text"] for each in _inner(asked, "answers", list)] if "answers" in asked else None
+        answers = [_span(each, text)["text"] for each in asked["answers"]] if "answers" in asked else None
         yield {"passage": text, "query": asked["query"], "entity_spans": spans, "answers": answers, "idx": numbers}
 
 
 def _unfold_wsc(row: Row) -> Iterator[Row]:
-    yield {key: value for key, value in row.items() if key != "target"} | _inner(row, "target", dict)
-
-
-def _inner(row: Row, key: str, kind: type) -> Any:
-    """The object, or the list that is not empty, at ``key``. Raises KeyError, ValueError."""
-    value = row[key]
-    if not isinstance(value, kind) or value == []:
-        raise ValueError(f"{key} is {show(value)}, {_NOUNS[kind]} expected")
-    return value
+    yield row | row["target"]
 
 
 UNFOLD: dict[str, Unfold] = {"multirc": _unfold_multirc, "record": _unfold_record, "wsc": _unfold_wsc}
@@ -343,19 +307,10 @@ def _listed(spans: Any) -> list[Row]:
 def _span(given: Row, text: str) -> Row:
     """A span of ReCoRD: characters ``start`` to ``end``, both included, of ``text``, which an answer repeats."""
     start, end = given["start"], given["end"]
-    if not 0 <= start <= end < len(text):
-        raise ValueError(f"characters {start} to {end} are not inside the passage ({len(text)} characters)")
     found = text[start : end + 1]
-    if given.get("text", found) != found:
-        raise ValueError(f"text is {given['text']!r}, but characters {start} to {end} are {found!r}")
+    if not 0 <= start <= end < len(text) or given.get("text", found) != found:
+        raise ValueError(f"characters {start} to {end} of the passage are {found!r}, {given.get('text')!r} expected")
     return {"text": found, "start": start, "end": end + 1}
-
-
-def _cuts_a_word(text: str, start: int, end: int) -> bool:
-    """Whether letters go on outside the span; the n't of a contraction may."""
-    left = text[start - 1 : start].isalnum() and text[start].isalnum()
-    right = text[end : end + 1].isalnum() and text[end - 1].isalnum() and not text.startswith("n't", end)
-    return left or right
 
 
 def _words_at(text: str, words: str, index: int) -> tuple[int, int] | None:

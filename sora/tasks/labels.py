@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sora.coercion import show
 from sora.errors import UserError
-from sora.tasks.tables import Table, show
+from sora.tasks.tables import Table
 
 MANY = 150  # different words in a label column: more are no classes
 WHOLE = 10  # different whole numbers, if they do not count from 0: more may be scores
@@ -27,16 +28,12 @@ def word(value: Any) -> str:
     """How a label is written: true and false for a boolean, whatever its case; empty where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    text = (
-        value if isinstance(value, str) else str(value) if isinstance(value, int | float | np.number) else show(value)
-    )
+    text = str(value)
     return text.lower() if text.lower() in ("true", "false") else text
 
 
 def words_of(table: Table, name: str, labels: Sequence[str] = ()) -> list[str]:
-    """The word of each row of a column; of a column of numbered classes, their names.
+    """The word of each row of a column; of a column of numbered classes, their names, and none for a number of none.
 
     Where ``labels`` are given and are other words than the names, but the numbers 0, 1, ... themselves, the number is
     the word: so the hub numbers classes that the official files number too. Raises UserError for other names.
@@ -45,55 +42,46 @@ def words_of(table: Table, name: str, labels: Sequence[str] = ()) -> list[str]:
     names = table.classes.get(name)
     if names is None:
         return [word(value) for value in values]
-    if labels and {word(each).lower() for each in names} != {each.lower() for each in labels}:
+    known = {each.lower(): each for each in labels}
+    if labels and {word(each).lower() for each in names} != set(known):
         if sorted(labels) != sorted(str(number) for number in range(len(names))):
             raise UserError(
                 f"{table.place}: its classes are {', '.join(names)}, those of the task {', '.join(labels)}; "
                 "take the data set that the task names, or give task.labels"
             )
         names = [str(number) for number in range(len(names))]
-    known = {each.lower(): each for each in labels}
     spelled = [known.get(word(each).lower(), word(each)) for each in names]
-    return [spelled[v] if isinstance(v, int) and 0 <= v < len(spelled) else f"{word(v)}" for v in values]
+    return [spelled[v] if isinstance(v, int) and 0 <= v < len(spelled) else "" for v in values]
 
 
-def class_indices(table: Table, name: str, labels: Sequence[str], repair: str) -> NDArray[np.int64]:
+def class_indices(table: Table, name: str, labels: Sequence[str]) -> NDArray[np.int64]:
     """Place of each row's label among ``labels``: int64 [N]. Raises UserError for a row whose label is none of them.
 
     A word that is no label still fits the only label of the same number: 1.0 is the 1 of a column with gaps.
     """
-    place = {label: index for index, label in enumerate(labels)}
-    by_number: dict[float, list[str]] = {}
-    for label in labels:
-        by_number.setdefault(_number(label), []).append(label)
     words = words_of(table, name, labels)
+    place = {label: index for index, label in enumerate(labels)}
+    numbers = [_number(label) for label in labels]
     for each in set(words) - set(place):
-        same = by_number.get(_number(each), [])
-        if len(same) == 1 and math.isfinite(_number(each)):
-            place[each] = place[same[0]]
+        number = _number(each)
+        if math.isfinite(number) and numbers.count(number) == 1:
+            place[each] = numbers.index(number)
     for position, each in enumerate(words):
         if each not in place:
-            value = table.frame[name].iloc[position]
-            found = "no label, which must be" if value is None else f"label {show(value)} is not"
-            raise table.refuse(position, f"{found} one of {', '.join(labels)}", repair)
+            found = f"label {show(each)} is not" if each.strip() else f"no label in column {name!r}, which must be"
+            raise table.refuse(position, f"{found} one of {', '.join(labels)}")
     return np.array([place[each] for each in words], dtype=np.int64)
 
 
-def targets(table: Table, name: str, low: float, high: float, repair: str) -> NDArray[np.float32]:
+def targets(table: Table, name: str, low: float, high: float) -> NDArray[np.float32]:
     """The column as real targets: float32 [N]. Raises UserError for what is not a number from ``low`` to ``high``."""
     values = table.frame[name].tolist()
     numbers = [math.nan if isinstance(value, bool) else _number(value) for value in values]
     for position, number in enumerate(numbers):
         if not (math.isfinite(number) and low <= number <= high):
             bounds = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
-            raise table.refuse(position, f"score {show(values[position])} is not a number{bounds}", repair)
+            raise table.refuse(position, f"score {show(values[position])} is not a number{bounds}")
     return np.array(numbers, dtype=np.float32)
-
-
-def are_missing(table: Table, name: str) -> NDArray[np.bool_]:
-    """Rows without a label: nothing there, or the -1 of numbered classes. [N]"""
-    values, numbered = table.frame[name].tolist(), name in table.classes
-    return np.array([not word(value).strip() or (numbered and value == -1) for value in values], dtype=bool)
 
 
 def labels_found(table: Table, name: str) -> list[str]:
@@ -105,44 +93,40 @@ def labels_found(table: Table, name: str) -> list[str]:
         UserError: one class alone, values of several types, two spellings of one label, or
             numbers that may be classes or scores.
     """
-    words = words_of(table, name)
-    counts = Counter(words)
-    _same_kind(table, name)
+    counts = Counter(each for each in words_of(table, name) if each.strip())
     numbers = {each: _number(each) for each in counts}
-    say = f"{table.place}: column {name!r}"
+    start = f"{table.place}: column {name!r}"
+    kinds = {_kind(value): value for value in table.frame[name].tolist() if value is not None}
+    if len(kinds) > 1 or not kinds.keys() <= {"bool", "number", "str"}:
+        raise UserError(
+            f"{start} holds values such as {', '.join(map(show, kinds.values()))}; labels are all texts, all numbers "
+            "or all true and false"
+        )
     if all(map(math.isfinite, numbers.values())) and name not in table.classes:
         if any(not number.is_integer() for number in numbers.values()):
             return []
-        if any(not each.lstrip("+-").isdecimal() for each in counts):
-            raise UserError(f"{say} holds whole numbers such as {next(iter(counts))}: classes or scores? {GIVE}")
-        if len(counts) > WHOLE and set(numbers.values()) != set(map(float, range(len(counts)))):
-            raise UserError(f"{say} holds {len(counts)} different whole numbers: classes or scores? {GIVE}")
+        counting = len(counts) <= WHOLE or set(numbers.values()) == set(range(len(counts)))
+        if not counting or any(not each.lstrip("+-").isdecimal() for each in counts):
+            shown = ", ".join(list(counts)[:3])
+            raise UserError(f"{start} holds {len(counts)} whole numbers such as {shown}: classes or scores? {GIVE}")
     spellings: dict[Any, str] = {}
     for each in sorted(counts):
         key = numbers[each] if math.isfinite(numbers[each]) else " ".join(each.lower().split())
-        if key in spellings:
-            raise UserError(f"{say} has the labels {spellings[key]!r} and {each!r}, which may be one; write it one way")
-        spellings[key] = each
-    if len(counts) > MANY or len(counts) > max(WHOLE, len(words) // 2):
-        raise UserError(
-            f"{say} has {len(counts)} different labels in {len(words)} rows; is it the label column? {GIVE}"
-        )
+        if spellings.setdefault(key, each) != each:
+            raise UserError(
+                f"{start} has the labels {spellings[key]!r} and {each!r}, which may be one; write it one way"
+            )
+    if len(counts) > MANY or len(counts) > max(WHOLE, counts.total() // 2):
+        many = f"{len(counts)} different labels in {counts.total()} rows"
+        raise UserError(f"{start} has {many}; is it the label column? {GIVE}")
     if len(counts) < 2:
-        raise UserError(f"{say} has one label, {words[0]!r}, in every row; a classifier needs two" if words else say)
+        raise UserError(f"{start} has one label, {next(iter(counts), '')!r}, in every row; a classifier needs two")
     return sorted(counts, key=lambda each: (numbers[each] if math.isfinite(numbers[each]) else math.inf, each))
 
 
-def _same_kind(table: Table, name: str) -> None:
-    kinds: dict[str, Any] = {}
-    for value in table.frame[name].tolist():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        kinds.setdefault("number" if number else type(value).__name__, value)
-    if len(kinds) > 1 or not kinds.keys() <= {"bool", "number", "str"}:
-        shown = ", ".join(show(value) for value in kinds.values())
-        raise UserError(
-            f"{table.place}: column {name!r} holds values such as {shown}; labels are all texts, all numbers or all "
-            "true and false"
-        )
+def _kind(value: Any) -> str:
+    """The type of a label as JSON has it."""
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
 
 
 def _number(value: Any) -> float:

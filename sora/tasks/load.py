@@ -9,34 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from itertools import chain, combinations
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sora.backbones.hub import NotThere, Repository, snapshot
 from sora.backbones.prepared import check
-from sora.config import TaskConfig
+from sora.coercion import nearest
+from sora.config import DataConfig, ProtocolConfig, TaskConfig
 from sora.errors import UserError
 from sora.tasks import own
 from sora.tasks.examples import Examples, TaskData, splits_digest
-from sora.tasks.formats import FORMATS, LAYOUTS, UNFOLD, flat, formatted
+from sora.tasks.formats import FORMATS, UNFOLD, examples_of
 from sora.tasks.metrics import check_metrics
 from sora.tasks.splits import count_rows, first, limited, make_splits, train_slice
-from sora.tasks.tables import (
-    AGAIN,
-    REPAIR,
-    Table,
-    check_shards,
-    of_dataset,
-    read_delimited,
-    read_jsonl,
-    read_parquet,
-    read_saved,
-)
-
-if TYPE_CHECKING:  # sora.config imports TaskConfig from this package
-    from sora.config import DataConfig, ProtocolConfig
+from sora.tasks.tables import of_dataset, read_delimited, read_jsonl, read_parquet, read_saved
 
 ENV = "SORA_DATA"
 WHERE = {
@@ -44,7 +30,6 @@ WHERE = {
     "superglue": "SuperGLUE is at https://super.gluebenchmark.com/tasks; unpack it as <data.dir>/CB/train.jsonl etc.",
     **dict.fromkeys(("own", "synthetic"), "Correct data.dir, or folder and files of the task's YAML"),
 }
-READERS = ("tsv", "jsonl")
 
 
 def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskData:
@@ -124,40 +109,32 @@ def data_folder(task: TaskConfig, directory: str | None) -> Path:
             return folder
     places = " and ".join(str(folder) for folder in tried)
     present = [p.name for base in (root, root / task.benchmark) if base.is_dir() for p in base.iterdir()]
-    lowered = {name.lower().replace("-", ""): name for name in present}
-    near = get_close_matches(task.folder.lower().replace("-", ""), lowered, 1, 0.8)
-    hint = f"There is {lowered[near[0]]}: rename it to {task.folder}." if near else WHERE[task.benchmark]
-    raise UserError(f"{key}={given}: no folder for task {task.name}; looked for {places}. {hint}")
+    raise UserError(
+        f"{key}={given}: no folder for task {task.name}; looked for {places}{nearest(task.folder, present)}. "
+        f"{WHERE[task.benchmark]}"
+    )
 
 
 def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[dict[str, Examples], dict[str, str]]:
     """The named official splits and, for those that are not complete, a sentence about it."""
-    official: dict[str, Examples] = {}
-    partial: dict[str, str] = {}
     if task.reader == "synthetic":
         from sora.tasks.synthetic import generate  # its word lists are only needed here
 
-        official = generate(task)
-        return {split: official[split] for split in splits}, partial
-    _check(task)
+        made = generate(task)
+        return {split: made[split] for split in splits}, {}
+    official: dict[str, Examples] = {}
+    partial: dict[str, str] = {}
     given = data.dir or os.environ.get(ENV)
-    for (one, file), (other, same) in combinations(((split, task.files.get(split)) for split in splits), 2):
-        if file is not None and file == same:
-            raise UserError(f"task.files: {one} and {other} are both {file}, so that they would share their examples")
     snapshot_of = open_snapshot(task, given)
     folder = Path() if snapshot_of else data_folder(task, data.dir)
     for split in splits:
-        if split not in task.files:
-            raise UserError(f"task.sizes names {split}, task.files does not; correct conf/task/{task.name}.yaml")
         source = f"{task.folder}/{task.files[split]}"
         files = snapshot_of(split) if snapshot_of else [folder / task.files[split]]
         path = files[0]
         if not path.exists():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
         if given:
-            inside = (
-                sorted(each.iterdir()) if each.is_dir() else [each] for each in files
-            )  # a saved split is a folder
+            inside = (sorted(each.iterdir()) if each.is_dir() else [each] for each in files)  # a folder: a saved split
             check(Path(given).expanduser(), chain.from_iterable(inside))
         if snapshot_of:
             official[split] = read_snapshot(files, task, split, source)
@@ -166,44 +143,24 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:
             partial[split] = f"{expected:,} expected, {found:,} found"
-            if not data.allow_partial:
+            if not data.allow_partial or not found:
                 raise UserError(
-                    f"{path}: {partial[split]}, so this is not the complete {split} split of {task.name}; "
-                    "get the official file, or set data.allow_partial=true (the record will say so)"
+                    f"{path}: {partial[split]}, so this is not the complete {split} split of {task.name}; get the "
+                    "official file, or set data.allow_partial=true if there are some (the record will say so)"
                 )
-            if not found:
-                raise UserError(f"{path}: no examples at all; get the official file")
     return official, partial
 
 
 def read_official(path: Path, task: TaskConfig, split: str, source: str) -> Examples:
     """The examples of an official file. Raises UserError with ``file:line`` for a row that is not as described."""
-    labelled = not split.startswith("test")
-    columns = task.columns | ({} if labelled else task.test_columns)
     if task.reader == "tsv":
-        header = split not in task.headerless
-        table = read_delimited(path, header=header, skip_short=task.short_rows == "skip")
-        if not header and not all(name.isdecimal() for name in columns.values()):
-            raise UserError(
-                f"{path} has no header, so task.columns must hold column numbers, not {list(columns.values())}"
-            )
-        return flat(table, task, columns, source, labelled)
-    table = read_jsonl(path, UNFOLD.get(task.layout))
-    columns = columns | {"idx": "idx", "label": "label"}
-    asked = dict.fromkeys(columns.values()) if task.layout == "flat" else FORMATS[task.layout].columns
-    known = {*asked, *task.ignored_keys, "label"} - (set() if labelled else {"label"})
-    _refuse_others(table, known)
-    if task.layout in FORMATS:
-        return formatted(table, task, split, source, labelled)
-    return flat(table, task, columns, source, labelled)
-
-
-def _refuse_others(table: Table, known: set[str]) -> None:
-    """Refuse keys that nobody asks for: they would be a part of the task that is passed over."""
-    for name in table.frame.columns:
-        if name not in known:
-            position = int(table.frame[name].notna().to_numpy().argmax())
-            raise table.refuse(position, f"unexpected key {name!r}", REPAIR)
+        columns = task.columns | (task.test_columns if split.startswith("test") else {})
+        skip = task.short_rows == "skip"
+        table = read_delimited(path, header=split not in task.headerless, skip_short=skip)
+    else:
+        columns = task.columns | {"idx": "idx", "label": "label"}
+        table = read_jsonl(path, UNFOLD.get(task.layout))
+    return examples_of(table, task, columns, split, source)
 
 
 # -- a snapshot of the hub's data set --------------------------------------------------------------------------
@@ -238,7 +195,6 @@ def snapshot_files(task: TaskConfig, split: str, folder: Path) -> list[Path]:
     if not files:
         missing = folder / f"{name}-00000-of-00001.parquet"
         raise UserError(f"{missing} is missing (the {split} split of task {task.name} is not whole); download it again")
-    check_shards(files)
     return files
 
 
@@ -265,28 +221,6 @@ def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: s
     """The examples of a split of the hub's data set; ``source`` is the official file that it stands for."""
     dataset = read_parquet(files) if files[0].is_file() else read_saved(files[0])
     place = str(files[0].parent if len(files) > 1 else files[0])
-    labelled = not split.startswith("test")
     columns = task.hub_columns or task.columns | {"label": "label", "idx": "idx"}
     known = columns.values() if task.layout == "flat" else FORMATS[task.layout].columns
-    table = of_dataset(dataset, place, [*known, "label"])
-    if task.layout in FORMATS:
-        return formatted(table, task, split, source, labelled)
-    return flat(table, task, columns, source, labelled, AGAIN)
-
-
-def _check(task: TaskConfig) -> None:
-    """Refuse words in a task's YAML (or on the command line) that name nothing."""
-    choices = {
-        "reader": (*READERS, "synthetic", "own"),
-        "layout": LAYOUTS,
-        "scoring": ("classes", "choices", "answers", "candidates"),
-        "spans": ("vectors", "marks", "") if task.layout in ("wic", "wsc") else ("",),
-        "truncate": ("text_a", ""),
-    }
-    for key, allowed in choices.items():
-        value = getattr(task, key)
-        if value not in allowed:
-            known = " or ".join(repr(each) for each in allowed)
-            raise UserError(
-                f"task.{key}={value!r} is not {known} in task {task.name}; correct conf/task/{task.name}.yaml"
-            )
+    return examples_of(of_dataset(dataset, place, [*known, "label"]), task, columns, split, source)

@@ -139,9 +139,8 @@ def check_metrics(task: TaskConfig) -> None:
     fitting = [
         name for name in known if (name in OF_SCORES) == task.regression and FITTING.get(name, lambda task: True)(task)
     ]
-    if not task.metrics:
-        raise UserError(f"task.metrics: empty, must name at least one of {', '.join(fitting)}")
-    for key, name in [*(("task.metrics", name) for name in task.metrics), ("task.select_metric", task.select_metric)]:
+    named = [("task.metrics", name) for name in task.metrics or [""]]
+    for key, name in [*named, ("task.select_metric", task.select_metric)]:
         if name not in fitting:
             raise UserError(f"{key}: no metric {name!r} for task={task.name}; there are {', '.join(fitting)}")
 
@@ -184,7 +183,7 @@ def score(
 
     ``groups`` [N] and ``credit`` [N, 2] are those of ``Examples``, for the tasks that have them.
 
-    Raises ValueError for lengths that differ, no examples, a metric that does not exist or lacks its groups.
+    Raises ValueError for lengths that differ, no examples, or a metric that lacks its groups.
     """
     predicted, gold = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != gold.shape or predicted.ndim != 1 or not len(gold):
@@ -193,9 +192,6 @@ def score(
         )
     names = dict.fromkeys([*task.metrics, task.select_metric])
     known = CANDIDATE_METRICS if task.scoring == "candidates" else METRICS
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(f"{task.name}: no metric {', '.join(unknown)}; there are {', '.join(known)}")
     scored = Scored(predicted, gold, max(2, task.num_outputs), groups, credit)
     return {name: known[name](scored) for name in names}
 

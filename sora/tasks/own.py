@@ -11,23 +11,24 @@ import functools
 import glob
 import re
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sora.backbones.hub import NotThere, Repository, snapshot
+from sora.coercion import show
 from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.examples import Examples
 from sora.tasks.formats import flat
-from sora.tasks.labels import are_missing, labels_found, word
+from sora.tasks.labels import labels_found, word, words_of
 from sora.tasks.tables import (
     Table,
     check_shards,
+    is_saved,
     joined,
     lines_of,
     of_dataset,
@@ -36,7 +37,6 @@ from sora.tasks.tables import (
     read_parquet,
     read_saved,
     reading,
-    show,
 )
 
 SPLITS = ("train", "validation", "test")
@@ -44,8 +44,6 @@ ALL = "*"  # the key of one source that holds every split
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON = (".jsonl", ".ndjson", ".json")
-REPAIR = "correct that row, or the columns and labels that were given"
-COLUMNS = "correct data.text and data.label, which are names of the first line or of the data set"
 KINDS = "a file (.csv .tsv .jsonl .json .parquet), a glob, a saved folder or a data set on the hub"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -58,12 +56,10 @@ def is_own(values: Any) -> bool:
 def plain(values: dict[str, Any]) -> dict[str, Any]:
     """The group without nulls, which stand for what the rows say, and with lists and words where they are wanted."""
     given = {key: value for key, value in values.items() if value is not None}
-    if "text" in given and not isinstance(given["text"], list):
-        given["text"] = [given["text"]]
+    for key in {"text", "metrics"} & given.keys():
+        given[key] = given[key] if isinstance(given[key], list) else [given[key]]
     if isinstance(given.get("labels"), list):
         given["labels"] = [word(each) for each in given["labels"]]
-    if isinstance(given.get("metrics"), str):
-        given["metrics"] = [given["metrics"]]
     files = given.get("files")
     if files is not None:
         given["files"] = dict(files) if isinstance(files, dict) else {ALL: files}
@@ -84,26 +80,24 @@ def completed(task: TaskConfig, given: Collection[str], directory: str | None) -
         raise UserError(
             f"task={task.name}: no files are given; give data.files={{train: FILE, validation: FILE}}, each {KINDS}"
         )
-    if not 1 <= len(task.text) <= 2:
-        count = "not given" if not task.text else f"got {len(task.text)} columns"
-        raise UserError(f"data.text: {count}, must be the text column, or two: data.text=[premise,hypothesis]")
-    if len(set(task.text)) < len(task.text) or task.label in task.text:
-        raise UserError(f"data.text: {', '.join(task.text)} and data.label={task.label} must be different columns")
-    if not task.label:
-        raise UserError("data.label: not given, must be the column of the labels")
-    if task.quoting not in ("auto", "csv", "none"):
-        raise UserError(f"data.quoting: got {show(task.quoting)}, must be one of auto, csv, none")
-    if task.labels and (len(set(task.labels)) < max(2, len(task.labels))):
-        raise UserError(f"task.labels: got {', '.join(task.labels)}, must be two different labels or more")
-    if task.labels and task.score_range:
-        raise UserError("task.score_range: is of scores, and task.labels are of classes; leave one out")
-    task = replace(task, benchmark="own", columns=dict(zip(("text_a", "text_b"), task.text, strict=False)))
-    task = replace(task, columns=task.columns | {"label": task.label})
+    named = {*task.text, task.label}
+    if not 1 <= len(task.text) <= 2 or len(named) <= len(task.text) or not task.label:
+        raise UserError(
+            f"data.text: got [{', '.join(task.text)}], and data.label={task.label or 'null'}; must be one text column "
+            "or two, as in data.text=[premise,hypothesis], and another column, that of the labels"
+        )
+    if task.labels and (len(set(task.labels)) < max(2, len(task.labels)) or task.score_range):
+        raise UserError(
+            f"task.labels: got {', '.join(task.labels)}, must be two different labels or more, without task.score_range"
+        )
+    columns = dict(zip(("text_a", "text_b"), task.text, strict=False)) | {"label": task.label}
+    task = replace(task, benchmark="own", columns=columns)
     where = sources(task, directory)
-    key = repr((task, [source.stamp() for source in where.values()]))
+    key = repr((task, [_stamp(paths) for paths in where.values()]))
     if key not in _KNOWN:  # each run of a sweep asks again
-        _KNOWN[key] = _described(task, {split: source.table() for split, source in where.items()})
-    task = replace(task, labels=_KNOWN[key][0], sizes=_KNOWN[key][1])
+        _KNOWN[key] = _described(task, {split: table_of(task, split, paths) for split, paths in where.items()})
+    labels, sizes = _KNOWN[key]
+    task = replace(task, labels=labels, sizes=sizes)
     if "metrics" not in given:
         task = replace(task, metrics=["pearson", "spearman"] if task.regression else ["accuracy", "f1_macro"])
     if "select_metric" not in given:
@@ -115,213 +109,119 @@ _KNOWN: dict[str, tuple[list[str], dict[str, int]]] = {}  # description and stat
 
 
 def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], dict[str, int]]:
-    """Labels and sizes, as the rows have them; each table is told in a line."""
+    """Labels and sizes, as the rows have them; prints a line about each table."""
     for split, table in tables.items():
-        table.need([*task.text, *([task.label] if split != "test" else [])], COLUMNS)
+        table.need([*task.text, *([task.label] if split != "test" else [])])
         if not len(table.frame):
             raise UserError(
                 f"{table.place}: no rows (the {split} split of task {task.name}); give a file that has some"
             )
-        for name in task.text:
-            _check_texts(table, name)
-        if split != "test" and (missing := are_missing(table, task.label)).any():
-            reason = f"no label in column {task.label!r} (the {split} split)"
-            raise table.refuse(int(missing.argmax()), reason, REPAIR)
-    train = tables["train"]
     if not task.labels and not task.score_range:
-        task = replace(task, labels=labels_found(train, task.label))
-    elif task.labels and len(set(train.frame[task.label].map(word))) < 2:
-        raise UserError(f"{train.place}: column {task.label!r} has one label in every row; a classifier needs two")
+        task = replace(task, labels=labels_found(tables["train"], task.label))
     if broken := next((label for label in task.labels if len(label.splitlines()) != 1 or "\t" in label), None):
         raise UserError(f"task={task.name}: the label {show(broken)} has a tab or a line break; write it in one line")
-    found = examples_of(task, tables)
+    found = {split: _examples(task, split, table) for split, table in tables.items()}
     trained = set(zip(*found["train"].texts, strict=True))
     for split, table in tables.items():
-        told = f"task {task.name}: {split} is {table.place}, {len(found[split]):,} rows{_told(table, split, task)}"
+        parts = [f"task {task.name}: {split} is {table.place}", f"{len(found[split]):,} rows"]
+        if table.how:
+            parts.append(table.how)
+        if split == "train":
+            parts.append("scores" if task.regression else f"classes {', '.join(task.labels)}")
+        if split == "test":
+            parts.append("labelled" if _is_labelled(table, task) else "without labels")
         shared = sum(texts in trained for texts in zip(*found[split].texts, strict=True)) if split != "train" else 0
-        leak = f"; note: the texts of {shared:,} of them are in train too" if shared else ""
-        print(f"{told}{leak}", file=sys.stderr, flush=True)
+        note = f"; note: the texts of {shared:,} of them are in train too" if shared else ""
+        print(", ".join(parts) + note, file=sys.stderr, flush=True)
     return task.labels, {split: len(examples) for split, examples in found.items()}
 
 
 def read(task: TaskConfig, directory: str | None) -> dict[str, Examples]:
     """The examples of every split that the task has. Raises UserError."""
-    return examples_of(task, {split: source.table() for split, source in sources(task, directory).items()})
+    return {
+        split: _examples(task, split, table_of(task, split, paths)) for split, paths in sources(task, directory).items()
+    }
 
 
-def examples_of(task: TaskConfig, tables: dict[str, Table]) -> dict[str, Examples]:
-    """The examples of each split; a test split without labels gets -1 or NaN. Raises UserError for a wrong row."""
-    found = {}
-    for split, table in tables.items():
-        labelled = split != "test" or is_labelled(table, task)
-        found[split] = flat(table, task, task.columns, f"{task.name}/{split}", labelled, REPAIR)
-    return found
+def _examples(task: TaskConfig, split: str, table: Table) -> Examples:
+    """The examples of a split; those of a test split without labels get -1 or NaN. Raises UserError for a wrong row."""
+    labelled = split != "test" or _is_labelled(table, task)
+    return flat(table, task, task.columns, f"{task.name}/{split}", labelled)
 
 
-def is_labelled(table: Table, task: TaskConfig) -> bool:
+def _is_labelled(table: Table, task: TaskConfig) -> bool:
     """Whether a test split has labels; -1 in every row is none. Raises UserError where only some rows have one."""
-    name = task.label
-    if name not in table.frame.columns:
+    if task.label not in table.frame.columns:
         return False
-    missing = are_missing(table, name)
-    if not task.regression and "-1" not in task.labels:
-        missing |= np.array([word(value) == "-1" for value in table.frame[name].tolist()], dtype=bool)
+    none = {""} if task.regression or "-1" in task.labels else {"", "-1"}
+    missing = np.array([each.strip() in none for each in words_of(table, task.label, task.labels)])
     if missing.any() and not missing.all():
-        raise table.refuse(int(missing.argmax()), f"no label in column {name!r}, which other rows have", REPAIR)
+        raise table.refuse(int(missing.argmax()), f"no label in column {task.label!r}, which other rows have")
     return not missing.any()
-
-
-def _told(table: Table, split: str, task: TaskConfig) -> str:
-    """How a table was read and what its labels are, as the end of a sentence."""
-    labels = "scores" if task.regression else f"classes {', '.join(task.labels)}"
-    parts = [table.how, labels if split == "train" else ""]
-    if split == "test":
-        parts.append("labelled" if is_labelled(table, task) else "without labels")
-    return "".join(f", {part}" for part in parts if part)
-
-
-def _check_texts(table: Table, name: str) -> None:
-    """Refuse a column of nothing but numbers as text: it is most likely the wrong one."""
-    values = table.frame[name].tolist()
-    if all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", value) if isinstance(value, str) else False for value in values):
-        raise UserError(f"{table.place}: column {name!r} holds numbers alone, no texts; correct data.text")
 
 
 # -- where the rows are ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where one split lies: files of one kind, a saved folder, a folder of data files, or a data set on the hub."""
-
-    task: TaskConfig
-    split: str
-    given: str  # as the user wrote it
-    paths: tuple[Path, ...]
-
-    def stamp(self) -> list[Any]:
-        """What changes when the files do."""
-        files = [each for path in self.paths for each in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        return [(str(each), each.stat().st_mtime_ns, each.stat().st_size) for each in files]
-
-    def table(self) -> Table:
-        """Its rows. Raises UserError."""
-        first = self.paths[0]
-        if first.is_dir():
-            return self._of_folder(first)
-        suffix = first.suffix.lower()
-        if other := next((path for path in self.paths if path.suffix.lower() != suffix), None):
-            raise UserError(f"data.files: {first} and {other} are of two kinds; shards of one split are of one")
-        wanted = [*self.task.text, self.task.label]
-        if suffix == ".parquet":
-            check_shards(self.paths)
-            return of_dataset(read_parquet(self.paths), self.given, wanted)
-        if suffix in JSON:
-            return joined([read_jsonl(path, repair=REPAIR) for path in self.paths])
-        if suffix in DELIMITED:
-            return joined([read_text(path, self.task, self.split) for path in self.paths])
-        raise UserError(
-            f"{first}: a file of that ending is not read; it must be one of .csv .tsv .jsonl .json .parquet"
-        )
-
-    def _of_folder(self, folder: Path) -> Table:
-        wanted, name = [*self.task.text, self.task.label], self.task.hub_splits.get(self.split, self.split)
-        if is_saved(folder):
-            found = read_saved(folder)
-        else:
-            check_shards([path for path in folder.rglob("*") if path.is_file()])
-            with reading(self.given) as datasets:
-                found = datasets.load_dataset(str(folder), self.task.hub_config or None)
-        if isinstance(found, dict):
-            if name not in found:
-                raise UserError(
-                    f"{self.given}: no split {name!r}, there are {', '.join(map(str, found))}; name it, as in "
-                    f"'task.hub_splits={{{self.split}: {next(iter(found), 'SPLIT')}}}'"
-                )
-            return of_dataset(found[name], f"{self.given} ({name})", wanted)
-        return of_dataset(found, self.given, wanted)
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` left this folder."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
-def sources(task: TaskConfig, directory: str | None) -> dict[str, Source]:
-    """Where each split lies. Raises UserError for a split that is missing, or one that does not exist."""
-    files = dict(task.files)
+def sources(task: TaskConfig, directory: str | None) -> dict[str, list[Path]]:
+    """The files or the folder of each split. Raises UserError for a split that is missing or does not exist."""
+    files: Mapping[str, Any] = task.files
     if ALL in files:
         given = files[ALL]
-        if len(files) > 1 or not isinstance(given, str):
-            raise UserError(f"data.files: got {show(files)}, must be {{train: FILE, validation: FILE, test: FILE}}")
-        folder = _paths(task, given, directory, ALL)[0]
+        folder = _paths(task, given, directory, "data.files")[0]
         if not folder.is_dir() or (folder / "state.json").is_file():
             raise UserError(
                 f"data.files={given}: is one split alone; give {{train: {given}, validation: FILE}}, where a labelled "
                 "test file may stand in for validation with protocol=holdout"
             )
-        there = _splits_of(folder, task, given)
+        there = _splits_of(folder, task)
         files = {split: given for split in SPLITS if task.hub_splits.get(split, split) in there}
         if "train" not in files:
-            raise UserError(
-                f"{given}: no split 'train', there are {', '.join(there)}; name them, as in "
-                f"'task.hub_splits={{train: {there[0] if there else 'SPLIT'}}}'"
-            )
-    for split in files:
-        if split not in SPLITS:
-            near = ["validation"] if split in ("dev", "val") else get_close_matches(str(split), SPLITS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"data.files.{split}: no such split, must be one of {', '.join(SPLITS)}{hint}")
-    if "train" not in files or len(files) < 2:
-        missing = "train" if "train" not in files else "validation (or a labelled test)"
-        raise UserError(f"data.files: has no {missing}, must name the files to train on and to select with")
-    found = {
-        split: Source(task, split, _spelled(files[split]), tuple(_paths(task, files[split], directory, split)))
-        for split in SPLITS
-        if split in files
-    }
-    seen: dict[tuple[Path, str], str] = {}
-    for split, source in found.items():
-        for path in source.paths:
+            raise _no_split(folder, "train", there)
+    if not set(files) <= set(SPLITS) or "train" not in files or len(files) < 2:
+        raise UserError(
+            f"data.files: names {', '.join(map(str, files))}; must name train, and validation or a labelled test"
+        )
+    found = {split: _paths(task, files[split], directory, f"data.files.{split}") for split in SPLITS if split in files}
+    taken: dict[tuple[Path, str], str] = {}
+    for split, paths in found.items():
+        for path in paths:
             holds_all = path.is_dir() and not (path / "state.json").is_file()
-            same = seen.setdefault((path.resolve(), task.hub_splits.get(split, split) if holds_all else ""), split)
-            if same != split:
-                raise UserError(f"data.files: {same} and {split} are both {path}, so that they would share their rows")
+            part = task.hub_splits.get(split, split) if holds_all else ""
+            if (other := taken.setdefault((path.resolve(), part), split)) != split:
+                raise UserError(f"data.files: {other} and {split} are both {path}, so that they would share their rows")
     return found
 
 
-def _spelled(given: Any) -> str:
-    return str(given) if not isinstance(given, list) else f"{given[0]} and {len(given) - 1} more"
-
-
-def _paths(task: TaskConfig, given: Any, directory: str | None, split: str) -> list[Path]:
+def _paths(task: TaskConfig, given: Any, directory: str | None, key: str) -> list[Path]:
     """The files or the folder that are meant, shards in the order of their names."""
-    key = "data.files" if split == ALL else f"data.files.{split}"
     listed = given if isinstance(given, list) else [given]
     if not listed or not all(isinstance(each, str) and each.strip() for each in listed):
         raise UserError(f"{key}: got {show(given)}, must be {KINDS}")
     found: list[Path] = []
     for each in listed:
-        places = [Path(each).expanduser()]
-        if directory and not places[0].is_absolute():
-            places.append(Path(directory).expanduser() / each)
-        matches = next(filter(None, (sorted(glob.glob(str(place))) for place in places if not place.exists())), [])
-        here = next((place for place in places if place.exists()), None)
-        if here is None and not matches:
-            if HUB_NAME.fullmatch(each) and len(listed) == 1 and not Path(each).suffix:
-                return [hub_folder(each, task.revision)]
-            tried = " and ".join(str(place) for place in places)
-            what = "no file matches" if glob.has_magic(each) else "there is no such file"
-            raise UserError(f"{key}={each}: {what}; looked for {tried}")
-        found += [here] if here is not None else map(Path, matches)
+        places = [base / Path(each).expanduser() for base in (Path(), Path(directory or "").expanduser())]
+        matching = ([place] if place.exists() else sorted(map(Path, glob.glob(str(place)))) for place in places)
+        matches = next(filter(None, matching), [])
+        if not matches and len(listed) == 1 and HUB_NAME.fullmatch(each) and not Path(each).suffix:
+            return [hub_folder(each, task.revision)]
+        if not matches:
+            tried = " and ".join(dict.fromkeys(map(str, places)))
+            raise UserError(f"{key}={each}: there is no such file; looked for {tried}")
+        found += matches
     return found
 
 
-def _splits_of(folder: Path, task: TaskConfig, given: str) -> list[str]:
-    with reading(given) as datasets:
-        if is_saved(folder):
-            return list(read_saved(folder))
+def _splits_of(folder: Path, task: TaskConfig) -> list[str]:
+    if is_saved(folder):
+        return list(read_saved(folder))
+    with reading(folder) as datasets:
         return list(datasets.get_dataset_split_names(str(folder), task.hub_config or None))
+
+
+def _no_split(folder: Path, split: str, there: Collection[str]) -> UserError:
+    example = f"'task.hub_splits={{{split}: {next(iter(there), 'SPLIT')}}}'"
+    return UserError(f"{folder}: no split {split!r}, there are {', '.join(there)}; name it, as in {example}")
 
 
 @functools.lru_cache
@@ -336,28 +236,66 @@ def hub_folder(name: str, revision: str) -> Path:
         ) from error
 
 
+def _stamp(paths: list[Path]) -> list[Any]:
+    """What changes when the files do."""
+    files = [each for path in paths for each in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [(str(each), each.stat().st_mtime_ns, each.stat().st_size) for each in files]
+
+
+def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
+    """The rows of a split. Raises UserError for files that cannot be read, or are of two kinds."""
+    wanted, suffix = [*task.text, task.label], paths[0].suffix.lower()
+    if paths[0].is_dir():
+        return _of_folder(task, split, paths[0], wanted)
+    if {path.suffix.lower() for path in paths} != {suffix} or suffix not in (".parquet", *JSON, *DELIMITED):
+        raise UserError(
+            f"data.files: {' and '.join(map(str, paths[:2]))}: a split is a folder, or files of one of the kinds "
+            ".csv .tsv .jsonl .json .parquet"
+        )
+    if suffix == ".parquet":
+        return of_dataset(read_parquet(paths), str(paths[0] if len(paths) == 1 else paths[0].parent), wanted)
+    if suffix in JSON:
+        return joined([read_jsonl(path) for path in paths])
+    return joined([read_text(path, task, split) for path in paths])
+
+
+def _of_folder(task: TaskConfig, split: str, folder: Path, wanted: list[str]) -> Table:
+    """The rows of a split in what ``save_to_disk`` left, or in a folder of data files."""
+    if is_saved(folder):
+        found = read_saved(folder)
+    else:
+        check_shards([path for path in folder.rglob("*") if path.is_file()])
+        with reading(folder) as datasets:
+            found = datasets.load_dataset(str(folder), task.hub_config or None)
+    if not isinstance(found, dict):
+        return of_dataset(found, str(folder), wanted)
+    name = task.hub_splits.get(split, split)
+    if name not in found:
+        raise _no_split(folder, name, found)
+    return of_dataset(found[name], f"{folder} ({name})", wanted)
+
+
 # -- delimited text --------------------------------------------------------------------------------------------
 
 
 def read_text(path: Path, task: TaskConfig, split: str) -> Table:
-    """A CSV or TSV file with a header line; separator and quoting are found, and told in ``Table.how``.
+    """A CSV or TSV file with a header line; ``Table.how`` says which separator and quoting were found.
 
     The separator is that of the ending, or another one whose header has the columns. A .csv file is quoted; in a
     .tsv file quotes are either text, as in GLUE, or quoting, as pandas writes it: see :func:`is_quoted`.
 
     Raises:
-        UserError: no separator gives the columns, or quotes in a .tsv file may be either.
+        UserError: quotes in a .tsv file may be either.
     """
     first = DELIMITED[path.suffix.lower()]
-    needed = task.text if split == "test" else [*task.text, task.label]
-    head, separator = lines_of(path)[0], first
-    for each in (first, *(each for each in SEPARATORS if each != first)):
-        if set(needed) <= set(next(csv.reader([head], delimiter=each), [])):
-            separator = each
-            break
-    quoted = task.quoting == "csv" or (
-        task.quoting == "auto" and (path.suffix.lower() == ".csv" or is_quoted(path, separator))
-    )
+    needed = set(task.text if split == "test" else [*task.text, task.label])
+    head = lines_of(path)[0]
+    fitting = (each for each in (first, *SEPARATORS) if needed <= set(next(csv.reader([head], delimiter=each), [])))
+    separator = next(fitting, first)
+    if task.quoting == "auto":
+        quoted = path.suffix.lower() == ".csv" or is_quoted(path, separator)
+    else:
+        quoted = task.quoting == "csv"
     table = read_delimited(path, separator, quoted=quoted)
     quotes = "quoted as CSV" if quoted else "quotes are text"
     return replace(table, how=f"separated by {SEPARATORS[separator]}, {quotes}")
@@ -366,28 +304,25 @@ def read_text(path: Path, task: TaskConfig, split: str) -> Table:
 def is_quoted(path: Path, separator: str) -> bool:
     """Whether a file without a rule of its own quotes its fields as CSV does.
 
-    It does where all of it reads as CSV and a field needs its quotes (it holds a separator or a doubled quote, or a
-    line break that would otherwise be a broken row), or where the header is quoted too. Raises UserError where it
-    could be both.
+    It does where all of it reads as CSV and only so, or where a quoted field holds a doubled quote, or all names of the
+    header are quoted. Raises UserError where it could be both.
     """
-    lines = lines_of(path)
-    text = "\n".join(lines)
-    fields = re.findall(rf'(?:^|{separator})"((?:[^"]|"")*)"(?={separator}|$)', text, re.MULTILINE)
     try:
-        read_delimited(path, separator, quoted=True)
+        quoted = read_delimited(path, separator, quoted=True).frame.to_numpy().tolist()
     except UserError:
         return False
-    head = lines[0].split(separator)
-    whole = all(len(line.split(separator)) == len(head) for line in lines if line)  # of rows, with quotes as text
-    broken = [each for each in fields if "\n" in each]
-    needed = [each for each in fields if '""' in each or separator in each]
-    if not fields or (needed and not (broken and whole)):
-        return bool(fields)
-    if (broken and not whole) or all(each[:1] == each[-1:] == '"' for each in head):
+    lines = [line.split(separator) for line in lines_of(path) if line]
+    head, rows = lines[0], lines[1:]
+    if any(len(row) != len(head) for row in rows):
         return True
-    shown = (broken or fields)[0]
-    line = 1 + text[: text.index(f'"{shown}"')].count("\n")
+    named = all(name[:1] == name[-1:] == '"' for name in head)
+    unlike = [number for number, (a, b) in enumerate(zip(quoted, rows, strict=False)) if a != b]
+    if not unlike:
+        return named
+    fields = [pair for number in unlike for pair in zip(quoted[number], rows[number], strict=True)]
+    doubled = any(value != raw and '"' in value for value, raw in fields)
+    if len(quoted) == len(rows) and (doubled or named):  # fewer: two rows would be read as one
+        return True
     raise UserError(
-        f"{path}:{line}: the quotes around {show(shown)} may be text or quoting; set data.quoting=csv or "
-        "data.quoting=none"
+        f"{path}:{unlike[0] + 2}: the quotes may be text or quoting; set data.quoting=csv or data.quoting=none"
     )

@@ -20,7 +20,6 @@ generator.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from itertools import combinations
 
 import numpy as np
@@ -37,7 +36,6 @@ BINS = 10  # strata of a regression target
 SMALL = (2**32 - 1) // 20  # torch.randperm draws 64-bit numbers from this length on
 
 Indices = NDArray[np.int64]
-PROTOCOLS = ("paper", "dev", "holdout")
 
 
 def torch_randperm(n: int, seed: int) -> Indices:
@@ -60,8 +58,8 @@ def torch_randperm(n: int, seed: int) -> Indices:
 def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) -> dict[str, Examples]:
     """train, select, report, train_subset (and report_mm) from the official splits that were read.
 
-    Raises UserError for an unknown protocol and for data too small to split; AssertionError if an example
-    were in two of train, select and report (only ``dev`` may repeat one, in select and report).
+    Raises UserError for data too small to split; AssertionError if an example were in two of train, select and report
+    (only ``dev`` may repeat one, in select and report).
     """
     train, validation = official["train"], official.get("validation")
     mismatched, test = official.get("validation_mm"), official.get("test")
@@ -78,7 +76,7 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
         elif task.paper_split == "halve":
             first, rest = _halve(validation, "paper")
             splits = {"train": train, "select": first, "report": rest}
-        elif task.paper_split == "heldout":
+        else:
             heldout, found = HELDOUT, count_rows(train)
             if found <= HELDOUT and found < task.sizes.get("train", 0):  # partial data, allowed by data.allow_partial
                 heldout = max(1, found // 10)
@@ -86,24 +84,17 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
             order = torch_randperm(found, SEED)
             select, rest = take_rows(train, order[:heldout]), take_rows(train, order[heldout:])
             splits = {"train": rest, "select": select, "report": validation}
-        else:
-            raise UserError(
-                f"task.paper_split={task.paper_split!r} is not halve or heldout; correct conf/task/{task.name}.yaml"
-            )
         if mismatched is not None:
             splits["report_mm"] = _halve(mismatched, "paper")[1]
     elif protocol == "dev" and validation is not None:
         splits = {"train": train, "select": validation, "report": validation}
-    elif protocol == "holdout":
+    else:  # holdout
         _need(train, 2, "protocol=holdout")
         found = count_rows(train)
         strata = train.labels if found == len(train) else np.zeros(found, dtype=np.int64)  # a row of many labels: none
         chosen = stratified(strata, max(1, min(HELDOUT, found // 10)))
         kept = np.setdiff1d(np.arange(found), chosen)
         splits = {"train": take_rows(train, kept), "select": take_rows(train, chosen), "report": reported}
-    else:
-        near = get_close_matches(protocol, PROTOCOLS, 1, 0.0)[0]
-        raise UserError(f"protocol={protocol} does not exist; did you mean {near}? ({' | '.join(PROTOCOLS)})")
     if mismatched is not None:
         splits.setdefault("report_mm", mismatched)
     check_disjoint(splits, allow={("select", "report")} if protocol == "dev" else set())

@@ -1,7 +1,6 @@
 """Reads files into tables: delimited text, JSON lines, and what the `datasets` library reads.
 
-A table keeps every value as it was written. What a value means is decided by flat.py and superglue.py, whose errors
-name the place of a row through :meth:`Table.where`.
+A table keeps every value as it was written; sora/tasks/formats.py and sora/tasks/labels.py decide what it means.
 """
 
 from __future__ import annotations
@@ -10,20 +9,21 @@ import contextlib
 import csv
 import json
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sora.coercion import show
 from sora.errors import UserError
 from sora.files import parse_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPAIR = "repair that line or download the official file again"
+REPAIR = "correct that row, give other columns or labels, or get the file again"
 AGAIN = "download or save it again"
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)")
 Unfold = Callable[[dict[str, Any]], Iterator[dict[str, Any]]]
 
 
@@ -38,20 +38,19 @@ class Table:
     others: tuple[str, ...] = ()  # columns that were not read
     how: str = ""  # what was found out about the file, for people
 
-    def need(self, names: Sequence[str], what: str) -> None:
-        """Raise UserError, which ends with ``what`` to do, unless each column is there once."""
-        there = [*(str(name) for name in self.frame.columns), *self.others]
-        if missing := [name for name in names if name not in there]:
+    def need(self, names: Sequence[str]) -> None:
+        """Raise UserError unless each column is there once."""
+        there = [*map(str, self.frame.columns), *self.others]
+        if wrong := [name for name in names if there.count(name) != 1]:
+            found = f"occurs {there.count(wrong[0])} times" if wrong[0] in there else "is missing"
             raise UserError(
-                f"{self.place}: no column {', '.join(map(repr, missing))}, there are "
-                f"{', '.join(map(repr, there)) or 'none'}; {what}"
+                f"{self.place}: column {', '.join(map(repr, wrong))} {found}, there are "
+                f"{', '.join(map(repr, there)) or 'none'}; name columns that are there, or take another file"
             )
-        if twice := [name for name in names if there.count(name) > 1]:
-            raise UserError(f"{self.place}: column {twice[0]!r} occurs {there.count(twice[0])} times; name each once")
 
-    def refuse(self, position: int, reason: str, repair: str) -> UserError:
+    def refuse(self, position: int, reason: str) -> UserError:
         """The error of one row, to be raised."""
-        return UserError(f"{self.where(position)}: {reason}; {repair}")
+        return UserError(f"{self.where(position)}: {reason}; {REPAIR}")
 
 
 def read_delimited(
@@ -67,19 +66,15 @@ def read_delimited(
     """
     import pandas as pd
 
-    lines = lines_of(path)
-    while lines and not lines[-1]:
-        lines.pop()
-    numbered = list(_quoted(path, lines, separator) if quoted else enumerate((s.split(separator) for s in lines), 1))
+    numbered = list(_fields(path, separator, quoted))
+    while numbered and not numbered[-1][1]:  # blank lines at the end
+        numbered.pop()
     head = numbered[0][1] if numbered else []
-    start = int(header)
     rows, kept, places = [], [], []
-    for count, (line, row) in enumerate(numbered[start:]):
+    for count, (line, row) in enumerate(numbered[int(header) :]):
+        if len(row) < len(head) and skip_short:
+            continue
         if len(row) != len(head):
-            if len(row) < len(head) and skip_short:
-                continue
-            if row in ([], [""]):
-                raise UserError(f"{path}:{line}: blank line between rows; {REPAIR}")
             raise UserError(f"{path}:{line}: {len(row)} columns where {len(head)} are expected; {REPAIR}")
         rows.append(row)
         kept.append(count)
@@ -89,10 +84,12 @@ def read_delimited(
     return Table(frame, lambda position: f"{path}:{places[position]}", str(path))
 
 
-def _quoted(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+def _fields(path: Path, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """(1-based line, fields) of each row. The csv module refuses what pandas mends in silence: `"a" b`, short rows."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = (line + "\n" for line in lines_of(path))
+    reader = csv.reader(lines, delimiter=separator, quoting=quoting, strict=True)
     line = 1
     try:
         for row in reader:
@@ -100,74 +97,60 @@ def _quoted(path: Path, lines: list[str], separator: str) -> Iterator[tuple[int,
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path}:{line}: not quoted as CSV is ({error}); repair that row, or set data.quoting=none "
+            f"{path}:{line}: not quoted as CSV is ({error}); correct that row, or set data.quoting=none "
             "where quotes are text"
         ) from error
 
 
-def read_jsonl(path: Path, unfold: Unfold | None = None, repair: str = REPAIR) -> Table:
+def read_jsonl(path: Path, unfold: Unfold | None = None) -> Table:
     """One JSON object a line (a ``.json`` file may be one list of them); ``unfold`` makes flat rows of a nested one.
 
-    Raises UserError with ``file:line`` for what is not JSON, not an object, names a key twice, or does not unfold.
+    Raises UserError with ``file:line`` for what is not JSON, not an object, or does not unfold.
     """
     import pandas as pd
 
+    lines = lines_of(path)
+    listed = path.suffix == ".json" and lines[0].lstrip().startswith("[")
+    if listed:
+        values = _parsed("\n".join(lines), str(path))
+    else:
+        while lines and not lines[-1].strip():
+            lines.pop()
+        values = [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+    def where(count: int) -> str:
+        return f"{path}: element {count} (from 0)" if listed else f"{path}:{count + 1}"
+
     rows: list[dict[str, Any]] = []
     index: list[int] = []
-    lines = lines_of(path)
-    whole = "\n".join(lines) if path.suffix == ".json" else ""
-    listed = whole.lstrip().startswith("[")
-    objects = enumerate(_parsed(whole, str(path), repair)) if listed else _objects(path, lines, repair)
-    number = "element " if listed else ""
-    for count, (line, value) in enumerate(objects):
+    for count, value in enumerate(values):
         if not isinstance(value, dict):
-            raise UserError(f"{path}:{number}{line}: {show(value)}, an object expected; {repair}")
+            raise UserError(f"{where(count)}: {show(value)}, an object expected; {REPAIR}")
         try:
             found = list(unfold(value)) if unfold else [value]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{path}:{line}: not as its task describes a row: {reason}; {repair}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where(count)}: {unlike(error)}; {REPAIR}") from error
         rows += found
         index += [count] * len(found)
     # One object a column: pandas would make numbers of words, and floats of integers beside a missing value.
     names = dict.fromkeys(name for row in rows for name in row)
     frame = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
     frame.index = pd.Index(index, dtype="int64")
-    place = (lambda i: f"{path}: element {index[i]} (from 0)") if listed else (lambda i: f"{path}:{index[i] + 1}")
-    return Table(frame, place, str(path))
+    return Table(frame, lambda position: where(index[position]), str(path))
 
 
-def _objects(path: Path, lines: list[str], repair: str) -> Iterator[tuple[int, Any]]:
-    """(1-based line, value) of each line; a blank line is fine at the end of the file, and only there."""
-    blank = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            blank = blank or number
-            continue
-        if blank:
-            raise UserError(f"{path}:{blank}: blank line between rows; {repair}")
-        yield number, _parsed(line, f"{path}:{number}", repair)
+def unlike(error: Exception) -> str:
+    """What a format raised about a row, as a reason."""
+    return str(error) if isinstance(error, ValueError) else f"not as its task describes a row ({error!r})"
 
 
-def _parsed(text: str, place: str, repair: str) -> Any:
+def _parsed(text: str, place: str) -> Any:
     try:
-        return parse_json(text, _unique)
+        return parse_json(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON ({error.msg}, column {error.colno}); {repair}") from error
-    except KeyError as error:
-        raise UserError(f"{place}: the key {error} occurs twice; {repair}") from error
+        raise UserError(f"{place}: not JSON ({error.msg}, column {error.colno}); {REPAIR}") from error
     except ValueError as error:
-        raise UserError(f"{place}: not JSON ({error}); {repair}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ; the standard reader would keep the last and drop the rest."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise KeyError(key)
-        values[key] = value
-    return values
+        raise UserError(f"{place}: not JSON ({error}); {REPAIR}") from error
 
 
 def lines_of(path: Path) -> list[str]:
@@ -176,7 +159,7 @@ def lines_of(path: Path) -> list[str]:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not valid UTF-8; save the file as UTF-8, or {REPAIR}") from error
+        raise UserError(f"{path}:{line}: not valid UTF-8; save the file as UTF-8, or get it again") from error
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); check data.dir and the file's permissions"
@@ -185,9 +168,6 @@ def lines_of(path: Path) -> list[str]:
 
 
 # -- what `datasets` reads -------------------------------------------------------------------------------------
-
-
-SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)")
 
 
 def check_shards(files: Sequence[Path]) -> None:
@@ -201,9 +181,15 @@ def check_shards(files: Sequence[Path]) -> None:
 
 
 def read_parquet(files: Sequence[Path]) -> Any:
-    """The `datasets.Dataset` in some parquet files. Raises UserError for a damaged one."""
+    """The `datasets.Dataset` in some parquet files. Raises UserError for a damaged one, or a missing shard."""
+    check_shards(files)
     with reading(files[0] if len(files) == 1 else files[0].parent) as datasets:
         return datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` left this folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def read_saved(folder: Path) -> Any:
@@ -216,22 +202,20 @@ def read_saved(folder: Path) -> Any:
 
 
 @contextlib.contextmanager
-def reading(place: Path | str) -> Iterator[Any]:
+def reading(place: Path) -> Iterator[Any]:
     """The `datasets` library, silent; what it raises becomes a UserError."""
     import datasets
 
-    shown = datasets.are_progress_bars_disabled()
+    silent = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield datasets
-    except UserError:
-        raise
     except Exception as error:  # its builders raise many types, and wrap those of pyarrow
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise UserError(f"{place}: cannot be read ({reason}); {AGAIN}") from error
     finally:
-        if not shown:
+        if not silent:
             datasets.enable_progress_bars()
 
 
@@ -252,30 +236,15 @@ def joined(tables: Sequence[Table]) -> Table:
     import pandas as pd
 
     first = tables[0]
-    for other in tables[1:]:
-        if list(other.frame.columns) != list(first.frame.columns):
-            raise UserError(
-                f"{other.place}: its columns are {', '.join(map(str, other.frame.columns))}, those of {first.place} "
-                f"{', '.join(map(str, first.frame.columns))}; shards of one split have the same columns"
-            )
     if len(tables) == 1:
         return first
-    starts = [0]
-    for table in tables[:-1]:
-        starts.append(starts[-1] + len(table.frame))
+    for other in tables[1:]:
+        other.need(list(first.frame.columns))
+    rows = [(table, position) for table in tables for position in range(len(table.frame))]
 
     def where(position: int) -> str:
-        part = bisect_right(starts, position) - 1
-        return tables[part].where(position - starts[part])
+        table, inside = rows[position]
+        return table.where(inside)
 
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
-    return Table(frame, where, f"{first.place} and {len(tables) - 1} more", first.classes)
-
-
-def show(value: Any) -> str:
-    """A value, shortened for a message."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except TypeError:
-        text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return Table(frame, where, f"{first.place} and {len(tables) - 1} more", how=first.how)

@@ -41,8 +41,10 @@ def trained(tmp_path, family, seeds=(0, 1), **groups):
     return tiny.train(tiny.runs(family, list(seeds), **groups), tmp_path / "runs")
 
 
-@pytest.mark.parametrize("head", ["classifier+pooler", "classifier", "frozen"])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "head"),
+    [*((family, "classifier+pooler") for family in tiny.FAMILIES), ("bert", "classifier"), ("deberta-v2", "frozen")],
+)
 def test_a_pruned_adapter_reloads_in_peft(family, head, tmp_path):
     loop = trained(tmp_path, family, head=head, method={"threshold": 5e-2})
     layers = loop.pack.method.layers
@@ -63,14 +65,6 @@ def test_a_pruned_adapter_reloads_in_peft(family, head, tmp_path):
     assert not any(name.endswith(first) for name in config["target_modules"])
     live = sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
     assert live == loop.pack.method.summary(1).live
-
-
-def test_the_merged_model_predicts_the_same(tmp_path):
-    loop = trained(tmp_path, "bert", method={"threshold": 2e-2})
-    expected = predict(loop.pack, loop.pack.splits["report"])
-    loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
-    model = PeftModel.from_pretrained(plain_model(loop.pack.runs[0]), tmp_path / "adapter").merge_and_unload().eval()
-    np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[0], atol=2e-5)
 
 
 def test_an_adapter_without_a_live_rank_still_loads(tmp_path):

@@ -1,11 +1,7 @@
 """SoRA outside the harness: docs/library.md's script, the optimiser against the pack's, models of any kind."""
 
 import copy
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +29,6 @@ from sora.optim import PackOptimizer, ParameterGroup
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"
 CHECK = """
-import json
 import torch
 from peft import PeftModel
 
@@ -42,37 +37,22 @@ loaded = PeftModel.from_pretrained(plain, "my-adapter").eval()
 batch = tokenizer(list(texts), padding=True, return_tensors="pt")
 with torch.no_grad():
     logits, expected = loaded(**batch).logits, model.eval()(**batch).logits
-print(json.dumps({
-    "difference": (logits - expected).abs().max().item(),
-    "correct": (logits.argmax(1) == torch.tensor(list(texts.values()))).all().item(),
-    "logged": [entry["live_ranks"] for entry in trainer.state.log_history],
-    "live": sum(sora.live_ranks().values()),
-    "ranks": sum(p.shape[0] for n, p in loaded.named_parameters() if ".lora_A." in n),
-    "all": 8 * len(sora.layers),
-}))
 """
 
 
-def test_the_script_of_the_page_runs_as_written(tmp_path):
+def test_the_script_of_the_page_runs_as_written(tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "script.py").write_text(block + CHECK)
-    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    assert result["difference"] < 1e-5
-    assert result["correct"]
-    assert len(result["logged"]) == 6, "five lines while training, one at the end"
-    assert result["logged"] == sorted(result["logged"], reverse=True)
-    assert result["logged"][-1] == result["live"] == result["ranks"] < result["all"]
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": "script"}
+    exec(block + CHECK, scope)
+    assert (scope["logits"] - scope["expected"]).abs().max() < 1e-5
+    assert (scope["logits"].argmax(1) == torch.tensor(list(scope["texts"].values()))).all()
+    logged = [entry["live_ranks"] for entry in scope["trainer"].state.log_history]
+    assert len(logged) == 6, "five lines while training, one at the end"
+    assert logged == sorted(logged, reverse=True)
+    layers = scope["sora"].live_ranks()
+    ranks = sum(p.shape[0] for n, p in scope["loaded"].named_parameters() if ".lora_A." in n)
+    assert logged[-1] == sum(layers.values()) == ranks < 8 * len(layers)
 
 
 @pytest.mark.parametrize(
@@ -257,25 +237,6 @@ def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
     batch = {"input_ids": torch.arange(2, 12).view(1, -1)}
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
     assert torch.allclose(loaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file: cannot be written"):
-        adapters.save(tmp_path / "file")
-
-
-@pytest.mark.parametrize(
-    ("targets", "options", "said"),
-    [
-        ("query", {"learning_rate": 5.0}, "inject.learning_rate: decides nothing here"),
-        (iter(["query"]), {"version": 2}, "inject.version: decides nothing here"),
-        (["classifier"], {"train": ["classifier"]}, "names nothing but modules of train"),
-    ],
-)
-def test_what_would_be_ignored_is_refused(targets, options, said):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    model = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
-    with pytest.raises(UserError, match=said):
-        inject(model, targets, **options)
-    assert len(inject(model, iter(["query"]), r=2).layers) == 1
 
 
 def test_the_step_survives_autocast_and_a_single_example():
@@ -321,17 +282,11 @@ def test_a_resumed_optimiser_goes_on_as_it_would_have():
         (["querry"], {}, "targets: 'querry' matches no module of the model; did you mean query"),
         (["LayerNorm"], {}, "LayerNorm is a LayerNorm, not a linear layer"),
         (["query"], {"train": ["score"]}, "train: 'score' matches no module"),
-        (["query"], {"r": 0}, r"inject\.r: got 0"),
         (["query"], {"threshold": -1.0}, r"inject\.threshold"),
         (["query"], {"rank": 8}, "rank"),
-        (
-            ["query"],
-            {"seed": 2**64},
-            r"inject\.seed: got 18446744073709551616, must be an integer from 0 to 2\*\*63 - 1",
-        ),
-        (["query"], {"seed": "a"}, r"inject\.seed: got 'a', must be an integer"),
-        (["query"], {"seed": True}, r"inject\.seed: got True, must be an integer"),
-        ([], {}, r"inject\.targets: .*empty"),
+        (["query"], {"learning_rate": 5.0}, r"inject\.learning_rate: decides nothing here"),
+        (["classifier"], {"train": ["classifier"]}, "nothing but modules of train"),
+        ([], {}, r"inject\.targets: empty"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_the_model(targets, options, expected):

@@ -1,10 +1,9 @@
-"""SuperGLUE's files: what the layouts make of a row, and what is said about a row that is not as described."""
+"""SuperGLUE's files: what the formats make of a row, and what is refused."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,82 +14,9 @@ import pytest
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.tasks import Examples, load, load_task, load_test
-from sora.tasks.formats import FORMATS, UNFOLD
+from sora.tasks.formats import FORMATS
 from sora.tasks.load import read_official
-from sora.tasks.spec import CONF
-
-PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
-ROWS: dict[str, dict[str, Any]] = {
-    "boolq": {"question": "is it so", "passage": "It is so.", "idx": 4, "label": True},
-    "cb": {"premise": "It is so.", "hypothesis": "So it is.", "label": "neutral", "idx": 0},
-    "copa": {
-        "premise": "It rained.",
-        "choice1": "It was wet.",
-        "choice2": "It was dry.",
-        "question": "effect",
-        "label": 0,
-        "idx": 0,
-    },
-    "multirc": {
-        "idx": 7,
-        "version": 1.1,
-        "passage": {
-            "text": "Ann met Bo.",
-            "questions": [
-                {
-                    "question": "Who met?",
-                    "idx": 3,
-                    "answers": [{"text": "Ann", "idx": 5, "label": 1}, {"text": "", "idx": 6, "label": 0}],
-                },
-                {"question": "Whom?", "idx": 4, "answers": [{"text": "Bo", "idx": 7, "label": 1}]},
-            ],
-        },
-    },
-    "record": {
-        "source": "Daily mail",
-        "idx": 2,
-        "passage": {
-            "text": PASSAGE,
-            "entities": [{"start": 0, "end": 2}, {"start": 8, "end": 9}, {"start": 20, "end": 21}],
-        },
-        "qas": [{"query": "@placeholder came late.", "idx": 9, "answers": [{"start": 8, "end": 9, "text": "Bo"}]}],
-    },
-    "wic": {
-        "word": "bank",
-        "sentence1": "The bank is closed.",
-        "sentence2": "Two banks of a river.",
-        "start1": 4,
-        "end1": 8,
-        "start2": 4,
-        "end2": 9,
-        "version": 1.1,
-        "idx": 0,
-        "label": False,
-    },
-    "wsc": {
-        "text": "The old man saw Tim, so he left.",
-        "target": {"span1_text": "the old man", "span1_index": 0, "span2_text": "He", "span2_index": 6},
-        "idx": 0,
-        "label": True,
-    },
-    "axg": {"premise": "She left.", "hypothesis": "It left.", "pair_id": 11, "label": "entailment", "idx": 0},
-}
-
-
-def row(name: str, **changes: Any) -> dict[str, Any]:
-    """A valid row with some values replaced, keys such as passage.text reaching inside; ... removes a key."""
-    values = json.loads(json.dumps(ROWS[name]))
-    for dotted, value in changes.items():
-        *path, last = dotted.split(".")
-        node: Any = values
-        for step in path:
-            node = node[int(step) if step.isdecimal() else step]
-        key: Any = int(last) if last.isdecimal() else last
-        if value is ...:
-            del node[key]
-        else:
-            node[key] = value
-    return values
+from tests.superglue import row
 
 
 def read(folder: Path, name: str, *rows: dict[str, Any] | str, split: str = "train", **task: Any) -> Examples:
@@ -197,37 +123,32 @@ def test_an_official_mistake_is_taken_as_the_task_says(tmp_path: Path) -> None:
     assert nowhere["text"][spans[0, 0, 1] : spans[0, 0, 2]] == "man saw Tim,"
 
 
-MISTAKES = [
+MISTAKES = [  # task, what is wrong in a row, what is said
     ("cb", {"premise": ...}, "premise is missing, text expected"),
-    ("cb", {"genre": "news"}, "unexpected key 'genre'"),
     ("cb", {"premise": 3}, "premise is 3, text expected"),
     ("cb", {"premise": " "}, "premise is empty"),
-    ("cb", {"label": "maybe"}, 'label "maybe" is not one of entailment, contradiction, neutral'),
-    ("cb", {"idx": True}, "idx is true, a number from 0"),
-    ("cb", {"idx": -1}, "idx is -1, a number from 0 to"),
-    ("cb", {"idx": 2**63}, "idx is 9223372036854775808, a number from 0 to"),
+    ("cb", {"label": "maybe"}, "label 'maybe' is not one of entailment, contradiction, neutral"),
+    ("cb", {"label": ...}, "no label"),
+    ("cb", {"idx": True}, "idx is True, an integer expected"),
     ("boolq", {"label": "true "}, "is not one of false, true"),
-    ("boolq", {"label": 1}, "label 1 is not one of"),
+    ("boolq", {"label": 1}, "label '1' is not one of"),
     ("copa", {"question": "why"}, "question is 'why', cause or effect expected"),
-    ("copa", {"label": 2}, "label 2 is not one of 0, 1"),
-    ("multirc", {"passage": []}, r"passage is \[\], an object expected"),
-    ("multirc", {"passage.questions.1.answers": []}, r"answers is \[\], a list of some expected"),
-    ("multirc", {"passage.questions": []}, r"questions is \[\], a list of some expected"),
-    ("multirc", {"passage.questions.1.idx": 3}, "idx 3 of this question was given before"),
-    ("multirc", {"passage.questions.0.answers.1.idx": 5}, "idx 5 of this answer was given before"),
-    ("multirc", {"passage.questions.0.answers.0.label": ...}, "no label, which must be one of 0, 1"),
-    ("record", {"passage.entities.0.end": 32}, r"characters 0 to 32 are not inside the passage \(32 characters\)"),
-    ("record", {"passage.entities.0.start": -1}, "not inside the passage"),
-    ("record", {"passage.entities": []}, r"entities is \[\], a list of some expected"),
-    ("record", {"qas.0.answers.0.text": "Ann"}, "text is 'Ann', but characters 8 to 9 are 'Bo'"),
+    ("copa", {"label": 2}, "label '2' is not one of 0, 1"),
+    ("multirc", {"passage": []}, "not as its task describes a row"),
+    ("multirc", {"passage.questions.0.question": ...}, "KeyError('question')"),
+    ("multirc", {"passage.questions.1.idx": 53}, "idx 53 was given before"),
+    ("multirc", {"passage.questions.0.answers.1.idx": 5}, "idx 5 was given before"),
+    ("multirc", {"passage.questions.0.answers.0.label": ...}, "no label"),
+    ("record", {"passage.entities.0.end": 32}, "characters 0 to 32 of the passage"),
+    ("record", {"passage.entities.0.start": -1}, "characters -1 to 2 of the passage"),
+    ("record", {"passage.entities": []}, "no entity is marked"),
+    ("record", {"qas.0.answers.0.text": "Ann"}, "characters 8 to 9 of the passage are 'Bo', 'Ann' expected"),
     ("record", {"qas.0.query": "Who?"}, "query has no @placeholder"),
-    ("record", {"qas.0.answers": ...}, "answers is missing, a list of some expected"),
-    ("wic", {"end1": 99}, r"characters 4 to 99 are not inside sentence1 \(19 characters\)"),
-    ("wic", {"end2": 8}, "characters 4 to 8 of sentence2 are 'bank', a whole word expected"),
-    ("wic", {"start1": 3}, "are ' bank', a whole word expected"),
+    ("record", {"qas.0.answers": ...}, "answers is missing, a list expected"),
+    ("wic", {"end1": 99}, "characters 4 to 99 of sentence1"),
+    ("wic", {"start1": 3}, "are ' bank', a word expected"),
     ("wsc", {"target.span1_text": "the young man"}, "span1_text is 'the young man', which is not the text"),
     ("wsc", {"target.span2_index": 99}, "from word 99 on"),
-    ("wsc", {"target.extra": 1}, "unexpected key 'extra'"),
 ]
 
 
@@ -240,12 +161,14 @@ def test_a_wrong_row_is_named(tmp_path: Path, name: str, changes: dict[str, Any]
             question["idx"] += 50
             for answer in question["answers"]:
                 answer["idx"] += 50
-    with pytest.raises(UserError, match=rf"train\.jsonl:2: .*{message}.*; repair that line"):
+    with pytest.raises(UserError) as refused:
         read(tmp_path, name, good, row(name, **changes))
+    assert "train.jsonl:2: " in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_numbers_occur_once_in_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.jsonl:3: idx 0 of this row was given before, at .*train\.jsonl:1;"):
+    with pytest.raises(UserError, match=r"train\.jsonl:3: idx 0 was given before"):
         read(tmp_path, "cb", row("cb"), row("cb", idx=1), row("cb"))
 
 
@@ -254,20 +177,12 @@ def test_numbers_occur_once_in_a_file(tmp_path: Path) -> None:
     [
         ("{", r":2: not JSON \(.*column 2\)"),
         ("[1]", r":2: \[1\], an object expected"),
-        ('{"idx": 1, "idx": 2}', ":2: the key 'idx' occurs twice"),
-        ("", ":2: blank line between rows"),
+        ("", r":2: not JSON \("),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, "cb", row("cb"), line, row("cb", idx=2))
-
-
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "train.jsonl"
-    path.write_bytes(json.dumps(row("cb")).encode() + b"\n\xff\n")
-    with pytest.raises(UserError, match=r"train\.jsonl:2: not valid UTF-8"):
-        read_official(path, load_task("cb"), "train", "CB/train.jsonl")
 
 
 def test_no_final_line_end_and_a_line_separator_inside(tmp_path: Path) -> None:
@@ -280,8 +195,6 @@ def test_a_test_row_has_no_label(tmp_path: Path) -> None:
     assert found.labels.tolist() == [-1, -1]
     assert found.credit is None
     assert found.answers == ["Ann", "Bo"]
-    with pytest.raises(UserError, match="unexpected key 'label'"):
-        read(tmp_path, "cb", row("cb"), split="test")
 
 
 def test_pairs_of_a_diagnostic_set(tmp_path: Path) -> None:
@@ -291,21 +204,6 @@ def test_pairs_of_a_diagnostic_set(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 1]
     with pytest.raises(UserError, match="diagnostic set without training data; train one of rte_superglue, rte"):
         load(load_task("axg"), ProtocolConfig("paper"), DataConfig(dir=str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"layout": "csv"}, "task.layout='csv' is not 'flat' or 'copa'"),
-        ({"scoring": "ranks"}, "task.scoring='ranks' is not"),
-        ({"spans": "vectors"}, "task.spans='vectors' is not ''"),
-        ({"truncate": "text_b"}, "task.truncate='text_b' is not 'text_a' or ''"),
-    ],
-)
-def test_a_wrong_description_is_refused(tmp_path: Path, changes: dict[str, str], message: str) -> None:
-    (tmp_path / "CB").mkdir()
-    with pytest.raises(UserError, match=message):
-        load(replace(load_task("cb"), **changes), ProtocolConfig("paper"), DataConfig(dir=str(tmp_path)))
 
 
 COUNTS = {  # rows of the official files; label counts of MANIFEST.json
@@ -342,15 +240,3 @@ def test_the_guide_shows_the_function_as_it_is() -> None:
         line.removeprefix("   ") for line in guide.split("```python\n")[1].split("   ```")[0].splitlines()
     )
     assert shown.strip() == inspect.getsource(FORMATS["copa"].examples).strip()
-    for name, described, function, unfold in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \| (\w+) \|", guide):
-        body = len(inspect.getsource(UNFOLD[name]).strip().splitlines()) - 1 if name in UNFOLD else "none"
-        assert str(body) == unfold, name
-        assert len(inspect.getsource(FORMATS[name].examples).strip().splitlines()) == int(function), name
-        assert yaml_lines(name) == int(described), name
-    sizes = [yaml_lines(name) for name in ("boolq", "cb", "rte_superglue", "axb", "axg", "ax")]
-    assert f"| {min(sizes)} to {max(sizes)} | none | none |" in guide
-
-
-def yaml_lines(name: str) -> int:
-    """Lines of a task's YAML that are no comment."""
-    return sum(not line.startswith("#") for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines())

@@ -119,21 +119,11 @@ def test_lengths_that_differ_are_an_error(predicted: list[int], gold: list[int])
         score(BINARY, predicted, gold)
 
 
-def test_an_unknown_metric_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no metric bleu"):
-        score(TaskConfig("toy", labels=["0", "1"], metrics=["bleu"]), [0], [0])
-
-
 @pytest.mark.parametrize(
     ("name", "key", "value", "said"),
     [
-        (
-            "rte",
-            "metrics",
-            ["foo"],
-            "task.metrics: no metric 'foo' for task=rte; there are accuracy, f1, f1_macro",
-        ),
-        ("rte", "metrics", [], "task.metrics: empty, must name at least one of accuracy"),
+        ("rte", "metrics", ["foo"], "task.metrics: no metric 'foo' for task=rte; there are accuracy, f1, f1_macro"),
+        ("rte", "metrics", [], "task.metrics: no metric ''"),
         ("rte", "select_metric", "pearson", "task.select_metric: no metric 'pearson' for task=rte"),
         ("rte", "select_metric", "em", "task.select_metric: no metric 'em' for task=rte"),
         ("cb", "select_metric", "f1", "task.select_metric: no metric 'f1' for task=cb; there are accuracy, f1_macro"),
@@ -149,13 +139,9 @@ def test_a_metric_that_a_task_cannot_have_is_told_before_the_training(
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_the_metrics_of_every_task_fit_it(name: str) -> None:
-    check_metrics(load_task(name))
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
 def test_every_task_can_be_scored_and_its_record_written(name: str) -> None:
     task = load_task(name)
+    check_metrics(task)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, task.num_outputs)).astype(np.float32)
     labels = rng.normal(size=20) if task.regression else rng.integers(0, task.num_outputs, 20)

@@ -192,9 +192,13 @@ ROWS = [{"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}]
     [
         ([ROWS[0] | {"sentence2": " "}], NAMES, r"row 0 \(from 0\): sentence2 is empty"),
         ([ROWS[0] | {"sentence1": None}], NAMES, r"row 0 \(from 0\): sentence1 is missing, text expected"),
-        ([*ROWS, ROWS[0] | {"label": -1}], NAMES, r"row 1 \(from 0\): label -1 is not one of entailment, not_entail"),
+        ([*ROWS, ROWS[0] | {"label": -1}], NAMES, r"row 1 \(from 0\): no label in column 'label'"),
         (ROWS, ["yes", "no"], "its classes are yes, no, those of the task entailment, not_entailment"),
-        ([{"premise": "a", "sentence2": "b", "label": 0}], NAMES, "no column 'sentence1', 'idx', there are 'sent"),
+        (
+            [{"premise": "a", "sentence2": "b", "label": 0}],
+            NAMES,
+            "column 'sentence1', 'idx' is missing, there are 'sent",
+        ),
     ],
 )
 def test_a_table_of_another_kind_is_refused(rows: Any, names: list[str], says: str, tmp_path: Path) -> None:

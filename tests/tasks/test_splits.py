@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.examples import Examples, splits_digest
-from sora.tasks.splits import check_disjoint, make_splits, stratified, subset, torch_randperm, train_slice
+from sora.tasks.splits import check_disjoint, make_splits, stratified, torch_randperm, train_slice
 
 HALVE = TaskConfig("toy", columns={"text_a": "a"}, labels=["0", "1"], paper_split="halve")
 HELDOUT = replace(HALVE, paper_split="heldout")
@@ -47,12 +47,6 @@ def test_randperm_is_that_of_torch(size: int) -> None:
 def test_randperm_is_that_of_torch_for_any_seed(size: int, seed: int) -> None:
     expected = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     assert torch_randperm(size, seed).tolist() == expected.tolist()
-
-
-@pytest.mark.parametrize("size", [-1, (2**32 - 1) // 20])
-def test_randperm_refuses_lengths_where_torch_does_something_else(size: int) -> None:
-    with pytest.raises(ValueError, match="another algorithm"):
-        torch_randperm(size, 42)
 
 
 @pytest.mark.parametrize("size", [277, 408, 1043, 1500, 9])
@@ -166,21 +160,12 @@ def test_train_subset_is_what_datasets_gives(size: int) -> None:
     assert splits["train_subset"].ids.tolist() == list(expected)
 
 
-def test_subset_does_not_depend_on_global_seeds() -> None:
-    np.random.seed(1)  # noqa: NPY002  (the global state is the point)
-    first = subset(3000).tolist()
-    np.random.seed(2)  # noqa: NPY002
-    assert subset(3000).tolist() == first
-
-
 @pytest.mark.parametrize(
     ("task", "protocol", "data", "says"),
     [
-        (HALVE, "papers", official(50, 20), r"did you mean paper\?"),
         (HALVE, "paper", official(50, 1), r"dev\.tsv has 1 examples"),
         (HELDOUT, "paper", official(1000, 20), r"train\.tsv has 1,000 examples.*1,001"),
         (HALVE, "holdout", official(1, 20), r"train\.tsv has 1 examples"),
-        (replace(HALVE, paper_split="thirds"), "paper", official(50, 20), "not halve or heldout"),
     ],
 )
 def test_what_cannot_be_split_is_refused(task: TaskConfig, protocol: str, data: dict[str, Examples], says: str) -> None:
@@ -195,11 +180,8 @@ def test_a_slice_of_the_training_rows_is_the_same_for_everybody() -> None:
     assert found.texts[0] == [f"train.tsv {i}" for i in found.ids]
     assert found.labels.tolist() == train.labels[found.ids].tolist()
     assert train_slice(train, 0) is train
-
-
-def test_a_slice_needs_more_rows_than_it_has() -> None:
-    with pytest.raises(UserError, match=r"train\.tsv has 100 examples, and task\.train_rows=100 needs at least 101"):
-        train_slice(examples("train.tsv", 100), 100)
+    with pytest.raises(UserError, match=r"train\.tsv has 500 examples, and task\.train_rows=500 needs at least 501"):
+        train_slice(train, 500)
 
 
 def two(**changes: object) -> Examples:
@@ -236,11 +218,6 @@ def test_digest_of_splits_knows_their_names() -> None:
     first, second = two(), two().take([0])
     assert splits_digest({"a": first, "b": second}) == splits_digest({"b": second, "a": first})
     assert splits_digest({"a": first, "b": second}) != splits_digest({"a": second, "b": first})
-
-
-def test_columns_of_different_lengths_are_an_error() -> None:
-    with pytest.raises(ValueError, match="columns of different lengths"):
-        two(labels=np.array([0]))
 
 
 def several(source: str, per_row: list[int]) -> Examples:

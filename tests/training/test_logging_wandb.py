@@ -15,11 +15,10 @@ import pytest
 from sora.config import TrackerConfig
 from sora.runs import records
 from sora.training.logging import Tracker, read_metrics
-from sora.training.logging.wandb import WandbLogger, check_key
+from sora.training.logging.wandb import WandbLogger
 from tests.cli.test_command import SMALL
 from tests.cluster.jobs import run
 from tests.oracles.wandb_log import read
-from tests.typed import refused
 
 KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
 

@@ -214,10 +214,7 @@ def test_a_wrong_row_ends_the_command(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     with pytest.raises(UserError) as refused:
         run_pack(tiny_runs(tmp_path, "task=wic"), "test")
-    assert str(refused.value) == (
-        f"{path}:4: characters 4 to 80 are not inside sentence1 (19 characters); "
-        "repair that line or download the official file again"
-    )
+    assert str(refused.value).startswith(f"{path}:4: characters 4 to 80 of sentence1")
 
 
 def mnli(folder: Path) -> None:
