@@ -75,7 +75,7 @@ def settings(sections: Sequence[Section]) -> pd.DataFrame:
     probes and the zero-shot score have no training that could differ.
     """
     studies = [each.study for each in sections if each.study.name not in UNEQUAL and _comparable(each.study)]
-    rows = [_rows(study) for study in studies if len(study.done)]
+    rows = [found for study in studies if len(found := _rows(study))]
     if not rows:
         return pd.DataFrame()
     runs = pd.concat(rows, ignore_index=True).drop_duplicates(["run_id", "label"])
@@ -107,7 +107,7 @@ def _rows(study: Study) -> pd.DataFrame:
     keys = [key for key in ("method", *SWEPT.values()) if key in study.runs]
     rows = long(study, study.runs if "arm" in study.runs else chosen(study, *keys))
     first = [study.columns(task)[0].label for task in study.tasks]
-    plain = rows["schedule.kind"].isin(["none", None]) if "schedule.kind" in rows else True
+    plain = ~rows["schedule.kind"].isin(["sparsify", "one_shot"])
     return rows[rows["done"] & rows["label"].isin(first) & rows["points"].notna() & plain].assign(
         main=study.name == "main_table"
     )

@@ -39,7 +39,7 @@ def ranks_of(study: Study) -> pd.DataFrame:
     """One row for each matrix of each run: run_id, seed, method, task, module, rank, no_data_rank."""
     columns = ["run_id", "module", "rank", "no_data_rank"]
     long = results.ranks(study.records[run_id] for run_id in study.done["run_id"]).reindex(columns=columns)
-    return study.done[["run_id", "seed", "method", "task"]].merge(long, on="run_id")
+    return study.done[["run_id", "seed", "method", "task"]].merge(long.astype({"run_id": str}), on="run_id")
 
 
 def _totals(study: Study, ranks: pd.DataFrame) -> Table:

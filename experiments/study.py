@@ -24,6 +24,15 @@ from sora.runs.results import Record
 
 NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 SEEDS = ["seed", "seeds.init", "seeds.data"]  # what tells repetitions apart, not settings
+COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora.runs.frame are there where one has
+    *("run_id", "backbone", "task", "method", "protocol", *SEEDS, "status", "score", "select", "task.metrics", "head"),
+    *("task.select_metric", "method.r", "method.init_r", "method.threshold", "method.targets", "precision", "epochs"),
+    *("trainer.learning_rate", "trainer.max_steps", "trainer.epochs", "trainer.batch_size", "data.train"),
+    *("schedule.kind", "schedule.lr", "schedule.levels", "schedule.steps", "ranks", "matrices", "data_dependence"),
+    *("params.live", "params.trainable", "params.authors_formula", "pack.size", "flags.one_class", "time.setup_s"),
+    *("time.train_s", "time.eval_s", "throughput.examples_per_s", "memory.peak_bytes", "provenance.recipe.tuned"),
+    *("provenance.device", "provenance.threads"),
+)
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
 SINGLE = "runs"  # the study of the runs that no manifest names
 
@@ -36,7 +45,7 @@ class Study:
         axes, fixed: of the manifest.
         runs: one row for each place of the sweep, in its order: its value on every axis, ``run_id``, ``command``,
             ``done`` (whether it has a record to use), ``reason`` (why not), ``diverged``, ``one_class``, and every
-            column of :func:`sora.runs.frame`.
+            column of :func:`sora.runs.frame`, those of ``COLUMNS`` always.
         records, paths: run id -> the record and its file, of the runs that are done.
         problems: grows while tables are built.
     """
@@ -68,7 +77,7 @@ class Study:
 
     def columns(self, task: str) -> list[Column]:
         """The numbers that a table has of a task, see :func:`experiments.labels.columns_of`."""
-        known = self.runs.loc[self.runs["task"] == task, "task.metrics"].dropna() if "task.metrics" in self.runs else ()
+        known = self.runs.loc[self.runs["task"] == task, "task.metrics"].dropna()
         return columns_of(task, next(iter(known), None))
 
     def values(self, column: str) -> list[Any]:
@@ -176,16 +185,20 @@ def _study(manifest: Mapping[str, Any], reasons: Sequence[str], frame: pd.DataFr
         if axis in table and None in axes[axis]:
             columns[axis] = columns[axis].where(columns[axis].notna(), table[axis]).infer_objects()
     table = pd.concat([pd.DataFrame(columns), table.drop(columns=[key for key in columns if key in table])], axis=1)
-    ids = [run_id for run_id in usable if run_id is not None]
-    return Study(
-        manifest["study"],
-        manifest["hash"],
-        manifest["axes"],
-        manifest["fixed"],
-        _marked(table),
-        {run_id: found.records[run_id] for run_id in ids},
-        {run_id: found.paths[run_id] for run_id in ids},
-    )
+    return _made(manifest["study"], manifest["hash"], manifest["axes"], manifest["fixed"], table, found)
+
+
+def _made(
+    name: str, digest: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str], table: pd.DataFrame, found: Any
+) -> Study:
+    """Mark what became of each run, and add the columns of ``COLUMNS`` that no run has."""
+    table = table.assign(**{key: math.nan for key in COLUMNS if key not in table})
+    done = table["reason"] == ""
+    one_class = done & (table["flags.one_class"] == True)  # noqa: E712  (NaN without a record)
+    table = table.assign(done=done, diverged=done & (table["status"] == "diverged"), one_class=one_class)
+    ids = list(table.loc[done, "run_id"])
+    records, paths = ({run_id: held[run_id] for run_id in ids} for held in (found.records, found.paths))
+    return Study(name, digest, axes, fixed, table, records, paths)
 
 
 def _typed(text: str) -> Any:
@@ -201,33 +214,18 @@ def _plain(values: Sequence[Any]) -> bool:
     return not any(isinstance(value, tuple | bool) for value in values)
 
 
-def _marked(table: pd.DataFrame) -> pd.DataFrame:
-    done = table["reason"] == ""
-    one_class = (table["flags.one_class"] == True) if "flags.one_class" in table else False  # noqa: E712
-    return table.assign(done=done, diverged=done & (table["status"] == "diverged"), one_class=done & one_class)
-
-
 def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
     """The runs that no manifest names; what varies among them takes the place of axes."""
     if frame.empty:
         return None
     table = frame.reset_index(drop=True)
     commands = [found.records[run_id]["provenance"]["command"] for run_id in table["run_id"]]
-    table = _marked(table.assign(command=commands, reason=""))
+    table = table.assign(command=commands, reason="")
     about_the_task = [key for key in table if key.startswith("task.")]
     keys = ["backbone", "task", "method", "protocol", *frame.attrs["configured"], "seed"]
     keys = [key for key in keys if key not in about_the_task and table[key].astype(str).nunique() > 1]
     axes = {key: list(table[key].unique()) for key in dict.fromkeys(["task", "method", *keys])}
-    ids = list(table["run_id"])
-    return Study(
-        SINGLE,
-        "",
-        axes,
-        {},
-        table,
-        {run_id: found.records[run_id] for run_id in ids},
-        {run_id: found.paths[run_id] for run_id in ids},
-    )
+    return _made(SINGLE, "", axes, {}, table, found)
 
 
 # -- which records a study may use -----------------------------------------------------------------------------
