@@ -106,7 +106,7 @@ def _comparable(study: Study) -> bool:
 def _rows(study: Study) -> pd.DataFrame:
     keys = [key for key in ("method", *SWEPT.values()) if key in study.runs]
     rows = long(study, study.runs if "arm" in study.runs else chosen(study, *keys))
-    first = [study.columns(task)[0].label for task in study.tasks]
+    first = study.first_labels
     plain = ~rows["schedule.kind"].isin(["sparsify", "one_shot"])
     return rows[rows["done"] & rows["label"].isin(first) & rows["points"].notna() & plain].assign(
         main=study.name == "main_table"

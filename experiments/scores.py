@@ -42,13 +42,14 @@ def chosen(study: Study, *keys: str) -> pd.DataFrame:
     return pd.concat(picked)
 
 
-def long(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+def long(study: Study, runs: pd.DataFrame, first: bool = False) -> pd.DataFrame:
     """``runs``, once for each number of their task, with ``label``, ``metric``, ``split`` and what they scored.
 
     ``points`` on that split and ``at_select`` on the select split of the selected weights, ``last`` of the last ones.
+    ``first``: for the first number of their task alone.
     """
     nothing, parts = pd.Series(np.nan, runs.index), []
-    for column in (each for task in study.tasks for each in study.columns(task)):
+    for column in (each for task in study.tasks for each in study.columns(task)[: 1 if first else None]):
         values = {
             name: runs.get(f"{above}{column.metric}", nothing).astype(float)
             for name, above in (

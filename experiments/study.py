@@ -80,6 +80,11 @@ class Study:
         known = self.runs.loc[self.runs["task"] == task, "task.metrics"].dropna()
         return columns_of(task, next(iter(known), None))
 
+    @property
+    def first_labels(self) -> list[str]:
+        """The label of each task's first number."""
+        return [self.columns(task)[0].label for task in self.tasks]
+
     def values(self, column: str) -> list[Any]:
         """The values of a column, in order of appearance; [] where there is no such column."""
         return list(self.runs[column].dropna().unique()) if column in self.runs else []
