@@ -49,8 +49,6 @@ def progress(study: Study, folder: Path) -> Progress:
 
 def seconds(runs: pd.DataFrame) -> pd.Series:
     """Each run's share of its pack's time: set-up, training and evaluation, divided by the runs of the pack."""
-    if not runs["done"].any():
-        return pd.Series(float("nan"), runs.index)
     parts = runs[["time.setup_s", "time.train_s", "time.eval_s"]].astype(float)
     return parts.sum(axis=1, skipna=False) / runs["pack.size"].astype(float)
 
