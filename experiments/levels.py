@@ -31,7 +31,8 @@ SENTENCE = (
     "split; both in percent of the dense model, the weights selected before the first level."
 )
 LAYER = re.compile(r"\.layer\.(\d+)\.")
-COLUMNS = ["task", "name", "run_id", "seeds", "level", "threshold", "live", "dense", "metric", *SHARES, "report", *THIRDS]
+COLUMNS = ["task", "name", "run_id", "seeds", "level", "threshold", "live", "dense", "metric", "report"]
+COLUMNS += [*SHARES, *THIRDS]
 
 
 def levels(study: Study, names: pd.Series) -> pd.DataFrame:
@@ -154,9 +155,8 @@ def _draw_line(axis: Axes, line: Line) -> None:
     live = line.levels.groupby("level")["live"].mean().reindex(mean.index).round(1)
     axis.fill_between(live, (mean - sd).round(3), (mean + sd).round(3), color=colour, alpha=0.15, linewidth=0)
     size = 4.5 if style else 7.0  # so that both markers show where two curves are equal
-    axis.plot(
-        live, mean.round(3), color=colour, marker=MARKERS[style], linestyle=LINES[style], markersize=size, label=line.label
-    )
+    dots = {"marker": MARKERS[style], "markersize": size}
+    axis.plot(live, mean.round(3), color=colour, linestyle=LINES[style], label=line.label, **dots)
 
 
 def _scale(axis: Axes, live: pd.Series) -> None:

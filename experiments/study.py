@@ -29,9 +29,10 @@ COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora
     *("task.select_metric", "method.r", "method.init_r", "method.threshold", "method.targets", "precision", "epochs"),
     *("trainer.learning_rate", "trainer.max_steps", "trainer.epochs", "trainer.batch_size", "data.train"),
     *("schedule.kind", "schedule.lr", "schedule.levels", "schedule.steps", "ranks", "matrices", "data_dependence"),
-    *("params.live", "params.trainable", "params.authors_formula", "pack.size", "time.setup_s", "time.train_s"),
-    *("flags.one_class", "flags.synthetic", "flags.random_weights", "flags.partial", "time.eval_s", "throughput.examples_per_s", "memory.peak_bytes", "provenance.recipe.tuned"),
-    *("provenance.device", "provenance.threads"),
+    *("params.live", "params.trainable", "params.authors_formula", "pack.size", "throughput.examples_per_s"),
+    *("time.setup_s", "time.train_s", "time.eval_s", "memory.peak_bytes", "provenance.recipe.tuned"),
+    *("flags.one_class", "flags.synthetic", "flags.random_weights", "flags.partial", "provenance.device"),
+    "provenance.threads",
 )
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
 SINGLE = "runs"  # the study of the runs that no manifest names

@@ -174,8 +174,8 @@ def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = N
         top = max(rhos.values())
         tuned += f"; rho of {_listed(sorted(rhos))} by the same split ({_named(rho_studies)})"
         why = "the best" if rhos[rho] == top else f"the largest within half a point of the best, {top:.2f}"
-        xi = _yaml(float(f"{rho * chosen:.6g}"))
-        method = ["method:", f"  threshold: {xi}  # ours: rho {rho:g}, {rhos[rho]:.2f} points on the select split, {why}"]
+        why = f"ours: rho {rho:g}, {rhos[rho]:.2f} points on the select split, {why}"
+        method = ["method:", f"  threshold: {_yaml(float(f'{rho * chosen:.6g}'))}  # {why}"]
     edge = ", at the edge of the grid" if tuning.at_the_edge(chosen, tried) else ""
     lines = [
         *_head(path, chooses_threshold=threshold is not None),
