@@ -230,16 +230,21 @@ def _compared(section: Section) -> Iterator[dict[str, object]]:
     numbers = {column.label: column for task in study.tasks for column in study.columns(task)[:1]}
     live = details.set_index(["method", "metric"])["live"].astype(float)
     for pair in found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")].to_dict("records"):
-        label = pair["metric"]
-        column = numbers.get(label)
-        low, high = pair["t interval"], pair["t interval high"]
-        margin = primary.MARGINS.get(column.metric, np.nan) if column else np.nan
-        row: dict[str, object] = {"group": PLAIN, "task": column.task if column else label, "label": label}
-        row |= {"words": in_words(column.task, column.metric) if column else "average of the tasks"}
-        row |= {"seeds": pair["seeds"], "difference": pair["difference"], "low": low, "high": high}
-        row |= {"least": pair["bootstrap interval"], "most": pair["bootstrap interval high"], "margin": margin}
-        row |= {"live": 100 * live["SoRA", label] / live["LoRA", label] if column else np.nan}
-        yield row | {"verdict": judged(pair["verdict"], low, high, margin)}
+        row = {name: pair[column] for name, column in ENDS.items()}
+        label, margin = pair["metric"], np.nan
+        about: dict[str, object] = {"task": label, "words": "average of the tasks", "live": np.nan}
+        if column := numbers.get(label):
+            margin = primary.MARGINS.get(column.metric, np.nan)
+            about = {"task": column.task, "words": in_words(column.task, column.metric)}
+            about["live"] = 100 * live["SoRA", label] / live["LoRA", label]
+        verdict = judged(pair["verdict"], row["low"], row["high"], margin)
+        yield {"group": PLAIN, "label": label, **row, **about, "margin": margin, "verdict": verdict}
+
+
+ENDS = {  # column of the differences -> of the table of comparisons
+    **{"seeds": "seeds", "difference": "difference", "low": "t interval", "high": "t interval high"},
+    **{"least": "bootstrap interval", "most": "bootstrap interval high"},
+}
 
 
 def forest(found: pd.DataFrame) -> Figure | None:

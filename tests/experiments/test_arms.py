@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from experiments import bootstrap, find
 from experiments.study import load
 from sora.errors import UserError
 from sora.runs import manifest as studies
+from sora.runs import records
 from tests.experiments import answered, armed, reading
+from tests.experiments.answered import Answered
 from tests.experiments.armed import SEEDS, right
 
 
@@ -147,3 +150,35 @@ def test_the_same_place_with_two_runs_is_a_contradiction() -> None:
 def test_an_arm_is_a_name() -> None:
     with pytest.raises(UserError, match=r"study\.arm: got 'a b', must be letters"):
         studies.make("main_table", {}, {studies.ARM: "a b"}, [])
+
+
+def test_ranks_of_lora_and_thresholds_of_sora_are_compared_at_as_many_live_parameters(tmp_path: Path) -> None:
+    """Two arms of the study rank_budget, one along r, the other along ξ."""
+    places = {  # method, axis -> value -> live parameters, right answers of 400
+        ("lora", "method.r"): {1: (1000, 200), 4: (4000, 300)},
+        ("sora", "method.threshold"): {1e-4: (3000, 320), 2e-4: (2000, 280)},
+    }
+    for (method, axis), values in places.items():
+        runs = [
+            Answered({"method": method, "task": "sst2", axis: value, "seed": seed}, right(count), right(count), live)
+            for value, (live, count) in values.items()
+            for seed in (0, 1)
+        ]
+        answered.study(tmp_path, "rank_budget", runs, fixed={studies.ARM: method})
+    for path in tmp_path.glob("records/*/*/lora-*.json"):
+        record = records.read(path)
+        del record["config"]["method"]["threshold"]
+        records.write(path, record, records.read_arrays(path))
+    found = reading.artefacts(tmp_path, "rank_budget")
+    rows = found["iso_parameter"].data.set_index("ξ")
+    there = 50 + 25 * math.log(2) / math.log(4)  # 2,000 lies half way between LoRA's 1,000 and 4,000
+    assert set(rows.index) == {1e-4, 2e-4}
+    assert rows.loc[2e-4, "LoRA there"] == pytest.approx(there)
+    assert rows.loc[2e-4, "difference"] == pytest.approx(70 - there)
+    data = found["rank_budget"].data
+    assert [*zip(data["method"], data["r"], data["ξ"].fillna(0), strict=True)] == [
+        ("LoRA", 1, 0),
+        ("LoRA", 4, 0),
+        ("SoRA", 8, 1e-4),
+        ("SoRA", 8, 2e-4),
+    ]
