@@ -108,7 +108,8 @@ def grid(ranks: pd.DataFrame, values: str = "rank") -> pd.DataFrame:
     return table.reindex(range(int(long["layer"].max()) + 1)) if len(long) else table
 
 
-def _label(module: str) -> str:
+def label(module: str) -> str:
+    """A matrix as the paper's Figure 3 calls it: ``attention.self.query`` is Q."""
     bare = module.removeprefix("attention.self.").removesuffix("_proj").removesuffix(".dense")
     return SHORT.get(bare, bare)
 
@@ -125,7 +126,7 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
         axes = canvas.subplots(len(rows), len(runs), squeeze=False, sharex=True, sharey=True)
         for axis_row, name in zip(axes, rows, strict=True):
             for axis, part in zip(axis_row, runs, strict=True):
-                table = grid(part, name).rename(columns=_label)
+                table = grid(part, name).rename(columns=label)
                 image = axis.imshow(table, cmap="Blues", vmin=0, vmax=top, aspect="auto")
                 above = f"seed {part['seed'].iloc[0]}\n" if name == "rank" else ""
                 axis.set_title(f"{above}{NAMES[name]}: {part[name].sum():.0f}" if part[name].notna().any() else above)

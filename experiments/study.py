@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+import experiments
 from experiments.labels import TASKS, Column, columns_of
 from sora import runs
 from sora.errors import UserError
@@ -120,13 +121,20 @@ class Loaded:
     results: runs.Results
     problems: list[str]
 
+    def named(self, names: Sequence[str]) -> list[Study]:
+        """The studies of these names; of none all of them, and the single runs. Raises UserError for an unknown one."""
+        every = [*self.studies, *([self.single] if self.single else [])]
+        if unknown := [name for name in names if name not in {study.name for study in every}]:
+            raise UserError(f"--study {unknown[0]}: no manifest of that name in studies/ of the results")
+        return [study for study in every if not names or study.name in names]
 
-def load(results: Path, accepts: Callable[[str], Collection[str]]) -> Loaded:
-    """Read the manifests of ``results`` and the records they name.
 
-    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it.
+def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None) -> Loaded:
+    """Read the manifests of ``results`` and the records they name. Raises UserError where there is no such folder.
+
+    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it; None: its definition's.
     """
-    found = runs.read(results)
+    found, accepts = runs.read(results), accepts or (lambda name: experiments.find(name).accepts)
     problems, loaded = found.problems, []
     frame = runs.frame(found.records.values()).set_index("run_id", drop=False)
     named: set[str] = set()

@@ -14,7 +14,6 @@ from statistics import fmean
 
 import pandas as pd
 
-import experiments
 from experiments.study import Study, load
 from sora.errors import UserError
 from sora.runs.manifest import FOLDER
@@ -31,7 +30,7 @@ def grids(results: Path) -> list[Study]:
     files = {path.stem for name in STUDIES for path in (results / FOLDER).glob(f"{name}-*.json")}
     if not files:
         return []
-    loaded = load(results, lambda name: experiments.find(name).accepts)
+    loaded = load(results)
     studies = [study for study in loaded.studies if study.name in STUDIES]
     unread = files - {study.key for study in studies}
     if unread:  # a grid less would choose another rate

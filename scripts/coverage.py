@@ -16,8 +16,8 @@ import numpy as np
 
 from experiments.bootstrap import paired_bootstrap
 from experiments.stats import t_interval
+from scripts.readme import filled
 from sora.cli.console import Parser, place_of, run
-from sora.errors import UserError
 from sora.files import write_text
 
 ITEMS = 139  # RTE's half
@@ -105,11 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write is None:
         print(text)
         return 0
-    before, mark, rest = options.write.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise UserError(f"{options.write}: needs the two lines {BEGIN} and {END}")
-    write_text(options.write, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    write_text(options.write, filled(options.write.read_text(encoding="utf-8"), text, BEGIN, END))
     return 0
 
 

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import experiments
 from experiments.progress import described, progress
 from experiments.study import load
 from sora.cli.console import Parser, place_of, run
-from sora.errors import UserError
 from sora.runs.commands import here, hydra_text
 
 
@@ -36,10 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--commands", type=int, default=3, help="commands of missing runs to print (default: 3)")
     options = parser.parse_args(arguments)
     results = Path(options.results)
-    loaded = load(results, lambda name: experiments.find(name).accepts)
-    shown = [study for study in loaded.studies if not options.study or study.name in options.study]
-    if unknown := [name for name in options.study if name not in {study.name for study in loaded.studies}]:
-        raise UserError(f"--study {unknown[0]}: no manifest of that name in {results / 'studies'}")
+    loaded = load(results)
+    shown = [study for study in loaded.named(options.study) if study is not loaded.single]
     folders = {"paths.results": str(options.results), "paths.runs": str(options.runs or "runs")}
     words = [f"{key}={hydra_text(folder)}" for key, folder in folders.items() if folder != key.partition(".")[2]]
     own = [str(options.config_dir)] if options.config_dir else []

@@ -34,7 +34,6 @@ from experiments.summary import Section
 from experiments.tables import Figure, Table
 from sora import runs
 from sora.cli.console import Parser, place_of, run
-from sora.errors import UserError
 from sora.files import write_bytes
 from sora.runs.commands import in_script
 
@@ -68,11 +67,8 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     Raises:
         UserError: no such folder, a name that no manifest has, or a file that cannot be written.
     """
-    loaded = load(results, lambda name: experiments.find(name).accepts)
-    every = [*loaded.studies, *([loaded.single] if loaded.single else [])]
-    chosen = [study for study in every if not only or study.name in only]
-    if unknown := [name for name in only if name not in {study.name for study in every}]:
-        raise UserError(f"--study {unknown[0]}: no manifest of that name in {results / 'studies'}")
+    loaded = load(results)
+    chosen = loaded.named(only)
     writer, sections = Writer(), []
     for study in chosen:
         sections.append(_study(results, study, writer))

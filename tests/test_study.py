@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import bootstrap, find, primary
+from experiments import bootstrap, primary
 from experiments.arms import ARMS
 from experiments.study import load
 from scripts import study, tune
@@ -210,7 +210,7 @@ def test_the_same_command_goes_on(tuned: World) -> None:
 def test_arms_are_made_from_the_runs_of_the_same_seed_and_undecided_ones_get_the_others(tuned: World) -> None:
     world = tuned
     assert world.driver(STEPS="arms").all() == 0
-    (whole,) = [s for s in load(world.results, lambda name: find(name).accepts).studies if s.name == "main_table"]
+    (whole,) = [s for s in load(world.results).studies if s.name == "main_table"]
     assert set(whole.runs["arm"]) == set(ARMS)
     counts = whole.runs.groupby("arm").size()
     assert {arm: counts[arm] for arm in ("lora_r8", "sora_best", "sora_small")} == dict.fromkeys(study.REPEATED, 6)
