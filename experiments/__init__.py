@@ -7,7 +7,8 @@ A study NAME consists of
   as a DataFrame) and returns :class:`experiments.tables.Table` and ``Figure`` objects, or None for what it has not.
   Where the study is about generated tasks, random weights or partial data, ``ACCEPTS`` names the flags.
 
-A name without a module is shown as the sweep it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and
+Studies that vary one setting of SoRA share ``experiments/settings.py``. A name without a module is shown as the sweep
+it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and
 writes Markdown, LaTeX, CSV, PNG, SVG and the report. ``build`` reads no clock and draws no random number without a
 fixed seed: the same records give the same bytes.
 """
@@ -18,7 +19,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from experiments.study import Study
@@ -36,13 +37,15 @@ class Definition:
 
 def find(name: str) -> Definition:
     """The study of that name; any other name is a sweep that somebody named."""
+    settings = importlib.import_module("experiments.settings")
+    if name in settings.SETTINGS:
+        return Definition(settings.SETTINGS[name].title, _without_gaps(settings.build))
     there = name.isidentifier() and importlib.util.find_spec(f"experiments.{name}") is not None
-    module = importlib.import_module(f"experiments.{name}") if there else None
+    module: Any = importlib.import_module(f"experiments.{name}") if there else None
     if not hasattr(module, "build"):
         module = importlib.import_module("experiments.sweep")
-    assert module is not None
+    return Definition(module.TITLE, _without_gaps(module.build), frozenset(getattr(module, "ACCEPTS", ())))
 
-    def build(study: Study) -> list[Artefact]:
-        return [artefact for artefact in module.build(study) if artefact is not None]
 
-    return Definition(module.TITLE, build, frozenset(getattr(module, "ACCEPTS", ())))
+def _without_gaps(build: Callable[[Study], list[Artefact | None]]) -> Callable[[Study], list[Artefact]]:
+    return lambda study: [artefact for artefact in build(study) if artefact is not None]

@@ -72,37 +72,29 @@ def ordered(runs: pd.DataFrame) -> pd.DataFrame:
 
 def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: dict[str, Draws]) -> Table:
     """A row for each arm of each task, and one for the answer that is always the same."""
-    rows = long(study, runs)
+    labels = [column.label for task in study.tasks for column in study.columns(task)]
+    constant = [
+        {"label": label, "arm": MAJORITY, "mean": each.constant, "live": 0}
+        for label, each in drawn.items()
+        if not math.isnan(each.constant)
+    ]
+    found = pd.concat([found, pd.DataFrame(constant)], ignore_index=True)
+    found = found.sort_values("label", key=lambda each: each.map(labels.index), kind="stable", ignore_index=True)
+    sides = {key: by_seed(part) for key, part in long(study, runs).groupby(["label", "arm"], sort=False)}
     verdicts = {(test.label, test.family.other): test for test in primary.tests(study)}
-    parts = []
-    for task in study.tasks:
-        for column in study.columns(task):
-            cells_ = found[found["label"] == column.label].reset_index(drop=True)
-            if cells_.empty:
-                continue
-            own = rows[rows["label"] == column.label]
-            sides = {arm: by_seed(part) for arm, part in own.groupby("arm", sort=False)}
-            part = pd.DataFrame({"task": cells_["label"], "arm": cells_["arm"].map(lambda arm: ARMS.get(arm, arm))})
-            part["n"], part["n of"] = cells_["n"], cells_["of"]
-            part = part.join(score_columns(cells_, "score")[["score", "score sd", "score diverged", "score one_class"]])
-            part["live parameters"], part["data dependence"] = cells_["live"], cells_["data_dependence"]
-            gaps = [difference(arm, sides.get(arm), sides.get(BASE), drawn.get(column.label)) for arm in cells_["arm"]]
-            part = part.join(pd.DataFrame(gaps, columns=GAPS, dtype=float))
-            part["verdict"] = [_verdict(verdicts, column.label, arm) for arm in cells_["arm"]]
-            part["remarks"] = cells_["remarks"]
-            constant = drawn[column.label].constant if column.label in drawn else math.nan
-            if not math.isnan(constant):
-                row = {"task": column.label, "arm": MAJORITY, "score": constant, "live parameters": 0}
-                part = pd.DataFrame([*part.to_dict("records"), row], columns=[*part])
-            parts.append(part)
-    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["task", "arm", "score"])
-    if parts:
-        whole = ["n", "n of", "live parameters", "score diverged", "score one_class"]
-        data[whole] = data[whole].apply(counts)
-        data[["verdict", "remarks"]] = data[["verdict", "remarks"]].fillna("")
+    places = list(zip(found["label"], found["arm"], strict=True))
+    data = pd.DataFrame({"task": found["label"], "arm": found["arm"].map(lambda arm: ARMS.get(arm, arm))})
+    data["n"], data["n of"] = counts(found["n"]), counts(found["of"])
+    data = data.join(score_columns(found, "score")[["score", "score sd", "score diverged", "score one_class"]])
+    data["live parameters"], data["data dependence"] = counts(found["live"]), found["data_dependence"]
+    gaps = [
+        difference(arm, *(sides.get((label, each)) for each in (arm, BASE)), drawn.get(label)) for label, arm in places
+    ]
+    data[GAPS] = pd.DataFrame(gaps, columns=GAPS, dtype=float)
+    data["verdict"] = [_verdict(verdicts, *place) for place in places]
+    data["remarks"] = found["remarks"].fillna("")
     formats = {"live parameters": size, **dict.fromkeys(("minus LoRA", "t interval", "bootstrap interval"), SIGNED)}
-    told = data["arm"] != MAJORITY
-    n = (data["n"].map(str) + "/" + data["n of"].map(str)).where(told, EMPTY) if parts else pd.Series(dtype=object)
+    n = (data["n"].map(str) + "/" + data["n of"].map(str)).where(data["arm"] != MAJORITY, EMPTY)
     return Table("main_table", "Every arm and its controls", CAPTION, data, formats, words={"n": n})
 
 

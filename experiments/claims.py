@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from experiments import bootstrap, primary, published
-from experiments.comparisons import Comparison, compare
+from experiments.comparisons import compare
 from experiments.draws import Draws, draws
 from experiments.efficiency import slower, timed
 from experiments.labels import METHODS, TASKS, Column
 from experiments.levels import curves, interpolated, levels, varied
 from experiments.scores import by_seed, chosen, long, paired
 from experiments.stats import NONE, Interval, spearman, t_interval
-from experiments.study import Study
+from experiments.study import SEEDS, Study
 from experiments.tables import Table
 
 HOLDS, FAILS, OPEN = "holds", "fails", "cannot be decided at this size"
@@ -49,7 +49,7 @@ class Claim:
     claim: str
     paper: str
     task: str
-    values: tuple[float, ...]
+    values: Sequence[float]
     unit: str
     study: str
     towards: int = 1
@@ -72,22 +72,20 @@ class Claim:
 
 def claims(studies: Sequence[Study]) -> list[Claim]:
     """Every claim that a study here is about, on every task with two seeds or more, in the order of the paper."""
-    pairs = [(reader, study) for name, reader in READERS.items() for study in studies if study.name == name]
     return [
-        replace(each, dependence=_dependence(study, each)) if math.isnan(each.dependence) else each
-        for reader, study in pairs
-        if len(study.done)
+        replace(each, dependence=_dependence(study, each.task)) if math.isnan(each.dependence) else each
+        for name, reader in READERS.items()
+        for study in studies
+        if study.name == name and len(study.done)
         for each in reader(study)
         if len(each.values) > 1
     ]
 
 
-def _dependence(study: Study, claim: Claim) -> float:
-    """Of SoRA's ranks in the study, on the claim's task."""
-    done = study.done[study.done["method"] == "sora"] if "method" in study.done else study.done[:0]
-    if "data_dependence" not in done:
-        return math.nan
-    tasks = [task for task in study.tasks if claim.task.startswith(study.columns(task)[0].label)]
+def _dependence(study: Study, label: str) -> float:
+    """Of SoRA's ranks in the study, on the task of that label."""
+    done = study.done[study.done["method"] == "sora"]
+    tasks = [task for task in study.tasks if label.startswith(study.columns(task)[0].label)]
     return float(done.loc[done["task"].isin(tasks), "data_dependence"].mean())
 
 
@@ -114,7 +112,6 @@ def table(studies: Sequence[Study]) -> Table | None:
         }
         for c in found
     ]
-    data = pd.DataFrame(rows)
     # A difference is written with its sign, what is compared with a bound without.
     forms = ["{:.2f}" if each.bound and not each.primary else "{:+.2f}" for each in found]
     ours = [f"{form.format(np.mean(c.values))} {c.unit}".rstrip() for form, c in zip(forms, found, strict=True)]
@@ -130,12 +127,11 @@ def table(studies: Sequence[Study]) -> Table | None:
         f"nothing corrects the others for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: "
         "RoBERTa-large) in the paper, and other budgets: a claim that fails here is not refuted there."
     )
-    return Table("claims", TITLE, caption, data, {"p (Holm)": "{:.4f}"}, words=words)
+    return Table("claims", TITLE, caption, pd.DataFrame(rows), {"p (Holm)": "{:.4f}"}, words=words)
 
 
-def _hull(values: Sequence[float], found: Comparison | Interval | None) -> Interval:
+def _hull(values: Sequence[float], drawn: Interval) -> Interval:
     """What Student's interval and that of the bootstrap reach together."""
-    drawn = found.found.interval if isinstance(found, Comparison) else found or NONE
     ends = pd.DataFrame([t_interval(values), drawn])
     return Interval(float(ends["low"].min()), float(ends["high"].max()))
 
@@ -146,12 +142,17 @@ def _within(values: Sequence[float], low: float, high: float) -> Interval:
     return Interval(max(low, found.low), min(high, found.high))
 
 
+def _bootstrapped(a: pd.DataFrame, b: pd.DataFrame, drawn: Draws | None) -> Interval:
+    """Of the difference of the mean scores of two sides."""
+    found = compare("", by_seed(a), by_seed(b), drawn) if drawn is not None else None
+    return NONE if found is None else found.found.interval
+
+
 def _first(study: Study, runs: pd.DataFrame) -> Iterator[tuple[Column, pd.DataFrame]]:
     """The first number of each task, with the runs it is of."""
-    rows = long(study, runs)
+    rows = long(study, runs, first=True)
     for task in study.tasks:
-        column = study.columns(task)[0]
-        yield column, rows[rows["label"] == column.label]
+        yield study.columns(task)[0], rows[rows["task"] == task]
 
 
 def _gaps(a: pd.DataFrame, b: pd.DataFrame, column: str = "points") -> pd.DataFrame:
@@ -159,29 +160,32 @@ def _gaps(a: pd.DataFrame, b: pd.DataFrame, column: str = "points") -> pd.DataFr
     return paired(by_seed(a), by_seed(b), [column]).dropna().set_axis(["a", "b"], axis=1)
 
 
-def _paired(a: pd.DataFrame, b: pd.DataFrame, drawn: Draws | None, label: str) -> tuple[tuple[float, ...], Interval]:
-    """Differences by seed in points, and the hull of their intervals."""
-    gaps = _gaps(a, b)
-    values = tuple(gaps["a"] - gaps["b"])
-    return values, _hull(values, compare(label, by_seed(a), by_seed(b), drawn) if drawn is not None else None)
-
-
 # -- Table 1 -----------------------------------------------------------------------------------------------------
 
 
-NO_PAPER = "not in the paper"
+def _main_table(study: Study) -> Iterator[Claim]:
+    if "arm" in study.runs:
+        yield from _fixed_beforehand(study)
+        return
+    runs = chosen(study, "method")
+    drawn = draws(study, runs)
+    for other, average, fewer in (("lora", "+0.98", "31.5 %"), ("adalora", "+0.53", "28.3 %")):
+        for column, rows in _first(study, runs):
+            a, b = rows[rows["method"] == "sora"], rows[rows["method"] == other]
+            if not a.empty and not b.empty:
+                names = "SoRA", METHODS[other]
+                yield _higher(study, column, names, a, b, drawn, _in_table_1(column, other, average))
+                given = other == "lora" and _only_cuts(a, b)
+                yield _fewer(study, column, names, a, b, fewer, given)
 
 
 def _fixed_beforehand(study: Study) -> Iterator[Claim]:
-    """The primary comparisons, then the paper's claim of fewer parameters."""
-    found = primary.tests(study)
-    for test in found:
-        column = study.columns(test.task)[0]
-        gap = _published_gap("1", "lora", column)
-        paper = "+0.98 on average (Table 1)" if gap is None else f"{gap:+.2f} (Table 1{_on_all(column.task)})"
+    """The primary comparisons, then the paper's claims on SoRA-best and SoRA-small."""
+    for test in primary.tests(study):
+        paper = _in_table_1(study.columns(test.task)[0], "lora", "+0.98")
         yield Claim(
             f"SoRA-small is {test.family.name}",
-            paper if test.family.margin else NO_PAPER,
+            paper if test.family.margin else "not in the paper",
             test.label,
             test.differences,
             "points",
@@ -201,46 +205,37 @@ def _fixed_beforehand(study: Study) -> Iterator[Claim]:
             sora = rows[rows["arm"] == arm]
             if lora.empty or sora.empty:
                 continue
-            own = float(sora.get("data_dependence", pd.Series(dtype=float)).mean())
+            names, own = (name, "LoRA r = 8"), float(sora["data_dependence"].mean())
             if arm == "sora_best":
-                values, hull = _paired(sora, lora, drawn.get(column.label), column.label)
-                gap = _published_gap("1", "lora", column)
-                paper = "+0.98 on average (Table 1)" if gap is None else f"{gap:+.2f} (Table 1{_on_all(column.task)})"
-                claim = f"{name} scores higher than LoRA r = 8"
-                yield Claim(claim, paper, column.label, values, "points", study.key, interval=hull, dependence=own)
-            live = _gaps(sora, lora, "params.live")
-            spared = tuple(100 * (live["a"] / live["b"].where(live["b"] > 0) - 1).dropna())
-            claim, paper = f"{name} has fewer live parameters than LoRA r = 8", "31.5 % fewer on average (text)"
-            ends = _within(spared, -100.0, math.inf)
-            yield Claim(
-                claim, paper, column.label, spared, "%", study.key, -1, interval=ends, given=True, dependence=own
-            )
+                found = _higher(study, column, names, sora, lora, drawn, _in_table_1(column, "lora", "+0.98"))
+                yield replace(found, dependence=own)
+            yield replace(_fewer(study, column, names, sora, lora, "31.5 %", given=True), dependence=own)
 
 
-def _main_table(study: Study) -> Iterator[Claim]:
-    if "arm" in study.runs:
-        yield from _fixed_beforehand(study)
-        return
-    runs = chosen(study, "method")
-    drawn = draws(study, runs)
-    for other, average, fewer in (("lora", "+0.98", "31.5 %"), ("adalora", "+0.53", "28.3 %")):
-        name = METHODS[other]
-        for column, rows in _first(study, runs):
-            a, b = rows[rows["method"] == "sora"], rows[rows["method"] == other]
-            if a.empty or b.empty:
-                continue
-            values, hull = _paired(a, b, drawn.get(column.label), column.label)
-            gap = _published_gap("1", other, column)
-            paper = f"{average} on average (Table 1)" if gap is None else f"{gap:+.2f} (Table 1{_on_all(column.task)})"
-            yield Claim(
-                f"SoRA scores higher than {name}", paper, column.label, values, "points", study.key, interval=hull
-            )
-            live = _gaps(a, b, "params.live")
-            spared = tuple(100 * (live["a"] / live["b"].where(live["b"] > 0) - 1).dropna())
-            given = other == "lora" and _only_cuts(a, b)
-            ends = _within(spared, -100.0, math.inf)  # of changes, none of which takes away more than all
-            claim, paper = f"SoRA has fewer live parameters than {name}", f"{fewer} fewer on average (text)"
-            yield Claim(claim, paper, column.label, spared, "%", study.key, -1, interval=ends, given=given)
+def _higher(
+    study: Study,
+    column: Column,
+    names: tuple[str, str],
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    drawn: Mapping[str, Draws],
+    paper: str,
+) -> Claim:
+    gaps = _gaps(a, b)
+    values = tuple(gaps["a"] - gaps["b"])
+    hull = _hull(values, _bootstrapped(a, b, drawn.get(column.label)))
+    claim = f"{names[0]} scores higher than {names[1]}"
+    return Claim(claim, paper, column.label, values, "points", study.key, interval=hull)
+
+
+def _fewer(
+    study: Study, column: Column, names: tuple[str, str], a: pd.DataFrame, b: pd.DataFrame, paper: str, given: bool
+) -> Claim:
+    live = _gaps(a, b, "params.live")
+    values = tuple(100 * (live["a"] / live["b"].where(live["b"] > 0) - 1).dropna())
+    ends = _within(values, -100.0, math.inf)  # of changes, none of which takes away more than all
+    claim, paper = f"{names[0]} has fewer live parameters than {names[1]}", f"{paper} fewer on average (text)"
+    return Claim(claim, paper, column.label, values, "%", study.key, -1, interval=ends, given=given)
 
 
 def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
@@ -248,11 +243,15 @@ def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
 
     Of AdaLoRA nothing like it can be said: as many ranks in smaller matrices are fewer parameters.
     """
-    columns = ["method.r", *(["method.targets"] if "method.targets" in sora else [])]
-    pairs = paired(by_seed(sora), by_seed(lora), columns)
-    texts = pairs.astype(object).where(pairs.notna(), None).map(str)
-    alike = all((texts[column] == texts[f"{column}_b"]).all() for column in columns[1:])
-    return bool(alike and (pairs["method.r"] <= pairs["method.r_b"]).all())
+    pairs = paired(by_seed(sora), by_seed(lora), ["method.r", "method.targets"])
+    mine, theirs = (pairs[name].astype(object).fillna("").map(str) for name in ("method.targets", "method.targets_b"))
+    return bool((mine == theirs).all() and (pairs["method.r"] <= pairs["method.r_b"]).all())
+
+
+def _in_table_1(column: Column, other: str, average: str) -> str:
+    """SoRA minus the other in the paper, in words: on that task, or where it does not have the task on average."""
+    gap = _published_gap("1", other, column)
+    return f"{average} on average (Table 1)" if gap is None else f"{gap:+.2f} (Table 1{_on_all(column.task)})"
 
 
 def _published_gap(table: str, other: str, column: Column, setting: str | None = None) -> float | None:
@@ -277,20 +276,19 @@ def _rank_budget(study: Study) -> Iterator[Claim]:
     runs = chosen(study, "method", "method.r")
     drawn = draws(study, runs)
     for column, rows in _first(study, runs):
-        by_rank = {
-            r: (part[part["method"] == "sora"], part[part["method"] == "lora"])
-            for r, part in rows.groupby("method.r", sort=False)
-        }
-        pairs = [pair for pair in by_rank.values() if not any(side.empty for side in pair)]
+        sides = [
+            (part[part["method"] == "sora"], part[part["method"] == "lora"])
+            for _, part in rows.groupby("method.r", sort=False)
+        ]
+        pairs = [pair for pair in sides if not any(side.empty for side in pair)]
         if not pairs:
             continue
         gaps = pd.concat([_gaps(*pair).eval("a - b") for pair in pairs], axis=1)
-        values = tuple(gaps.dropna().mean(axis=1))
-        each = drawn.get(column.label)
+        values, each = tuple(gaps.dropna().mean(axis=1)), drawn.get(column.label)
         found = [compare("", by_seed(a), by_seed(b), each) for a, b in pairs] if each else []
         whole = [one.draws for one in found if one is not None]
         all_there = len(whole) == len(pairs) and len(values) == len(gaps)
-        ends = _hull(values, bootstrap.percentile(np.mean(whole, axis=0)) if all_there else None)
+        ends = _hull(values, bootstrap.percentile(np.mean(whole, axis=0)) if all_there else NONE)
         claim = "SoRA scores higher than LoRA at equal r, averaged over r"
         yield Claim(claim, _gaps_by_rank(column), column.label, values, "points", study.key, interval=ends)
 
@@ -307,49 +305,42 @@ def _gaps_by_rank(column: Column) -> str:
 
 
 def _threshold(study: Study) -> Iterator[Claim]:
+    """Of the seeds that have every threshold."""
     axis = "method.threshold"
-    runs = chosen(study, axis)
-    drawn, values = draws(study, runs), sorted(map(float, study.axes.get(axis, ())))
+    runs, thresholds = chosen(study, axis), sorted(map(float, study.axes.get(axis, ())))
+    if len(thresholds) < 2:
+        return
+    drawn, every = draws(study, runs), dict(_first(study, study.done))
     for column, rows in _first(study, runs):
-        every = long(study, study.done)
-        every = every[every["label"] == column.label]
-        table = every.pivot_table(
-            index=_seed_columns(every), columns=axis, values=["params.live", "points"], aggfunc="last", dropna=False
+        live, points = (
+            every[column].pivot_table(index=SEEDS, columns=axis, values=key, aggfunc="last").reindex(columns=thresholds)
+            for key in ("params.live", "points")
         )
-        whole = (
-            table.dropna(subset=[("params.live", value) for value in values])
-            if len(values) > 1 and len(table)
-            else table[:0]
-        )
-        orders = _known(spearman(values, each) for each in whole["params.live"].to_numpy(float)) if len(whole) else ()
+        live = live.dropna()
+        orders = _known(spearman(thresholds, each) for each in live.to_numpy(float))
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
-        ends = _within(orders, -1.0, 1.0)  # of correlations, so nothing lies beyond 1
         paper = "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)"
+        ends = _within(orders, -1.0, 1.0)  # of correlations, so nothing lies beyond 1
         yield Claim(claim, paper, column.label, orders, "", study.key, -1, interval=ends)
-        costs = tuple((whole["points", values[-1]] - whole["points", values[0]]).dropna()) if len(whole) else ()
-        largest, smallest = (
-            (by_seed(rows[rows[axis] == end]) for end in (values[-1], values[0])) if values else (rows, rows)
-        )
-        found = compare("", largest, smallest, drawn[column.label]) if column.label in drawn else None
+        points = points.reindex(live.index)
+        costs = tuple((points[thresholds[-1]] - points[thresholds[0]]).dropna())
+        largest, smallest = (rows[rows[axis] == end] for end in (thresholds[-1], thresholds[0]))
+        hull = _hull(costs, _bootstrapped(largest, smallest, drawn.get(column.label)))
+        claim = "The largest threshold costs score against the smallest"
         paper = {"cola": "-6.40 (Table 6)", "stsb": "-1.23 (Table 6)"}.get(
             column.task, "-6.40 on CoLA, -1.23 on STS-B (Table 6)"
         )
-        claim = "The largest threshold costs score against the smallest"
-        yield Claim(claim, paper, column.label, costs, "points", study.key, -1, interval=_hull(costs, found))
-
-
-def _seed_columns(rows: pd.DataFrame) -> list[str]:
-    return list(by_seed(rows).index.names)
+        yield Claim(claim, paper, column.label, costs, "points", study.key, -1, interval=hull)
 
 
 # -- Table 4 -----------------------------------------------------------------------------------------------------
 
 
 def _efficiency(study: Study) -> Iterator[Claim]:
+    seconds = published.seconds_per_epoch()
     for task, part in timed(study).groupby("task", sort=False):
         values = tuple(slower(part[part["method"] == "sora"], part[part["method"] == "adalora"]))
-        name, seconds = WHOLE.get(str(task), str(task)), published.seconds_per_epoch()
-        paper = "-29.5 % on average (Table 4)"
+        name, paper = WHOLE.get(str(task), str(task)), "-29.5 % on average (Table 4)"
         if (name, "sora") in seconds:
             change = 100 * (seconds[name, "sora"] / seconds[name, "adalora"] - 1)
             paper = f"{change:+.1f} % (Table 4{_on_all(str(task))})"
@@ -363,18 +354,12 @@ def _efficiency(study: Study) -> Iterator[Claim]:
 def _scheduler(study: Study) -> Iterator[Claim]:
     names = varied(study, "task", "method")
     found = levels(study, names)
+    theirs = published.scheduler().query("read == 'text'")
     for curve in curves(study, names, found).itertuples():
-        runs = [
-            part
-            for _, part in found[(found["task"] == curve.task) & (found["name"] == curve.name)].groupby(
-                "run_id", sort=False
-            )
-        ]
+        mine = found[(found["task"] == curve.task) & (found["name"] == curve.name)]
+        runs = [part for _, part in mine.groupby("run_id", sort=False)]
         task = study.columns(curve.task)[0].label + (f", {curve.name}" if curve.name else "")
-        theirs = published.scheduler()
-        for point in theirs[
-            (theirs["task"] == WHOLE.get(curve.task, curve.task)) & (theirs["read"] == "text")
-        ].itertuples():
+        for point in theirs[theirs["task"] == WHOLE.get(curve.task, curve.task)].itertuples():
             bound, share = float(str(point.percent).removeprefix(">")), 100 * point.params / point.dense_params
             values = _known(_generalization(run, share) for run in runs)
             claim = f"About {share:.2g} % of the dense model's parameters keep more than {bound:.0f} % of its "
@@ -383,15 +368,8 @@ def _scheduler(study: Study) -> Iterator[Claim]:
             yield Claim(claim, paper, task, values, "%", study.key, 1, bound, t_interval(values))
         values = _known(_upper_minus_lower(run) for run in runs)
         claim = "Shallow layers lose their ranks first (live share, upper minus lower third, at half of the parameters)"
-        yield Claim(
-            claim,
-            "said in the text on Figure 2",
-            task,
-            values,
-            "percentage points",
-            study.key,
-            interval=t_interval(values),
-        )
+        paper, ends = "said in the text on Figure 2", t_interval(values)
+        yield Claim(claim, paper, task, values, "percentage points", study.key, interval=ends)
 
 
 def _known(values: Iterable[float]) -> tuple[float, ...]:

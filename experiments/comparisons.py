@@ -36,8 +36,7 @@ class Comparison:
 
 def sides(study: Study, runs: pd.DataFrame, key: str) -> dict[object, Side]:
     """The runs of each value of ``key``, on the first number of each task."""
-    rows = long(study, runs)
-    rows = rows[rows["label"].isin([study.columns(task)[0].label for task in study.tasks])]
+    rows = long(study, runs, first=True)
     return {
         value: {str(label): by_seed(part) for label, part in each.groupby("label", sort=False)}
         for value, each in rows.groupby(key, sort=False)
@@ -66,7 +65,7 @@ def compare(
 
 def compared(study: Study, a: Side, b: Side, drawn: Mapping[str, Draws]) -> list[Comparison]:
     """Each task's first number, and where all tasks have one the average over them."""
-    labels = [study.columns(task)[0].label for task in study.tasks]
+    labels = study.first_labels
     pairs = {label: (a[label], b[label]) for label in labels if label in drawn and label in a and label in b}
     seeds = [list(x.index.intersection(y.index, sort=False)) for x, y in pairs.values()]
     # One seed gives adapters the same start on every task: over tasks that share seeds an average is one over those.

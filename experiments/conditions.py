@@ -45,9 +45,7 @@ def described(study: Study) -> str:
     sentences += [f"Head {name}: {HEADS.get(name, name)}." for name in study.values("head")]
     sentences += [f"Precision {name}." for name in study.values("precision")]
     sentences.append(f"Seeds {_listed(study.runs['seed'])}.")
-    flags = {
-        words: int(done[f"flags.{flag}"].astype(bool).sum()) for flag, words in FLAGS.items() if f"flags.{flag}" in done
-    }
+    flags = {words: int(done[f"flags.{flag}"].sum()) for flag, words in FLAGS.items()}
     flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
     if flagged := ", ".join(f"{count} {words}" for words, count in flags.items() if count):
         sentences.append(f"Of {len(done)} runs: {flagged}.")
@@ -57,14 +55,14 @@ def described(study: Study) -> str:
 
 def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
     rows = values_of("task", task).get("train_rows")
-    xi, rate = _column(runs, "method.threshold"), _column(runs, RATE)
+    xi, rate = pd.to_numeric(runs["method.threshold"]), pd.to_numeric(runs[RATE])
     rho = (xi / rate).where(xi > 0)
     found = {
         "task": in_words(task) + (f", {rows:,} fixed rows" if rows else ""),
-        "examples": _listed(_column(runs, "data.train"), ","),
-        "steps at most": _listed(_column(runs, "trainer.max_steps")),
-        "epochs": _listed(_column(runs, "epochs").round(1)),
-        "batch": _listed(_column(runs, "trainer.batch_size")),
+        "examples": _listed(runs["data.train"], ","),
+        "steps at most": _listed(runs["trainer.max_steps"]),
+        "epochs": _listed(pd.to_numeric(runs["epochs"]).round(1)),
+        "batch": _listed(runs["trainer.batch_size"]),
         "peak learning rate": "; ".join(
             f"{METHODS.get(str(method), method)} {_listed(part)}"
             for method, part in rate.groupby(runs["method"], sort=False)
@@ -74,22 +72,16 @@ def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
     }
     if trials := sorted(set(_trials(runs)) - {""}):
         found["chosen before by"] = "; ".join(trials)
-    if "schedule.steps" in runs and runs["schedule.steps"].notna().any():
+    if runs["schedule.steps"].notna().any():
         count = runs["schedule.levels"].map(lambda levels: len(levels) if isinstance(levels, tuple) else None)
         found["levels"] = f"{_listed(count)} of {_listed(runs['schedule.steps'])} steps"
     return found
 
 
-def _column(runs: pd.DataFrame, name: str) -> pd.Series:
-    return pd.to_numeric(runs[name]) if name in runs else pd.Series(float("nan"), runs.index)
-
-
 def _listed(values: pd.Series, thousands: str = "") -> str:
     """The values, ascending, each once; a dash where there are none."""
-    return (
-        ", ".join(f"{value:{thousands}}" if thousands else f"{value:g}" for value in sorted(values.dropna().unique()))
-        or EMPTY
-    )
+    known = sorted(values.dropna().unique())
+    return ", ".join(f"{value:{thousands}}" if thousands else f"{value:g}" for value in known) or EMPTY
 
 
 def _tuned(done: pd.DataFrame) -> list[str]:
@@ -105,6 +97,5 @@ def _tuned(done: pd.DataFrame) -> list[str]:
 
 def _trials(runs: pd.DataFrame) -> pd.Series:
     """By which trials a recipe chose each run's settings, without the study they are in; empty where none did."""
-    column = "provenance.recipe.tuned"
-    words = runs[column] if column in runs else pd.Series(None, runs.index)
-    return words.map(lambda text: text.partition(" (")[0] if isinstance(text, str) else "").astype(object)
+    words = runs["provenance.recipe.tuned"].map(lambda text: text.partition(" (")[0] if isinstance(text, str) else "")
+    return words.astype(object)

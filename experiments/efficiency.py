@@ -38,9 +38,7 @@ def timed(study: Study) -> pd.DataFrame:
     NaN where the time is not that of one whole run: a pack's is not, nor that of a run that diverged.
     """
     runs = study.runs
-    if not runs["done"].any():
-        return runs.assign(seconds=np.nan, alone=False)
-    alone = runs["done"] & (runs["pack.size"] == 1) & ~runs["diverged"] & (runs["epochs"] > 0)
+    alone = runs["done"] & (runs["pack.size"] == 1) & ~runs["diverged"] & (pd.to_numeric(runs["epochs"]) > 0)
     seconds = pd.to_numeric(runs["time.train_s"]) / pd.to_numeric(runs["epochs"]).where(alone)
     return runs.assign(seconds=seconds, alone=alone)
 
@@ -75,13 +73,10 @@ def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
 
 
 def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
-    nothing = pd.Series(np.nan, runs.index)
-    device = runs.get("provenance.device", nothing).astype(str)
-    values = {name: pd.to_numeric(runs.get(key, nothing)) for name, key in MEASURED.items()}
+    values = {name: pd.to_numeric(runs[key]) for name, key in MEASURED.items()}
+    on_gpu = runs["alone"] & ~runs["provenance.device"].astype(str).str.startswith("cpu")
     values["examples/s"] = values["examples/s"].where(runs["alone"])
-    values["peak memory (GiB)"] = (
-        values["peak memory (GiB)"].where(runs["alone"] & ~device.str.startswith("cpu")) / 2**30
-    )
+    values["peak memory (GiB)"] = values["peak memory (GiB)"].where(on_gpu) / 2**30
     found = runs.assign(**values).groupby(["method", "task"], sort=False)
     data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*MEASURED]].mean())
     data = data.reset_index().replace({"method": METHODS, "task": TASKS})

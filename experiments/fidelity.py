@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from experiments.comparisons import comparison_table, sides
@@ -101,20 +99,15 @@ def switches() -> Table:
 def _changes(study: Study, runs: pd.DataFrame) -> Table:
     """Each setting against the released code's: the score paired by seed, dead ranks, sizes by both counts."""
     rows, data = long(study, runs), []
-    if rows["done"].any():
-        rows["dead"] = 100 * (1 - rows["ranks"] / (rows["method.r"] * rows["matrices"]))
+    rows["dead"] = 100 * (1 - pd.to_numeric(rows["ranks"]) / (rows["method.r"] * rows["matrices"]))
     for (setting, label), part in rows.groupby(["setting", "label"], sort=False):
         pairs = paired(by_seed(part), by_seed(rows[(rows["setting"] == BASE) & (rows["label"] == label)]), ["points"])
         gaps = (pairs["points"] - pairs["points_b"]).dropna() if setting != BASE else pd.Series(dtype=float)
         row = {"setting": setting, "metric": label, "runs": part["done"].sum(), "runs of": len(part)}
         row |= {"score": part["points"].mean(), "score sd": part["points"].std(ddof=0)}
         row |= {"difference": gaps.mean(), "smallest": gaps.min(), "largest": gaps.max()}
-        means = {
-            "dead ranks, %": "dead",
-            "live weights": "params.live",
-            "by the code's formula": "params.authors_formula",
-        }
-        data.append(row | {name: part[key].mean() if key in part else math.nan for name, key in means.items()})
+        row |= {"dead ranks, %": part["dead"].mean(), "live weights": part["params.live"].mean()}
+        data.append(row | {"by the code's formula": part["params.authors_formula"].mean()})
     caption = (
         "Points, means over seeds; the difference to the released code's setting is paired by seed: its mean, and the "
         "smallest and largest of the seeds. A difference that changes sign between seeds, or is no larger than their "

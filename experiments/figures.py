@@ -45,16 +45,11 @@ STYLE: Any = {
 }
 
 
-def look(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
-    """Colour and marker of ``key`` among ``others``; a method keeps its own in every figure."""
-    index = list(others).index(key) if key in others else len(others)
-    return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-
-
 def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
-    """:func:`look` and a line style."""
+    """Colour, marker and dashes of ``key`` among ``others``; a method keeps its own in every figure."""
     index = list(others).index(key) if key in others else len(others)
-    return look(key, others) | {"linestyle": "-" if key in MAIN else LINES[index % len(LINES)]}
+    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+    return look | {"linestyle": "-" if key in MAIN else LINES[index % len(LINES)]}
 
 
 def tiling(count: int, columns: int = 3) -> tuple[int, int]:
@@ -142,9 +137,8 @@ def curves(
                 axis.plot(part[x[0]], part[y[0]], label=NAMES.get(str(method), method), **style)
                 if "sd" in part:
                     low, high = part[y[0]] - part["sd"], part[y[0]] + part["sd"]
-                    axis.fill_between(
-                        part[x[0]].astype(float), low, high, color=style["color"], alpha=0.15, linewidth=0
-                    )
+                    at = part[x[0]].astype(float)
+                    axis.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
             if x[0] != "trials":
                 log_scale(axis, sorted(set(every[x[0]])) if ticks else ())
             axis.set_xlabel(x[1])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -16,14 +14,11 @@ from experiments.stats import best_of
 from experiments.study import Study
 from experiments.sweep import rate_by_threshold
 from experiments.tables import SIGNED, Artefact, Table
-from sora.errors import UserError
-from sora.runs import leaves
+from experiments.tuning import at_the_edge
 
 TITLE = "Learning rate: one grid for all methods"
 HEADS = {"method": "method", RATE: "learning rate"}
-RHO = "method.rho"
 TRIALS = (1, 2, 4, 8, 16)
-ELSEWHERE = ("seed", "seeds.", "protocol", RATE)  # of a configuration: told apart by name, or what is tried
 BY_RATE = (
     "score_by_learning_rate",
     "Score by learning rate",
@@ -39,13 +34,12 @@ EDGE = "at the edge of the grid"
 
 def build(study: Study) -> list[Artefact | None]:
     """The best of each method, the grid, expected maxima, and two figures."""
-    runs = chosen(study, *HEADS)
-    found = cells(study, runs, *HEADS)
-    found = found[found["label"].isin([study.columns(task)[0].label for task in study.tasks])]
+    found = cells(study, chosen(study, *HEADS), *HEADS)
+    found = found[found["label"].isin(study.first_labels)]
     maxima = expected_maxima(study)
     return [
-        _best(study, found),
-        _grid(study, found),
+        _best(found),
+        _grid(found),
         _expected(maxima),
         curves(BY_RATE, found[found["mean"].notna()], (RATE, "peak learning rate"), ticks=True),
         curves(BY_TRIALS, maxima, ("trials", "trials"), ("select", "expected best, select (points)")),
@@ -53,80 +47,17 @@ def build(study: Study) -> list[Artefact | None]:
     ]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a grid says of a method on a task: ``means``, learning rate -> mean on the select split, in points."""
-
-    method: str
-    task: str
-    means: Mapping[float, float]
-    seeds: tuple[object, ...]
-    protocol: str = "holdout"  # whose select split it was
-    budget: Mapping[str, object] = field(default_factory=dict)  # whatever else decides a score: key -> value
-    by_seed: Mapping[float, Mapping[int, float]] = field(default_factory=dict)  # of every rate that was tried
-
-    @property
-    def rate(self) -> float:
-        """The best; of equals the first that was tried."""
-        return max(self.means, key=lambda rate: self.means[rate])
-
-    @property
-    def at_the_edge(self) -> bool:
-        """Whether a rate beyond the grid may be better still."""
-        tried = self.by_seed or self.means
-        return len(tried) > 1 and self.rate in (min(tried), max(tried))
-
-
-def choices(study: Study, tasks: Collection[str] = ()) -> list[Choice]:
-    """The best learning rate of each method on each task, or on ``tasks`` alone.
-
-    Raises UserError where a run of the grid has no score yet: the best of a part is not the best.
-    """
-    found = []
-    for (method, task), runs in chosen(study, *HEADS).groupby(["method", "task"], sort=False):
-        if tasks and task not in tasks:
-            continue
-        for rate, part in runs.groupby(RATE, sort=False):
-            if not part["done"].all():
-                missing = part.loc[~part["done"], "command"].iloc[0]
-                counts = f"{part['done'].sum()}/{len(part)}"
-                raise UserError(
-                    f"{study.key}: {counts} runs of {method} on {task} at {rate:g} are there; run {missing}"
-                )
-        runs = runs.assign(select=runs["select"].fillna(-math.inf))  # a run that diverged is never the best
-        means = runs.groupby(RATE, sort=False)["select"].mean()
-        first = runs.iloc[0]
-        budget = dict(leaves(study.records[first["run_id"]]["config"]))
-        if RHO in study.fixed:  # a threshold that goes with the rate
-            budget |= {RHO: float(study.fixed[RHO]), "method.threshold": None}
-        by_seed: dict[float, dict[int, float]] = {}
-        for rate, seed, select in zip(runs[RATE], runs["seed"], runs["select"], strict=True):
-            by_seed.setdefault(float(rate), {})[int(seed)] = float(select)
-        found.append(
-            Choice(
-                str(method),
-                str(task),
-                {float(rate): float(mean) for rate, mean in means.items()},
-                tuple(study.values("seed")),
-                str(first["protocol"]),
-                {key: value for key, value in budget.items() if not key.startswith(ELSEWHERE)},
-                by_seed,
-            )
-        )
-    return found
-
-
-def _best(study: Study, found: pd.DataFrame) -> Table:
+def _best(found: pd.DataFrame) -> Table:
     rows = []
     for (method, label), part in found.groupby(["method", "label"], sort=False):
         whole = part[part["select"].notna() & (part["points"].map(len) == part["of"])]
         row: dict[str, object] = {"method": METHODS.get(str(method), method), "metric": label}
         row |= {"learning rates": len(whole), "learning rates of": len(part)}
         if len(whole):
-            choice = Choice(str(method), str(label), dict(zip(whole[RATE], whole["select"], strict=True)), ())
-            report = score_columns(part[part[RATE] == choice.rate], "report").iloc[0].to_dict()
-            row |= {"best": choice.rate, "select": choice.means[choice.rate], **report}
-            row["remark"] = EDGE if choice.at_the_edge else ""
+            best = whole.loc[whole["select"].idxmax()]
+            report = score_columns(part[part[RATE] == best[RATE]], "report").iloc[0].to_dict()
+            row |= {"best": best[RATE], "select": best["select"], **report}
+            row["remark"] = EDGE if at_the_edge(best[RATE], whole[RATE]) else ""
         rows.append(row)
     grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
     same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
@@ -139,7 +70,7 @@ def _best(study: Study, found: pd.DataFrame) -> Table:
     return Table("learning_rate", "Best learning rate of each method", caption, data, {"best": "{:g}"})
 
 
-def _grid(study: Study, found: pd.DataFrame) -> Table:
+def _grid(found: pd.DataFrame) -> Table:
     places = found[[*HEADS]].drop_duplicates().reset_index(drop=True)
     data = settings_of(places, HEADS)
     for label, part in found.groupby("label", sort=False):
@@ -150,9 +81,8 @@ def _grid(study: Study, found: pd.DataFrame) -> Table:
 
 def trials(study: Study) -> pd.DataFrame:
     """One learning rate with one seed is a trial: method, label, ``at_select`` and ``points`` (on report) of each."""
-    rows = long(study, study.runs)
-    rows = rows[rows["label"].isin([study.columns(task)[0].label for task in study.tasks])]
-    return rows.dropna(subset=["at_select", "points"]).sort_values(["at_select", "points"], kind="stable")
+    rows = long(study, study.runs, first=True).dropna(subset=["at_select", "points"])
+    return rows.sort_values(["at_select", "points"], kind="stable")
 
 
 def expected(tried: pd.DataFrame, count: int) -> tuple[float, float]:
@@ -171,13 +101,12 @@ def expected_maxima(study: Study) -> pd.DataFrame:
     """method, label, trials, select, report: of every number of trials there are."""
     order = study.runs[["method"]].drop_duplicates()
     rows = [
-        {"method": method, "label": label, "trials": count, "select": select, "report": report}
+        (method, label, count, *expected(part, count))
         for (method, label), part in trials(study).groupby(["method", "label"], sort=False)
         for count in range(1, len(part) + 1)
-        for select, report in [expected(part, count)]
     ]
-    columns = ["method", "label", "trials", "select", "report"]
-    return order.merge(pd.DataFrame(rows, columns=columns), on="method").reset_index(drop=True)
+    found = pd.DataFrame(rows, columns=["method", "label", "trials", "select", "report"])
+    return order.merge(found, on="method").reset_index(drop=True)
 
 
 def _expected(maxima: pd.DataFrame) -> Table:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
 from experiments import primary
-from experiments.arms import ARMS, MAJORITY
+from experiments.arms import ARMS
 from experiments.conditions import RATE
 from experiments.constant_answer import NAME as CONSTANT
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
@@ -32,12 +32,7 @@ LINES = {CONSTANT: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((
 LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
 COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails": COLOURS[1]}
 COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
-CONTROLS = {
-    "lora_equal": "s",
-    "lora_own": "^",
-    "lora_permuted": "v",
-    "lora_svd": "<",
-}  # arm -> marker, in LoRA's colour
+CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
 SHADE = "#e3e3e3"  # of a margin
 UNTRAINED = ("probe", "zero_shot", "svd_cut")  # no training that could differ
 
@@ -74,8 +69,9 @@ def settings(sections: Sequence[Section]) -> pd.DataFrame:
     split stands), of each task the runs that were trained as its main table was, or as most settings were. Linear
     probes and the zero-shot score have no training that could differ.
     """
-    studies = [each.study for each in sections if each.study.name not in UNEQUAL and _comparable(each.study)]
-    rows = [_rows(study) for study in studies if len(study.done)]
+    studies = [section.study for section in sections if section.study.name not in UNEQUAL]
+    studies = [study for study in studies if "arm" in study.runs or set(study.varied()) <= AXES]
+    rows = [found for study in studies if len(found := _rows(study))]
     if not rows:
         return pd.DataFrame()
     runs = pd.concat(rows, ignore_index=True).drop_duplicates(["run_id", "label"])
@@ -99,18 +95,11 @@ def settings(sections: Sequence[Section]) -> pd.DataFrame:
     return pd.concat([_like_the_main_table(found), _constants(sections)], ignore_index=True)
 
 
-def _comparable(study: Study) -> bool:
-    return "arm" in study.runs or set(study.varied()) <= AXES
-
-
 def _rows(study: Study) -> pd.DataFrame:
-    keys = [key for key in ("method", *SWEPT.values()) if key in study.runs]
-    rows = long(study, study.runs if "arm" in study.runs else chosen(study, *keys))
-    first = [study.columns(task)[0].label for task in study.tasks]
-    plain = rows["schedule.kind"].isin(["none", None]) if "schedule.kind" in rows else True
-    return rows[rows["done"] & rows["label"].isin(first) & rows["points"].notna() & plain].assign(
-        main=study.name == "main_table"
-    )
+    runs = study.runs if "arm" in study.runs else chosen(study, "method", *SWEPT.values())
+    rows = long(study, runs, first=True)
+    plain = ~rows["schedule.kind"].isin(["sparsify", "one_shot"])
+    return rows[rows["done"] & rows["points"].notna() & plain].assign(main=study.name == "main_table")
 
 
 def _like_the_main_table(found: pd.DataFrame) -> pd.DataFrame:
@@ -127,29 +116,16 @@ def _like_the_main_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _constants(sections: Sequence[Section]) -> pd.DataFrame:
-    """The constant answer on each number whose main table has it."""
+    """The constant answer on the first number of each task whose main table has it, for each backbone."""
     found = []
     for section in sections:
-        table = section.table("main_table")
-        if table is None:
-            continue
-        armed = "arm" in table
-        row = table[table["arm" if armed else "method"] == (MAJORITY if armed else CONSTANT)]
-        points = dict(zip(row["task"], row["score"], strict=True)) if armed else row.iloc[0] if len(row) else {}
-        for task in section.study.tasks:
-            column = section.study.columns(task)[0]
-            place = {
-                "task": task,
-                "label": column.label,
-                "metric": column.metric,
-                "method": CONSTANT,
-                "series": CONSTANT,
-            }
-            found += [
-                place | {"backbone": str(backbone), "mean": float(points.get(column.label, np.nan))}
-                for backbone in section.study.values("backbone")
-            ]
-    return pd.DataFrame(found).dropna(subset="mean") if found else pd.DataFrame()
+        study, constants = section.study, section.constants()
+        for column in (study.columns(task)[0] for task in study.tasks):
+            if column.label in constants:
+                place = {"task": column.task, "label": column.label, "metric": column.metric, "method": CONSTANT}
+                place |= {"series": CONSTANT, "mean": constants[column.label]}
+                found += [place | {"backbone": str(backbone)} for backbone in study.values("backbone")]
+    return pd.DataFrame(found)
 
 
 def pareto(found: pd.DataFrame) -> Iterable[Figure]:
@@ -192,9 +168,8 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
             name = ARMS[str(series)]
         if series not in SWEPT:
             style["linestyle"] = "none"
-        axis.errorbar(
-            mine["x"], mine["mean"], yerr=mine["sd"].fillna(0), label=name, elinewidth=0.8, capsize=2, **style
-        )
+        bars = {"yerr": mine["sd"].fillna(0), "elinewidth": 0.8, "capsize": 2}
+        axis.errorbar(mine["x"], mine["mean"], label=name, **bars, **style)
     low, high = (points["mean"] - points["sd"]).min(), (points["mean"] + points["sd"]).max()
     room = max(high - low, 0.5)
     lines = part[part["method"].isin(LINES)].drop_duplicates("method")
@@ -255,16 +230,21 @@ def _compared(section: Section) -> Iterator[dict[str, object]]:
     numbers = {column.label: column for task in study.tasks for column in study.columns(task)[:1]}
     live = details.set_index(["method", "metric"])["live"].astype(float)
     for pair in found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")].to_dict("records"):
-        label = pair["metric"]
-        column = numbers.get(label)
-        low, high = pair["t interval"], pair["t interval high"]
-        margin = primary.MARGINS.get(column.metric, np.nan) if column else np.nan
-        row: dict[str, object] = {"group": PLAIN, "task": column.task if column else label, "label": label}
-        row |= {"words": in_words(column.task, column.metric) if column else "average of the tasks"}
-        row |= {"seeds": pair["seeds"], "difference": pair["difference"], "low": low, "high": high}
-        row |= {"least": pair["bootstrap interval"], "most": pair["bootstrap interval high"], "margin": margin}
-        row |= {"live": 100 * live["SoRA", label] / live["LoRA", label] if column else np.nan}
-        yield row | {"verdict": judged(pair["verdict"], low, high, margin)}
+        row = {name: pair[column] for name, column in ENDS.items()}
+        label, margin = pair["metric"], np.nan
+        about: dict[str, object] = {"task": label, "words": "average of the tasks", "live": np.nan}
+        if column := numbers.get(label):
+            margin = primary.MARGINS.get(column.metric, np.nan)
+            about = {"task": column.task, "words": in_words(column.task, column.metric)}
+            about["live"] = 100 * live["SoRA", label] / live["LoRA", label]
+        verdict = judged(pair["verdict"], row["low"], row["high"], margin)
+        yield {"group": PLAIN, "label": label, **row, **about, "margin": margin, "verdict": verdict}
+
+
+ENDS = {  # column of the differences -> of the table of comparisons
+    **{"seeds": "seeds", "difference": "difference", "low": "t interval", "high": "t interval high"},
+    **{"least": "bootstrap interval", "most": "bootstrap interval high"},
+}
 
 
 def forest(found: pd.DataFrame) -> Figure | None:
@@ -336,9 +316,7 @@ def coverage(studies: Sequence[Study]) -> pd.DataFrame:
     every["unusable"] = ~every["done"] & (every["reason"] != "not run")
     bad = {flag: (flag, "sum") for flag in ("diverged", "one_class", "unusable")}
     found = every.groupby(["task", "method"], sort=False).agg(done=("done", "sum"), runs=("done", "size"), **bad)
-    marks = pd.DataFrame(
-        {"diverged": found["diverged"], "one-class": found["one_class"], "unusable": found["unusable"]}
-    )
+    marks = found[["diverged", "one_class", "unusable"]].rename(columns={"one_class": "one-class"})
     found["bad"] = marks.max(axis=1)
     found["words"] = [
         ", ".join([f"{done}/{runs}", *(f"{count} {word}" for word, count in row.items() if count)])

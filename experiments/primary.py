@@ -119,7 +119,7 @@ def tests(study: Study) -> list[Test]:
                     NONE if over is None else over.found.interval,
                     p_value(gaps, bound, one_sided=family.margin),
                     _detectable(gaps, math.nan if over is None else over.found.standard_error),
-                    float(a["data_dependence"].mean()) if "data_dependence" in a else math.nan,
+                    float(a["data_dependence"].mean()),
                     _share(pairs["params.live"], pairs["params.live_b"]),
                 )
             )

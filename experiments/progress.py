@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -12,47 +11,28 @@ import pandas as pd
 from experiments.study import Study
 from sora.cluster.run_lock import holder
 
-RUNNING, STOPPED, FAILED, WAITING, UNUSABLE = "running", "stopped", "failed", "not started", "unusable"
+DONE, RUNNING, STOPPED, FAILED = "done", "running", "stopped", "failed"
+WAITING, UNUSABLE = "not started", "unusable"
 TODO = (FAILED, STOPPED, WAITING)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A study's runs by what became of them.
+def progress(study: Study, folder: Path) -> pd.DataFrame:
+    """The study's runs with their ``state``, one of the above, and what the run folder says about it (``words``).
 
-    Attributes:
-        runs: the study's, with ``state`` (``done`` or one of the above) and what the run folder says about it
-        (``words``).
-        seconds: estimated time of the runs that have to be computed, each alone on such devices as made the others, at
-            its share of their pack's time. unknown: how many of them have a method and task that never finished.
+    ``seconds``: of a finished run its share of its pack's time for set-up, training and evaluation; of one that has to
+    be computed the mean of the finished runs of its method and task, NaN where there is none. ``folder``: of the run
+    folders (paths.runs).
     """
-
-    study: Study
-    runs: pd.DataFrame
-    seconds: float
-    unknown: int
-
-
-def progress(study: Study, folder: Path) -> Progress:
-    """Where ``study`` stands; ``folder`` is that of the run folders (paths.runs)."""
     runs = study.runs.copy()
     states = [
-        ("done", "") if done else _open(folder / run_id, reason)
+        (DONE, "") if done else _open(folder / run_id, reason)
         for run_id, done, reason in zip(runs["run_id"], runs["done"], runs["reason"], strict=True)
     ]
     runs["state"], runs["words"] = zip(*states, strict=True) if states else ((), ())
-    runs["seconds"] = seconds(runs)
-    kinds = runs.groupby(["method", "task"])["seconds"].transform("mean")
-    wanted = kinds[~runs["done"] & (runs["state"] != UNUSABLE)]
-    return Progress(study, runs, float(wanted.sum()), int(wanted.isna().sum()))
-
-
-def seconds(runs: pd.DataFrame) -> pd.Series:
-    """Each run's share of its pack's time: set-up, training and evaluation, divided by the runs of the pack."""
-    if not runs["done"].any():
-        return pd.Series(float("nan"), runs.index)
     parts = runs[["time.setup_s", "time.train_s", "time.eval_s"]].astype(float)
-    return parts.sum(axis=1, skipna=False) / runs["pack.size"].astype(float)
+    seconds = parts.sum(axis=1, skipna=False) / runs["pack.size"].astype(float)
+    alike = seconds.groupby([runs["method"], runs["task"]]).transform("mean")
+    return runs.assign(seconds=seconds.where(runs["done"], alike))
 
 
 def _open(folder: Path, reason: str) -> tuple[str, str]:
@@ -62,8 +42,6 @@ def _open(folder: Path, reason: str) -> tuple[str, str]:
     file = folder / "status.json"
     try:
         status = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(status, dict):
-            return STOPPED, f"{file} holds no object"
     except FileNotFoundError:
         return WAITING, ""
     except (OSError, ValueError) as error:
@@ -75,12 +53,11 @@ def _open(folder: Path, reason: str) -> tuple[str, str]:
     return STOPPED, f"{status.get('status')} since {status.get('time')}, and no process is at work on it"
 
 
-def described(progress: Progress, commands: int, shown_as: Callable[[str], str] = str) -> str:
-    """The progress in words, with at most ``commands`` commands of what is to be run.
+def described(study: Study, runs: pd.DataFrame, commands: int, shown_as: Callable[[str], str] = str) -> str:
+    """The :func:`progress` in words, with at most ``commands`` commands of what is to be run.
 
     ``shown_as``: turns a command of a manifest into one that runs where the user stands.
     """
-    runs, study = progress.runs, progress.study
     states = runs.loc[~runs["done"], "state"].value_counts(sort=False)
     counts = [f"{runs['done'].sum()} done", *(f"{n} {state}" for state, n in states.items())]
     marks = {"diverged": runs["diverged"].sum(), "one-class": runs["one_class"].sum()}
@@ -90,8 +67,8 @@ def described(progress: Progress, commands: int, shown_as: Callable[[str], str] 
         for _, run in runs[runs["state"] == state].iterrows():
             axes = " ".join(f"{axis}={run[axis]}" for axis in study.axes)
             lines.append(f"  {state}: {run['run_id']} {axes}: {run['words']}")
-    if not runs["done"].all() and (progress.seconds or progress.unknown):
-        lines.append(f"  the rest: {_cost(progress)}")
+    if cost := _cost(runs):
+        lines.append(f"  the rest: {cost}")
     todo = list(runs.loc[runs["state"].isin(TODO), "command"]) if commands else []
     lines += [f"  {shown_as(command)}" for command in todo[:commands]]
     if len(todo) > commands:
@@ -99,15 +76,15 @@ def described(progress: Progress, commands: int, shown_as: Callable[[str], str] 
     return "\n".join(lines)
 
 
-def _cost(progress: Progress) -> str:
-    parts = []
-    if progress.seconds:
-        devices = " or ".join(sorted(set(progress.runs["provenance.device"].dropna())))
-        parts.append(
-            f"about {duration(progress.seconds)} on {devices}, going by the finished runs of each method and task"
-        )
-    if progress.unknown:
-        parts.append(f"{progress.unknown} runs of a method and task that never finished, whose time is not known")
+def _cost(runs: pd.DataFrame) -> str:
+    """Time of what has to be computed, each run alone on such devices as made the others; empty where nothing has."""
+    wanted, parts = runs.loc[~runs["done"] & (runs["state"] != UNUSABLE), "seconds"], []
+    if wanted.sum():
+        devices = " or ".join(sorted(set(runs["provenance.device"].dropna())))
+        words = f"about {duration(wanted.sum())} on {devices}"
+        parts.append(f"{words}, going by the finished runs of each method and task")
+    if unknown := int(wanted.isna().sum()):
+        parts.append(f"{unknown} runs of a method and task that never finished, whose time is not known")
     return "; ".join(parts)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from experiments.figures import WIDTH, legend_below, panels, tiling
 from experiments.labels import TASKS
-from experiments.levels import SENTENCE, SHARES, curves, draw_curve, interpolated, levels, scale, varied
+from experiments.levels import SENTENCE, SHARES, Line, curves, figure, interpolated, levels, varied
 from experiments.stats import t_interval
 from experiments.study import Study
 from experiments.tables import SIGNED, Artefact, Figure, Table
@@ -26,55 +24,46 @@ NAMES = tuple(VARIANTS)
 OF_RATE = {"rewarm": NAMES[0], "constant": NAMES[1], "authors_zero": NAMES[2]}
 OF_FILE = {"sparsify": NAMES[0], "sparsify_constant": NAMES[1], "sparsify_authors": NAMES[2], "one_shot": NAMES[3]}
 BUDGETS = (50, 25, 10, 5, 2)  # percent of the dense model's live parameters
+DRAWN = (
+    "Thick: mean over seeds at each level, with a band of one population SD; thin: the seeds. Live parameters on "
+    f"a log scale, without the head. {SENTENCE} "
+    f"{' '.join(f'{name.capitalize()}: {words}.' for name, words in VARIANTS.items())}"
+)
 
 
 def build(study: Study) -> list[Artefact | None]:
     """Generalization and memorization over live parameters, and generalization at equal live parameters."""
     more = varied(study, "task", "method", "schedule", "schedule.lr")
-    names = pd.Series(
-        [", ".join(filter(None, pair)) for pair in zip(variant(study), more, strict=True)], study.runs.index
+    names, one_shot = (
+        pd.Series([", ".join(filter(None, pair)) for pair in zip(variants, more, strict=True)], study.runs.index)
+        for variants in (variant(study), [NAMES[3]] * len(more))
     )
     found = levels(study, names)
-    one_shot = dict(zip(names, [", ".join(filter(None, (NAMES[3], each))) for each in more], strict=True))
     figures = [_figure(study, found, share) for share in reversed(SHARES)]
-    return [*figures, _budgets(curves(study, names, found), found, one_shot)]
+    return [*figures, _budgets(curves(study, names, found), found, dict(zip(names, one_shot, strict=True)))]
 
 
 def variant(study: Study) -> pd.Series:
     """What each run's schedule is called here: by its record, or, before it has one, by the file it is to use."""
-    nothing = pd.Series(None, study.runs.index, dtype=object)
-    rate, kind = (study.runs.get(f"schedule.{key}", nothing) for key in ("lr", "kind"))
-    planned = study.runs.get("schedule", nothing)
-    known = rate.map(lambda value: OF_RATE.get(value)).fillna(kind).fillna("none")
-    return known.where(kind != "one_shot", NAMES[3]).where(
-        study.runs["done"], planned.map(lambda file: OF_FILE.get(file, str(file)))
-    )
+    runs = study.runs
+    planned = runs.get("schedule", pd.Series(None, runs.index, dtype=object))
+    known = runs["schedule.lr"].map(OF_RATE.get).fillna(runs["schedule.kind"]).fillna("none")
+    known = known.where(runs["schedule.kind"] != "one_shot", NAMES[3])
+    return known.where(runs["done"], planned.map(lambda file: OF_FILE.get(file, str(file))))
 
 
 def _figure(study: Study, found: pd.DataFrame, share: str) -> Figure | None:
-    """One of the two percentages over live parameters, a panel per task; None without a run."""
-    tasks = [task for task in study.tasks if (found["task"] == task).any()]
-    if not tasks:
-        return None
+    """One of the two percentages over live parameters, a panel for each task."""
     styles = list(dict.fromkeys([*NAMES, *found["name"]]))  # a variant looks the same everywhere
-
-    def draw(canvas: Canvas) -> None:
-        for task, axis in zip(tasks, panels(canvas, [TASKS.get(task, task) for task in tasks], 3), strict=True):
-            mine = found[found["task"] == task]
-            for name, part in mine.groupby("name", sort=False):
-                draw_curve(axis, part, share, str(name), styles.index(name))
-            scale(axis, mine["live"])
-            axis.set_ylabel(f"{share}\n(% of the dense model)")
-        legend_below(canvas, 2)
-
-    wide, high = tiling(len(tasks), 3)
-    caption = (
-        "Thick: mean over seeds at each level, with a band of one population SD; thin: the seeds. Live parameters on "
-        f"a log scale, without the head. {SENTENCE} "
-        f"{' '.join(f'{name.capitalize()}: {words}.' for name, words in VARIANTS.items())}"
-    )
-    title = f"{share.capitalize()}: the scheduler's variants and one-shot pruning"
-    return Figure(share, title, caption, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + 0.8))
+    lines = {
+        TASKS.get(task, task): [
+            Line(part, share, str(name), styles.index(name))
+            for name, part in found[found["task"] == task].groupby("name", sort=False)
+        ]
+        for task in study.tasks
+    }
+    about = share, f"{share.capitalize()}: the scheduler's variants and one-shot pruning", DRAWN
+    return figure(about, lines, f"{share}\n(% of the dense model)", columns=2, room=0.8)
 
 
 def at_share(found: pd.DataFrame, percent: float) -> pd.Series:

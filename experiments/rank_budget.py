@@ -27,7 +27,7 @@ def build(study: Study) -> list[Artefact | None]:
     heads = HEADS | ({XI: "ξ"} if "arm" in study.runs and XI in study.runs else {})
     runs = chosen(study, *heads)
     found = cells(study, runs, *heads)
-    first = found[found["label"].isin([study.columns(task)[0].label for task in study.tasks])]
+    first = found[found["label"].isin(study.first_labels)]
     settings = found["method.r"].map(lambda r: f"method.r={r:g}")
     return [
         score_table(study, "rank_budget", "Scores by rank", found, heads),

@@ -23,6 +23,7 @@ from sora import runs as results
 TITLE = "Rank map: which ranks stay (Figure 3)"
 SEEDS = 5  # shown in one row at most
 MODULE = r"(?:^|\.)layer\.(?P<layer>\d+)\.(?P<matrix>.+)$"
+COUNTED = {"live parameters": "params.live", "authors' count": "params.authors_formula"}
 NAMES = {"rank": "trained", "no_data_rank": "no data"}
 SHORT = {"query": "Q", "key": "K", "value": "V", "attention.output": "A.O", "intermediate": "FF.W1", "output": "FF.W2"}
 
@@ -39,14 +40,13 @@ def ranks_of(study: Study) -> pd.DataFrame:
     """One row for each matrix of each run: run_id, seed, method, task, module, rank, no_data_rank."""
     columns = ["run_id", "module", "rank", "no_data_rank"]
     long = results.ranks(study.records[run_id] for run_id in study.done["run_id"]).reindex(columns=columns)
-    return study.done[["run_id", "seed", "method", "task"]].merge(long, on="run_id")
+    return study.done[["run_id", "seed", "method", "task"]].merge(long.astype({"run_id": str}), on="run_id")
 
 
 def _totals(study: Study, ranks: pd.DataFrame) -> Table:
     runs = study.runs
-    nothing = pd.Series(np.nan, runs.index)
-    start = runs.get("method.init_r", nothing).fillna(runs.get("method.r", nothing))  # before anything was pruned
-    runs = runs.assign(kept=100 * runs.get("ranks", nothing) / (start * runs.get("matrices", nothing)))
+    start = runs["method.init_r"].fillna(runs["method.r"])  # before anything was pruned
+    runs = runs.assign(kept=100 * runs["ranks"] / (start * runs["matrices"]))
     rows = []
     for (method, task), part in runs.groupby(["method", "task"], sort=False):
         mine = ranks[(ranks["method"] == method) & (ranks["task"] == task)]
@@ -55,17 +55,15 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         row = {"method": METHODS.get(str(method), method), "task": TASKS.get(str(task), task)}
         row |= {"runs": part["done"].sum(), "runs of": len(part), "ranks": total.mean(), "ranks sd": total.std(ddof=0)}
         row |= {"kept": part["kept"].mean(), "dead modules": dead.mean()}
-        for name, key in (("live parameters", "params.live"), ("authors' count", "params.authors_formula")):
-            row[name] = pd.to_numeric(part.get(key, nothing)).mean()
+        row |= {name: pd.to_numeric(part[key]).mean() for name, key in COUNTED.items()}
         row |= {"rank agreement": agreement(table), "agreement on dead modules": dead_agreement(table)}
-        row["data dependence"] = part.get("data_dependence", nothing).mean()
+        row["data dependence"] = part["data_dependence"].mean()
         printed = published.ranks().query("task == @task" if method == "sora" else "task == ''").filter(like="layer_")
         rows.append(row | {"SoRA paper, Figure 3": printed.to_numpy().sum() if len(printed) else math.nan})
     data = pd.DataFrame(rows)
     if data["data dependence"].isna().all():
         data = data.drop(columns="data dependence")
-    for name in ("live parameters", "authors' count"):
-        data[name] = counts(data.get(name, pd.Series(np.nan, data.index)))
+    data[[*COUNTED]] = data[[*COUNTED]].apply(counts)
     caption = (
         "Means over seeds, of the selected weights. Ranks: live ranks of all modules, and their share of those at "
         "the start. Dead modules: without any rank. Parameters: sum of r (in + out), and as the authors' code counts "
@@ -110,7 +108,8 @@ def grid(ranks: pd.DataFrame, values: str = "rank") -> pd.DataFrame:
     return table.reindex(range(int(long["layer"].max()) + 1)) if len(long) else table
 
 
-def _label(module: str) -> str:
+def label(module: str) -> str:
+    """A matrix as the paper's Figure 3 calls it: ``attention.self.query`` is Q."""
     bare = module.removeprefix("attention.self.").removesuffix("_proj").removesuffix(".dense")
     return SHORT.get(bare, bare)
 
@@ -127,7 +126,7 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
         axes = canvas.subplots(len(rows), len(runs), squeeze=False, sharex=True, sharey=True)
         for axis_row, name in zip(axes, rows, strict=True):
             for axis, part in zip(axis_row, runs, strict=True):
-                table = grid(part, name).rename(columns=_label)
+                table = grid(part, name).rename(columns=label)
                 image = axis.imshow(table, cmap="Blues", vmin=0, vmax=top, aspect="auto")
                 above = f"seed {part['seed'].iloc[0]}\n" if name == "rank" else ""
                 axis.set_title(f"{above}{NAMES[name]}: {part[name].sum():.0f}" if part[name].notna().any() else above)

@@ -5,69 +5,52 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
 from experiments import published
-from experiments.figures import WIDTH, legend_below, panels, tiling
 from experiments.labels import METRICS, TASKS
-from experiments.levels import SENTENCE, SHARES, THIRDS, curves, draw_curve, interpolated, levels, scale, varied
+from experiments.levels import SENTENCE, SHARES, THIRDS, Line, curves, figure, interpolated, levels, varied
 from experiments.study import Study
-from experiments.tables import Artefact, Figure, Table, counts, size
+from experiments.tables import Artefact, Table, counts, size
 
 TITLE = "Sparsifying scheduler: memorization and generalization (Figure 2)"
 ACCEPTS = frozenset({"synthetic"})
 KEPT = {99: "≥ 99 %", 95: "≥ 95 %", 90: "≥ 90 %"}  # of the dense model
-
-
-def build(study: Study) -> list[Artefact | None]:
-    """The figure, its numbers, and how small an adapter still keeps how much, beside what the paper says."""
-    names = varied(study, "task", "method")
-    found = levels(study, names)
-    shown = curves(study, names, found)
-    parts = {
-        curve.title: found[(found["task"] == curve.task) & (found["name"] == curve.name)]
-        for curve in shown.itertuples()
-    }
-    shown, means = shown.set_index("title", drop=False), {title: by_level(part) for title, part in parts.items()}
-    return [_figure(parts), _kept(shown, means), _levels(shown, parts), _paper(shown, means)]
-
-
-def by_level(part: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds at each level; NaN where a seed has no value."""
-    return part.groupby("level")[["live", "dense", *SHARES, "report", *THIRDS]].agg(lambda x: x.mean(skipna=False))
-
-
-def _figure(parts: dict[str, pd.DataFrame]) -> Figure | None:
-    """Both percentages over live parameters, a panel per curve; None without a run."""
-    parts = {title: part for title, part in parts.items() if len(part)}
-    if not parts:
-        return None
-
-    def draw(canvas: Canvas) -> None:
-        for part, axis in zip(parts.values(), panels(canvas, list(parts), 3), strict=True):
-            for style, share in enumerate(SHARES):
-                draw_curve(axis, part, share, share, style)
-            scale(axis, part["live"])
-            axis.set_ylabel("% of the dense model")
-        legend_below(canvas)
-
-    wide, high = tiling(len(parts), 3)
-    caption = (
-        "From right to left: the dense model, then level after level. Thick: mean over seeds at each level, with a "
-        f"band of one population SD; thin: the seeds. Live parameters on a log scale, without the head. {SENTENCE}"
-    )
-    title = "Memorization and generalization under the scheduler (Figure 2)"
-    return Figure(
-        "memorization_and_generalization", title, caption, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + 0.5)
-    )
-
-
+ABOUT = (
+    "memorization_and_generalization",
+    "Memorization and generalization under the scheduler (Figure 2)",
+    "From right to left: the dense model, then level after level. Thick: mean over seeds at each level, with a "
+    f"band of one population SD; thin: the seeds. Live parameters on a log scale, without the head. {SENTENCE}",
+)
 ALIVE = ("alive % lower", "middle", "upper")
 FORMATS = {
     **{"ξ": "{:.3g}", "live": size, "paper: dense": size, "paper: live": size, "ours: dense": size},
     **dict.fromkeys(("% of dense", *(f"{each}{share} %" for share in SHARES for each in ("", "ours: "))), "{:.1f}"),
     **dict.fromkeys(ALIVE, "{:.0f}"),
 }
+
+
+def build(study: Study) -> list[Artefact | None]:
+    """The figure, its numbers, and how small an adapter still keeps how much, beside what the paper says."""
+    names = varied(study, "task", "method")
+    found = levels(study, names)
+    shown = curves(study, names, found).set_index("title", drop=False)
+    parts = {
+        title: found[(found["task"] == task) & (found["name"] == name)]
+        for title, task, name in zip(shown["title"], shown["task"], shown["name"], strict=True)
+    }
+    means = {title: by_level(part) for title, part in parts.items()}
+    lines = {title: [Line(part, share, share, i) for i, share in enumerate(SHARES)] for title, part in parts.items()}
+    return [
+        figure(ABOUT, lines, "% of the dense model"),
+        _kept(shown, means),
+        _levels(shown, parts),
+        _paper(shown, means),
+    ]
+
+
+def by_level(part: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds at each level; NaN where a seed has no value."""
+    return part.groupby("level")[["live", "dense", *SHARES, "report", *THIRDS]].agg(lambda x: x.mean(skipna=False))
 
 
 def _kept(shown: pd.DataFrame, means: dict[str, pd.DataFrame]) -> Table:
@@ -96,7 +79,7 @@ def fewest(means: pd.DataFrame, share: str, percent: float) -> float:
 
 def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table | None:
     """Every level: its threshold, what lives, both percentages, the score on the report split, where ranks live."""
-    rows = []
+    rows, metrics = [], {}
     for title, part in parts.items():
         for (level, each), (_, mean) in zip(part.groupby("level"), by_level(part).iterrows(), strict=True):
             row = {"task": title, "level": level, "ξ": each["threshold"].min()}
@@ -105,19 +88,15 @@ def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table | None
             for name, key in (*((f"{share} %", share) for share in SHARES), ("report", "report")):
                 row |= {name: mean[key], f"{name} sd": each[key].std(ddof=0)}
             rows.append(row | dict(zip(ALIVE, mean[[*THIRDS]], strict=True)))
+        metrics |= dict(zip(part["task"], part["metric"], strict=True))
     if not rows:
         return None
-    metrics = {
-        task: metric for part in parts.values() for task, metric in zip(part["task"], part["metric"], strict=True)
-    }
-    listed = ", ".join(
-        f"{TASKS.get(task, task)} {METRICS.get(metric, metric).rstrip('.')}" for task, metric in metrics.items()
-    )
+    listed = [f"{TASKS.get(task, task)} {METRICS.get(name, name).rstrip('.')}" for task, name in metrics.items()]
     caption = (
         "Mean ± population SD over the seeds that reached the level (n/m: n of m runs). ξ: threshold of the level at "
         "the peak learning rate. Live: sum of r (in + out) over the adapted matrices. Report: score on the report "
         f"split, in points. Alive: share of all ranks in the lower, middle and upper third of the layers. {SENTENCE} "
-        f"Metrics: {listed}."
+        f"Metrics: {', '.join(listed)}."
     )
     return Table("levels", "Every level", caption, pd.DataFrame(rows), FORMATS)
 
@@ -128,19 +107,12 @@ def _paper(shown: pd.DataFrame, means: dict[str, pd.DataFrame]) -> Table | None:
     for title, curve in shown.iterrows():
         for theirs in published.scheduler().query("task == @curve.task").itertuples():
             share, mean = 100 * theirs.params / theirs.dense_params, means[title]
-            kept = {
-                f"ours: {name} %": interpolated(mean["live"], mean[name], share / 100 * curve["dense"])
-                for name in SHARES
-            }
-            row = {
-                "task": title,
-                "paper: dense": theirs.dense_params,
-                "paper: live": theirs.params,
-                "% of dense": share,
-            }
-            rows.append(
-                row | {"paper: %": theirs.percent, "read from": theirs.read, "ours: dense": curve["dense"]} | kept
-            )
+            row = {"task": title, "paper: dense": theirs.dense_params, "paper: live": theirs.params}
+            row |= {"% of dense": share, "paper: %": theirs.percent, "read from": theirs.read}
+            row["ours: dense"] = curve["dense"]
+            for name in SHARES:
+                row[f"ours: {name} %"] = interpolated(mean["live"], mean[name], share / 100 * curve["dense"])
+            rows.append(row)
     if not rows:
         return None
     data = pd.DataFrame(rows)

@@ -25,9 +25,8 @@ def chosen(study: Study, *keys: str) -> pd.DataFrame:
     """The runs that stand for each value of ``keys`` on each task; ``trials``: of how many settings they were chosen.
 
     Several settings arise where the sweep has axes besides ``keys``, the task and the seeds. The one with the best mean
-    on
-    the select split stands, but only where every run of all of them has a score: a half-finished sweep chooses nothing
-    by accident, before that the first one stands.
+    on the select split stands, but only where every run of all of them has a score: a half-finished sweep chooses
+    nothing by accident, before that the first one stands.
     """
     others = study.varied("task", *keys)
     runs = study.runs.assign(trials=1)
@@ -42,21 +41,16 @@ def chosen(study: Study, *keys: str) -> pd.DataFrame:
     return pd.concat(picked)
 
 
-def long(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+def long(study: Study, runs: pd.DataFrame, first: bool = False) -> pd.DataFrame:
     """``runs``, once for each number of their task, with ``label``, ``metric``, ``split`` and what they scored.
 
     ``points`` on that split and ``at_select`` on the select split of the selected weights, ``last`` of the last ones.
+    ``first``: for the first number of their task alone.
     """
     nothing, parts = pd.Series(np.nan, runs.index), []
-    for column in (each for task in study.tasks for each in study.columns(task)):
-        values = {
-            name: runs.get(f"{above}{column.metric}", nothing).astype(float)
-            for name, above in (
-                ("points", f"{column.split}."),
-                ("last", f"last.{column.split}."),
-                ("at_select", "select."),
-            )
-        }
+    for column in (each for task in study.tasks for each in study.columns(task)[: 1 if first else None]):
+        places = {"points": f"{column.split}.", "last": f"last.{column.split}.", "at_select": "select."}
+        values = {name: runs.get(f"{above}{column.metric}", nothing).astype(float) for name, above in places.items()}
         about = {"label": column.label, "metric": column.metric, "split": column.split}
         parts.append(runs.assign(**about, **values)[runs["task"] == column.task])
     return pd.concat(parts, ignore_index=True)
@@ -65,8 +59,8 @@ def long(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
 def cells(study: Study, runs: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """One row for each value of ``keys`` and each number of a task: what its runs say together."""
     rows = long(study, runs)
-    for name in ("params.live", "params.trainable", "trainer.learning_rate"):
-        rows[name] = pd.to_numeric(rows[name]) if name in rows else np.nan
+    numbers = ["params.live", "params.trainable", "trainer.learning_rate", "data_dependence"]
+    rows[numbers] = rows[numbers].apply(pd.to_numeric)
     rows["id_done"] = rows["run_id"].where(rows["done"])
     found = rows.groupby([*keys, "task", "label", "metric", "split"], sort=False, dropna=False).agg(
         mean=("points", "mean"),
@@ -86,24 +80,20 @@ def cells(study: Study, runs: pd.DataFrame, *keys: str) -> pd.DataFrame:
         trainable=("params.trainable", "mean"),
         rates=("trainer.learning_rate", lambda x: ", ".join(f"{rate:g}" for rate in sorted(x.dropna().unique()))),
         trials=("trials", "first"),
-        data_dependence=("data_dependence", "mean") if "data_dependence" in rows else ("points", lambda x: np.nan),
+        data_dependence=("data_dependence", "mean"),
     )
     found["remarks"] = [
         ", ".join(filter(None, (f"{d} diverged" if d else "", f"{o} one-class" if o else "", why)))
         for d, o, why in zip(found["diverged"], found["one_class"], found["remarks"], strict=True)
     ]
-    return _row_order(runs, found.reset_index(), keys)
+    order = runs[[*keys]].drop_duplicates()  # settings first, in the order of the sweep, then their tasks
+    return order.merge(found.reset_index(), on=[*keys], how="left").reset_index(drop=True)
 
 
 def reasons(found: pd.Series) -> str:
     """``1 refused, as it is about partial data``: why runs that were made cannot be used."""
     counted = found[~found.isin(["", "not run"])].value_counts().sort_index()
     return ", ".join(f"{count} {reason}" for reason, count in counted.items())
-
-
-def _row_order(runs: pd.DataFrame, found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Settings first, in the order of the sweep, then their tasks."""
-    return runs[[*keys]].drop_duplicates().merge(found, on=[*keys], how="left").reset_index(drop=True)
 
 
 def settings_of(found: pd.DataFrame, heads: Mapping[str, str]) -> pd.DataFrame:
@@ -235,9 +225,7 @@ def _unlike(study: Study, sources: Sequence[tuple[str, str]]) -> str:
 
 def by_seed(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with a record, by their seeds; of repeated seeds the last."""
-    done = rows[rows["done"]]
-    there = [name for name in SEEDS if name in done]
-    return done.drop_duplicates(there, keep="last").set_index(there)
+    return rows[rows["done"]].drop_duplicates(SEEDS, keep="last").set_index(SEEDS)
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -27,8 +27,7 @@ NOTHING = dict.fromkeys(["SD init", "p init", "SD data", "p data", "SD rest"], n
 
 def build(study: Study) -> list[Artefact | None]:
     """Parts of the variance, and the grids."""
-    rows = long(study, study.runs)
-    rows = rows[rows["label"].isin([study.columns(task)[0].label for task in study.tasks])]
+    rows = long(study, study.runs, first=True)
     groups = {
         (METHODS.get(str(m), str(m)), str(label)): part
         for (m, label), part in rows.groupby(["method", "label"], sort=False)

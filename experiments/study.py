@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+import experiments
 from experiments.labels import TASKS, Column, columns_of
 from sora import runs
 from sora.errors import UserError
@@ -24,6 +25,16 @@ from sora.runs.results import Record
 
 NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 SEEDS = ["seed", "seeds.init", "seeds.data"]  # what tells repetitions apart, not settings
+COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora.runs.frame are there where one has
+    *("run_id", "backbone", "task", "method", "protocol", *SEEDS, "status", "score", "select", "task.metrics", "head"),
+    *("task.select_metric", "method.r", "method.init_r", "method.threshold", "method.targets", "precision", "epochs"),
+    *("trainer.learning_rate", "trainer.max_steps", "trainer.epochs", "trainer.batch_size", "data.train"),
+    *("schedule.kind", "schedule.lr", "schedule.levels", "schedule.steps", "ranks", "matrices", "data_dependence"),
+    *("params.live", "params.trainable", "params.authors_formula", "pack.size", "throughput.examples_per_s"),
+    *("time.setup_s", "time.train_s", "time.eval_s", "memory.peak_bytes", "provenance.recipe.tuned"),
+    *("flags.one_class", "flags.synthetic", "flags.random_weights", "flags.partial", "provenance.device"),
+    "provenance.threads",
+)
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
 SINGLE = "runs"  # the study of the runs that no manifest names
 
@@ -36,7 +47,7 @@ class Study:
         axes, fixed: of the manifest.
         runs: one row for each place of the sweep, in its order: its value on every axis, ``run_id``, ``command``,
             ``done`` (whether it has a record to use), ``reason`` (why not), ``diverged``, ``one_class``, and every
-            column of :func:`sora.runs.frame`.
+            column of :func:`sora.runs.frame`, those of ``COLUMNS`` always.
         records, paths: run id -> the record and its file, of the runs that are done.
         problems: grows while tables are built.
     """
@@ -68,8 +79,13 @@ class Study:
 
     def columns(self, task: str) -> list[Column]:
         """The numbers that a table has of a task, see :func:`experiments.labels.columns_of`."""
-        known = self.runs.loc[self.runs["task"] == task, "task.metrics"].dropna() if "task.metrics" in self.runs else ()
+        known = self.runs.loc[self.runs["task"] == task, "task.metrics"].dropna()
         return columns_of(task, next(iter(known), None))
+
+    @property
+    def first_labels(self) -> list[str]:
+        """The label of each task's first number."""
+        return [self.columns(task)[0].label for task in self.tasks]
 
     def values(self, column: str) -> list[Any]:
         """The values of a column, in order of appearance; [] where there is no such column."""
@@ -105,13 +121,20 @@ class Loaded:
     results: runs.Results
     problems: list[str]
 
+    def named(self, names: Sequence[str]) -> list[Study]:
+        """The studies of these names; of none all of them, and the single runs. Raises UserError for an unknown one."""
+        every = [*self.studies, *([self.single] if self.single else [])]
+        if unknown := [name for name in names if name not in {study.name for study in every}]:
+            raise UserError(f"--study {unknown[0]}: no manifest of that name in studies/ of the results")
+        return [study for study in every if not names or study.name in names]
 
-def load(results: Path, accepts: Callable[[str], Collection[str]]) -> Loaded:
-    """Read the manifests of ``results`` and the records they name.
 
-    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it.
+def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None) -> Loaded:
+    """Read the manifests of ``results`` and the records they name. Raises UserError where there is no such folder.
+
+    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it; None: its definition's.
     """
-    found = runs.read(results)
+    found, accepts = runs.read(results), accepts or (lambda name: experiments.find(name).accepts)
     problems, loaded = found.problems, []
     frame = runs.frame(found.records.values()).set_index("run_id", drop=False)
     named: set[str] = set()
@@ -176,16 +199,20 @@ def _study(manifest: Mapping[str, Any], reasons: Sequence[str], frame: pd.DataFr
         if axis in table and None in axes[axis]:
             columns[axis] = columns[axis].where(columns[axis].notna(), table[axis]).infer_objects()
     table = pd.concat([pd.DataFrame(columns), table.drop(columns=[key for key in columns if key in table])], axis=1)
-    ids = [run_id for run_id in usable if run_id is not None]
-    return Study(
-        manifest["study"],
-        manifest["hash"],
-        manifest["axes"],
-        manifest["fixed"],
-        _marked(table),
-        {run_id: found.records[run_id] for run_id in ids},
-        {run_id: found.paths[run_id] for run_id in ids},
-    )
+    return _made(manifest["study"], manifest["hash"], manifest["axes"], manifest["fixed"], table, found)
+
+
+def _made(
+    name: str, digest: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str], table: pd.DataFrame, found: Any
+) -> Study:
+    """Mark what became of each run, and add the columns of ``COLUMNS`` that no run has."""
+    table = table.assign(**{key: math.nan for key in COLUMNS if key not in table})
+    done = table["reason"] == ""
+    one_class = done & (table["flags.one_class"] == True)  # noqa: E712  (NaN without a record)
+    table = table.assign(done=done, diverged=done & (table["status"] == "diverged"), one_class=one_class)
+    ids = list(table.loc[done, "run_id"])
+    records, paths = ({run_id: held[run_id] for run_id in ids} for held in (found.records, found.paths))
+    return Study(name, digest, axes, fixed, table, records, paths)
 
 
 def _typed(text: str) -> Any:
@@ -201,33 +228,18 @@ def _plain(values: Sequence[Any]) -> bool:
     return not any(isinstance(value, tuple | bool) for value in values)
 
 
-def _marked(table: pd.DataFrame) -> pd.DataFrame:
-    done = table["reason"] == ""
-    one_class = (table["flags.one_class"] == True) if "flags.one_class" in table else False  # noqa: E712
-    return table.assign(done=done, diverged=done & (table["status"] == "diverged"), one_class=done & one_class)
-
-
 def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
     """The runs that no manifest names; what varies among them takes the place of axes."""
     if frame.empty:
         return None
     table = frame.reset_index(drop=True)
     commands = [found.records[run_id]["provenance"]["command"] for run_id in table["run_id"]]
-    table = _marked(table.assign(command=commands, reason=""))
+    table = table.assign(command=commands, reason="")
     about_the_task = [key for key in table if key.startswith("task.")]
     keys = ["backbone", "task", "method", "protocol", *frame.attrs["configured"], "seed"]
     keys = [key for key in keys if key not in about_the_task and table[key].astype(str).nunique() > 1]
     axes = {key: list(table[key].unique()) for key in dict.fromkeys(["task", "method", *keys])}
-    ids = list(table["run_id"])
-    return Study(
-        SINGLE,
-        "",
-        axes,
-        {},
-        table,
-        {run_id: found.records[run_id] for run_id in ids},
-        {run_id: found.paths[run_id] for run_id in ids},
-    )
+    return _made(SINGLE, "", axes, {}, table, found)
 
 
 # -- which records a study may use -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from experiments.arms import MAJORITY
 from experiments.conditions import conditions_table, described
 from experiments.constant_answer import NAME as CONSTANT
 from experiments.labels import METHODS, in_words
@@ -42,6 +43,18 @@ class Section:
     def table(self, name: str) -> pd.DataFrame | None:
         """The numbers of a table, or None."""
         return next((each.data for each in self.artefacts if isinstance(each, Table) and each.name == name), None)
+
+    def constants(self) -> dict[str, float]:
+        """Label of a number -> the points of the constant answer, where the main table has them."""
+        table = self.table("main_table")
+        if table is None:
+            return {}
+        if "arm" in table:
+            rows = table[table["arm"] == MAJORITY]
+            return dict(zip(rows["task"], rows["score"].astype(float), strict=True))
+        rows = table[table["method"] == CONSTANT]
+        labels = [column.label for task in self.study.tasks for column in self.study.columns(task)]
+        return {label: float(rows[label].iloc[0]) for label in labels if len(rows) and pd.notna(rows[label].iloc[0])}
 
     @property
     def heading(self) -> str:
@@ -116,7 +129,7 @@ def caution(sections: Sequence[Section]) -> str:
     large = every = 0
     for section in sections:
         runs = section.study.runs
-        if section.study.name != "main_table" or not {"method.threshold", "trainer.learning_rate"} <= {*runs}:
+        if section.study.name != "main_table":
             continue
         found = runs[(runs["method"] == "sora") & runs["done"].astype(bool)]
         rho = pd.to_numeric(found["method.threshold"]) / pd.to_numeric(found["trainer.learning_rate"])
@@ -216,12 +229,10 @@ def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table 
 
 def _baselines(section: Section, settings: pd.DataFrame | None) -> pd.DataFrame:
     """What needs no adapter: the constant answer, and linear probes and zero-shot scores of other studies."""
-    study, rows = section.study, []
-    scores = section.table("main_table")
-    constant = scores[scores["method"] == CONSTANT] if scores is not None else pd.DataFrame()
+    study, constants, rows = section.study, section.constants(), []
     for label in (column.label for task in study.tasks for column in study.columns(task)):
-        if len(constant) and pd.notna(constant[label].iloc[0]):
-            rows.append({"metric": label, "method": CONSTANT, "score": constant[label].iloc[0]})
+        if label in constants:
+            rows.append({"metric": label, "method": CONSTANT, "score": constants[label]})
         if settings is None or settings.empty:
             continue
         of = settings[(settings["label"] == label) & settings["backbone"].isin(study.values("backbone"))]

@@ -30,10 +30,7 @@ def build(study: Study) -> list[Artefact | None]:
 
 def rate_by_threshold(study: Study) -> list[Artefact | None]:
     """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary."""
-    runs = study.done
-    if "method.threshold" not in runs or RATE not in runs:
-        return []
-    runs = runs.dropna(subset=["method.threshold"])
+    runs = study.done.dropna(subset=["method.threshold"])
     if runs["method.threshold"].nunique() < 2 or runs[RATE].nunique() < 2:
         return []
     maps: dict[str, dict[str, pd.DataFrame]] = {"score": {}, "ranks": {}}

@@ -7,12 +7,13 @@ Where a neighbour is within half a point of it, the three are run on the second 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-import experiments
+import pandas as pd
+
 from experiments.study import Study, load
 from sora.errors import UserError
 from sora.runs.manifest import FOLDER
@@ -29,7 +30,7 @@ def grids(results: Path) -> list[Study]:
     files = {path.stem for name in STUDIES for path in (results / FOLDER).glob(f"{name}-*.json")}
     if not files:
         return []
-    loaded = load(results, lambda name: experiments.find(name).accepts)
+    loaded = load(results)
     studies = [study for study in loaded.studies if study.name in STUDIES]
     unread = files - {study.key for study in studies}
     if unread:  # a grid less would choose another rate
@@ -41,10 +42,9 @@ def grids(results: Path) -> list[Study]:
 def scores_of(
     studies: Sequence[Study], name: str, axis: str, where: Mapping[str, object]
 ) -> dict[tuple[float, int], float]:
-    """Points on the select split of the finished runs of the studies called ``name``, by value on ``axis`` and seed.
+    """The scores of the finished runs of the studies called ``name``, by value on ``axis`` and seed.
 
-    ``where``: column -> the value that is meant; a key that is no column is one of the manifest's fixed keys. A run
-    that diverged has minus infinity.
+    ``where``: column -> the value that is meant; a key that is no column is one of the manifest's fixed keys.
     """
     found: dict[tuple[float, int], float] = {}
     for study in studies:
@@ -56,25 +56,32 @@ def scores_of(
                 runs = runs[runs[key] == value]
             elif study.fixed.get(key) != str(value):
                 runs = runs[:0]
-        for own, seed, select in zip(runs[axis], runs["seed"], runs["select"], strict=True):
-            found[float(own), int(seed)] = -math.inf if math.isnan(select) else float(select)
+        found |= scores(runs, axis)
     return found
+
+
+def scores(runs: pd.DataFrame, axis: str) -> dict[tuple[float, int], float]:
+    """The scores of finished runs; of one that diverged minus infinity."""
+    select = runs["select"].fillna(-math.inf)
+    return {(float(v), int(s)): float(p) for v, s, p in zip(runs[axis], runs["seed"], select, strict=True)}
+
+
+def means(scores: Scores) -> dict[float, float]:
+    """Value -> its mean over seeds, of the values with most seeds."""
+    seeds = {value: [points for (own, _), points in scores.items() if own == value] for value, _ in scores}
+    most = max(map(len, seeds.values()))
+    return {value: fmean(points) for value, points in seeds.items() if len(points) == most}
 
 
 def best(scores: Scores) -> float:
-    """The value with the best mean over seeds, of those with most seeds; of equals the first."""
-    seeds = by_value(scores)
-    most = max(len(found) for found in seeds.values())
-    means = {value: fmean(found.values()) for value, found in seeds.items() if len(found) == most}
-    return max(means, key=lambda value: means[value])
+    """The value with the best mean; of equals the first."""
+    found = means(scores)
+    return max(found, key=lambda value: found[value])
 
 
-def by_value(scores: Scores) -> dict[float, dict[int, float]]:
-    """Value -> seed -> points."""
-    found: dict[float, dict[int, float]] = {}
-    for (value, seed), points in scores.items():
-        found.setdefault(value, {})[seed] = points
-    return found
+def at_the_edge(best: float, tried: Collection[float]) -> bool:
+    """Whether a value beyond those that were tried may be better still."""
+    return len(tried) > 1 and best in (min(tried), max(tried))
 
 
 def wanted_rates(scores: Scores, start: Sequence[float], seeds: tuple[int, int]) -> list[tuple[float, int]]:
@@ -110,7 +117,7 @@ def wanted_rhos(scores: Scores, grid: Sequence[float], seeds: tuple[int, int]) -
 
 def best_and_small(scores: Scores) -> tuple[float, float]:
     """SoRA-best's rho, and SoRA-small's: the largest whose score is within half a point of the best."""
-    means = {rho: fmean(found.values()) for rho, found in by_value(scores).items()}
-    top = max(means, key=lambda rho: means[rho])
-    near = [rho for rho, mean in means.items() if means[top] - mean <= CLOSE or math.isclose(means[top] - mean, CLOSE)]
+    found = means(scores)
+    top = best(scores)
+    near = [rho for rho, mean in found.items() if found[top] - mean <= CLOSE or math.isclose(found[top] - mean, CLOSE)]
     return top, max(near)

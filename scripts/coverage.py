@@ -9,16 +9,15 @@ item and both. A regime says which share of the true variance of the mean differ
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from experiments.bootstrap import paired_bootstrap
 from experiments.stats import t_interval
+from scripts.readme import filled
+from sora.cli.console import Parser, place_of, run
 from sora.files import write_text
 
 ITEMS = 139  # RTE's half
@@ -92,31 +91,23 @@ def table(repeats: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print or write the table; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scripts/coverage.py", description="Simulate how often the intervals of the tables hold the truth."
     )
     parser.add_argument(
         "--repeats", type=int, default=REPEATS, help=f"simulated comparisons a line (default {REPEATS})"
     )
-    parser.add_argument("--write", metavar="FILE", help="put the table between the two coverage marks of this file")
+    parser.add_argument(
+        "--write", type=place_of, metavar="FILE", help="put the table between the two coverage marks of this file"
+    )
     options = parser.parse_args(arguments)
-    if options.repeats < 1:
-        print(f"error: --repeats {options.repeats}: must be at least 1", file=sys.stderr)
-        return 2
     text = table(options.repeats)
     if options.write is None:
         print(text)
         return 0
-    path = Path(options.write)
-    old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before, mark, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        print(f"error: {path}: needs the two lines {BEGIN} and {END}", file=sys.stderr)
-        return 2
-    write_text(path, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    write_text(options.write, filled(options.write.read_text(encoding="utf-8"), text, BEGIN, END))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -17,29 +17,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.figures import heat_maps, render
+from experiments.rank_map import grid, label
 from experiments.stats import t_interval
-from sora.runs import data_dependence, records
+from sora import runs as results
+from sora.runs import records
 from sora.training.device import bf16_kernels
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("runs/demo")
 TASK, SEEDS = "synthetic_graded", "[0,1,2]"
-MATRICES = {  # end of a module's name -> what it is called in the paper's Figure 3
-    "attention.self.query": "Q",
-    "attention.self.key": "K",
-    "attention.self.value": "V",
-    "attention.output.dense": "attention out",
-    "intermediate.dense": "FFN 1",
-    "output.dense": "FFN 2",
-}
 Record = dict[str, Any]
 
 
@@ -66,31 +57,14 @@ def train(method: str) -> list[Path]:
     return [Path(name) for name in re.findall(r"\S+\.json", done.stdout)]  # progress goes to standard error
 
 
-def rank_table(record: Record) -> np.ndarray:
-    """Live ranks [layers, matrices] of one run."""
-    layers: dict[int, dict[str, int]] = {}
-    for name, rank in record["ranks"].items():
-        found = re.search(r"layer\.(\d+)\.(.+)", name)
-        assert found is not None, name
-        layers.setdefault(int(found[1]), {})[found[2]] = rank
-    return np.array([[layers[layer][end] for end in MATRICES] for layer in sorted(layers)])
-
-
 def draw_ranks(found: list[Record], path: Path) -> None:
     """Mean live ranks over the seeds as a map: a row for each layer, a column for each matrix."""
-    ranks = np.mean([rank_table(record) for record in found], axis=0)
-    full = found[0]["config"]["method"]["r"]
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    image = axes.imshow(ranks, cmap="cividis", vmin=0, vmax=full, aspect="auto")
-    for (row, column), value in np.ndenumerate(ranks):
-        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > full / 2 else "white")
-    axes.set_xticks(range(len(MATRICES)), list(MATRICES.values()))
-    axes.set_yticks(range(len(ranks)), [str(layer + 1) for layer in range(len(ranks))])
-    axes.set_ylabel("layer (1 is next to the embeddings)")
-    axes.set_title(f"SoRA: live ranks of {full}, mean over {len(found)} seeds ({TASK})")
-    figure.colorbar(image, label="live ranks")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    ranks = grid(results.ranks(found)).rename(columns=label)
+    title = f"SoRA on {TASK}: mean over {len(found)} seeds"
+    axes, full = ("matrix", "layer (0 is next to the embeddings)", "live ranks"), found[0]["config"]["method"]["r"]
+    figure = heat_maps((path.stem, title, ""), {title: ranks}, axes, "{:.1f}", full)
+    assert figure is not None, "all ranks are numbers"
+    path.write_bytes(render(figure)[0])
 
 
 def row(method: str, found: list[Record]) -> list[str]:
@@ -113,7 +87,7 @@ def row(method: str, found: list[Record]) -> list[str]:
 
 def reading(found: list[Record]) -> str:
     """What may be read from the ranks of SoRA's runs: their regime, and how far the data chose them."""
-    regime, index = found[0]["regime"], float(np.mean([data_dependence(record) for record in found]))
+    regime, index = found[0]["regime"], float(np.mean([results.data_dependence(record) for record in found]))
     drawn = [sum(record["no_data_ranks"]["selected"].values()) for record in found]
     larger = "the draw still has" if index < 0.5 else "the data have"
     return (

@@ -10,7 +10,6 @@ named. Manifests of one sweep become one that names all their runs.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
     new: dict[str, Path] = {}  # place below the target -> file to copy
     equal = 0
     for source in sources:
-        if not source.is_dir():
-            raise UserError(f"{source}: no such folder of results")
         if not any((source / name).is_dir() for name in ("records", studies.FOLDER)):
             raise UserError(f"{source}: has neither records/ nor {studies.FOLDER}/, so it is no folder of results")
         for path, record in _records(source):
@@ -111,19 +108,16 @@ def _copy(file: Path, place: Path) -> None:
         raise UserError(f"{place}: cannot be written ({error.strerror}); choose another folder with --into") from error
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Join the folders; returns the exit status."""
     parser = Parser(description="Join results folders of several machines into one.")
     parser.add_argument("sources", nargs="+", type=place_of, help="results folders")
     parser.add_argument("--into", type=place_of, default=Path("results"), help="where to add them (default: results)")
     options = parser.parse_args(arguments)
-    try:
-        counts = merge(options.sources, options.into)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    counts = merge(options.sources, options.into)
     print(f"{counts['new']} records added to {options.into}; {counts['equal']} were there already, and are equal")
     return 0
 
 
 if __name__ == "__main__":
-    run(lambda: main(sys.argv[1:]))
+    run(main)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import experiments
 from experiments.progress import described, progress
 from experiments.study import load
 from sora.cli.console import Parser, place_of, run
@@ -35,20 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--commands", type=int, default=3, help="commands of missing runs to print (default: 3)")
     options = parser.parse_args(arguments)
     results = Path(options.results)
-    if not results.is_dir():
-        print(f"error: {results}: no such folder; --results names the one that paths.results named", file=sys.stderr)
-        return 2
-    loaded = load(results, lambda name: experiments.find(name).accepts)
-    shown = [study for study in loaded.studies if not options.study or study.name in options.study]
-    if unknown := [name for name in options.study if name not in {study.name for study in loaded.studies}]:
-        print(f"error: --study {unknown[0]}: no manifest of that name in {results / 'studies'}", file=sys.stderr)
-        return 2
+    loaded = load(results)
+    shown = [study for study in loaded.named(options.study) if study is not loaded.single]
     folders = {"paths.results": str(options.results), "paths.runs": str(options.runs or "runs")}
     words = [f"{key}={hydra_text(folder)}" for key, folder in folders.items() if folder != key.partition(".")[2]]
     own = [str(options.config_dir)] if options.config_dir else []
     for study in shown:
-        state = progress(study, Path(options.runs or "runs"))
-        print(described(state, options.commands, lambda command: here(command, own, words)))
+        runs = progress(study, Path(options.runs or "runs"))
+        print(described(study, runs, options.commands, lambda command: here(command, own, words)))
     if not shown:
         print(f"no study in {results / 'studies'}; python run.py experiment=main_table makes one")
     problems = [*loaded.problems]

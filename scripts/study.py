@@ -31,7 +31,6 @@ from pathlib import Path
 
 import yaml
 
-import experiments
 from experiments import primary, tuning
 from experiments.arms import ARMS
 from experiments.conditions import RATE
@@ -254,7 +253,7 @@ class Driver:
                 for family in primary.FAMILIES[1:]:
                     self.arm(family.other, task, self.seeds[CONTROLS:])
             return
-        loaded = load(self.results, lambda name: experiments.find(name).accepts)
+        loaded = load(self.results)
         for study in loaded.studies:
             if study.name != "main_table" or self.backbone not in study.values("backbone"):
                 continue

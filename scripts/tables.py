@@ -17,7 +17,6 @@ Files that cannot be used are named, and the rest is built. Exit status: 0; 2 fo
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -35,7 +34,6 @@ from experiments.summary import Section
 from experiments.tables import Figure, Table
 from sora import runs
 from sora.cli.console import Parser, place_of, run
-from sora.errors import UserError
 from sora.files import write_bytes
 from sora.runs.commands import in_script
 
@@ -45,12 +43,17 @@ SHOWN = 5  # commands of missing runs on a study's page; the rest are in missing
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        problems = build(Path(options.results), options.study)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    parser = Parser(
+        prog="scripts/tables.py",
+        description="Write tables, figures and the report from the records of a results folder.",
+    )
+    parser.add_argument(
+        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
+    )
+    parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
+    parser.add_argument("--strict", action="store_true", help="exit status 2 when a file could not be used")
+    options = parser.parse_args(arguments)
+    problems = build(Path(options.results), options.study)
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     return 2 if problems and options.strict else 0
@@ -64,13 +67,8 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     Raises:
         UserError: no such folder, a name that no manifest has, or a file that cannot be written.
     """
-    if not results.is_dir():
-        raise UserError(f"{results}: no such folder; --results names the one that paths.results named when training")
-    loaded = load(results, lambda name: experiments.find(name).accepts)
-    every = [*loaded.studies, *([loaded.single] if loaded.single else [])]
-    chosen = [study for study in every if not only or study.name in only]
-    if unknown := [name for name in only if name not in {study.name for study in every}]:
-        raise UserError(f"--study {unknown[0]}: no manifest of that name in {results / 'studies'}")
+    loaded = load(results)
+    chosen = loaded.named(only)
     writer, sections = Writer(), []
     for study in chosen:
         sections.append(_study(results, study, writer))
@@ -172,19 +170,6 @@ def _place(study: Study, run: pd.Series) -> str:
 def _write_table(folder: Path, table: Table, writer: Writer) -> None:
     writer.put(folder / f"{table.name}.tex", tables.latex(table, folder.name).encode("utf-8"))
     writer.put(folder / f"{table.name}.csv", tables.comma_separated(table).encode("utf-8"))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="scripts/tables.py",
-        description="Write tables, figures and the report from the records of a results folder.",
-    )
-    parser.add_argument(
-        "--results", type=place_of, default="results", help="the folder of records/ and studies/ (default: results)"
-    )
-    parser.add_argument("--study", nargs="+", default=[], metavar="NAME", help="only these studies (default: all)")
-    parser.add_argument("--strict", action="store_true", help="exit status 2 when a file could not be used")
-    return parser
 
 
 if __name__ == "__main__":

@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
+import pandas as pd
 import yaml
 
 from experiments import tuning
 from experiments.conditions import RATE
-from experiments.learning_rate import RHO, Choice, choices
 from experiments.study import Study
 from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.files import CONF, is_name, write_text
+from sora.runs import leaves
+
+RHO = "method.rho"
+CHOSEN = ("seed", "seeds.", RATE)  # keys of a configuration that differ within a grid
+Choice = tuple[float, tuning.Scores, Sequence[str]]  # the chosen value, all that were tried, their studies
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,12 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (default: all)")
     options = parser.parse_args(arguments)
-    try:
-        for path in tune(Path(options.results), options.conf, options.tasks):
-            print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for path in tune(Path(options.results), options.conf, options.tasks):
+        print(path)
     return 0
 
 
@@ -58,72 +57,93 @@ def tune(results: Path, conf: Path, tasks: Sequence[str] = ()) -> list[Path]:
 
     ``tasks``: only these; empty = all.
     """
-    found: dict[Path, list[tuple[Choice, Study]]] = {}
-    read = tuning.grids(results)
-    if not any(study.name == "learning_rate" for study in read):
+    runs = all_runs(tuning.grids(results))
+    if runs.empty or not (runs["name"] == "learning_rate").any():
         raise UserError(f"{results}: no learning_rate study here; python run.py experiment=learning_rate makes one")
-    for study in read:
-        if study.name != "learning_rate":
-            continue
-        for backbone in study.values("backbone"):
-            if not is_name(str(backbone)):
-                raise UserError(f"{study.key}: backbone {backbone!r} names no folder of conf/recipe")
-            for choice in choices(study, tasks):
-                path = conf / "recipe" / str(backbone) / choice.method / f"{choice.task}.yaml"
-                found.setdefault(path, []).append((choice, study))
-    published = [path for path in found if _is_published(path)]
-    for path in published:
-        print(f"{path}: has published values and is left alone", file=sys.stderr)
     texts: dict[Path, str] = {}
-    for path, tried in found.items():
-        if path in published:
+    rates, rhos = (runs[runs["name"] == name] for name in tuning.STUDIES)
+    for (backbone, method, task), grid in rates.groupby(["backbone", "method", "task"], sort=False):
+        if tasks and task not in tasks:
             continue
-        choice, keys = joined(path, tried)
-        ratios = rhos(read, path.parts[-3], choice) if choice.method == "sora" else None
-        if ratios is None:
-            texts[path] = recipe(path, choice, keys)
+        if not is_name(str(backbone)):
+            raise UserError(f"{grid['study'].iloc[0]}: backbone {backbone!r} names no folder of conf/recipe")
+        path = conf / "recipe" / str(backbone) / str(method) / f"{task}.yaml"
+        if _is_published(path):
+            print(f"{path}: has published values and is left alone", file=sys.stderr)
             continue
-        scores, of = ratios
-        top, small = tuning.best_and_small(scores)
-        texts[path] = recipe(path, choice, keys, (small, scores, of))
-        texts[path.with_name(f"{path.stem}_best.yaml")] = recipe(
-            path.with_name(f"{path.stem}_best.yaml"), choice, keys, (top, scores, of)
-        )
+        rate, protocol = best_rate(path, grid), str(grid["protocol"].iloc[0])
+        own = rhos[(rhos["backbone"] == backbone) & (rhos["task"] == task)]
+        if method != "sora" or own.empty:
+            texts[path] = recipe(path, protocol, rate)
+            continue
+        found, keys = rho_scores(own, rate[0])
+        for name, rho in zip((f"{task}_best", str(task)), tuning.best_and_small(found), strict=True):
+            file = path.with_stem(name)
+            texts[file] = recipe(file, protocol, rate, (rho, found, keys))
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
 
 
-def rhos(studies: Sequence[Study], backbone: str, choice: Choice) -> tuple[tuning.Scores, list[str]] | None:
-    """Points on the select split of each rho and seed at the chosen rate, and the studies' keys; None without one.
+def all_runs(studies: Sequence[Study]) -> pd.DataFrame:
+    """The runs of all grids: the columns of ``Study.runs``, ``name`` and ``study`` of their grid, and its ``config``.
 
-    Raises UserError where a run is missing, or where all of them are at another rate.
+    ``config``: what the record holds of each key that is not chosen; of a threshold that goes with the rate, its rho.
     """
-    scores: dict[tuple[float, int], float] = {}
-    keys, elsewhere = [], []
+    parts = []
     for study in studies:
-        runs = study.runs[study.runs["task"] == choice.task]
-        if study.name != "rho" or not len(runs) or backbone not in study.values("backbone"):
-            continue
-        if (lacking := runs["select"].isna()).any():
-            command = runs.loc[lacking, "command"].iloc[0]
-            raise UserError(f"{study.key}: {int((~lacking).sum())}/{len(runs)} runs are there; run {command}")
-        if set(runs[RATE]) != {choice.rate}:
-            elsewhere.append(f"{study.key} at {', '.join(f'{rate:g}' for rate in sorted(set(runs[RATE])))}")
-            continue
-        keys.append(study.key)
-        scores |= {
-            (float(rho), int(seed)): float(points)
-            for rho, seed, points in zip(runs[RHO], runs["seed"], runs["select"], strict=True)
-        }
-    if elsewhere and not scores:
-        raise UserError(
-            f"{'; '.join(elsewhere)}: SoRA's rate on {choice.task} is {choice.rate:g} now; run the rhos at that rate"
-        )
-    seeds = {rho: set(found) for rho, found in tuning.by_value(scores).items()}
-    if any(found != set().union(*seeds.values()) for found in seeds.values()):
-        raise UserError(f"{' and '.join(keys)}: not every rho of {choice.task} has the same seeds; finish the grid")
-    return (scores, keys) if scores else None
+        runs = study.runs.assign(name=study.name, study=study.key)
+        runs["config"] = [_config(study, run_id) if run_id in study.records else None for run_id in runs["run_id"]]
+        parts.append(runs)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _config(study: Study, run_id: str) -> dict[str, object]:
+    config = study.records[run_id]["config"]
+    found = {key: value for key, value in leaves(config) if not key.startswith(CHOSEN)}
+    fixed = {RHO: study.fixed[RHO], "method.threshold": None} if RHO in study.fixed else {}
+    return {"protocol": config["protocol"]["name"], **found, **fixed}
+
+
+def _whole(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs. Raises UserError where one has no record yet: the best of a part is not the best."""
+    if runs["done"].all():
+        return runs
+    first = runs[~runs["done"]].iloc[0]
+    counts = f"{runs['done'].sum()}/{len(runs)} runs of {first['method']} on {first['task']} are there"
+    raise UserError(f"{' and '.join(sorted(set(runs['study'])))}: {counts}; run {first['command']}")
+
+
+def best_rate(path: Path, runs: pd.DataFrame) -> Choice:
+    """The best rate of all grids that tried some for one recipe; of rates with fewer seeds than others, none.
+
+    Raises UserError where a run is missing, where protocols or any other setting differ, or where a rate has seeds that
+    those with most seeds do not have: means over others cannot be compared.
+    """
+    keys = sorted(set(_whole(runs)["study"]))
+    settings = pd.DataFrame(list(runs["config"])).astype(str)
+    if differing := [key for key in settings if settings[key].nunique(dropna=False) > 1]:
+        raise UserError(f"{' and '.join(keys)}: different {differing[0]} for {path}; keep the manifest of one")
+    found = tuning.scores(runs, RATE)
+    seeds = runs.groupby(RATE)["seed"].agg(set)
+    if any(not each <= max(seeds, key=len) for each in seeds):
+        raise UserError(f"{' and '.join(keys)}: different seeds for {path}; keep the manifest of one")
+    return tuning.best(found), found, keys
+
+
+def rho_scores(runs: pd.DataFrame, rate: float) -> tuple[tuning.Scores, list[str]]:
+    """The scores of each rho at the chosen rate, and their studies.
+
+    Raises UserError where a run is missing, where all of them are at another rate, or where seeds differ.
+    """
+    own, task = _whole(runs[runs[RATE].isna() | (runs[RATE] == rate)]), runs["task"].iloc[0]
+    if own.empty:
+        others = "; ".join(f"{key} at {part[RATE].iloc[0]:g}" for key, part in runs.groupby("study"))
+        raise UserError(f"{others}: SoRA's rate on {task} is {rate:g} now; run the rhos at that rate")
+    keys = list(dict.fromkeys(own["study"]))
+    if own.groupby(RHO)["seed"].agg(lambda seeds: tuple(sorted(seeds))).nunique() > 1:
+        raise UserError(f"{' and '.join(keys)}: not every rho of {task} has the same seeds; finish the grid")
+    return tuning.scores(own, RHO), keys
 
 
 def _is_published(path: Path) -> bool:
@@ -133,103 +153,76 @@ def _is_published(path: Path) -> bool:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no keys; restore it")
     return content.get("unpublished") != ["*"]
 
 
-def joined(path: Path, grids: Sequence[tuple[Choice, Study]]) -> tuple[Choice, list[str]]:
-    """All rates and seeds of the studies that tried some for one recipe, and the studies' keys.
-
-    Raises UserError where protocols or any other setting differs, or where a rate has seeds that those with most seeds
-    do not have: means over others cannot be compared.
-    """
-    first, keys = grids[0][0], sorted(study.key for _, study in grids)
-    by_seed: dict[float, dict[int, float]] = {}
-    for choice, _ in grids:
-        for what, mine, theirs in (
-            ("protocols", choice.protocol, first.protocol),
-            *((key, choice.budget.get(key), first.budget.get(key)) for key in {**choice.budget, **first.budget}),
-        ):
-            if mine != theirs:
-                raise UserError(f"{' and '.join(keys)}: different {what} for {path}; keep the manifest of one")
-        for rate, points in choice.by_seed.items():
-            by_seed.setdefault(rate, {}).update(points)
-    seeds = max(map(set, by_seed.values()), key=len)
-    if any(not set(points) <= seeds for points in by_seed.values()):
-        raise UserError(f"{' and '.join(keys)}: different seeds for {path}; keep the manifest of one")
-    means = {rate: fmean(points.values()) for rate, points in by_seed.items() if set(points) == seeds}
-    return replace(first, means=means, seeds=tuple(sorted(seeds)), by_seed=by_seed), keys
-
-
-Threshold = tuple[float, tuning.Scores, Sequence[str]]  # the chosen rho, all that were tried, their studies
-
-
-def recipe(path: Path, choice: Choice, studies: Sequence[str], threshold: Threshold | None = None) -> str:
+def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = None) -> str:
     """The recipe's text: what stands there of other values, then the trials, SoRA's threshold and the rate."""
-    name = "/".join((*path.parts[-3:-1], path.stem))
-    head = [
-        "# @package _global_",
-        f"# Ours: a learning rate for {choice.method} on {choice.task} within its budget.",
-        f"recipe: {name}",
-        'unpublished: ["*"]',
-    ]
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        head = lines[: next((i for i, line in enumerate(lines) if line.startswith("tuned:")), len(lines))]
-        if "trainer" in (yaml.safe_load("\n".join(head)) or {}):
-            raise UserError(f"{path}: has a trainer: of its own above tuned:; move its values into the budget")
-        if threshold is not None:
-            head = without_threshold(path, head)
-    rates = ", ".join(f"{rate:g}" for rate in sorted(choice.by_seed or choice.means))
-    seeds = ", ".join(map(str, choice.seeds))
-    if choice.by_seed and len(choice.means) < len(choice.by_seed):
-        seeds += f" (of {', '.join(f'{rate:g}' for rate in sorted(choice.means))}; of the others not all)"
-    keys = ", ".join(f"studies/{key}" for key in studies)
+    chosen, scores, studies = rate
+    means = tuning.means(scores)
+    tried = sorted({value for value, _ in scores})
+    seeds = ", ".join(map(str, sorted({seed for value, seed in scores if value == chosen})))
+    if len(means) < len(tried):
+        seeds += f" (of {_listed(sorted(means))}; of the others not all)"
     # holdout selects on a part of the training file; the others on examples that a later table may report on.
-    split = "the select split" + ("" if choice.protocol == "holdout" else f" of protocol={choice.protocol}")
-    tuned = f"learning rate of {rates} by {split}, seeds {seeds} ({keys})"
-    edge = ", at the edge of the grid" if choice.at_the_edge else ""
+    split = "the select split" + ("" if protocol == "holdout" else f" of protocol={protocol}")
+    tuned = f"learning rate of {_listed(tried)} by {split}, seeds {seeds} ({_named(studies)})"
     method = []
     if threshold is not None:
-        rho, scores, of = threshold
-        means = {value: fmean(points.values()) for value, points in tuning.by_value(scores).items()}
-        listed, top = ", ".join(f"{value:g}" for value in sorted(means)), max(means.values())
-        tuned += f"; rho of {listed} by the same split (studies/{', studies/'.join(of)})"
-        why = "the best" if means[rho] == top else f"the largest within half a point of the best, {top:.2f}"
-        xi = float(f"{rho * choice.rate:.6g}")
-        method = [
-            "method:",
-            f"  threshold: {_yaml(xi)}  # ours: rho {rho:g}, {means[rho]:.2f} points on the select split, {why}",
-        ]
-    points = f"{choice.means[choice.rate]:.2f} points on the select split{edge}"
-    tail = [
+        rho, rho_scores, rho_studies = threshold
+        rhos = tuning.means(rho_scores)
+        top = max(rhos.values())
+        tuned += f"; rho of {_listed(sorted(rhos))} by the same split ({_named(rho_studies)})"
+        why = "the best" if rhos[rho] == top else f"the largest within half a point of the best, {top:.2f}"
+        why = f"ours: rho {rho:g}, {rhos[rho]:.2f} points on the select split, {why}"
+        method = ["method:", f"  threshold: {_yaml(float(f'{rho * chosen:.6g}'))}  # {why}"]
+    edge = ", at the edge of the grid" if tuning.at_the_edge(chosen, tried) else ""
+    lines = [
+        *_head(path, chooses_threshold=threshold is not None),
         f'tuned: "{tuned}"' if ": " in tuned else f"tuned: {tuned}",
         *method,
         "trainer:",
-        f"  learning_rate: {_yaml(choice.rate)}  # ours: {points}",
+        f"  learning_rate: {_yaml(chosen)}  # ours: {means[chosen]:.2f} points on the select split{edge}",
     ]
-    return "\n".join([*head, *tail]) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def _head(path: Path, chooses_threshold: bool) -> list[str]:
+    """What stands in the recipe above ``tuned:``, less a threshold where one is chosen now; of a new recipe its name.
+
+    Raises UserError where that has keys which the new lines would have twice.
+    """
+    method, task = path.parts[-2], path.stem
+    if not path.is_file():
+        about = f"# Ours: a learning rate for {method} on {task.removesuffix('_best')} within its budget."
+        name = f"recipe: {'/'.join((*path.parts[-3:-1], task))}"
+        return ["# @package _global_", about, name, 'unpublished: ["*"]']
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = lines[: next((i for i, line in enumerate(lines) if line.startswith("tuned:")), len(lines))]
+    content = yaml.safe_load("\n".join(head)) or {}
+    if "trainer" in content:
+        raise UserError(f"{path}: has a trainer: of its own above tuned:; move its values into the budget")
+    if not chooses_threshold or "method" not in content:
+        return head
+    if set(content["method"]) != {"threshold"}:
+        raise UserError(f"{path}: has more than a threshold under method:; leave its threshold alone there")
+    start = next(i for i, line in enumerate(head) if line.startswith("method:"))
+    end = next((i for i in range(start + 1, len(head)) if not head[i].startswith((" ", "#"))), len(head))
+    return [*head[:start], *head[end:]]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _named(studies: Sequence[str]) -> str:
+    return ", ".join(f"studies/{key}" for key in studies)
 
 
 def _yaml(value: float) -> str:
     """A number as YAML 1.1 has it, to which 5e-05 is text."""
     text = repr(value)
     return text if "." in text else text.replace("e", ".0e")
-
-
-def without_threshold(path: Path, head: Sequence[str]) -> list[str]:
-    """The lines above ``tuned:`` less a method whose threshold is now chosen. Raises UserError for other keys of it."""
-    own = (yaml.safe_load("\n".join(head)) or {}).get("method")
-    if own is None:
-        return list(head)
-    if set(own) != {"threshold"}:
-        raise UserError(
-            f"{path}: has {', '.join(sorted(own))} of its own under method:; leave its threshold alone there"
-        )
-    start = next(i for i, line in enumerate(head) if line.startswith("method:"))
-    end = next((i for i in range(start + 1, len(head)) if not head[i].startswith((" ", "#"))), len(head))
-    return [*head[:start], *head[end:]]
 
 
 if __name__ == "__main__":

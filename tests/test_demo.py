@@ -32,6 +32,12 @@ def test_both_methods_have_one_budget(tmp_path: Path) -> None:
     assert trainers[0] == trainers[1]
 
 
+def test_the_map_of_ranks_is_a_picture(tmp_path: Path) -> None:
+    made_up = made.record({"method": "sora", "task": "stsb"}, {"select": {}, "report": {}}, "0" * 64)
+    demo.draw_ranks([made_up], tmp_path / "ranks.png")
+    assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("kept", "says"), [([1, 3, 5, 2, 8, 7], "the draw still has"), ([8, 1, 3, 7, 1, 4], "the data have")]
 )

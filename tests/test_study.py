@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import bootstrap, find, primary
+from experiments import bootstrap, primary
 from experiments.arms import ARMS
 from experiments.study import load
 from scripts import study, tune
@@ -144,14 +144,33 @@ def score(settings: Mapping[str, Any]) -> float:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    found = World(tmp_path, score)
-    monkeypatch.setattr(study, "CONF", found.conf)
+    monkeypatch.setattr(study, "CONF", tmp_path / "conf")
     monkeypatch.setattr(bootstrap, "MOST", 2_000)
+    return World(tmp_path, score)
+
+
+@pytest.fixture(scope="module")
+def whole_grids(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """After the steps tune and choose."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = World(tmp_path_factory.mktemp("tuned"), score)
+        patch.setattr(study, "CONF", found.conf)
+        assert found.driver(STEPS="tune,choose").all() == 0
     return found
 
 
-def test_a_grid_is_extended_until_its_best_rate_is_inside(world: World) -> None:
-    assert world.driver(STEPS="tune,choose").all() == 0
+@pytest.fixture
+def tuned(whole_grids: World, world: World) -> World:
+    """A copy of it to go on with."""
+    for name in ("results", "conf"):
+        shutil.rmtree(getattr(world, name), ignore_errors=True)
+        shutil.copytree(getattr(whole_grids, name), getattr(world, name))
+    world.commands = [*whole_grids.commands]
+    return world
+
+
+def test_a_grid_is_extended_until_its_best_rate_is_inside(whole_grids: World) -> None:
+    world = whole_grids
     assert world.grids("lora") == [("[1]", "0.0005,0.001,0.002"), ("[1]", "0.004")]
     assert world.grids("adalora") == [("[1]", "0.0005,0.001,0.002"), ("[1]", "0.00025")]
     assert world.grids("full") == [("[1]", "5e-05,0.0001,0.0002")]
@@ -159,9 +178,9 @@ def test_a_grid_is_extended_until_its_best_rate_is_inside(world: World) -> None:
     assert chosen == {"lora": 2e-3, "sora": 1e-3, "adalora": 5e-4, "adapter": 1e-3, "bitfit": 5e-4, "full": 1e-4}
 
 
-def test_seed_2_decides_between_close_neighbours(world: World) -> None:
+def test_seed_2_decides_between_close_neighbours(whole_grids: World) -> None:
     """1e-3 leads 5e-4 by 0.2 on seed 1; with seed 2, 5e-4 is 0.3 ahead, and its other neighbour is tried on both."""
-    world.driver(STEPS="tune,choose").all()
+    world = whole_grids
     assert world.grids("bitfit") == [
         ("[1]", "0.0005,0.001,0.002"),
         ("[2]", "0.0005,0.001,0.002"),
@@ -172,8 +191,8 @@ def test_seed_2_decides_between_close_neighbours(world: World) -> None:
     assert world.recipe("bitfit")["trainer"]["learning_rate"] == 5e-4
 
 
-def test_best_and_small_thresholds_become_recipes(world: World) -> None:
-    world.driver(STEPS="tune,choose").all()
+def test_best_and_small_thresholds_become_recipes(whole_grids: World) -> None:
+    world = whole_grids
     best, small = world.recipe("sora", "stsb_best"), world.recipe("sora")
     assert best["method"] == {"threshold": 5e-05}
     assert best["recipe"] == "minilm-l6/sora/stsb_best"
@@ -182,16 +201,16 @@ def test_best_and_small_thresholds_become_recipes(world: World) -> None:
     assert "rho of 0, 0.05, 0.15, 0.35" in small["tuned"]
 
 
-def test_the_same_command_goes_on(world: World) -> None:
-    world.driver(STEPS="tune,choose").all()
-    world.commands.clear()
-    world.driver(STEPS="tune,choose").all()
-    assert [words[0] for words in world.commands] == ["scripts/tune.py"]
+def test_the_same_command_goes_on(tuned: World) -> None:
+    tuned.commands.clear()
+    tuned.driver(STEPS="tune,choose").all()
+    assert [words[0] for words in tuned.commands] == ["scripts/tune.py"]
 
 
-def test_arms_are_made_from_the_runs_of_the_same_seed(world: World) -> None:
-    assert world.driver(STEPS="tune,choose,arms").all() == 0
-    (whole,) = [s for s in load(world.results, lambda name: find(name).accepts).studies if s.name == "main_table"]
+def test_arms_are_made_from_the_runs_of_the_same_seed_and_undecided_ones_get_the_others(tuned: World) -> None:
+    world = tuned
+    assert world.driver(STEPS="arms").all() == 0
+    (whole,) = [s for s in load(world.results).studies if s.name == "main_table"]
     assert set(whole.runs["arm"]) == set(ARMS)
     counts = whole.runs.groupby("arm").size()
     assert {arm: counts[arm] for arm in ("lora_r8", "sora_best", "sora_small")} == dict.fromkeys(study.REPEATED, 6)
@@ -214,9 +233,6 @@ def test_arms_are_made_from_the_runs_of_the_same_seed(world: World) -> None:
     assert f"method.r={round(sum(ranks) / len(ranks))}" in adalora
 
 
-def test_undecided_comparisons_get_the_other_seeds(world: World) -> None:
-    world.driver(STEPS="tune,choose,arms").all()
-    (whole,) = [s for s in load(world.results, lambda name: find(name).accepts).studies if s.name == "main_table"]
     undecided = {
         test.family.other for test in primary.tests(whole) if not test.family.margin and test.verdict == primary.OPEN
     }
@@ -228,9 +244,8 @@ def test_undecided_comparisons_get_the_other_seeds(world: World) -> None:
     assert all("seed: 81" in " ".join(words) and "seed: 0," not in " ".join(words) for words in world.commands)
 
 
-def test_an_arm_without_its_source_is_a_sentence(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.driver(STEPS="tune,choose").all()
-    assert world.driver(STEPS="arms", ARMS="lora_own").all() == 1
+def test_an_arm_without_its_source_is_a_sentence(tuned: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuned.driver(STEPS="arms", ARMS="lora_own").all() == 1
     told = capsys.readouterr().err
     assert "lora_own on stsb: is made from sora_small's run of seed 0, which has no record in" in told
     assert "run STEPS=arms ARMS=sora_small TASKS=stsb" in told
@@ -244,25 +259,24 @@ def test_no_arm_trains_at_a_rate_that_nothing_chose(world: World, capsys: pytest
     assert "sora on stsb: no grid has chosen" in told
 
 
-def test_half_of_the_rhos_choose_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.driver(STEPS="tune").all()
+def test_half_of_the_rhos_choose_nothing(tuned: World) -> None:
+    world = tuned
     (manifest,) = [each for each in studies.read_all(world.results, "rho") if each["axes"]["seed"] == [1]]
     path = world.results / manifest["runs"][0]["record"]
     path.unlink()
-    assert tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"]) == 2
-    assert "3/4 runs are there; run " in capsys.readouterr().err
+    with pytest.raises(UserError, match="3/4 runs of sora on stsb are there; run "):
+        tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"])
 
 
-def test_rhos_at_another_rate_choose_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.driver(STEPS="tune").all()
+def test_rhos_at_another_rate_choose_nothing(tuned: World) -> None:
+    world = tuned
     monkey = {**SCORES["sora"], 5e-4: 90.0, 2.5e-4: 70}
     world.score = lambda settings: monkey.get(settings["trainer.learning_rate"], 0.0)
     words = ["run.py", "experiment=learning_rate", "study.tasks=[stsb]", "study.seeds=[1]", "method=sora"]
     words += ["method.rho=0.15", "trainer.learning_rate=0.0005,0.001,0.002", "backbone=minilm-l6"]
     world.record([*words, "backbone.pooling=mean", "protocol=holdout", "precision=bf16"])
-    assert tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"]) == 2
-    told = capsys.readouterr().err
-    assert "at 0.001: SoRA's rate on stsb is 0.0005 now" in told
+    with pytest.raises(UserError, match=r"at 0.001: SoRA's rate on stsb is 0.0005 now"):
+        tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"])
 
 
 def test_a_run_that_leaves_no_score_does_not_go_on_for_ever(world: World, capsys: pytest.CaptureFixture[str]) -> None:

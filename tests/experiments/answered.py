@@ -22,12 +22,16 @@ LABELS = np.arange(400) % 2  # both classes alike, the same for all runs
 
 @dataclass(frozen=True)
 class Answered:
-    """A run at ``axes`` whose answers are right where ``report`` and ``select`` [N] say so."""
+    """A run at ``axes`` whose answers are right where ``report`` and ``select`` [N] say so.
+
+    ``ranks``: of its matrices, those that were kept and those that no data would have left.
+    """
 
     axes: Mapping[str, Any]
     report: Right
     select: Right
     live: int | None = None
+    ranks: tuple[list[int], list[int]] | None = None
 
 
 def share(right: int, items: int) -> Right:
@@ -46,24 +50,35 @@ def arrays_of(report: Right, select: Right) -> records.Arrays:
     return found
 
 
-def study(results: Path, name: str, runs: Sequence[Answered], missing: Sequence[Mapping[str, Any]] = ()) -> None:
-    """A manifest of ``runs`` and of the axes of runs that were not made, and the records of ``runs``."""
+def study(
+    results: Path,
+    name: str,
+    runs: Sequence[Answered],
+    missing: Sequence[Mapping[str, Any]] = (),
+    fixed: Mapping[str, str] | None = None,
+) -> Path:
+    """A manifest of ``runs`` and of the axes of runs that were not made, and the records of ``runs``; its path."""
     every = [*(run.axes for run in runs), *missing]
     axes = {axis: list(dict.fromkeys(each[axis] for each in every)) for axis in every[0]}
+    salt = repr(sorted((fixed or {}).items())) if fixed else ""
     entries = []
     for each in every:
-        run_id = made.run_id(each)
+        run_id = made.run_id(each, salt)
         place = f"records/minilm-l6/{each['task']}/{each['method']}-s{each['seed']}-{run_id}.json"
         command = "python run.py " + " ".join(f"{key}={value}" for key, value in each.items())
         entries.append({"run_id": run_id, "axes": dict(each), "record": place, "command": command})
-    studies.write(results, studies.make(name, axes, {"backbone": "minilm-l6"}, entries))
     for run, entry in zip(runs, entries, strict=False):
         content = arrays_of(run.report, run.select)
         scores = made.scores(run.axes["task"], content)
-        record = made.record(run.axes, scores, records.arrays_digest(content))
+        record = made.record(run.axes, scores, records.arrays_digest(content), salt)
         if run.live is not None:
             record["params"]["live"] = run.live
+        if run.ranks is not None:
+            names = [f"encoder.layer.{index}.output.dense" for index in range(len(run.ranks[0]))]
+            record["ranks"], drawn = (dict(zip(names, each, strict=True)) for each in run.ranks)
+            record["no_data_ranks"] = {"initial": drawn, "selected": drawn, "last": drawn}
         records.write(results / entry["record"], record, content)
+    return studies.write(results, studies.make(name, axes, {"backbone": "minilm-l6", **(fixed or {})}, entries))
 
 
 def built(results: Path, study: str = "") -> dict[str, list[dict[str, str]]]:

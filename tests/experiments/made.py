@@ -67,6 +67,7 @@ def record(
     config = made["config"]
     config |= {"seed": seed, "seeds": {"init": seed, "data": seed}, "head": "classifier+pooler", "precision": "fp32"}
     config["backbone"] = {"name": axes.get("backbone", "minilm-l6")}
+    config["protocol"] |= {"name": axes.get("protocol", config["protocol"]["name"])}
     config["method"] = {"name": method, "r": 8, "threshold": 1e-4, "penalty": 0.1, "targets": None}
     config["task"] = {"name": task_name, "metrics": task.metrics, "select_metric": task.select_metric}
     config["trainer"] = {"learning_rate": 8e-4, "epochs": 20.0, "max_steps": 30, "batch_size": 8}

@@ -3,57 +3,77 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import arms, bootstrap, find
+from experiments import bootstrap
 from experiments.study import load
-from scripts import tables
 from sora.errors import UserError
 from sora.runs import manifest as studies
-from tests.experiments import answered, armed
+from sora.runs import records
+from tests.experiments import answered, armed, reading
+from tests.experiments.answered import Answered
 from tests.experiments.armed import SEEDS, right
 
 
-@pytest.fixture(autouse=True)
-def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "MOST", 2_000)
-
-
-def built(results: Path) -> list[dict[str, str]]:
-    return answered.built(results)["main_table"]
+@pytest.fixture(autouse=True, scope="module")
+def fewer_resamples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "MOST", 2_000)
+        yield
 
 
 def row(rows: list[dict[str, str]], arm: str) -> dict[str, str]:
     return answered.row(rows, arm=arm)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    armed.arm(tmp_path, "probe", {0: right(280)}, live=0)
-    armed.arm(tmp_path, "lora_equal", {seed: right(296) for seed in SEEDS})
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("arms")
+    armed.arm(folder, "probe", {0: right(280)}, live=0)
+    armed.arm(folder, "lora_equal", {seed: right(296) for seed in SEEDS})
     kept, drawn = [8, 6, 4, 2, 1, 0], [1, 3, 5, 2, 8, 6]
-    armed.arm(tmp_path, "sora_small", dict(zip(SEEDS, map(right, (304, 308, 312)), strict=True)), ranks=(kept, drawn))
-    armed.arm(tmp_path, "lora_r8", {seed: right(300 + 4 * n) for n, seed in enumerate((*SEEDS, 81))})
+    armed.arm(folder, "sora_small", dict(zip(SEEDS, map(right, (304, 308, 312)), strict=True)), ranks=(kept, drawn))
+    armed.arm(folder, "lora_r8", {seed: right(300 + 4 * n) for n, seed in enumerate((*SEEDS, 81))})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(whole: Path) -> list[dict[str, str]]:
+    """The main table's CSV, beside which everything was written."""
+    return answered.built(whole, "main_table")["main_table"]
+
+
+@pytest.fixture
+def results(whole: Path, tmp_path: Path) -> Path:
+    """A copy to change, without what was made of it."""
+    for name in ("records", "studies"):
+        shutil.copytree(whole / name, tmp_path / name)
     return tmp_path
 
 
-def test_one_table_in_the_order_of_the_page(results: Path) -> None:
-    assert [each["arm"] for each in built(results)] == [
+def counted(results: Path, arm: str) -> tuple[int, int]:
+    """How many runs of how many the main table has of an arm."""
+    data = reading.artefacts(results)["main_table"].data.set_index("arm")
+    return int(data.loc[arm, "n"]), int(data.loc[arm, "n of"])
+
+
+def test_one_table_in_the_order_of_the_page(found: list[dict[str, str]]) -> None:
+    assert [each["arm"] for each in found] == [
         "LoRA r = 8",
         "SoRA-small",
         "LoRA of equal size",
         "Linear probe",
         "Majority class",
     ]
-    folders = [path.name for path in (results / "tables").iterdir() if path.name.startswith("main_table")]
-    assert len(folders) == 1
 
 
-def test_numbers_by_hand(results: Path) -> None:
-    found = built(results)
+def test_numbers_by_hand(found: list[dict[str, str]]) -> None:
     small = row(found, "SoRA-small")
     assert (small["n"], small["n of"]) == ("3", "3")
     assert float(small["score"]) == pytest.approx(77.0)
@@ -69,16 +89,16 @@ def test_numbers_by_hand(results: Path) -> None:
     assert row(found, "LoRA r = 8")["minus LoRA"] == ""
 
 
-def test_only_what_was_fixed_beforehand_has_a_verdict(results: Path) -> None:
-    found = {each["arm"]: each["verdict"] for each in built(results)}
-    assert found["SoRA-small"] == "not inferior to LoRA r = 8: holds"
-    assert found["LoRA of equal size"].startswith("SoRA-small better than LoRA of equal size: ")
-    assert {found[name] for name in ("LoRA r = 8", "Linear probe", "Majority class")} == {""}
+def test_only_what_was_fixed_beforehand_has_a_verdict(found: list[dict[str, str]]) -> None:
+    verdicts = {each["arm"]: each["verdict"] for each in found}
+    assert verdicts["SoRA-small"] == "not inferior to LoRA r = 8: holds"
+    assert verdicts["LoRA of equal size"].startswith("SoRA-small better than LoRA of equal size: ")
+    assert {verdicts[name] for name in ("LoRA r = 8", "Linear probe", "Majority class")} == {""}
 
 
-def test_the_first_page_has_sentence_and_table(results: Path) -> None:
-    tables.build(results)
-    page = (results / "README.md").read_text(encoding="utf-8")
+@pytest.mark.usefixtures("found")
+def test_the_first_page_has_sentence_and_table(whole: Path) -> None:
+    page = (whole / "README.md").read_text(encoding="utf-8")
     assert "**Non-inferiority of SoRA-small to LoRA r = 8" in page
     assert "| LoRA of equal size" in page
 
@@ -87,13 +107,12 @@ def test_a_missing_run_is_counted(results: Path) -> None:
     (path,) = (results / "records").rglob("sora-s21-*.json")
     path.unlink()
     path.with_suffix(".npz").unlink()
-    assert row(built(results), "SoRA-small")["n of"] == "3"
-    assert row(built(results), "SoRA-small")["n"] == "2"
+    assert counted(results, "SoRA-small") == (2, 3)
 
 
 def test_other_seeds_of_an_arm_are_the_same_arm(results: Path) -> None:
     armed.arm(results, "lora_equal", {seed: right(300) for seed in (81, 100)})
-    assert row(built(results), "LoRA of equal size")["n"] == "5"
+    assert counted(results, "LoRA of equal size") == (5, 5)
 
 
 def test_manifests_that_contradict_each_other_are_named(results: Path) -> None:
@@ -103,7 +122,7 @@ def test_manifests_that_contradict_each_other_are_named(results: Path) -> None:
         if json.loads(path.read_text())["fixed"][studies.ARM] == "lora_equal"
     )
     second = armed.arm(results, "lora_equal", {0: right(200)}, fixed={"trainer.learning_rate": "0.5"})
-    loaded = load(results, lambda name: find(name).accepts)
+    loaded = load(results)
     (problem,) = loaded.problems
     assert first.name in problem
     assert second.name in problem
@@ -133,6 +152,33 @@ def test_an_arm_is_a_name() -> None:
         studies.make("main_table", {}, {studies.ARM: "a b"}, [])
 
 
-def test_every_arm_of_the_page_has_a_row() -> None:
-    assert list(arms.ARMS)[:3] == ["lora_r8", "sora_best", "sora_small"]
-    assert len(set(arms.ARMS.values())) == len(arms.ARMS)
+def test_ranks_of_lora_and_thresholds_of_sora_are_compared_at_as_many_live_parameters(tmp_path: Path) -> None:
+    """Two arms of the study rank_budget, one along r, the other along ξ."""
+    places = {  # method, axis -> value -> live parameters, right answers of 400
+        ("lora", "method.r"): {1: (1000, 200), 4: (4000, 300)},
+        ("sora", "method.threshold"): {1e-4: (3000, 320), 2e-4: (2000, 280)},
+    }
+    for (method, axis), values in places.items():
+        runs = [
+            Answered({"method": method, "task": "sst2", axis: value, "seed": seed}, right(count), right(count), live)
+            for value, (live, count) in values.items()
+            for seed in (0, 1)
+        ]
+        answered.study(tmp_path, "rank_budget", runs, fixed={studies.ARM: method})
+    for path in tmp_path.glob("records/*/*/lora-*.json"):
+        record = records.read(path)
+        del record["config"]["method"]["threshold"]
+        records.write(path, record, records.read_arrays(path))
+    found = reading.artefacts(tmp_path, "rank_budget")
+    rows = found["iso_parameter"].data.set_index("ξ")
+    there = 50 + 25 * math.log(2) / math.log(4)  # 2,000 lies half way between LoRA's 1,000 and 4,000
+    assert set(rows.index) == {1e-4, 2e-4}
+    assert rows.loc[2e-4, "LoRA there"] == pytest.approx(there)
+    assert rows.loc[2e-4, "difference"] == pytest.approx(70 - there)
+    data = found["rank_budget"].data
+    assert [*zip(data["method"], data["r"], data["ξ"].fillna(0), strict=True)] == [
+        ("LoRA", 1, 0),
+        ("LoRA", 4, 0),
+        ("SoRA", 8, 1e-4),
+        ("SoRA", 8, 2e-4),
+    ]

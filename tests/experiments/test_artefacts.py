@@ -13,7 +13,6 @@ import pytest
 from scipy import stats as scipy_stats
 
 from sora.runs import records
-from tests.experiments import answered
 from tests.experiments.answered import Answered, Right, built, page, row, share, study
 
 ITEMS = 100
@@ -280,11 +279,3 @@ def test_tasks_and_averages_against_each_baseline_are_families_of_their_own(tmp_
         assert len(family) * max(p) < 1, "nothing is capped"
         assert [points(each["p (Holm)"]) for each in family] == pytest.approx(holm(p), abs=6e-6)
         assert max(abs(other[id(each)] - points(each["p (Holm)"])) for each in family) > 1e-4, "one family is another"
-
-
-def test_the_constant_answer_is_the_better_class_on_the_report_split(tmp_path: Path) -> None:
-    study(tmp_path, "main_table", [
-        Answered({"method": "lora", "task": "rte", "seed": seed}, share(70, 99), share(50, 99)) for seed in (0, 1)
-    ])  # fmt: skip
-    line = row(built(tmp_path)["main_table"], method="Constant answer")
-    assert points(line["RTE acc."]) == pytest.approx(100 * (answered.LABELS[:99] == 0).mean())

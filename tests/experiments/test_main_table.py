@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score
 
 from experiments import bootstrap, find, published
@@ -18,7 +19,7 @@ from experiments.tables import EMPTY, Figure
 from sora.runs import records
 from sora.runs.records import read, read_arrays
 from tests.experiments import made, reading
-from tests.experiments.reading import artefacts, row, rows
+from tests.experiments.reading import artefacts, row
 
 AXES = {"method": ["full", "lora", "sora"], "task": ["rte", "qqp"], "seed": [0, 1, 2]}
 
@@ -30,26 +31,26 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def built(results: Path) -> dict[str, Any]:
+    """The tables and figures of ``results``."""
+    return artefacts(results)
+
+
 def of(folder: Path, method: str, task: str) -> list[Path]:
     return sorted((folder / "records" / "minilm-l6" / task).glob(f"{method}-*.json"))
 
 
-def test_a_cell_is_mean_and_population_sd_of_its_records(results: Path) -> None:
+def test_a_cell_is_mean_and_population_sd_of_its_records(results: Path, built: dict[str, Any]) -> None:
     values = [100 * read(path)["metrics"]["selected"]["report"]["accuracy"] for path in of(results, "lora", "rte")]
-    cell = row(artefacts(results)["main_table"], "LoRA")["RTE acc."]
+    cell = row(built["main_table"], "LoRA")["RTE acc."]
     assert cell.text == f"{np.mean(values):.2f} ± {np.std(values):.2f}"
     assert cell.extra == {"sd": pytest.approx(np.std(values), abs=1e-6), "n": 3, "of": 3, "diverged": 0, "one_class": 0}
     assert cell.text.count("(") == 0
 
 
-def test_missing_runs_are_counted_and_their_commands_given(results: Path) -> None:
-    cell = row(artefacts(results)["main_table"], "SoRA")["QQP F1"]
-    assert "(1/3)" in cell.text
-    assert reading.study(results).missing() == [f"python run.py method=sora task=qqp seed={seed}" for seed in (1, 2)]
-
-
-def test_the_average_takes_both_numbers_of_a_task_as_one(results: Path) -> None:
-    found = row(artefacts(results)["main_table"], "LoRA")
+def test_the_average_takes_both_numbers_of_a_task_as_one(built: dict[str, Any]) -> None:
+    found = row(built["main_table"], "LoRA")
     rte, qqp = found["RTE acc."].value, (found["QQP acc."].value + found["QQP F1"].value) / 2
     assert found["average"].value == pytest.approx((rte + qqp) / 2)
 
@@ -81,9 +82,9 @@ def test_the_page_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
     assert "| RTE  " in page
 
 
-def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None:
+def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path, built: dict[str, Any]) -> None:
     """Against the bootstrap called on the right answers themselves."""
-    cell = row(artefacts(results)["comparisons"], "LoRA", "SoRA", "RTE acc.")
+    cell = row(built["comparisons"], "LoRA", "SoRA", "RTE acc.")
     right = []
     for method in ("sora", "lora"):
         loaded = [read_arrays(path) for path in of(results, method, "rte")]
@@ -97,6 +98,7 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path) -> None
     assert cell["p"].value == pytest.approx(found.p, abs=0.03)
     assert cell["smallest gap"].value == pytest.approx(280.16 * found.standard_error, rel=0.03)
     assert cell["seeds"].value == 3
+    assert any("0.25" in note for note in built["comparisons"].notes)  # what three seeds alone cannot show
 
 
 @pytest.mark.parametrize(
@@ -114,82 +116,15 @@ def test_a_verdict_needs_the_items_and_the_seeds(gaps: list[float], p: float, sa
     assert verdict(float(np.mean(gaps)), p, low, high) == said
 
 
-def test_comparisons_pair_the_seeds_both_have_and_correct_the_whole_family(results: Path) -> None:
-    table = artefacts(results)["comparisons"]
-    assert row(table, "LoRA", "SoRA", "QQP acc.")["seeds"].value == 1
-    family = [each for each in rows(table) if each["baseline"].text == "LoRA" and each["metric"].text != "average"]
-    raw, corrected = ([each[name].value for each in family] for name in ("p", "p (Holm)"))
-    assert min(corrected) == pytest.approx(min(1.0, len(family) * min(raw)))
-    assert any("0.25" in note for note in table.notes)  # what three seeds alone cannot show
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_an_average_over_tasks_takes_each_seed_as_one(tmp_path: Path, same: bool) -> None:
-    """Seeds that the tasks share are averaged first; those of different tasks vary apart, as scipy's Welch has it."""
-    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte", "cola"], "seed": [0, 1, 2]})
-    if not same:  # cola was run with seeds 5, 6, 7
-        for path in (tmp_path / "records").rglob("cola/*.json"):
-            record = read(path)
-            record["config"]["seeds"] = {name: seed + 5 for name, seed in record["config"]["seeds"].items()}
-            records.write(path, record, read_arrays(path, record))
-    gaps = {}
-    for task, metric in (("rte", "accuracy"), ("cola", "matthews")):
-        scores = [
-            [100 * read(path)["metrics"]["selected"]["report"][metric] for path in of(tmp_path, method, task)]
-            for method in ("sora", "lora")
-        ]
-        gaps[task] = np.subtract(*scores)
-    if same:
-        low, high = ttest_1samp((gaps["rte"] + gaps["cola"]) / 2, 0).confidence_interval()
-    else:
-        low, high = ttest_ind(gaps["rte"] / 2, -gaps["cola"] / 2, equal_var=False).confidence_interval()
-    cell = row(artefacts(tmp_path)["comparisons"], "LoRA", "SoRA", "average")["t interval"]
-    assert (cell.value, cell.extra["high"]) == pytest.approx((low, high))
-
-
-def test_a_task_that_lacks_a_seed_leaves_it_out_of_the_average(tmp_path: Path) -> None:
-    axes = {"method": ["lora", "sora"], "task": ["rte", "cola"], "seed": [0, 1, 2, 3]}
-    made.study(tmp_path, "main_table", axes, leave_out=1)  # SoRA on CoLA with seed 3
-    gaps = []
-    for task, metric in (("rte", "accuracy"), ("cola", "matthews")):
-        scores = [
-            [100 * read(path)["metrics"]["selected"]["report"][metric] for path in of(tmp_path, method, task)[:3]]
-            for method in ("sora", "lora")
-        ]
-        gaps.append(np.subtract(*scores))
-    low, high = ttest_1samp(np.mean(gaps, axis=0), 0).confidence_interval()
-    cells = row(artefacts(tmp_path)["comparisons"], "LoRA", "SoRA", "average")
-    assert (cells["t interval"].value, cells["t interval"].extra["high"]) == pytest.approx((low, high))
-    assert cells["seeds"].value == 3
-    assert row(artefacts(tmp_path)["comparisons"], "LoRA", "SoRA", "RTE acc.")["seeds"].value == 4
-
-
-def test_published_numbers_stand_beside_ours(results: Path) -> None:
-    table = artefacts(results)["published"]
-    ours = row(artefacts(results)["main_table"], "SoRA")["RTE acc."].value
+def test_published_numbers_stand_beside_ours(built: dict[str, Any]) -> None:
+    table = built["published"]
+    ours = row(built["main_table"], "SoRA")["RTE acc."].value
     cells = row(table, "SoRA", "RTE acc.")
     assert cells["published"].text == "87.77 ± 1.56"
     assert cells["difference"].value == pytest.approx(ours - 87.77)
     assert cells["source"].text == "SoRA paper, Table 1"
     assert "minilm-l6" in str(table.caption)
     assert "Not like for like" in str(table.caption)
-
-
-def test_select_minus_report_of_the_selected_weights(results: Path) -> None:
-    cells = row(artefacts(results)["details"], "SoRA", "RTE acc.")
-    records = [read(path)["metrics"]["selected"] for path in of(results, "sora", "rte")]
-    expected = np.mean([100 * (each["select"]["accuracy"] - each["report"]["accuracy"]) for each in records])
-    assert cells["select - report"].value == pytest.approx(expected)
-
-
-def test_diverged_and_one_class_runs_are_marked(tmp_path: Path) -> None:
-    manifest = made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1, 2]})
-    first, second, _ = (run["axes"] for run in manifest["runs"])
-    made.write_run(tmp_path, first, diverged_at=7)
-    made.write_run(tmp_path, second, one_class=True)
-    cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
-    assert cell.text.endswith("[1 diverged, 1 one-class]")
-    assert (cell.extra["n"], cell.extra["diverged"], cell.extra["one_class"]) == (3, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -203,19 +138,6 @@ def test_runs_that_are_about_something_else_are_refused(tmp_path: Path, flag: st
     assert cell.text.endswith("(1/2)")
     assert row(artefacts(tmp_path)["details"], "LoRA")["remarks"].text == f"1 refused, as it is about {words}"
     assert reading.study(tmp_path).missing() == []  # running it again would not help
-
-
-def test_the_best_of_several_settings_is_chosen_on_the_select_split_and_the_trials_are_told(tmp_path: Path) -> None:
-    axes = {"method": ["lora"], "task": ["rte"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1]}
-    manifest = made.study(tmp_path, "main_table", axes)
-    means = {}
-    for rate in axes["trainer.learning_rate"]:
-        runs = [run for run in manifest["runs"] if run["axes"]["trainer.learning_rate"] == rate]
-        metrics = [json.loads((tmp_path / run["record"]).read_text())["metrics"]["selected"] for run in runs]
-        means[np.mean([m["select"]["accuracy"] for m in metrics])] = np.mean([m["report"]["accuracy"] for m in metrics])
-    found = artefacts(tmp_path)
-    assert row(found["main_table"], "LoRA")["RTE acc."].value == pytest.approx(100 * means[max(means)])
-    assert row(found["details"], "LoRA", "RTE acc.")["trials in this study"].value == 2
 
 
 def test_half_a_setting_does_not_stand_for_the_others(tmp_path: Path) -> None:
@@ -263,9 +185,9 @@ def test_every_published_column_is_one_of_ours() -> None:
     assert round(sora.groupby("task")["mean"].mean().mean(), 2) == 89.36
 
 
-def test_the_table_is_headed_by_the_constant_answer(results: Path) -> None:
+def test_the_table_is_headed_by_the_constant_answer(results: Path, built: dict[str, Any]) -> None:
     """Against scikit-learn on the labels themselves."""
-    found = row(artefacts(results)["main_table"], "Constant answer")
+    found = row(built["main_table"], "Constant answer")
     expected = {}
     for task in ("rte", "qqp"):
         labels = read_arrays(of(results, "lora", task)[0])["report_labels"]
@@ -326,22 +248,7 @@ def test_a_cell_without_its_logits_is_judged_by_its_seeds(tmp_path: Path) -> Non
     assert "RTE acc.: SoRA." in table.notes[-1]
 
 
-def test_a_regression_has_no_constant_answer(tmp_path: Path) -> None:
-    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb"], "seed": [0, 1]})
-    table = artefacts(tmp_path)["main_table"]
-    assert list(table.data["method"]) == ["LoRA"]
-    assert not table.notes
-
-
-def test_beside_a_regression_the_constant_answer_has_no_average(tmp_path: Path) -> None:
+def test_a_regression_has_no_constant_answer_and_beside_it_there_is_no_average(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb", "cola"], "seed": [0, 1]})
     found = row(artefacts(tmp_path)["main_table"], "Constant answer")
     assert (found["STS-B Pearson"].text, found["CoLA MCC"].text, found["average"].text) == (EMPTY, "0.00", EMPTY)
-
-
-def test_the_last_weights_have_a_column_of_their_own(results: Path) -> None:
-    records_of = [read(path)["metrics"] for path in of(results, "lora", "rte")]
-    expected = {which: 100 * np.mean([m[which]["report"]["accuracy"] for m in records_of]) for which in records_of[0]}
-    cells = row(artefacts(results)["details"], "LoRA", "RTE acc.")
-    assert (cells["selected"].value, cells["last"].value) == pytest.approx((expected["selected"], expected["last"]))
-    assert expected["last"] < expected["selected"]

@@ -10,6 +10,7 @@ import pytest
 from experiments.progress import duration
 from scripts import status
 from sora.cluster.run_lock import run_locks
+from sora.errors import UserError
 from tests.conftest import ROOT
 from tests.experiments import made
 
@@ -70,10 +71,9 @@ def test_it_needs_no_torch_and_names_mistakes(tmp_path: Path, capsys: pytest.Cap
     code = "import sys, scripts.status; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-    assert status.main(["--results", str(tmp_path / "nothing")]) == 2
-    assert "no such folder" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no such folder"):
+        status.main(["--results", str(tmp_path / "nothing")])
     assert status.main(["--results", str(tmp_path), "--runs", str(tmp_path / "gone")]) == 0
     assert "gone: no such folder, so that no run seems to run now" in capsys.readouterr().err
-    assert status.main(["--results", str(tmp_path), "--study", "x"]) == 2
-    assert "--study x: no manifest of that name" in capsys.readouterr().err
-    assert status.main(["--results", str(tmp_path)]) == 0
+    with pytest.raises(UserError, match="--study x: no manifest of that name"):
+        status.main(["--results", str(tmp_path), "--study", "x"])

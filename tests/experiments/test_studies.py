@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 import experiments
 from experiments import learning_rate, published, rank_map, seeds
+from experiments.conditions import conditions
 from experiments.figures import render
 from experiments.rank_budget import at_live
 from experiments.stats import best_of
@@ -65,6 +66,19 @@ def test_values_that_are_lists_or_objects_can_be_swept_over(tmp_path: Path) -> N
     assert study.values("method.options") == [(("r", 8),), (("r", (16,)),)]
     (table,) = experiments.find("mine").build(study)
     assert len(table.data) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_has_a_page_before_its_first_run(tmp_path: Path, name: str) -> None:
+    axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}
+    axes |= {"learning_rate": {"trainer.learning_rate": [1e-4]}, "rank_budget": {"method.r": [2]}}.get(name, {})
+    axes |= {"threshold": {"method.threshold": [1e-4]}, "penalty": {"method.penalty": [0.1]}}.get(name, {})
+    axes |= {"seeds": {"seeds.init": [0], "seeds.data": [0]}}.get(name, {})
+    studies.write(tmp_path, made.manifest(name, axes))
+    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    built = experiments.find(name).build(study)
+    assert any(isinstance(artefact, Table) for artefact in built) or name in ("scheduler", "pruning_baselines")
+    assert conditions(study).startswith("Backbone" if study.values("backbone") else "Seeds")
 
 
 # -- rank_budget -----------------------------------------------------------------------------------------------

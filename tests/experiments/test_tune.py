@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from experiments.conditions import conditions
-from experiments.learning_rate import Choice
 from experiments.study import load
 from scripts import tune
 from sora.errors import UserError
 from sora.runs import records
+from sora.runs.recipes import origin
 from tests.composing import CONF, runs
 from tests.experiments import made
 
@@ -77,78 +77,54 @@ def test_a_second_grid_adds_its_rates(tmp_path: Path, conf: Path) -> None:
         assert all(f"studies/learning_rate-{manifest['hash']}" in content["tuned"] for manifest in manifests)
 
 
-def test_grids_of_other_seeds_are_not_joined(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = tmp_path / "results"
-    made.study(results, "learning_rate", AXES)
-    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [5e-5], "seed": [3, 4]})
-    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
-    assert "different seeds" in capsys.readouterr().err
-
-
 def test_the_protocol_is_told_where_its_select_split_may_be_reported_on(tmp_path: Path, conf: Path) -> None:
     path = conf / "recipe" / "minilm-l6" / "lora" / "stsb.yaml"
-    said = {
-        protocol: tune.recipe(path, Choice("lora", "stsb", {2e-4: 80.0}, (1, 2), protocol), ["a"])
-        for protocol in ("holdout", "paper")
-    }
-    assert "by the select split, seeds 1, 2" in said["holdout"]
-    assert "by the select split of protocol=paper, seeds 1, 2" in said["paper"]
-
-
-def test_grids_of_other_protocols_are_not_joined(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    made.study(results, "learning_rate", AXES)
-    (study,) = load(results, lambda name: frozenset()).studies
-    choices = [Choice("lora", "stsb", {2e-4: 80.0}, (1, 2), protocol) for protocol in ("holdout", "paper")]
-    with pytest.raises(UserError, match="different protocols for x; keep the manifest of one"):
-        tune.joined(Path("x"), [(each, study) for each in choices])
+    rate = 2e-4, {(2e-4, 1): 80.0, (2e-4, 2): 81.0}, ["a"]
+    assert "by the select split, seeds 1, 2" in tune.recipe(path, "holdout", rate)
+    assert "by the select split of protocol=paper, seeds 1, 2" in tune.recipe(path, "paper", rate)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("precision", "bf16"), ("trainer.max_steps", 500), ("trainer.eval_every", 7)]
+    ("key", "value"),
+    [("precision", "bf16"), ("trainer.max_steps", 500), ("trainer.eval_every", 7), ("protocol", "dev"), ("seed", 3)],
 )
-def test_grids_of_other_budgets_are_not_joined(
-    tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str], key: str, value: object
-) -> None:
+def test_grids_of_other_settings_are_not_joined(tmp_path: Path, conf: Path, key: str, value: object) -> None:
     results = tmp_path / "results"
     made.study(results, "learning_rate", AXES)
-    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [2e-4, 3.2e-3], key: [value]})
-    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
-    told = capsys.readouterr().err
-    assert f"different {key} for " in told
-    assert "keep the manifest of one" in told
+    made.study(results, "learning_rate", AXES | {"trainer.learning_rate": [5e-5, 3.2e-3], key: [value]})
+    what = {"seed": "seeds"}.get(key, key)
+    with pytest.raises(UserError, match=f"different {what} for .*; keep the manifest of one"):
+        tune.main(["--results", str(results), "--conf", str(conf)])
 
 
-def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_a_grid_chooses_nothing(tmp_path: Path, conf: Path) -> None:
     made.study(tmp_path / "results", "learning_rate", AXES, leave_out=1)
     before = sorted(conf.rglob("*.yaml"))
-    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
-    assert "1/2 runs of sora on stsb at 0.0008 are there; run python run.py method=sora" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"3/4 runs of sora on stsb are there; run python run\.py method=sora"):
+        tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)])
     assert sorted(conf.rglob("*.yaml")) == before
 
 
-def test_a_manifest_that_cannot_be_read_is_not_passed_over(
-    tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_manifest_that_cannot_be_read_is_not_passed_over(tmp_path: Path, conf: Path) -> None:
     results = tmp_path / "results"
     for rates in ([2e-4, 8e-4], [5e-5, 3.2e-3]):
         manifest = made.study(results, "learning_rate", AXES | {"trainer.learning_rate": rates})
     path = results / "studies" / f"learning_rate-{manifest['hash']}.json"
     path.write_text(path.read_text()[:-20])
-    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 2
-    assert f"learning_rate-{manifest['hash']}: cannot be used" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"learning_rate-{manifest['hash']}: cannot be used"):
+        tune.main(["--results", str(results), "--conf", str(conf)])
 
 
-def test_a_damaged_recipe_is_a_sentence(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_recipe_is_a_sentence(tmp_path: Path, conf: Path) -> None:
     (conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml").write_text("method: [")
     made.study(tmp_path / "results", "learning_rate", AXES)
-    assert tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)]) == 2
-    assert "sora/stsb.yaml: cannot be read (while parsing" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"sora/stsb.yaml: cannot be read \(while parsing"):
+        tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)])
 
 
-def test_without_a_grid(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune.main(["--results", str(tmp_path), "--conf", str(conf)]) == 2
-    assert "no learning_rate study here" in capsys.readouterr().err
+def test_without_a_grid(tmp_path: Path, conf: Path) -> None:
+    with pytest.raises(UserError, match="no learning_rate study here"):
+        tune.main(["--results", str(tmp_path), "--conf", str(conf)])
 
 
 def test_published_values_are_never_changed(tmp_path: Path, conf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,15 +140,9 @@ def test_published_values_are_never_changed(tmp_path: Path, conf: Path, capsys: 
 
 def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, "method=sora", "task=stsb", "tuned='three rates, seeds 1, 2'", backbone="minilm-l6")
-    assert tune_origin(run) == "three rates, seeds 1, 2"
+    assert origin(run).get("tuned") == "three rates, seeds 1, 2"
     (run,) = runs(tmp_path, "method=sora", "task=stsb", "tuned=three rates", "recipe=none", backbone="minilm-l6")
-    assert tune_origin(run) is None
-
-
-def tune_origin(run: object) -> object:
-    from sora.runs.recipes import origin
-
-    return origin(run).get("tuned")  # type: ignore[arg-type]
+    assert origin(run).get("tuned") is None
 
 
 @pytest.mark.parametrize(
