@@ -32,7 +32,7 @@ def place(tmp_path: Path) -> Path:
         ("export", ["half", "out"], "the run is running, not finished"),
         ("export", ["bad", "out"], "status.json: cannot be read"),
         ("export", ["half"], "the following arguments are required: OUT"),
-        ("export", ["full", "out"], "full: holds no status.json"),
+        ("export", ["full", "out"], "full: no run of that id in runs, and no folder that holds a status.json"),
         ("status", ["--results=nowhere"], "nowhere: no such folder"),
         ("tables", ["--results=~nobody-here/x"], "there is no user nobody-here"),
         ("tables", ["--studies", "x"], "unrecognized arguments: --studies x"),
