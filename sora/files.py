@@ -13,7 +13,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -81,15 +81,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Return the value of a JSON text; ``pairs`` as ``object_pairs_hook`` of json.loads.
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
 
     Raises:
         ValueError: not JSON, a number that is not finite, nested too deeply, half a character (``\\ud83d``) in a text,
             which no file or terminal takes.
     """
     try:
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=pairs)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if "\\u" in text and re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
