@@ -178,7 +178,9 @@ class TrainerConfig:
     clip: float = opt(0.1, "per-replica gradient norm; 0 = off", minimum=0.0)
     max_length: int | None = opt(None, "tokens; null = the task's", minimum=4)
     bucketing: bool = opt(True, "batches of like length")
-    eval_every: int = opt(1000, "steps between evaluations; the last step is evaluated too", minimum=1)
+    eval_every: int | None = opt(
+        1000, "steps between evaluations, also after the last; null = a tenth of all steps", minimum=1
+    )
     train_subset: str = opt("both", "weights that are measured on it", choices=("both", "selected", "never"))
     checkpoint_every: int = opt(500, "steps between checkpoints", minimum=1, science=False)
     cuda_graphs: bool = opt(False, "give a GPU a step's forward and backward pass as a whole", science=False)

@@ -26,6 +26,11 @@ def total_steps(examples: int, batch_size: int, epochs: float, max_steps: int | 
     return math.ceil(epochs * math.ceil(examples / batch_size))
 
 
+def steps_between(every: int | None, total: int) -> int:
+    """Return the steps from one evaluation to the next; ten evaluations where none are configured."""
+    return math.ceil(total / 10) if every is None else every
+
+
 def warmup_steps(total: int, ratio: float) -> int:
     """ceil(ratio * total), as transformers counts them."""
     return math.ceil(total * ratio)

@@ -232,7 +232,6 @@ def test_arms_are_made_from_the_runs_of_the_same_seed_and_undecided_ones_get_the
     (adalora,) = [words for words in world.commands if "study.arm=adalora_small" in words]
     assert f"method.r={round(sum(ranks) / len(ranks))}" in adalora
 
-
     undecided = {
         test.family.other for test in primary.tests(whole) if not test.family.margin and test.verdict == primary.OPEN
     }

@@ -16,16 +16,15 @@ bound where nothing is clipped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import numpy as np
 
 from sora.config import RunConfig
 from sora.method_config import SoraConfig
 from sora.schedules import Timeline, threshold_factor
 
 LARGEST_RHO, SMALLEST_TRAVEL = 0.5, 0.5  # beyond them the initial draw decides which ranks stay
+LARGEST_RATE = 1e-2  # that a warning proposes: encoders hardly learn above it
 HOPELESS = "no gate can be held up by the loss: ranks will follow the initial draw"
 
 
@@ -73,7 +72,9 @@ class Regime:
             others.append(f"method.threshold of at most {xi:g}")
         if self.travel < SMALLEST_TRAVEL:
             others.append(f"at least {steps:,} steps")
-        lr = f", or trainer.learning_rate of at least {_rounded(max(rates), math.ceil):g}," if self.rates else ""
+        # A rate so large that few encoders learn at it is no advice.
+        some = 0 < max(rates) <= LARGEST_RATE
+        lr = f", or trainer.learning_rate of at least {_rounded(max(rates), math.ceil):g}," if some else ""
         return (
             f"{HOPELESS} ({self}; rho should be at most {LARGEST_RHO}, travel at least {SMALLEST_TRAVEL}): "
             f"{' with '.join(others)}{lr} would do"
@@ -94,23 +95,6 @@ def regime(run: RunConfig, timeline: Timeline) -> Regime | None:
         rates=math.fsum(rates),
         shrink=_six(shrink),
     )
-
-
-def data_dependence(ranks: Mapping[str, int], no_data: Mapping[str, int]) -> dict[str, float | None]:
-    """Measure how far a run's final ranks differ from those without data (``no_data_ranks``).
-
-    ``index``: 1 - Pearson's correlation over the matrices; 0 = the initial draw explains them all, 1 = nothing of them.
-    None where a correlation is not defined, because all matrices of one side have the same rank. ``differ``: the share
-    of the matrices whose two ranks differ, which is always defined. Raises ValueError where the matrices are not the
-    same, or there are none.
-    """
-    if not ranks or ranks.keys() != no_data.keys():
-        raise ValueError(f"ranks of {len(ranks)} matrices, no-data ranks of {len(no_data)}: must be of the same")
-    found, drawn = (np.array([each[name] for name in ranks], dtype=float) for each in (ranks, no_data))
-    differ = float(np.mean(found != drawn))
-    if np.ptp(found) == 0 or np.ptp(drawn) == 0:
-        return {"index": None, "differ": differ}
-    return {"index": 1.0 - float(np.corrcoef(found, drawn)[0, 1]) if differ else 0.0, "differ": differ}
 
 
 def _six(value: float) -> float:

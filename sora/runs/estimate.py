@@ -105,7 +105,7 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
     attention = 4.0 * shape.layers * shape.hidden * mean  # both its inputs need a gradient
     backward = forward + attention + (2.0 * shape.matrices if run.method.name == "full" else 0.0)
     total = steps(run, facts)
-    evaluations = math.ceil(total / run.trainer.eval_every)
+    evaluations = math.ceil(total / schedules.steps_between(run.trainer.eval_every, total))
     held_out = sum(facts.sizes.values()) - facts.sizes["train"]
     evaluated = evaluations * facts.sizes["select"]
     if run.schedule.levels:  # the last and the first level are the last and the selected weights

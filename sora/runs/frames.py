@@ -23,6 +23,7 @@ from sora.runs.results import Record, Results, read
 IDENTITY = ("run_id", "backbone", "task", "method", "protocol", "seed", "status")
 PARTS = ("flags", "params", "regime", "time", "throughput", "memory", "provenance")  # whose single values are columns
 NAMED = ("backbone", "method", "task", "protocol")  # groups of the configuration with a name
+MOST_ALIVE = 0.95  # share of SoRA's ranks above which there is no data-dependence
 LEFT_OUT = ("provenance.versions", "provenance.command", "provenance.recipe.unpublished", "provenance.recipe.changed")
 
 
@@ -118,7 +119,7 @@ def _row(record: Record) -> tuple[dict[str, Any], dict[str, Any]]:
                 values[f"{above}{split}"] = scores
     ranks = record["ranks"]
     values["ranks"], values["matrices"] = (sum(ranks.values()), len(ranks)) if ranks else (math.nan, math.nan)
-    values["data_dependence"] = data_dependence(record)
+    values |= _dependence(record)
     values["epochs"] = record["history"][-1]["epoch"] if record["history"] else 0.0
     values |= {f"data.{split}": size for split, size in record["data"]["sizes"].items()}
     values |= {"data.sha256": record["data"]["sha256"], "pack.size": record["pack"]["size"]}
@@ -151,16 +152,28 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
 
-def data_dependence(record: Record) -> float:
-    """Return 1 - Pearson's correlation, over matrices, of the ranks with those left without any data.
+def data_dependence(ranks: Mapping[str, int], no_data: Mapping[str, int]) -> dict[str, float]:
+    """Measure how far a run's ranks are from those left without any data (``no_data_ranks``), matrix by matrix.
 
-    0: the draw explains every rank. NaN where a record has no such ranks, or one side is the same in every matrix.
+    ``index``: 1 - Pearson's correlation; 0: the draw explains every rank. NaN where one side is the same in every
+    matrix. ``differ``: the share of the matrices whose two ranks differ. Raises ValueError where the matrices are not
+    the same, or there are none.
     """
-    mine, drawn = record["ranks"], record.get("no_data_ranks", {}).get("selected")
-    if not mine or not drawn or mine.keys() != drawn.keys():
-        return math.nan
-    x, y = np.array([[mine[name], drawn[name]] for name in mine], dtype=float).T
-    return math.nan if x.std() == 0 or y.std() == 0 else float(1 - np.corrcoef(x, y)[0, 1])
+    if not ranks or ranks.keys() != no_data.keys():
+        raise ValueError(f"ranks of {len(ranks)} matrices, no-data ranks of {len(no_data)}: must be of the same")
+    x, y = np.array([[ranks[name], no_data[name]] for name in ranks], dtype=float).T
+    index = math.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else 1.0 - float(np.corrcoef(x, y)[0, 1])
+    return {"index": max(index, 0.0), "differ": float(np.mean(x != y))}
+
+
+def _dependence(record: Record) -> dict[str, float]:
+    """Return the columns of a row; no index where hardly a rank died, as a few gates near zero would make all of it."""
+    ranks, drawn = record["ranks"], record.get("no_data_ranks", {}).get("selected")
+    if not ranks or not drawn or ranks.keys() != drawn.keys():
+        return {"data_dependence": math.nan, "ranks_differ": math.nan}
+    found, method = data_dependence(ranks, drawn), record["config"]["method"]
+    whole = method["name"] == "sora" and sum(ranks.values()) > MOST_ALIVE * method["r"] * len(ranks)
+    return {"data_dependence": math.nan if whole else found["index"], "ranks_differ": found["differ"]}
 
 
 # -- longer tables ---------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torch import Tensor
 from sora.backbones import DropoutKey
 from sora.cluster.signals import Preempted
 from sora.errors import UserError
+from sora.schedules import steps_between
 from sora.training import checkpoint, graphs, memory, state
 from sora.training.batching import batches
 from sora.training.diagnostics import gate_histogram
@@ -126,7 +127,8 @@ class Loop:
 
     def _evaluates(self) -> bool:
         """Return whether an evaluation follows on the step that was made last."""
-        return self.step > 0 and (self.step % self.trainer.eval_every == 0 or self.pack.timeline.ends_stage(self.step))
+        every = steps_between(self.trainer.eval_every, self.pack.total_steps)
+        return self.step > 0 and (self.step % every == 0 or self.pack.timeline.ends_stage(self.step))
 
     def _update(self, indices: np.ndarray) -> None:
         """Make one optimiser step on examples [R, b]."""

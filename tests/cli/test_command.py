@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from sora.cluster.run_lock import run_locks
-from sora.methods.regime import data_dependence
-from sora.runs import records
+from sora.runs import data_dependence, records
 from sora.tasks import load
 from sora.training import checkpoint
 from sora.training.runner import run_pack

@@ -93,9 +93,7 @@ def test_the_papers_command_trains_from_the_hubs_cache(trained: Path) -> None:
     assert config["base_model_name_or_path"] == "microsoft/deberta-v3-base"
 
 
-def test_a_pickled_file_is_converted_once_and_a_damaged_conversion_again(
-    trained: Path, hub: Path
-) -> None:
+def test_a_pickled_file_is_converted_once_and_a_damaged_conversion_again(trained: Path, hub: Path) -> None:
     """Into safetensors under its own hash, in its own precision; the identity stays that of the .bin."""
     sha256 = record_of(trained)["config"]["weights"]["sha256"]
     converted = Path(constants.HF_ASSETS_CACHE) / "sora-bench" / "weights" / f"{sha256}.safetensors"
@@ -133,9 +131,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
-        patch.setattr(
-            sys, "argv", ["x", str(out), "--task", "rte", "--backbone", "minilm-l6", "--allow-partial"]
-        )
+        patch.setattr(sys, "argv", ["x", str(out), "--task", "rte", "--backbone", "minilm-l6", "--allow-partial"])
         assert prepare_data.main() == 0
     assert f"export SORA_DATA='{out}' SORA_MODELS='{out / 'models'}' HF_HUB_OFFLINE=1" in printed.getvalue()
     return out

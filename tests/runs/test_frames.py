@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import pearsonr
 
 import sora.runs
 from sora.errors import UserError
+from sora.runs import data_dependence, records
 from sora.runs import manifest as studies
-from sora.runs import records
 from tests.conftest import ROOT
 from tests.experiments import levelled, made
 
@@ -137,15 +138,6 @@ def test_a_folder_that_is_none_and_an_empty_one(tmp_path: Path) -> None:
     assert sora.runs.load(tmp_path).empty
 
 
-def test_data_dependence_by_hand() -> None:
-    record = {"ranks": {"a": 1, "b": 2, "c": 3}, "no_data_ranks": {"selected": {"a": 3, "b": 1, "c": 2}}}
-    dependence = sora.runs.data_dependence
-    assert dependence(record) == pytest.approx(1 - np.corrcoef([1, 2, 3], [3, 1, 2])[0, 1])
-    assert dependence(record | {"no_data_ranks": {"selected": record["ranks"]}}) == pytest.approx(0.0)
-    assert math.isnan(dependence(record | {"ranks": {"a": 2, "b": 2, "c": 2}}))
-    assert math.isnan(dependence({"ranks": record["ranks"]}))
-
-
 def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:
     path = made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20)
     record = records.read(path)
@@ -181,3 +173,37 @@ def test_five_thousand_records(tmp_path: Path) -> None:
     made.many(tmp_path, "mine", axes, items=20)
     found = sora.runs.load(tmp_path)
     assert found.groupby(["task", "method"]).score.count().tolist() == [834] * 6
+
+
+def test_the_index_is_one_minus_the_correlation() -> None:
+    rng = np.random.default_rng(0)
+    ranks, null = ({f"m{i}": int(v) for i, v in enumerate(rng.integers(0, 9, 40))} for _ in (0, 1))
+    found = data_dependence(ranks, null)
+    assert found["index"] == pytest.approx(1 - pearsonr(list(ranks.values()), list(null.values())).statistic)
+    assert found["differ"] == sum(ranks[name] != null[name] for name in ranks) / 40
+    assert data_dependence(ranks, dict(reversed(null.items()))) == pytest.approx(found), "matrices go by name"
+    assert data_dependence(ranks, ranks) == {"index": pytest.approx(0.0, abs=1e-12), "differ": 0.0}
+    shifted = data_dependence(ranks, {name: rank + 1 for name, rank in ranks.items()})
+    assert shifted == {"index": pytest.approx(0.0, abs=1e-12), "differ": 1.0}
+
+
+def test_without_a_correlation_there_is_no_index() -> None:
+    full, half = {"a": 8, "b": 8}, {"a": 8, "b": 3}
+    for ranks, null, differ in ((full, full, 0.0), (full, half, 0.5), (half, full, 0.5)):
+        assert data_dependence(ranks, null) == {"index": pytest.approx(math.nan, nan_ok=True), "differ": differ}
+    for other in ({}, {"a": 8}, {"a": 8, "c": 8}):
+        with pytest.raises(ValueError, match="must be of the same"):
+            data_dependence(full, other)
+    with pytest.raises(ValueError, match="0 matrices"):
+        data_dependence({}, {})
+
+
+@pytest.mark.parametrize(("ranks", "shown"), [((8, 7, 8, 8), False), ((8, 5, 8, 8), True)])
+def test_where_hardly_a_rank_died_there_is_no_index(tmp_path: Path, ranks: tuple[int, ...], shown: bool) -> None:
+    names = [f"m{i}" for i in range(len(ranks))]
+    record = records.read(made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20))
+    record |= {"ranks": dict(zip(names, ranks, strict=True))}
+    record |= {"no_data_ranks": {"selected": dict(zip(names, (8, 8, 7, 8), strict=True))}}
+    row = sora.runs.frame([record]).iloc[0]
+    assert math.isnan(row["data_dependence"]) is not shown
+    assert row["ranks_differ"] == 0.5

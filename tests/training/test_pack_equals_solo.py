@@ -16,7 +16,6 @@ def rows_of(loop):
     return loop.pack.optimizer.rows.detach().clone()
 
 
-
 def test_every_packable_method_is_put_to_the_proof():
     packable = {name for name, cls in METHODS.items() if "seed" in cls.PACKABLE}
     assert packable == {case["name"] for case in tiny.METHODS.values()}
