@@ -88,7 +88,7 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: dict[str
     data = data.join(score_columns(found, "score")[["score", "score sd", "score diverged", "score one_class"]])
     data["live parameters"], data["data dependence"] = counts(found["live"]), found["data_dependence"]
     gaps = [
-        difference(arm, *(sides.get((label, each)) for each in (arm, BASE)), drawn.get(label)) for label, arm in places
+        difference(arm, sides.get((label, arm)), sides.get((label, BASE)), drawn.get(label)) for label, arm in places
     ]
     data[GAPS] = pd.DataFrame(gaps, columns=GAPS, dtype=float)
     data["verdict"] = [_verdict(verdicts, *place) for place in places]

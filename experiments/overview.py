@@ -122,9 +122,10 @@ def _constants(sections: Sequence[Section]) -> pd.DataFrame:
         study, constants = section.study, section.constants()
         for column in (study.columns(task)[0] for task in study.tasks):
             if column.label in constants:
-                place = {"task": column.task, "label": column.label, "metric": column.metric, "method": CONSTANT}
-                place |= {"series": CONSTANT, "mean": constants[column.label]}
-                found += [place | {"backbone": str(backbone)} for backbone in study.values("backbone")]
+                place = {"task": column.task, "label": column.label, "metric": column.metric}
+                place |= {"method": CONSTANT, "series": CONSTANT}
+                mean = {"mean": constants[column.label]}
+                found += [place | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
     return pd.DataFrame(found)
 
 
