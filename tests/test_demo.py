@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts import demo
-from sora.regime import LARGEST_RHO, SMALLEST_TRAVEL
+from sora.methods.regime import LARGEST_RHO, SMALLEST_TRAVEL
 from tests.composing import runs
 from tests.experiments import made
 
