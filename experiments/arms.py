@@ -10,6 +10,7 @@ import pandas as pd
 from experiments import primary, stats
 from experiments.comparisons import compare
 from experiments.draws import Draws, draws
+from experiments.labels import MAJORITY
 from experiments.learning_curves import learning_curves
 from experiments.scores import by_seed, cells, detail_table, long, score_columns
 from experiments.stats import NONE, Interval
@@ -36,7 +37,6 @@ ARMS = {  # study.arm -> what it is called, in the order of the table
     "zero_shot": "Zero-shot cosine",
 }
 DRAWN = ("lora_r8", "sora_small", "sora_best", "adalora_r8", "full", "bitfit", "adapter")  # with learning curves
-MAJORITY = "Majority class"
 BASE = "lora_r8"
 SEEDLESS = ("probe", "zero_shot")  # every seed gives the same
 CAPTION = (

@@ -14,9 +14,8 @@ from matplotlib.patches import Patch
 from experiments import primary
 from experiments.arms import ARMS
 from experiments.conditions import RATE
-from experiments.constant_answer import NAME as CONSTANT
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
-from experiments.labels import METHODS, in_words
+from experiments.labels import CONSTANT, METHODS, in_words
 from experiments.scores import chosen, long
 from experiments.study import SEEDS, Study
 from experiments.summary import Section, headline, judged

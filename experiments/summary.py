@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from experiments.arms import MAJORITY
 from experiments.conditions import conditions_table, described
-from experiments.constant_answer import NAME as CONSTANT
-from experiments.labels import METHODS, in_words
+from experiments.labels import CONSTANT, MAJORITY, METHODS, in_words
 from experiments.primary import MARGINS
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Figure, Table, counts, pipes, size

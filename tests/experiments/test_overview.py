@@ -12,7 +12,7 @@ from scipy import stats
 
 import experiments
 from experiments import figures, overview, primary, summary, sweep
-from experiments.constant_answer import NAME as CONSTANT
+from experiments.labels import CONSTANT
 from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
