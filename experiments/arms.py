@@ -13,7 +13,7 @@ from experiments.draws import Draws, draws
 from experiments.labels import MAJORITY
 from experiments.learning_curves import learning_curves
 from experiments.scores import by_seed, cells, detail_table, long, score_columns
-from experiments.stats import NONE, Interval
+from experiments.stats import NONE
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Table, counts, size
 
@@ -113,9 +113,8 @@ def difference(
     gaps = (mine.loc[common, "points"] - base.loc[common, "points"]).to_numpy(float)
     if not len(gaps):
         return (math.nan, *NONE, *NONE)
-    over = compare("", mine, base, drawn) if drawn is not None else None
-    items: Interval = NONE if over is None else over.found.interval
-    return (float(np.mean(gaps)), *stats.t_interval(gaps), *items)
+    over = compare("", mine, base, drawn)
+    return (float(np.mean(gaps)), *stats.t_interval(gaps), *(NONE if over is None else over.found.interval))
 
 
 def _verdict(verdicts: dict[tuple[str, str], primary.Test], label: str, arm: str) -> str:
