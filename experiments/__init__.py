@@ -8,9 +8,8 @@ A study NAME consists of
   Where the study is about generated tasks, random weights or partial data, ``ACCEPTS`` names the flags.
 
 Studies that vary one setting of SoRA share ``experiments/settings.py``. A name without a module is shown as the sweep
-it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and
-writes Markdown, LaTeX, CSV, PNG, SVG and the report. ``build`` reads no clock and draws no random number without a
-fixed seed: the same records give the same bytes.
+it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and writes Markdown, LaTeX, CSV, PNG, SVG and the
+report. ``build`` reads no clock and draws no random number without a fixed seed: the same records give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,21 +30,21 @@ class Definition:
     """A kind of study: what it is called, how its runs become tables and figures, which flags do not keep runs out."""
 
     title: str
-    build: Callable[[Study], list[Artefact]]
+    make: Callable[[Study], list[Artefact | None]]
     accepts: frozenset[str] = frozenset()
+
+    def build(self, study: Study) -> list[Artefact]:
+        """The study's tables and figures."""
+        return [artefact for artefact in self.make(study) if artefact is not None]
 
 
 def find(name: str) -> Definition:
     """The study of that name; any other name is a sweep that somebody named."""
     settings = importlib.import_module("experiments.settings")
     if name in settings.SETTINGS:
-        return Definition(settings.SETTINGS[name].title, _without_gaps(settings.build))
+        return Definition(settings.SETTINGS[name].title, settings.build)
     there = name.isidentifier() and importlib.util.find_spec(f"experiments.{name}") is not None
     module: Any = importlib.import_module(f"experiments.{name}") if there else None
     if not hasattr(module, "build"):
         module = importlib.import_module("experiments.sweep")
-    return Definition(module.TITLE, _without_gaps(module.build), frozenset(getattr(module, "ACCEPTS", ())))
-
-
-def _without_gaps(build: Callable[[Study], list[Artefact | None]]) -> Callable[[Study], list[Artefact]]:
-    return lambda study: [artefact for artefact in build(study) if artefact is not None]
+    return Definition(module.TITLE, module.build, frozenset(getattr(module, "ACCEPTS", ())))

@@ -38,30 +38,38 @@ class Fit:
 def fits(mean: float, sd: float | None, items: int, runs: int) -> list[Fit]:
     """The ways in which ``runs`` accuracies on ``items`` items print as ``mean`` and ``sd`` (points, two decimals).
 
-    Either the exact accuracies are averaged or accuracies rounded to two decimals, as people do who average what a log
-    says. Without an SD only the mean is asked for.
+    Without an SD only the mean is asked for.
     """
-    found: list[Fit] = []
+    if sd is None:
+        return [Fit(items, runs, "")] if any(_samples(mean, None, items, runs)) else []
+    return [
+        Fit(items, runs, name)
+        for name, less in DEVIATIONS.items()
+        if any(_prints(_deviation(values, less), sd) for values in _samples(mean, sd, items, runs))
+    ]
+
+
+def _samples(mean: float, sd: float | None, items: int, runs: int) -> Iterator[list[float]]:
+    """Accuracies in points whose mean prints as ``mean``, as far from it as ``sd`` allows.
+
+    Either the exact accuracies are averaged or accuracies rounded to two decimals, as people do who average what a log
+    says.
+    """
     middle = mean * items / 100  # right answers per run
     reach = 0.0 if sd is None else (sd + 2 * PRINTED) * math.sqrt(runs) * items / 100
     lowest, highest = max(0, math.floor(middle - reach - 1)), min(items, math.ceil(middle + reach + 1))
     first, last = ((mean + sign * 2.2 * PRINTED) * items * runs / 100 for sign in (-1, 1))
     for total in range(math.floor(first), math.ceil(last) + 1):
         for counts in _counts(total, runs, lowest, highest):
-            for values in _readings(counts, items):
-                centre = sum(values) / runs
-                if not _prints(centre, mean):
-                    continue
-                if sd is None:
-                    return [Fit(items, runs, "")]
-                squares = sum((value - centre) ** 2 for value in values)
-                for name, less in DEVIATIONS.items():
-                    fit = Fit(items, runs, name)
-                    if fit not in found and _prints(math.sqrt(squares / (runs - less)), sd):
-                        found.append(fit)
-            if len(found) == len(DEVIATIONS):
-                return found
-    return sorted(found, key=lambda fit: list(DEVIATIONS).index(fit.deviation))
+            exact = [100 * count / items for count in counts]
+            for values in (exact, [round(value, 2) for value in exact]):
+                if _prints(sum(values) / runs, mean):
+                    yield values
+
+
+def _deviation(values: list[float], less: int) -> float:
+    centre = sum(values) / len(values)
+    return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - less))
 
 
 def _counts(total: int, runs: int, lowest: int, highest: int) -> Iterator[tuple[int, ...]]:
@@ -73,12 +81,6 @@ def _counts(total: int, runs: int, lowest: int, highest: int) -> Iterator[tuple[
     for first in range(max(lowest, total - (runs - 1) * highest), min(highest, total // runs) + 1):
         for rest in _counts(total - first, runs - 1, first, highest):
             yield (first, *rest)
-
-
-def _readings(counts: tuple[int, ...], items: int) -> Iterator[list[float]]:
-    exact = [100 * count / items for count in counts]
-    yield exact
-    yield [round(value, 2) for value in exact]
 
 
 def _prints(value: float, printed: float) -> bool:

@@ -10,9 +10,10 @@ import pandas as pd
 from experiments import primary, stats
 from experiments.comparisons import compare
 from experiments.draws import Draws, draws
+from experiments.labels import MAJORITY
 from experiments.learning_curves import learning_curves
 from experiments.scores import by_seed, cells, detail_table, long, score_columns
-from experiments.stats import NONE, Interval
+from experiments.stats import NONE
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Table, counts, size
 
@@ -36,7 +37,6 @@ ARMS = {  # study.arm -> what it is called, in the order of the table
     "zero_shot": "Zero-shot cosine",
 }
 DRAWN = ("lora_r8", "sora_small", "sora_best", "adalora_r8", "full", "bitfit", "adapter")  # with learning curves
-MAJORITY = "Majority class"
 BASE = "lora_r8"
 SEEDLESS = ("probe", "zero_shot")  # every seed gives the same
 CAPTION = (
@@ -88,7 +88,7 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: dict[str
     data = data.join(score_columns(found, "score")[["score", "score sd", "score diverged", "score one_class"]])
     data["live parameters"], data["data dependence"] = counts(found["live"]), found["data_dependence"]
     gaps = [
-        difference(arm, *(sides.get((label, each)) for each in (arm, BASE)), drawn.get(label)) for label, arm in places
+        difference(arm, sides.get((label, arm)), sides.get((label, BASE)), drawn.get(label)) for label, arm in places
     ]
     data[GAPS] = pd.DataFrame(gaps, columns=GAPS, dtype=float)
     data["verdict"] = [_verdict(verdicts, *place) for place in places]
@@ -113,9 +113,8 @@ def difference(
     gaps = (mine.loc[common, "points"] - base.loc[common, "points"]).to_numpy(float)
     if not len(gaps):
         return (math.nan, *NONE, *NONE)
-    over = compare("", mine, base, drawn) if drawn is not None else None
-    items: Interval = NONE if over is None else over.found.interval
-    return (float(np.mean(gaps)), *stats.t_interval(gaps), *items)
+    over = compare("", mine, base, drawn)
+    return (float(np.mean(gaps)), *stats.t_interval(gaps), *(NONE if over is None else over.found.interval))
 
 
 def _verdict(verdicts: dict[tuple[str, str], primary.Test], label: str, arm: str) -> str:

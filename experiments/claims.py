@@ -144,7 +144,7 @@ def _within(values: Sequence[float], low: float, high: float) -> Interval:
 
 def _bootstrapped(a: pd.DataFrame, b: pd.DataFrame, drawn: Draws | None) -> Interval:
     """Of the difference of the mean scores of two sides."""
-    found = compare("", by_seed(a), by_seed(b), drawn) if drawn is not None else None
+    found = compare("", by_seed(a), by_seed(b), drawn)
     return NONE if found is None else found.found.interval
 
 
@@ -284,8 +284,8 @@ def _rank_budget(study: Study) -> Iterator[Claim]:
         if not pairs:
             continue
         gaps = pd.concat([_gaps(*pair).eval("a - b") for pair in pairs], axis=1)
-        values, each = tuple(gaps.dropna().mean(axis=1)), drawn.get(column.label)
-        found = [compare("", by_seed(a), by_seed(b), each) for a, b in pairs] if each else []
+        values = tuple(gaps.dropna().mean(axis=1))
+        found = [compare("", by_seed(a), by_seed(b), drawn.get(column.label)) for a, b in pairs]
         whole = [one.draws for one in found if one is not None]
         all_there = len(whole) == len(pairs) and len(values) == len(gaps)
         ends = _hull(values, bootstrap.percentile(np.mean(whole, axis=0)) if all_there else NONE)

@@ -44,13 +44,21 @@ def sides(study: Study, runs: pd.DataFrame, key: str) -> dict[object, Side]:
 
 
 def compare(
-    label: str, a: pd.DataFrame, b: pd.DataFrame, drawn: Draws, *, stream: int = 0, only: Sequence[object] | None = None
+    label: str,
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    drawn: Draws | None,
+    *,
+    stream: int = 0,
+    only: Sequence[object] | None = None,
 ) -> Comparison | None:
-    """``a`` minus ``b`` over the seeds both have; None where one of those runs has no score or no items.
+    """``a`` minus ``b`` over the seeds both have; None without ``drawn``, or where a run has no score or no items.
 
     ``stream``: comparisons of one stream and as many seeds draw them together. ``only``: these seeds alone, in this
     order.
     """
+    if drawn is None:
+        return None
     pairs = paired(a, b, ["run_id", "points"])
     pairs = pairs if only is None else pairs.loc[list(only)]
     first, second = drawn.of(list(pairs["run_id"])), drawn.of(list(pairs["run_id_b"]))

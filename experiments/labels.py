@@ -22,6 +22,7 @@ METHODS = {
     "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
+CONSTANT, MAJORITY = "Constant answer", "Majority class"  # one answer to every item, in the two kinds of main table
 TASKS = {
     "cola": "CoLA",
     "sst2": "SST-2",

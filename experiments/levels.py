@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -155,8 +155,8 @@ def _draw_line(axis: Axes, line: Line) -> None:
     live = line.levels.groupby("level")["live"].mean().reindex(mean.index).round(1)
     axis.fill_between(live, (mean - sd).round(3), (mean + sd).round(3), color=colour, alpha=0.15, linewidth=0)
     size = 4.5 if style else 7.0  # so that both markers show where two curves are equal
-    dots = {"marker": MARKERS[style], "markersize": size}
-    axis.plot(live, mean.round(3), color=colour, linestyle=LINES[style], label=line.label, **dots)
+    look: Any = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
+    axis.plot(live, mean.round(3), markersize=size, label=line.label, **look)
 
 
 def _scale(axis: Axes, live: pd.Series) -> None:

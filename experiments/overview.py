@@ -14,9 +14,8 @@ from matplotlib.patches import Patch
 from experiments import primary
 from experiments.arms import ARMS
 from experiments.conditions import RATE
-from experiments.constant_answer import NAME as CONSTANT
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
-from experiments.labels import METHODS, in_words
+from experiments.labels import CONSTANT, METHODS, in_words
 from experiments.scores import chosen, long
 from experiments.study import SEEDS, Study
 from experiments.summary import Section, headline, judged
@@ -122,9 +121,10 @@ def _constants(sections: Sequence[Section]) -> pd.DataFrame:
         study, constants = section.study, section.constants()
         for column in (study.columns(task)[0] for task in study.tasks):
             if column.label in constants:
-                place = {"task": column.task, "label": column.label, "metric": column.metric, "method": CONSTANT}
-                place |= {"series": CONSTANT, "mean": constants[column.label]}
-                found += [place | {"backbone": str(backbone)} for backbone in study.values("backbone")]
+                place = {"task": column.task, "label": column.label, "metric": column.metric}
+                place |= {"method": CONSTANT, "series": CONSTANT}
+                mean = {"mean": constants[column.label]}
+                found += [place | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
     return pd.DataFrame(found)
 
 

@@ -107,7 +107,7 @@ def tests(study: Study) -> list[Test]:
                 continue
             gaps = (pairs["points"] - pairs["points_b"]).to_numpy(float)
             bound = -MARGINS[column.metric] if family.margin else 0.0
-            over = compare(column.label, a, b, drawn[column.label]) if column.label in drawn else None
+            over = compare(column.label, a, b, drawn.get(column.label))
             each.append(
                 Test(
                     family,

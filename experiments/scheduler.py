@@ -79,7 +79,8 @@ def fewest(means: pd.DataFrame, share: str, percent: float) -> float:
 
 def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table | None:
     """Every level: its threshold, what lives, both percentages, the score on the report split, where ranks live."""
-    rows, metrics = [], {}
+    rows: list[dict[str, object]] = []
+    metrics: dict[str, str] = {}
     for title, part in parts.items():
         for (level, each), (_, mean) in zip(part.groupby("level"), by_level(part).iterrows(), strict=True):
             row = {"task": title, "level": level, "ξ": each["threshold"].min()}

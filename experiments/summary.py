@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from experiments.arms import MAJORITY
 from experiments.conditions import conditions_table, described
-from experiments.constant_answer import NAME as CONSTANT
-from experiments.labels import METHODS, in_words
+from experiments.labels import CONSTANT, MAJORITY, METHODS, in_words
 from experiments.primary import MARGINS
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Figure, Table, counts, pipes, size
@@ -201,20 +199,17 @@ def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table 
     if study.name != "main_table" or details is None or not study.runs["done"].any():
         return None
     columns = {column.label: column for task in study.tasks for column in study.columns(task)}
-    rows = details.rename(columns={"selected": "score", "SD": "score sd", "live": "live parameters", "runs": "n"})
-    data = rows.rename(columns={"runs of": "n of"})
+    data = details.rename(columns=OF_DETAILS)
     if found is not None:
-        pairs = found[found["baseline"] == "LoRA"].rename(columns={"difference": "minus LoRA"})
-        pairs = pairs.rename(columns={"t interval": "95 % interval", "t interval high": "95 % interval high"})
-        keep = ["metric", "method", "minus LoRA", "95 % interval", "95 % interval high", "verdict"]
-        data = data.drop(columns=["95 % interval"], errors="ignore").merge(pairs[keep], on=keep[:2], how="left")
+        pairs = found[found["baseline"] == "LoRA"].rename(columns=OF_COMPARISONS)
+        data = data.merge(pairs[["metric", "method", *OF_COMPARISONS.values(), "verdict"]], how="left")
         margins = [MARGINS.get(columns[label].metric, float("nan")) for label in data["metric"]]
         ends = zip(data["verdict"], data["95 % interval"], data["95 % interval high"], margins, strict=True)
         data["verdict"] = [judged(*each) for each in ends]
     others = _baselines(section, settings)
     data = pd.concat([others[~others["method"].isin(data["method"])], data], ignore_index=True)
-    order = list(columns)
-    data = data.sort_values("metric", key=lambda labels: labels.map(order.index), kind="stable", ignore_index=True)
+    order = list(columns).index
+    data = data.sort_values("metric", key=lambda labels: labels.map(order), kind="stable", ignore_index=True)
     data["task"] = [in_words(columns[label].task, columns[label].metric) for label in data["metric"]]
     n = data["n"].astype("Int64").astype(str)
     n = n.where(data["n"] == data["n of"], n + "/" + data["n of"].astype("Int64").astype(str))
@@ -227,6 +222,10 @@ def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table 
     return Table("summary", "Main table", CAPTION, data, formats, words=words)
 
 
+OF_DETAILS = {"selected": "score", "SD": "score sd", "live": "live parameters", "runs": "n", "runs of": "n of"}
+OF_COMPARISONS = {"difference": "minus LoRA", "t interval": "95 % interval", "t interval high": "95 % interval high"}
+
+
 def _baselines(section: Section, settings: pd.DataFrame | None) -> pd.DataFrame:
     """What needs no adapter: the constant answer, and linear probes and zero-shot scores of other studies."""
     study, constants, rows = section.study, section.constants(), []
@@ -237,8 +236,6 @@ def _baselines(section: Section, settings: pd.DataFrame | None) -> pd.DataFrame:
             continue
         of = settings[(settings["label"] == label) & settings["backbone"].isin(study.values("backbone"))]
         for row in of[of["method"].isin(("zero_shot", "probe"))].itertuples():
-            name = METHODS[str(row.method)]
-            rows.append(
-                {"metric": label, "method": name, "score": row.mean, "score sd": row.sd, "n": row.n, "n of": row.n}
-            )
+            about = {"metric": label, "method": METHODS[str(row.method)], "n": row.n, "n of": row.n}
+            rows.append(about | {"score": row.mean, "score sd": row.sd})
     return pd.DataFrame(rows, columns=["metric", "method", "score", "score sd", "n", "n of"])

@@ -12,15 +12,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
 from sora.files import replaced
+from sora.runs import Results, read, records
 from sora.runs import manifest as studies
-from sora.runs import records
-
-Record = dict[str, Any]
 
 
 def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
@@ -30,31 +27,30 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
         UserError: a folder has no results, a file is damaged, two records of one run or two manifests of one sweep
             differ, or the target cannot be written.
     """
-    known = {record["run_id"]: (path, record) for path, record in _records(target)} if target.is_dir() else {}
-    new: dict[str, Path] = {}  # place below the target -> file to copy
+    known = _read(target) if target.is_dir() else Results()
+    new: dict[Path, Path] = {}  # place below the target -> file to copy
     equal = 0
     for source in sources:
         if not any((source / name).is_dir() for name in ("records", studies.FOLDER)):
             raise UserError(f"{source}: has neither records/ nor {studies.FOLDER}/, so it is no folder of results")
-        for path, record in _records(source):
-            name = record["run_id"]
-            if name not in known:
-                new[name] = path
-                known[name] = (path, record)
-            elif records.science(record) == records.science(known[name][1]):
-                equal += 1
-            else:
-                keys = _different(record, known[name][1])
+        found = _read(source)
+        for run_id, record in found.records.items():
+            path = found.paths[run_id]
+            if run_id not in known.records:
+                new[path.relative_to(source)] = path
+                known.records[run_id], known.paths[run_id] = record, path
+                continue
+            mine, other = records.science(record), records.science(known.records[run_id])
+            if unlike := [key for key in mine if mine[key] != other.get(key)]:
                 raise UserError(
-                    f"{path} and {known[name][0]}: both are run {name}, but differ in {', '.join(keys)}; nothing was "
-                    "merged. Find out which machine is wrong, and take that record away"
+                    f"{path} and {known.paths[run_id]}: both are run {run_id}, but differ in {', '.join(unlike)}; "
+                    "nothing was merged. Find out which machine is wrong, and take that record away"
                 )
+            equal += 1
     manifests = _manifests([*([target] if target.is_dir() else []), *sources])
-    for name, path in new.items():
-        record = known[name][1]
-        place = target / "records" / _place(record)
-        for file in (path.with_suffix(".npz"), path):  # the JSON last: where it is, the run is complete
-            _copy(file, place.with_suffix(file.suffix))
+    for place, path in new.items():
+        for suffix in (".npz", ".json"):  # the JSON last: where it is, the run is complete
+            _copy(path.with_suffix(suffix), (target / place).with_suffix(suffix))
     for manifest in manifests:
         place = studies.path(target, manifest)
         if not place.is_file() or studies.read(place) != manifest:
@@ -62,12 +58,13 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
     return {"new": len(new), "equal": equal}
 
 
-def _records(results: Path) -> list[tuple[Path, Record]]:
-    """The records of a results folder with their files, each with arrays that are its own."""
-    found = []
-    for path in sorted((results / "records").rglob("*.json")):
-        records.read_arrays(path)
-        found.append((path, records.read(path)))
+def _read(folder: Path) -> Results:
+    """The records of a results folder. Raises UserError where one is damaged, or has arrays that are not its own."""
+    found = read(folder)
+    if found.problems:
+        raise UserError(f"{found.problems[0]}; nothing was merged")
+    for run_id, path in found.paths.items():
+        records.read_arrays(path, found.records[run_id])
     return found
 
 
@@ -88,16 +85,6 @@ def _manifests(folders: Sequence[Path]) -> list[studies.Manifest]:
                 )
             found[path.name] = known, studies.united(first, manifest)
     return [manifest for _, manifest in found.values()]
-
-
-def _place(record: Record) -> Path:
-    config = record["config"]
-    name = f"{config['method']['name']}-s{config['seed']}-{record['run_id']}.json"
-    return Path(config["backbone"]["name"]) / config["task"]["name"] / name
-
-
-def _different(one: Record, other: Record) -> list[str]:
-    return [key for key, value in records.science(one).items() if value != records.science(other).get(key)]
 
 
 def _copy(file: Path, place: Path) -> None:

@@ -18,18 +18,18 @@ class Cell(NamedTuple):
     extra: dict[str, Any]  # companion -> its value
 
 
-def study(folder: Path, name: str = "main_table") -> Study:
+def study(folder: Path) -> Study:
     """The only study of a folder, in which every file can be used."""
-    loaded = load(folder, lambda _: find(name).accepts)
+    loaded = load(folder)
     assert loaded.problems == []
     (found,) = loaded.studies
     return found
 
 
-def artefacts(folder: Path, name: str = "main_table") -> dict[str, Any]:
+def artefacts(folder: Path) -> dict[str, Any]:
     """The tables and figures of the only study, by name."""
-    found = study(folder, name)
-    built = {artefact.name: artefact for artefact in find(name).build(found)}
+    found = study(folder)
+    built = {artefact.name: artefact for artefact in find(found.name).build(found)}
     assert found.problems == []
     return built
 

@@ -169,7 +169,7 @@ def test_ranks_of_lora_and_thresholds_of_sora_are_compared_at_as_many_live_param
         record = records.read(path)
         del record["config"]["method"]["threshold"]
         records.write(path, record, records.read_arrays(path))
-    found = reading.artefacts(tmp_path, "rank_budget")
+    found = reading.artefacts(tmp_path)
     rows = found["iso_parameter"].data.set_index("ξ")
     there = 50 + 25 * math.log(2) / math.log(4)  # 2,000 lies half way between LoRA's 1,000 and 4,000
     assert set(rows.index) == {1e-4, 2e-4}

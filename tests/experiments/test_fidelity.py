@@ -75,7 +75,7 @@ def test_the_table_of_changes_by_hand(tmp_path: Path) -> None:
         record["params"] |= {"live": 1000 * sum(record["ranks"].values()), "authors_formula": 5000}
         path.write_text(json.dumps(record))
     (tmp_path / manifest["runs"][6]["record"]).unlink()  # paper, seed 0
-    found = artefacts(tmp_path, "fidelity")
+    found = artefacts(tmp_path)
     base = row(found["changes"], "authors")
     assert (base["score"].text, base["difference"].text, base["dead ranks, %"].text) == ("60.00 ± 8.16", EMPTY, "25.0")
     assert (base["live weights"].text, base["by the code's formula"].text) == ("6.0k", "5.0k")

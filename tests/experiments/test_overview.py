@@ -12,13 +12,13 @@ from scipy import stats
 
 import experiments
 from experiments import figures, overview, primary, summary, sweep
-from experiments.constant_answer import NAME as CONSTANT
+from experiments.labels import CONSTANT
 from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
 from experiments.tables import Figure
 from sora.runs import records
-from tests.experiments import armed, made
+from tests.experiments import armed, made, reading
 
 SEEDS = [0, 1, 2]
 METHODS = ["full", "lora", "sora"]
@@ -165,27 +165,22 @@ def test_coverage_counts_what_is_there_and_what_is_wrong_with_it(tmp_path: Path)
 # -- pictures of one study --------------------------------------------------------------------------------------
 
 
-def only(results: Path) -> Study:
-    (study,) = load(results).studies
-    return study
-
-
 def names(study: Study) -> list[str]:
     return [each.name for each in experiments.find(study.name).build(study)]
 
 
 def test_learning_curves_need_two_evaluations(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, items=20)
-    assert not any(name.startswith("learning_curves") for name in names(only(tmp_path)))
+    assert not any(name.startswith("learning_curves") for name in names(reading.study(tmp_path)))
     change(tmp_path, history)
-    study = only(tmp_path)
+    study = reading.study(tmp_path)
     figure = next(each for each in experiments.find("main_table").build(study) if each.name == "learning_curves-rte")
     assert figures.render(figure)[1].startswith(b"<?xml")
 
 
 def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Path) -> None:
     made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": SEEDS}, items=20)
-    study = only(tmp_path)
+    study = reading.study(tmp_path)
     assert gates(study) is None
     plain = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
 
@@ -196,7 +191,7 @@ def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Pat
         record["no_data_ranks"] = {"selected": record["ranks"]}
 
     change(tmp_path, more)
-    study = only(tmp_path)
+    study = reading.study(tmp_path)
     whole = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
     assert whole.size[1] > 1.5 * plain.size[1]  # a row of maps more
     assert "without any data" in whole.caption
@@ -210,8 +205,8 @@ def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Pat
 def test_rate_and_threshold_are_a_map_where_both_vary(tmp_path: Path) -> None:
     axes = {"method": ["sora"], "task": ["rte"], "method.threshold": [1e-5, 1e-4], "seed": [0]}
     made.study(tmp_path / "one", "threshold", axes, items=20)
-    assert sweep.rate_by_threshold(only(tmp_path / "one")) == []
+    assert sweep.rate_by_threshold(reading.study(tmp_path / "one")) == []
     made.study(tmp_path / "two", "threshold", axes | {"trainer.learning_rate": [1e-4, 1e-3]}, items=20)
-    maps = [each for each in sweep.rate_by_threshold(only(tmp_path / "two")) if isinstance(each, Figure)]
+    maps = [each for each in sweep.rate_by_threshold(reading.study(tmp_path / "two")) if isinstance(each, Figure)]
     assert [each.name for each in maps] == ["score_by_rate_and_threshold", "ranks_by_rate_and_threshold"]
     assert figures.render(maps[0])[0].startswith(b"\x89PNG")

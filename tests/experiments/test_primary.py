@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,24 +16,19 @@ from statsmodels.stats.power import TTestPower
 from experiments import bootstrap, claims, primary
 from experiments.primary import FAILS, FAMILIES, HOLDS, OPEN, Test
 from experiments.stats import NONE, Interval
-from experiments.study import Study, load
+from experiments.study import Study
 from tests.conftest import ROOT
-from tests.experiments import armed, made
+from tests.experiments import armed, made, reading
 from tests.experiments.armed import SEEDS, right
 
 Test.__test__ = False  # type: ignore[attr-defined]  # a class of the program, not of pytest
 
 
-@pytest.fixture(autouse=True)
-def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "MOST", 2_000)
-
-
-def studied(results: Path) -> Study:
-    loaded = load(results, lambda name: frozenset())
-    assert loaded.problems == []
-    (study,) = loaded.studies
-    return study
+@pytest.fixture(autouse=True, scope="module")
+def fewer_resamples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "MOST", 2_000)
+        yield
 
 
 def one(over_seeds: Interval, over_items: Interval, bound: float) -> Test:
@@ -95,7 +91,7 @@ def test_a_difference_by_hand(tmp_path: Path) -> None:
     """400 answers, so one is a quarter of a point: SoRA-small gains 4, 8 and 12 of them."""
     armed.arm(tmp_path, "lora_r8", {seed: right(300) for seed in SEEDS}, live=400_000)
     armed.arm(tmp_path, "sora_small", dict(zip(SEEDS, map(right, (304, 308, 312)), strict=True)), live=100_000)
-    (test,) = primary.tests(studied(tmp_path))
+    (test,) = primary.tests(reading.study(tmp_path))
     assert test.family is FAMILIES[0]
     assert test.differences == pytest.approx((1.0, 2.0, 3.0))
     assert test.over_seeds == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
@@ -106,7 +102,7 @@ def test_a_difference_by_hand(tmp_path: Path) -> None:
     assert 3.0 < test.over_items.high < 4.0
     assert test.verdict == HOLDS, "-0.48 and 0.6 are above -1"
     armed.arm(tmp_path, "lora_equal", {seed: right(300) for seed in SEEDS})
-    better = primary.tests(studied(tmp_path))[1]
+    better = primary.tests(reading.study(tmp_path))[1]
     assert better.differences == pytest.approx((1.0, 2.0, 3.0))
     assert better.verdict == OPEN, "-0.48 is not above 0"
     power = TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8)  # in units of the SD, which is 1 here
@@ -117,7 +113,7 @@ def test_seeds_that_agree_do_not_decide_for_the_items(tmp_path: Path) -> None:
     """Half a point more in every seed, 42 answers against 40 others: Student's interval has no width, the items do."""
     for name, start in (("lora_r8", 0), ("lora_equal", 0), ("sora_small", 40)):
         armed.arm(tmp_path, name, {seed: right(302 if start else 300, start=start) for seed in SEEDS})
-    found = {test.family.other: test for test in primary.tests(studied(tmp_path))}
+    found = {test.family.other: test for test in primary.tests(reading.study(tmp_path))}
     assert found["lora_equal"].over_seeds == pytest.approx((0.5, 0.5))
     assert found["lora_equal"].over_items.low < 0 < found["lora_equal"].over_items.high
     assert found["lora_equal"].verdict == OPEN
@@ -132,7 +128,8 @@ def test_sides_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
             armed.arm(tmp_path / folder, name, other)
         armed.arm(tmp_path / folder, "sora_small", small)
     verdicts = {
-        folder: {t.verdict for t in primary.tests(studied(tmp_path / folder))} for folder in ("as it is", "exchanged")
+        folder: {test.verdict for test in primary.tests(reading.study(tmp_path / folder))}
+        for folder in ("as it is", "exchanged")
     }
     assert verdicts == {"as it is": {HOLDS}, "exchanged": {FAILS}}
 
@@ -140,12 +137,14 @@ def test_sides_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
 def test_only_seeds_that_both_have(tmp_path: Path) -> None:
     armed.arm(tmp_path, "sora_small", {seed: right(300) for seed in (*SEEDS, 81)})
     armed.arm(tmp_path, "lora_permuted", {21: right(296), 42: right(292)})
-    (test,) = primary.tests(studied(tmp_path))
+    (test,) = primary.tests(reading.study(tmp_path))
     assert test.differences == pytest.approx((1.0, 2.0))
 
 
-def three_tasks(results: Path) -> None:
+@pytest.fixture(scope="module")
+def three_tasks(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """SST-2: everything holds. RTE: all the same answers, one comparison fails. MRPC: nothing to tell."""
+    results = tmp_path_factory.mktemp("three")
     gain = {"sst2": (240, 320, 240, 240), "rte": (320, 240, 320, 240), "mrpc": (300, 300, 300, 300)}
     for task, counts in gain.items():
         for name, count in zip(("lora_r8", "sora_small", "lora_equal", "lora_permuted"), counts, strict=True):
@@ -153,12 +152,12 @@ def three_tasks(results: Path) -> None:
             if task == "mrpc" and name != "sora_small":
                 rights = {seed: right(count, start=start) for seed, start in zip(SEEDS, (0, 90, 180), strict=True)}
             armed.arm(results, name, rights, task=task, live=400_000 if name == "lora_r8" else 100_000)
+    return reading.study(results)
 
 
-def test_each_comparison_is_corrected_by_itself(tmp_path: Path) -> None:
+def test_each_comparison_is_corrected_by_itself(three_tasks: Study) -> None:
     """Holm's p over its three tasks, by statsmodels; over all nine tests they would be larger."""
-    three_tasks(tmp_path)
-    found = primary.tests(studied(tmp_path))
+    found = primary.tests(three_tasks)
     for family in FAMILIES:
         own = [test for test in found if test.family is family]
         assert len(own) == 3
@@ -168,9 +167,8 @@ def test_each_comparison_is_corrected_by_itself(tmp_path: Path) -> None:
     assert [test.holm for test in found] != pytest.approx(list(everything), abs=1e-3)
 
 
-def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(tmp_path: Path) -> None:
-    three_tasks(tmp_path)
-    assert primary.headline(studied(tmp_path)) == (
+def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(three_tasks: Study) -> None:
+    assert primary.headline(three_tasks) == (
         "Non-inferiority of SoRA-small to LoRA r = 8, with 25 % of its live parameters, holds on SST-2 acc., fails on "
         "RTE acc. and cannot be decided on MRPC acc.; its advantage over a LoRA of equal size holds on SST-2 acc., "
         "fails on RTE acc. and cannot be decided on MRPC acc.; its advantage over its own pattern permuted holds on "
@@ -178,21 +176,18 @@ def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(tmp_path: Path
     )
 
 
-def test_an_advantage_that_does_not_outlive_holm_says_so(tmp_path: Path) -> None:
-    three_tasks(tmp_path)
-    study = studied(tmp_path)
-    strong = primary.headline(study)
-    weak = [replace(test, holm=0.08) for test in primary.tests(study)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(primary, "tests", lambda study: weak)
-        assert "holds on SST-2 acc. (p = 0.08 after Holm)" in primary.headline(study)
-    assert "after Holm" not in strong
+def test_an_advantage_that_does_not_outlive_holm_says_so(
+    three_tasks: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weak = [replace(test, holm=0.08) for test in primary.tests(three_tasks)]
+    monkeypatch.setattr(primary, "tests", lambda study: weak)
+    assert "holds on SST-2 acc. (p = 0.08 after Holm)" in primary.headline(three_tasks)
 
 
 def test_no_arm_no_sentence(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]})
-    assert primary.headline(studied(tmp_path)) == ""
-    assert primary.table(studied(tmp_path)) is None
+    assert primary.headline(reading.study(tmp_path)) == ""
+    assert primary.table(reading.study(tmp_path)) is None
 
 
 def test_claims_have_margin_p_and_data_dependence(tmp_path: Path) -> None:
@@ -200,7 +195,7 @@ def test_claims_have_margin_p_and_data_dependence(tmp_path: Path) -> None:
     armed.arm(tmp_path, "lora_r8", {seed: right(300 + seed % 2) for seed in SEEDS})
     armed.arm(tmp_path, "lora_equal", {seed: right(290) for seed in SEEDS})
     armed.arm(tmp_path, "sora_small", {seed: right(310) for seed in SEEDS}, live=1000, ranks=(kept, drawn))
-    table = claims.table([studied(tmp_path)])
+    table = claims.table([reading.study(tmp_path)])
     assert table is not None
     data = table.data.set_index("claim")
     row = data.loc["SoRA-small is not inferior to LoRA r = 8"]

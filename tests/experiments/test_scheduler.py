@@ -72,7 +72,7 @@ def levels_of(folder: Path, entries: list[dict[str, Any]]) -> pd.DataFrame:
     """The levels of a study of one run that has these entries."""
     axes = {"method": ["sora"], "task": ["rte"], "seed": [0]}
     levelled.study(folder, "scheduler", axes, lambda _: entries, run_schedule)
-    study = reading.study(folder, "scheduler")
+    study = reading.study(folder)
     return levels(study, varied(study)).set_index("level")
 
 
@@ -113,7 +113,7 @@ def test_between_levels_the_logarithm_counts() -> None:
 
 
 def test_every_level_is_mean_and_sd_over_its_seeds(scheduler: Path) -> None:
-    table = artefacts(scheduler, "scheduler")["levels"]
+    table = artefacts(scheduler)["levels"]
     found = row(table, "RTE", "1")
     values = [100 * (0.8 - slope) / 0.8 for slope in (0.04, 0.044, 0.056)]
     assert found["generalization %"].text == f"{np.mean(values):.1f} ± {np.std(values):.1f}"
@@ -128,7 +128,7 @@ def test_every_level_is_mean_and_sd_over_its_seeds(scheduler: Path) -> None:
 
 
 def test_fewest_parameters_that_keep(scheduler: Path) -> None:
-    table = artefacts(scheduler, "scheduler")["kept"]
+    table = artefacts(scheduler)["kept"]
     found = row(table, "RTE", "generalization")
     # Means: 100, 94.2, 88.3, 82.5: level 1 keeps 90 %, none keeps 95 %.
     assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == [EMPTY, EMPTY, "4.8k"]
@@ -137,12 +137,12 @@ def test_fewest_parameters_that_keep(scheduler: Path) -> None:
     assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == ["4.8k"] * 2 + ["800"]
     missing = row(table, "QNLI", "memorization")["runs"]
     assert missing.text == "2/3"
-    commands = reading.study(scheduler, "scheduler").missing()
+    commands = reading.study(scheduler).missing()
     assert commands == ["python run.py method=sora schedule=sparsify task=qnli seed=2"]
 
 
 def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
-    table = artefacts(scheduler, "scheduler")["paper"]
+    table = artefacts(scheduler)["paper"]
     found = row(table, "RTE")
     assert (found["paper: dense"].text, found["paper: live"].text, found["paper: %"].text) == ("1.09M", "0.11M", "91.5")
     share = 110_000 / 1_095_000
@@ -153,7 +153,7 @@ def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
 
 
 def test_the_figure_draws_the_means_and_the_seeds(scheduler: Path) -> None:
-    figure = artefacts(scheduler, "scheduler")["memorization_and_generalization"]
+    figure = artefacts(scheduler)["memorization_and_generalization"]
     figure.draw(canvas := Canvas(figsize=figure.size))
     rte, qnli = canvas.axes
     assert (rte.get_title(), qnli.get_title()) == ("RTE", "QNLI")
@@ -181,7 +181,7 @@ def test_a_run_without_levels_is_noted(tmp_path: Path) -> None:
 
 
 def test_differences_are_paired_by_seed(baselines: Path) -> None:
-    table = artefacts(baselines, "pruning_baselines")["budgets"]
+    table = artefacts(baselines)["budgets"]
     assert list(table.data["schedule"]) == [
         "scheduler",
         "scheduler, constant rate",
@@ -215,7 +215,7 @@ def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
         return levels
 
     levelled.study(tmp_path, "pruning_baselines", axes | {"seed": [1, 2]}, worse_at_four, run_schedule)
-    found = artefacts(tmp_path, "pruning_baselines")
+    found = artefacts(tmp_path)
     names = ["scheduler, method.r 4", "scheduler, method.r 8", "one-shot, method.r 4", "one-shot, method.r 8"]
     assert list(found["budgets"].data["schedule"]) == names
     for name in names[:2]:  # the scheduler's levels are one-shot pruning's here, rank by rank
@@ -224,7 +224,7 @@ def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
 
 
 def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
-    found = artefacts(baselines, "pruning_baselines")
+    found = artefacts(baselines)
     for share in ("memorization", "generalization"):
         found[share].draw(canvas := Canvas(figsize=found[share].size))
         (axis,) = canvas.axes
@@ -233,29 +233,20 @@ def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
         assert len({line.get_color() for line in named}) == len({line.get_marker() for line in named}) == 4
 
 
-def test_the_tables_are_built_from_disk(baselines: Path) -> None:
-    assert tables.build(baselines) == []
-    names = {path.name for path in baselines.rglob("*") if path.suffix in (".svg", ".png", ".csv", ".tex")}
-    assert {"generalization.svg", "memorization.png", "budgets.csv", "budgets.tex"} <= names
-
-
 # -- the sweeps ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "jobs"), [("scheduler", 1), ("pruning_baselines", 4)])
-def test_the_experiment_sweeps_what_the_study_reads(typed: Command, tmp_path: Path, name: str, jobs: int) -> None:
+def test_the_experiment_sweeps_what_the_study_reads(typed: Command, tmp_path: Path) -> None:
     small = ("study.tasks=[synthetic_pair]", "study.seeds=[0,1]", "schedule.steps=3", *TOY[1:])
-    done = typed(f"experiment={name}", *small)
+    done = typed("experiment=pruning_baselines", *small)
     assert done.status == 0, done.err
-    assert [[run.seed for run in pack] for pack in done.packs] == [[0, 1]] * jobs
-    kinds = [(pack[0].schedule.kind, pack[0].schedule.lr) for pack in done.packs]
-    assert kinds[0] == ("sparsify", "rewarm")
-    if jobs == 4:
-        assert kinds[1:3] == [("sparsify", "constant"), ("sparsify", "authors_zero")]
-        assert kinds[3][0] == "one_shot"
-    (manifest,) = studies.read_all(tmp_path / "results", name)
+    assert [[run.seed for run in pack] for pack in done.packs] == [[0, 1]] * 4
+    schedules = [pack[0].schedule for pack in done.packs]
+    assert [each.kind for each in schedules] == ["sparsify", "sparsify", "sparsify", "one_shot"]
+    assert [each.lr for each in schedules[:3]] == ["rewarm", "constant", "authors_zero"]
+    (manifest,) = studies.read_all(tmp_path / "results", "pruning_baselines")
     assert manifest["axes"]["seed"] == [0, 1]
-    assert len({run["run_id"] for run in manifest["runs"]}) == 2 * jobs
+    assert len({run["run_id"] for run in manifest["runs"]}) == 8
 
 
 @pytest.mark.parametrize("backbone", ["deberta-v3-base", "minilm-l6"])

@@ -19,7 +19,6 @@ from experiments import learning_rate, published, rank_map, seeds
 from experiments.conditions import conditions
 from experiments.figures import render
 from experiments.rank_budget import at_live
-from experiments.stats import best_of
 from experiments.study import load
 from experiments.tables import EMPTY, Figure, Table
 from sora.cli.main import joined
@@ -52,7 +51,7 @@ def test_every_study_has_a_sweep_that_takes_backbone_tasks_and_seeds(name: str) 
 
 def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> None:
     made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": SEEDS}, leave_out=1)
-    cells = row(artefacts(tmp_path, "mine")["scores"], "LoRA", "RTE", "RTE acc.")
+    cells = row(artefacts(tmp_path)["scores"], "LoRA", "RTE", "RTE acc.")
     assert cells["selected weights"].text.endswith("(2/3)")
     selected, last = cells["selected weights"].value, cells["last weights"].value
     assert isinstance(selected, float)
@@ -94,7 +93,7 @@ def test_iso_parameter_interpolates_in_the_logarithm() -> None:
 def test_rank_budget_compares_at_equal_parameters(tmp_path: Path) -> None:
     axes = {"method": ["lora", "sora"], "method.r": [1, 2, 8], "task": ["rte"], "seed": SEEDS}
     made.study(tmp_path, "rank_budget", axes)
-    found = artefacts(tmp_path, "rank_budget")
+    found = artefacts(tmp_path)
     table = found["iso_parameter"]
     cells = row(table, "SoRA", "8")
     lora = [row(found["details"], "LoRA", str(r)) for r in (1, 2, 8)]
@@ -121,7 +120,7 @@ def test_a_setting_has_a_row_and_its_published_number(
     tmp_path: Path, name: str, axis: str, values: list[Any], label: str, printed: str
 ) -> None:
     made.study(tmp_path, name, {"method": ["sora"], axis: values, "task": ["stsb"], "seed": SEEDS})
-    found = artefacts(tmp_path, name)
+    found = artefacts(tmp_path)
     assert len(found[name].data) == len(values)
     beside = row(found["published"], label)
     assert beside["published"].text == printed
@@ -144,11 +143,11 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
         if index == 0:
             content["pack"] = {"size": 2, "members": [content["run_id"], "0" * 12]}
         path.write_text(json.dumps(content))
-    table = artefacts(tmp_path, "efficiency")["efficiency"]
+    table = artefacts(tmp_path)["efficiency"]
     cells = row(table, "CoLA")
     assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
     assert cells["SoRA"].text == "6.8 ± 0.2"
-    assert row(artefacts(tmp_path, "efficiency")["cost"], "SoRA")["runs"].text == "2/3"
+    assert row(artefacts(tmp_path)["cost"], "SoRA")["runs"].text == "2/3"
     assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (14 / 11 - 1))  # seed 1, which both have alone
     assert cells["SoRA paper, SoRA to AdaLoRA"].text == "-64.3 %"  # as its Table 4 prints
     assert "1 runs were trained in a pack" in table.notes[0]
@@ -162,7 +161,7 @@ def test_memory_is_told_of_a_gpu_alone(device: str, told: str, tmp_path: Path) -
         content = json.loads(path.read_text())
         content["memory"]["peak_bytes"], content["provenance"]["device"] = 2 << 30, device
         path.write_text(json.dumps(content))
-    assert row(artefacts(tmp_path, "efficiency")["cost"], "SoRA", "CoLA")["peak memory (GiB)"].text == told
+    assert row(artefacts(tmp_path)["cost"], "SoRA", "CoLA")["peak memory (GiB)"].text == told
 
 
 # -- rank_map --------------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ def test_memory_is_told_of_a_gpu_alone(device: str, told: str, tmp_path: Path) -
 
 def test_rank_totals_and_agreement(tmp_path: Path) -> None:
     made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["qqp"], "seed": SEEDS})
-    found = artefacts(tmp_path, "rank_map")
+    found = artefacts(tmp_path)
     ranks = [json.loads(path.read_text())["ranks"] for path in of(tmp_path, "sora", "qqp")]
     cells = row(found["rank_map"], "SoRA", "QQP")
     assert cells["ranks"].value == pytest.approx(np.mean([sum(each.values()) for each in ranks]))
@@ -178,7 +177,7 @@ def test_rank_totals_and_agreement(tmp_path: Path) -> None:
     pairs = [spearmanr(list(a.values()), list(b.values())).statistic for a, b in itertools.combinations(ranks, 2)]
     assert cells["rank agreement"].value == pytest.approx(np.mean(pairs))
     assert cells["SoRA paper, Figure 3"].text == "548 ranks"
-    grid = rank_map.grid(rank_map.ranks_of(reading.study(tmp_path, "rank_map")))
+    grid = rank_map.grid(rank_map.ranks_of(reading.study(tmp_path)))
     assert grid.shape == (6, 6)
     expected = np.mean([each["encoder.layer.3.attention.self.value"] for each in ranks])
     assert grid.loc[3, "attention.self.value"] == pytest.approx(expected)
@@ -231,7 +230,7 @@ def test_the_readings_are_compared_with_the_same_head(tmp_path: Path) -> None:
         "seed": SEEDS,
     }
     made.study(tmp_path, "fidelity", axes)
-    found = artefacts(tmp_path, "fidelity")
+    found = artefacts(tmp_path)
     pairs = [(each["baseline"].text, each["method"].text) for each in rows(found["comparisons"])]
     assert pairs == [(f"authors {head}", f"paper {head}") for head in axes["head"]]
     scores = {(e["reading"].text, e["head"].text): e["RTE acc."].value for e in rows(found["fidelity"])}
@@ -247,7 +246,7 @@ def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) ->
     rates = [1e-4, 4e-4, 1.6e-3]
     axes = {"method": ["lora", "sora"], "trainer.learning_rate": rates, "task": ["rte"], "seed": SEEDS}
     manifest = made.study(tmp_path, "learning_rate", axes, leave_out=3)
-    found = artefacts(tmp_path, "learning_rate")
+    found = artefacts(tmp_path)
     means = {}
     for rate in rates:
         runs = [r for r in manifest["runs"] if r["axes"]["method"] == "lora"]
@@ -263,31 +262,6 @@ def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) ->
     assert "All methods have the same grid" in str(found["learning_rate"].caption)
 
 
-def test_of_trials_that_tie_none_is_preferred() -> None:
-    found = pd.DataFrame({"at_select": [70.0, 80.0, 80.0], "points": [60.0, 75.0, 85.0]})
-    assert learning_rate.expected(found, 3)[1] == pytest.approx(60 / 27 + 80 * 26 / 27)
-
-
-def test_expected_maximum_and_the_report_score_that_comes_with_it() -> None:
-    """Against the mean over all draws of two and of three trials."""
-    found = [(60.0, 55.0), (62.0, 59.0), (66.0, 54.0), (70.0, 61.0)]
-    for count in (1, 2, 3):
-        draws = [max(draw) for draw in itertools.product(found, repeat=count)]
-        tried = pd.DataFrame(found, columns=["at_select", "points"])
-        assert learning_rate.expected(tried, count) == pytest.approx(np.mean(draws, axis=0))
-
-
-def test_a_trial_is_one_run(tmp_path: Path) -> None:
-    axes = {"method": ["lora"], "trainer.learning_rate": [1e-4, 4e-4], "task": ["rte"], "seed": SEEDS}
-    made.study(tmp_path, "learning_rate", axes)
-    study = load(tmp_path, lambda _: frozenset()).studies[0]
-    found = learning_rate.trials(study)
-    assert len(found) == 6
-    table = artefacts(tmp_path, "learning_rate")["expected_maximum"]
-    assert list(table.data["trials"]) == [1, 2, 4, 6]
-    assert table.data["select"].iloc[-1] == pytest.approx(best_of(6, 6) @ np.sort(found["at_select"]))
-
-
 # -- seeds -----------------------------------------------------------------------------------------------------
 
 
@@ -299,14 +273,14 @@ def test_parts_of_the_variance_are_those_of_the_grid(tmp_path: Path) -> None:
         value = json.loads((tmp_path / run["record"]).read_text())["metrics"]["selected"]["report"]["accuracy"]
         scores[SEEDS.index(run["axes"]["seeds.init"]), [5, 6].index(run["axes"]["seeds.data"])] = 100 * value
     expected = seeds.parts(pd.DataFrame(scores))
-    cells = row(artefacts(tmp_path, "seeds")["seeds"], "SoRA")
+    cells = row(artefacts(tmp_path)["seeds"], "SoRA")
     assert {name: cells[name].value for name in expected} == pytest.approx(expected)
 
 
 def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
     axes = {"method": ["sora"], "task": ["rte"], "seeds.init": SEEDS, "seeds.data": [5, 6]}
     made.study(tmp_path, "seeds", axes, leave_out=1)
-    found = artefacts(tmp_path, "seeds")
+    found = artefacts(tmp_path)
     cells = row(found["seeds"], "SoRA")
     assert (cells["runs"].text, cells["SD init"].text) == ("5/6", EMPTY)
     png, svg = render(found["score_by_init_and_data"])

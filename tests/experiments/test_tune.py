@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments import tuning
 from experiments.conditions import conditions
 from experiments.study import load
 from scripts import tune
@@ -59,6 +60,10 @@ def test_the_best_rate_of_the_select_split_becomes_the_recipe(tmp_path: Path, co
     written = {path: path.read_bytes() for path in conf.rglob("*.yaml")}
     assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
     assert written == {path: path.read_bytes() for path in conf.rglob("*.yaml")}, "a second call changes nothing"
+
+
+def test_of_rates_with_one_seed_and_with_two_those_with_two_decide() -> None:
+    assert tuning.best({(1e-3, 1): 85.0, (5e-4, 1): 80.0, (5e-4, 2): 82.0, (2e-3, 1): 80.0, (2e-3, 2): 81.0}) == 5e-4
 
 
 def test_a_second_grid_adds_its_rates(tmp_path: Path, conf: Path) -> None:
