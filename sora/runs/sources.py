@@ -75,7 +75,7 @@ def check_same_shape(run: RunConfig, record: dict[str, Any]) -> None:
     if not record["ranks"]:
         raise UserError(f"method.source: run {record['run_id']} is of method={method['name']}, which has no ranks")
     method = method | {"r": method.get("init_r", method.get("r"))}  # AdaLoRA's is an average
-    compared = {"backbone": (theirs["backbone"]["name"], run.backbone.name)}
+    compared: dict[str, tuple[Any, Any]] = {"backbone": (theirs["backbone"]["name"], run.backbone.name)}
     compared |= {f"method.{key}": (method.get(key), getattr(run.method, key)) for key in SHAPE}
     compared["backbone.weights"] = theirs["weights"], backbone_identity(run.backbone)
     _check_equal(record["run_id"], compared)
