@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra.core.plugins import Plugins
 from joblib import Parallel, delayed
 
-from hydra_plugins.sora_gpus import gpu_launcher
-from hydra_plugins.sora_gpus.gpu_launcher import OnFreeGpu, gpus_of, take
+from sora.cluster import gpus as cluster_gpus
+from sora.cluster.gpus import OnFreeGpu, gpus_of, take
 from sora.errors import UserError
 from sora.runs import records
 from tests.cluster.jobs import run
@@ -34,6 +35,7 @@ class Pack:
 
 
 def test_packs_run_at_once_each_process_on_a_gpu_of_its_own(tmp_path: Path) -> None:
+    Plugins.instance()  # Hydra's scan of its plugins executes their files anew: what a process holds must survive it
     gpus = ["0", "3", "GPU-5f"]
     for name in ("locks", "packs"):
         (tmp_path / name).mkdir()
@@ -51,7 +53,7 @@ def _hold(locks: Path, place: object) -> None:
 
 
 def test_the_gpu_of_a_process_that_died_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_launcher, "_held", [])
+    monkeypatch.setattr(cluster_gpus, "_held", [])
     context = multiprocessing.get_context("spawn")
     place = context.Queue()
     process = context.Process(target=_hold, args=(tmp_path, place))
@@ -61,7 +63,7 @@ def test_the_gpu_of_a_process_that_died_is_free(tmp_path: Path, monkeypatch: pyt
     process.kill()
     process.join()
     assert take(["a", "b"], tmp_path) == "a"
-    for lock in gpu_launcher._held:
+    for lock in cluster_gpus._held:
         lock.close()
 
 
