@@ -42,8 +42,8 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     flags = [flag for action in parser._actions for flag in action.option_strings]
 
     def refuse(message: str) -> NoReturn:
-        wrong = message.rpartition(" ")[2] if message.startswith("unrecognized") else ""
-        raise UserError(f"{message}{nearest(wrong, flags)}")
+        wrong = re.match(r"unrecognized arguments: ([^ =]+)", message)
+        raise UserError(message + (nearest(wrong[1], flags) if wrong else ""))
 
     parser.error = refuse  # type: ignore[method-assign]
     found = parser.parse_intermixed_args(list(words))
