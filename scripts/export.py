@@ -6,11 +6,9 @@ python scripts/export.py 4f1c2a9b7d3e my-model --merge         a plain transform
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from sora.cli.console import Parser, place_of, run
-from sora.errors import UserError
 from sora.publish.find import find_run, publish
 
 
@@ -24,12 +22,8 @@ def main() -> int:
         "--results", type=place_of, default=Path("results"), help="folder of the records (default: results)"
     )
     arguments = parser.parse_args()
-    try:
-        finished = find_run(arguments.run, arguments.runs, arguments.results)
-        publish(finished, arguments.out, merge=arguments.merge)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    finished = find_run(arguments.run, arguments.runs, arguments.results)
+    publish(finished, arguments.out, merge=arguments.merge)
     print(f"{arguments.out}: {'model' if arguments.merge else 'adapter'} of run {finished.record['run_id']}")
     return 0
 

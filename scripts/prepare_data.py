@@ -10,13 +10,11 @@ python scripts/prepare_data.py OUT --check                                      
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 
 from sora.backbones.prepared import check_all
 from sora.cli.console import Parser, place_of, run
 from sora.cli.prepare import MODELS, prepare
-from sora.errors import UserError
 
 
 def main() -> int:
@@ -41,23 +39,18 @@ def main() -> int:
         parser.error("name what is to be fetched with --task and --backbone, or give --check")
     if wrong := [each for each in arguments.weights if "=" not in each]:
         parser.error(f"--weights {wrong[0]}: write NAME=FOLDER")
-    try:
-        if arguments.check:
-            print(f"{out}: {check_all(out)} files, all as in the manifest")
-            return 0
-        weights = dict(each.split("=", 1) for each in arguments.weights)
-        count = prepare(
-            out,
-            arguments.task,
-            arguments.backbone,
-            data_dir=str(arguments.data) if arguments.data else None,
-            weights=weights,
-            allow_partial=arguments.allow_partial,
-            config_dir=str(arguments.config_dir) if arguments.config_dir else None,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.check:
+        print(f"{out}: {check_all(out)} files, all as in the manifest")
+        return 0
+    count = prepare(
+        out,
+        arguments.task,
+        arguments.backbone,
+        data_dir=str(arguments.data) if arguments.data else None,
+        weights=dict(each.split("=", 1) for each in arguments.weights),
+        allow_partial=arguments.allow_partial,
+        config_dir=str(arguments.config_dir) if arguments.config_dir else None,
+    )
     print(f"{out}: {count} files. Where the runs are to find them:")
     print(f"  export SORA_DATA={shlex.quote(str(out))} SORA_MODELS={shlex.quote(str(out / MODELS))} HF_HUB_OFFLINE=1")
     return 0

@@ -1,6 +1,6 @@
 """Find, write and check files: the project's own folders, the one atomic write, JSON and names of others.
 
-What is no Python module of this project lies beside this package in a checkout, and inside it in an installation.
+What is no Python module of this project lies next to this package in a checkout, and inside it in an installation.
 Nothing is unpickled: records are JSON, arrays are read with ``allow_pickle=False``, weights are safetensors or read
 with ``weights_only=True``.
 """
@@ -38,21 +38,21 @@ def expanded(key: str, text: str) -> str:
 
 @contextlib.contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a new name beside ``path`` to write to; what stands there at the end takes the place of ``path``.
+    """Give a new name next to ``path`` to write to; what stands there at the end takes the place of ``path``.
 
     Makes the folders above. After an error, or a kill, the old file stays. Survives a loss of power: file and folder
     are synchronised. Raises OSError where the disk is full or read-only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # containers have equal process numbers
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # containers have equal process numbers
     try:
-        yield beside
-        with beside.open("rb") as file:
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)  # the new name itself is data of the folder
     try:
@@ -67,8 +67,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises UserError where the disk is full or read-only.
     """
     try:
-        with replaced(Path(path)) as beside:
-            beside.write_bytes(content)
+        with replaced(Path(path)) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); free some space, or set "

@@ -66,7 +66,7 @@ own=("task=own" "task.name=urteile" "data.files={train: größe/train #1.csv, va
 
 step "what is wrong is one sentence"
 refused "did you mean minilm-l6?" sora "${own[@]}" backbone=minilm-l8
-refused "no such flag; did you mean --config-dir?" sora "${own[@]}" --confg-dir x
+refused "unrecognized arguments: --confg-dir x; did you mean --config-dir?" sora "${own[@]}" --confg-dir x
 refused "there is no user nobody-here" sora "${own[@]}" "paths.runs=~nobody-here/runs"
 refused "device=cuda: torch" env CUDA_VISIBLE_DEVICES= sora task=synthetic_pair backbone=minilm-l6 device=cuda
 refused "error: results: no such folder" sora-tables --results results

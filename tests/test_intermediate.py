@@ -12,13 +12,12 @@ import pytest
 
 from sora.runs import records
 from tests.cluster.jobs import environment
-from tests.typed import SMALL
+from tests.typed import SMALL, called
 
 ROOT = Path(__file__).parents[1]
 SHORT = [word for word in SMALL if not word.startswith(("task=", "backbone.weights="))]
 INSTEAD = {
     "python": sys.executable,
-    "run.py": str(ROOT / "run.py"),
     "scripts/export.py": str(ROOT / "scripts" / "export.py"),
     "scripts/tables.py": str(ROOT / "scripts" / "tables.py"),
     "task=mnli": "task=synthetic_pair",
@@ -41,12 +40,17 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
             words += SHORT
         if "task=synthetic_pair" in words:
             words.append("backbone.weights=random")
-        done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        if "run.py" in command:
+            done = called(tmp_path, *words[2:])
+            status, printed = done.status, done.out + done.err
+        else:
+            script = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+            status, printed = script.returncode, script.stdout + script.stderr
+        assert status == 0, printed
         if not run_id:
             (path,) = (tmp_path / "results" / "records").rglob("*.json")
             run_id = path.stem.rpartition("-")[2]
-            assert run_id in done.stdout + done.stderr
+            assert run_id in printed
     found = [each for each in records.read_many(tmp_path / "results" / "records") if each["run_id"] != run_id]
     assert len(found) == 2 * 2 * 2
     assert len({each["run_id"] for each in found}) == 8, "other weights are other runs"

@@ -28,7 +28,7 @@ PATHS = ("data.dir", "data.files", "paths.results", "paths.runs", "paths.cache",
 TEXTS = ("data.label", "data.text")  # names of columns: any signs, but no paths
 DRY_RUN = "--dry-run"  # of a sweep: print its jobs, one command a line
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
-ENTRY = re.compile(r"\s*([A-Za-z_][\w-]*)\s*:\s*")  # of {train: a.csv, validation: b.csv}
+ENTRY = r"\s*[A-Za-z_][\w-]*\s*:\s*"  # of {train: a.csv, validation: b.csv}
 
 
 def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
@@ -42,8 +42,8 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     flags = [flag for action in parser._actions for flag in action.option_strings]
 
     def refuse(message: str) -> NoReturn:
-        wrong = message.rpartition(" ")[2] if message.startswith("unrecognized") else ""
-        raise UserError(f"{message}{nearest(wrong, flags)}")
+        wrong = re.match(r"unrecognized arguments: ([^ =]+)", message)
+        raise UserError(message + (nearest(wrong[1], flags) if wrong else ""))
 
     parser.error = refuse  # type: ignore[method-assign]
     found = parser.parse_intermixed_args(list(words))
@@ -109,16 +109,14 @@ def _value(key: str, value: str, sweep: bool, expand: bool) -> str:
 
 def _mapping(value: str, text: Callable[[str], str]) -> str:
     """Quote the values of ``{train: a.csv, validation: b.csv}``; a comma separates entries only before a name."""
-    entries: list[list[str]] = []
-    for part in _parts(value[1:-1]):
-        if found := ENTRY.match(part):
-            entries.append([found[1], part[found.end() :]])
-        elif entries:
-            entries[-1][1] += f",{part}"
-        elif part.strip():
+    entries = []
+    for part in re.split(rf",(?={ENTRY})", value[1:-1]):
+        found = re.fullmatch(rf"({ENTRY})(.*?)\s*", part, re.DOTALL)
+        if found is None:
             return value  # no mapping: Hydra reports what is wrong
-    stripped = [(name, each.strip()) for name, each in entries]
-    return "{" + ", ".join(f"{n}: {_list(v, text) if _is_list(v) else text(_plain(v))}" for n, v in stripped) + "}"
+        name, each = found[1].strip(" :"), found[2]
+        entries.append(f"{name}: {_list(each, text) if _is_list(each) else text(_plain(each))}")
+    return "{" + ", ".join(entries) + "}"
 
 
 def _is_list(value: str) -> bool:

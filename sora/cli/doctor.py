@@ -209,7 +209,9 @@ def _disk(case: Case) -> tuple[str, str]:
         "paths.results": (run.paths.results, examples * (run.task.num_outputs * estimate.FLOAT + 16)),
         "paths.cache": (cache_folder("", run.paths.cache), int(converted + examples * 5 * case.facts.tokens(run)[0])),
     }
-    level, notes, keys, total = "ok", [], dict[int, list[str]](), dict[int, int]()
+    level, notes = "ok", []
+    keys: dict[int, list[str]] = {}  # disk -> the keys whose folders lie on it
+    total: dict[int, int] = {}  # and the bytes they need together
     for key, (place, size) in needed.items():
         folder = Path(place).absolute()
         base = next(path for path in (folder, *folder.parents) if path.exists())

@@ -189,7 +189,8 @@ def _check_together(run: RunConfig) -> None:
     if task.standardize and not task.regression:
         raise UserError(f"task.standardize: task={task.name} has classes, no targets to standardize; leave it false")
     if method.name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
-        raise UserError(f"method=zero_shot: it says how similar two texts are, task={task.name} asks another thing")
+        what = f"how similar two texts are, but task={task.name} asks another thing"
+        raise UserError(f"method=zero_shot: it says {what}")
     if method.name == "probe" and task.choices > 1:
         raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
     _check_schedule(run)

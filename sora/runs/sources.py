@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,7 @@ def finished(run: RunConfig, key: str = "source") -> dict[str, Any]:
     if path is None or not path.is_file():
         where = f"in {run.paths.results}/records" if path is None else "at that path"
         raise UserError(
-            f"method.{key}: no record of {source} {where}{_state(Path(run.paths.runs) / source)}; "
-            "finish that run first, or give the path of its record"
+            f"method.{key}: no record of {source} {where}; finish that run first, or give the path of its record"
         )
     record = records.read(path)
     if record["status"] != "ok":
@@ -71,29 +69,16 @@ def finished(run: RunConfig, key: str = "source") -> dict[str, Any]:
     return record
 
 
-def _state(folder: Path) -> str:
-    """Describe the status of a run, ``, the run is running``; nothing without a status.json."""
-    try:
-        return f", the run is {json.loads((folder / 'status.json').read_text(encoding='utf-8'))['status']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
 def check_same_shape(run: RunConfig, record: dict[str, Any]) -> None:
     """Raise UserError unless the source adapts the same matrices of the same weights, with the same r and scale."""
-    name, theirs = record["run_id"], record["config"]["method"]
+    theirs, method = record["config"], record["config"]["method"]
     if not record["ranks"]:
-        raise UserError(f"method.source: run {name} is of method={theirs['name']}, which has no ranks")
-    backbone = record["config"]["backbone"]["name"]
-    if backbone != run.backbone.name:
-        _refuse(name, "backbone", backbone, run.backbone.name)
-    theirs = theirs | {"r": theirs.get("init_r", theirs.get("r"))}  # AdaLoRA's is an average
-    for key in SHAPE:
-        if theirs.get(key) != getattr(run.method, key):
-            _refuse(name, f"method.{key}", theirs.get(key), getattr(run.method, key))
-    weights = backbone_identity(run.backbone)
-    if record["config"]["weights"] != weights:
-        _refuse(name, "backbone.weights", record["config"]["weights"], weights)
+        raise UserError(f"method.source: run {record['run_id']} is of method={method['name']}, which has no ranks")
+    method = method | {"r": method.get("init_r", method.get("r"))}  # AdaLoRA's is an average
+    compared: dict[str, tuple[Any, Any]] = {"backbone": (theirs["backbone"]["name"], run.backbone.name)}
+    compared |= {f"method.{key}": (method.get(key), getattr(run.method, key)) for key in SHAPE}
+    compared["backbone.weights"] = theirs["weights"], backbone_identity(run.backbone)
+    _check_equal(record["run_id"], compared)
 
 
 def check_same_model(run: RunConfig, record: dict[str, Any]) -> None:
@@ -102,17 +87,21 @@ def check_same_model(run: RunConfig, record: dict[str, Any]) -> None:
     if theirs["method"]["name"] != "lora":
         raise UserError(f"method.source: run {name} is of method={theirs['method']['name']}; take one of method=lora")
     ours = recorded_config(run, backbone_identity(run.backbone))
-    for group in ("backbone", "task", "protocol"):
-        for key in theirs[group].keys() & ours[group].keys():
-            if theirs[group][key] != ours[group][key]:
-                _refuse(name, f"{group}.{key}", theirs[group][key], ours[group][key])
-    for key in ("weights", "precision", "head"):
-        if key in theirs and theirs[key] != ours[key]:
-            _refuse(name, key, theirs[key], ours[key])
-    if (length := theirs["trainer"].get("max_length")) != run.trainer.max_length:
-        _refuse(name, "trainer.max_length", length, run.trainer.max_length)
+    compared = {
+        f"{group}.{key}": (theirs[group][key], ours[group][key])
+        for group in ("backbone", "task", "protocol")
+        for key in theirs[group].keys() & ours[group].keys()
+    }
+    compared |= {key: (theirs[key], ours[key]) for key in ("weights", "precision", "head") if key in theirs}
+    compared["trainer.max_length"] = theirs["trainer"].get("max_length"), run.trainer.max_length
+    _check_equal(name, compared)
 
 
-def _refuse(name: str, key: str, theirs: Any, ours: Any) -> None:
-    shown, mine = ("null" if value is None else value for value in (theirs, ours))
-    raise UserError(f"method.source: run {name} has {key}={shown}, this run {mine}; take another source, or give that")
+def _check_equal(name: str, compared: dict[str, tuple[Any, Any]]) -> None:
+    """``compared``: key -> the source's value, and this run's."""
+    for key, (theirs, ours) in compared.items():
+        if theirs != ours:
+            shown, mine = ("null" if value is None else value for value in (theirs, ours))
+            raise UserError(
+                f"method.source: run {name} has {key}={shown}, this run {mine}; take another source, or give that"
+            )

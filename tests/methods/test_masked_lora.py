@@ -311,13 +311,6 @@ def test_a_foreign_source_is_refused(tmp_path, changes, said):
 def test_an_unfinished_source_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no record of 0123456789ab in .*/records; finish that run first"):
         control(tmp_path)
-    (tmp_path / "runs" / SOURCE).mkdir(parents=True)
-    (tmp_path / "runs" / SOURCE / "status.json").write_text('{"status": "running"}')
-    with pytest.raises(UserError, match=r"the run is running; finish that run first"):
-        tiny.runs(
-            method={"name": "masked_lora", "ranks": None, "source": SOURCE},
-            paths={"results": str(tmp_path), "runs": str(tmp_path / "runs")},
-        )
     with pytest.raises(UserError, match="at that path"):
         control(tmp_path, source=str(tmp_path / "nothing.json"))
 
