@@ -25,7 +25,8 @@ settings.load_profile("sora")
 
 # Whoever names one of these trains a model, composes or runs whole commands, or starts a process.
 WORK = {"Loop", "run_pack", "cli", "compose", "runs_of", "subprocess", "multiprocessing", "logistic"}
-WORKING = ("cluster", "faults", "experiments", "test_study", "test_logging_wandb")  # folders and files full of it, or of studies
+# Folders and files that are full of such work, or build whole studies.
+WORKING = ("cluster", "faults", "experiments", "test_study", "test_logging_wandb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
