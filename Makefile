@@ -29,7 +29,7 @@ endif
 export TASKS SEEDS STEPS ARMS BACKBONE PRECISION RUNS  # of make study
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster demo test test-cluster tables lint bench fidelity study clean
+.PHONY: help setup setup-cluster demo test check test-cluster tables lint bench fidelity study clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ demo: setup  ## SoRA against LoRA on a generated task, three seeds each (minutes
 
 test: setup  ## run the tests, except those that need a cluster
 	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS) -m "not slurm and not ray"
+
+check: setup  ## lint, types, and the tests that need no training, command, study or process (a minute on two cores)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS) \
+		-m "not trains and not slow and not pretend_cuda and not gpu and not slurm and not ray"
 
 # hydra-ray-launcher stands in the extra `ray` for everybody else. Here it comes without its dependencies: it pins an
 # older cloudpickle than the lock and brings boto3, for Amazon's machines, of which nothing is used.

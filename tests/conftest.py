@@ -23,16 +23,19 @@ settings.register_profile("sora", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("sora")
 
 
-# Whoever names one of these trains a model or starts a process.
-WORK = {"Loop", "run_pack", "subprocess", "multiprocessing", "GridSearchCV"}
+# Whoever names one of these trains a model, composes or runs whole commands, or starts a process.
+WORK = {"Loop", "run_pack", "cli", "compose", "runs_of", "subprocess", "multiprocessing", "logistic"}
+# Folders and files that are full of such work, or build whole studies.
+WORKING = ("cluster", "faults", "experiments", "test_study", "test_logging_wandb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark ``trains`` what is left out of make check: tests that train, or start processes, or whose fixtures do."""
+    """Mark ``trains`` what is left out of make check: tests that do such work, or whose fixtures do."""
     seen: dict[Callable[..., Any], bool] = {}
     for item in items:
         fixtures = [found[-1].func for found in item._fixtureinfo.name2fixturedefs.values()]  # type: ignore[attr-defined]
-        if any(works(each, seen) for each in (item.function, *fixtures)):  # type: ignore[attr-defined]
+        working = item.path.parent.name in WORKING or item.path.stem in WORKING
+        if working or any(works(each, seen) for each in (item.function, *fixtures)):  # type: ignore[attr-defined]
             item.add_marker(pytest.mark.trains)
 
 

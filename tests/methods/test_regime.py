@@ -67,7 +67,7 @@ def test_only_gates_with_a_threshold_have_a_regime() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "lr", "threshold"), [(640, 8e-4, 1e-3), (640, 8e-4, 1e-4), (9000, 8e-4, 1e-3), (100, 1e-5, 1e-6)]
+    ("steps", "lr", "threshold"), [(640, 8e-4, 1e-3), (640, 8e-4, 1e-4), (9000, 8e-4, 1e-3), (100, 1e-4, 1e-5)]
 )
 @pytest.mark.parametrize("gate_update", ["adam", "gradient"])
 @pytest.mark.parametrize("warmup", [0.0, 0.06])
