@@ -5,14 +5,13 @@
 What has a record is not trained again, so the same command goes on after a stop. --list prints the commands and runs
 none; what only earlier steps can tell stands in them as <...>. Variables of the environment choose a part:
 
-    TASKS     cola,stsb,sst2_10k     STEPS  tune,choose,arms,undecided,studies,tables     ARMS  those of the main table
+    TASKS     cola,stsb,sst2_10k     STEPS  tune,choose,arms,studies,tables     ARMS  those of the main table
     SEEDS     0,21,42,81,100,123     controls are run on the first three of them
     BACKBONE  minilm-l6              RESULTS, RUNS  results, runs                          PRECISION  bf16
 
     tune       learning rates of each method, then SoRA's rho, on seed 1, and on seed 2 where neighbours are close
     choose     what the grids chose, as recipes (scripts/tune.py)
     arms       the rows of the main table
-    undecided  comparisons 2 and 3 on the other seeds, where three could not decide
     studies    rank maps, thresholds, rank budget, Algorithm 1 with its controls, fidelity: on CoLA and SST-2's slice
     tables     scripts/tables.py
 
@@ -31,10 +30,9 @@ from pathlib import Path
 
 import yaml
 
-from experiments import primary, tuning
+from experiments import tuning
 from experiments.arms import ARMS
 from experiments.conditions import RATE
-from experiments.study import load
 from sora.cli.console import Parser, run
 from sora.errors import UserError
 from sora.files import CONF
@@ -42,7 +40,7 @@ from sora.runs import manifest as studies
 from sora.runs import records
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = ("tune", "choose", "arms", "undecided", "studies", "tables")
+STEPS = ("tune", "choose", "arms", "studies", "tables")
 GRIDS = {
     **dict.fromkeys(("lora", "sora", "adalora", "adapter", "bitfit"), (5e-4, 1e-3, 2e-3)),
     "full": (5e-5, 1e-4, 2e-4),
@@ -51,8 +49,8 @@ RHO, RHOS = 0.15, (0.0, 0.05, 0.15, 0.35)  # at which SoRA's rate is chosen, and
 TUNING_SEEDS = (1, 2)
 STUDIED = ("cola", "sst2_10k")
 PATTERNS = {"lora_equal": "uniform", "lora_own": "own", "lora_permuted": "permuted"}
-CONTROLS = 3  # seeds of everything but the three arms of the first comparison
-REPEATED = ("lora_r8", "sora_best", "sora_small")
+CONTROLS = 3  # seeds of every arm that is in no comparison
+REPEATED = ("lora_r8", "sora_best", "sora_small", "lora_equal", "lora_permuted")
 
 
 @dataclass
@@ -244,22 +242,6 @@ class Driver:
         if self.listing:
             return f"<{method}'s rate>"
         raise UserError(f"{method} on {task}: no grid has chosen its learning rate; run STEPS=tune,choose TASKS={task}")
-
-    def undecided(self) -> None:
-        """Comparisons 2 and 3 on the remaining seeds, where the first three could not decide."""
-        if self.listing:
-            print("# where three seeds cannot decide, lora_equal and lora_permuted on the others:")
-            for task in self.tasks:
-                for family in primary.FAMILIES[1:]:
-                    self.arm(family.other, task, self.seeds[CONTROLS:])
-            return
-        loaded = load(self.results)
-        for study in loaded.studies:
-            if study.name != "main_table" or self.backbone not in study.values("backbone"):
-                continue
-            for test in primary.tests(study):
-                if test.task in self.tasks and not test.family.margin and test.verdict == primary.OPEN:
-                    self._try(test.family.other, test.task, self.seeds[CONTROLS:])
 
     # -- studies ---------------------------------------------------------------------------------------------
 

@@ -176,9 +176,7 @@ def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(three_tasks: S
     )
 
 
-def test_an_advantage_that_does_not_outlive_holm_says_so(
-    three_tasks: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_advantage_that_does_not_outlive_holm_says_so(three_tasks: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     weak = [replace(test, holm=0.08) for test in primary.tests(three_tasks)]
     monkeypatch.setattr(primary, "tests", lambda study: weak)
     assert "holds on SST-2 acc. (p = 0.08 after Holm)" in primary.headline(three_tasks)
