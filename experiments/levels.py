@@ -22,7 +22,7 @@ from experiments.figures import COLOURS, LINES, MARKERS, WIDTH, legend_below, pa
 from experiments.labels import TASKS
 from experiments.study import SEEDS, Study
 from experiments.tables import Figure
-from sora.runs.frames import points
+from sora.runs.dataframe import points
 
 SHARES = {"memorization": "train_subset", "generalization": "report"}  # -> split
 THIRDS = ("lower", "middle", "upper")

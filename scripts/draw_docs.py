@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 import torch
 
-from sora.methods.sora import PROX
+from sora.methods.proximal import PROX
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

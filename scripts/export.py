@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sora.cli.console import Parser, place_of, run
-from sora.publish.find import find_run, publish
+from sora.publish.find_run import find_run, publish
 
 
 def main() -> int:

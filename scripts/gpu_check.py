@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora.backbones import DropoutKey, drop_op
+from sora.backbones import DropoutKey, dropout_op
 from sora.runs import records
 from sora.runs.compose import runs_of
-from sora.training import graphs
+from sora.training import cuda_graphs
 from sora.training.device import environment
 from sora.training.job import now
 from sora.training.pack import Pack, build_pack, losses_of
@@ -43,14 +43,14 @@ def main() -> int:
         print("error: torch sees no GPU here", file=sys.stderr)
         return 2
     device, started = torch.device("cuda"), now()
-    found: dict[str, Any] = {"dropout_kernel": drop_op.fault(device) or "equal to the CPU's masks", "trainings": []}
+    found: dict[str, Any] = {"dropout_kernel": dropout_op.fault(device) or "equal to the CPU's masks", "trainings": []}
     for replicas, precision in ((1, "fp32"), (5, "fp32"), (1, "bf16"), (5, "bf16")):
         found["trainings"].append(compared(options.backbone, replicas, precision, options.steps))
     found["provenance"] = environment(device) | {"started": started, "finished": now(), "backbone": options.backbone}
     records.write_text(options.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     wrong = ["error" in each or (each["precision"] == "fp32" and not each["equal"]) for each in found["trainings"]]
-    return 1 if any(wrong) or drop_op.fault(device) else 0
+    return 1 if any(wrong) or dropout_op.fault(device) else 0
 
 
 def compared(backbone: str, replicas: int, precision: str, steps: int) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def compared(backbone: str, replicas: int, precision: str, steps: int) -> dict[s
 def train(pack: Pack, recorded: bool, steps: int) -> float:
     """Train ``steps`` steps; returns the median milliseconds of the later half, the device waited for."""
     pack.model.train()
-    recorder = graphs.StepGraphs(pack, max(LENGTHS), graphs.CudaGraphs()) if recorded else None
-    rounded = graphs.StepGraphs.rounded
+    recorder = cuda_graphs.StepGraphs(pack, max(LENGTHS), cuda_graphs.CudaGraphs()) if recorded else None
+    rounded = cuda_graphs.StepGraphs.rounded
     stand_in: Any = types.SimpleNamespace(pack=pack, longest=max(LENGTHS))
     times = []
     for step, (batch, labels) in zip(range(steps), batches(pack), strict=False):

@@ -49,7 +49,7 @@ class BackboneConfig:
     dropout: float | None = opt(None, "probability; null = the architecture's own", minimum=0.0, below=1.0)
     pooling: str = opt("cls", "auto = as the architecture's own classifier pools", choices=("cls", "mean", "auto"))
     tokenizer: str = opt("spm", "DeBERTaV3: with sentencepiece's NFKC, or as transformers 5", choices=("spm", "hf"))
-    golden: str = opt("", "token ids that its tokenizer must give (sora/backbones/golden.py)", science=False)
+    golden: str = opt("", "token ids that its tokenizer must give (sora/backbones/token_check.py)", science=False)
     arch: dict[str, Any] = opt({}, "transformers config of the architecture")
 
 

@@ -28,7 +28,8 @@ from sora.errors import UserError
 from sora.method_config import SoraConfig
 from sora.methods.base import replace_module
 from sora.methods.lora import LowRankLinear
-from sora.methods.sora import GATE_EPS, GateStep
+from sora.methods.proximal import GateStep
+from sora.methods.sora import GATE_EPS
 from sora.publish import export
 
 NOT_HERE = {"name", "version", "learning_rate", "clip"}  # fields of SoraConfig that are about runs

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sora.methods.sora import GateStep, authors_threshold, soft_threshold
+from sora.methods.proximal import GateStep, authors_threshold, soft_threshold
 from sora.optim import PackOptimizer, ParameterGroup
 from tests import tiny
 from tests.oracles.authors_rule import ScalarAdam, authors_shrink, clip, paper_shrink

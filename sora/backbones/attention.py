@@ -123,7 +123,7 @@ def attention(
         attention_mask: bool, or a term of the scores, [B or 1, H or 1, t or 1, t].
     """
     site = getattr(module, "attention_site", None)
-    if site is None:  # a family that is not listed, looked at by :mod:`sora.backbones.unlisted`
+    if site is None:  # a family that is not listed, looked at by :mod:`sora.backbones.encoder_checks`
         SEEN[id(module)] = (module, dropout)
         site = _NONE
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

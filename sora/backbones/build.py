@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sora.backbones import attention, unlisted
+from sora.backbones import attention, encoder_checks
 from sora.backbones.families import FAMILIES
 from sora.backbones.source import WAYS_OUT, check_config_json, checked_hash, weights_files
 from sora.backbones.weights import read_state
@@ -50,7 +50,7 @@ def configuration(config: BackboneConfig) -> Any:
         hf_config = AutoConfig.for_model(kind, **arch)
     except Exception as error:  # of any type: a size that is no number is a TypeError
         raise _refused(kind, error) from error
-    unlisted.check_kind(kind, hf_config)
+    encoder_checks.check_kind(kind, hf_config)
     return hf_config
 
 
@@ -78,7 +78,7 @@ def random(config: BackboneConfig, hf_config: Any) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.init_seed)
-            made: nn.Module = AutoModel.from_config(hf_config, **_options(unlisted.encoder_class(hf_config)))
+            made: nn.Module = AutoModel.from_config(hf_config, **_options(encoder_checks.encoder_class(hf_config)))
     except Exception as error:  # of any type: an activation that does not exist is a KeyError, a size a ValueError
         raise _refused(hf_config.model_type, error) from error
     return made
@@ -95,7 +95,7 @@ def pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> tu
     state = read_state(files, checked_hash(config, files), cache)
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # LayerNorm's names in the oldest checkpoints
         state = {key.removesuffix(old) + new if key.endswith(old) else key: value for key, value in state.items()}
-    cls = unlisted.encoder_class(hf_config)
+    cls = encoder_checks.encoder_class(hf_config)
     try:
         with torch.random.fork_rng(devices=[]), _quietly():
             encoder, report = cls.from_pretrained(

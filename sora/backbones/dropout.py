@@ -11,7 +11,7 @@ The hash is SplitMix64 (Steele, Lea and Flood, 2014) used three times in a row: 
 one 64-bit value giving four 16-bit lanes. An element is dropped when its lane is below ``round(p * 65536)``.
 
 On a CPU a mask is made in passes that stay in the cache, and kept for the backward pass. On a GPU a site is one
-operation (:mod:`sora.backbones.drop_op`) that draws the same bits in both directions.
+operation (:mod:`sora.backbones.dropout_op`) that draws the same bits in both directions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sora.backbones import drop_op
+from sora.backbones import dropout_op
 
 GOLDEN = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
@@ -314,12 +314,12 @@ class CounterDropout(nn.Module):
         return dropped
 
     def _drop_at_once(
-        self, x: Tensor, shape: drop_op.Shape, places: Tensor | None = None, dtype: torch.dtype | None = None
+        self, x: Tensor, shape: dropout_op.Shape, places: Tensor | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:
         """One operation on a GPU: [..., lanes] -> [R * n, lanes]."""
         keys = self.context.keys(self.site, x.device)
         rows = x.reshape(-1, x.shape[-1])
-        return drop_op.drop(rows, keys, places, shape, self.threshold - STEPS // 2, self.scale, dtype)
+        return dropout_op.drop(rows, keys, places, shape, self.threshold - STEPS // 2, self.scale, dtype)
 
     def extra_repr(self) -> str:
         """For print(model)."""

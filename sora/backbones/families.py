@@ -1,6 +1,6 @@
 """What is known of an encoder family by name, and sizes under the names of any configuration (torch-free).
 
-A family that is not listed is read from its model: see :mod:`sora.backbones.unlisted`.
+A family that is not listed is read from its model: see :mod:`sora.backbones.encoder_checks`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sora.backbones import attention, build, deberta, mpnet, unlisted
+from sora.backbones import attention, build, deberta, encoder_checks, mpnet
 from sora.backbones.dropout import CounterDropout, DropoutContext, new_site, replace_dropouts
 from sora.backbones.families import FAMILIES, uses
 from sora.backbones.source import base_name, tokenizer_folder
@@ -204,7 +204,7 @@ def load_backbone(
     elif config.family in FAMILIES:
         _count_attention(backbone, FAMILIES[config.family].attention)
     else:
-        unlisted.check(backbone)
+        encoder_checks.check(backbone)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision == "bf16":
         _to_bf16(encoder)

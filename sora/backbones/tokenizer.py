@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sora.backbones.golden import check_fit
 from sora.backbones.source import tokenizer_folder
+from sora.backbones.token_check import check_fit
 from sora.config import BackboneConfig
 from sora.errors import UserError
 

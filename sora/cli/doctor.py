@@ -22,8 +22,8 @@ from torch import Tensor
 from sora import schedules
 from sora.backbones import DropoutKey
 from sora.backbones.cache import cache_folder
-from sora.backbones.golden import differences, golden_of
 from sora.backbones.source import backbone_identity, weights_files
+from sora.backbones.token_check import differences, golden_of
 from sora.backbones.tokenizer import load_tokenizer
 from sora.backbones.weights import PICKLE, read_state
 from sora.config import RunConfig

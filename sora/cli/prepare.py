@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from sora import files
 from sora.backbones.auto import described
-from sora.backbones.parts import assemble
+from sora.backbones.pip_weights import assemble
 from sora.backbones.prepared import MANIFEST, UNFINISHED, entry
 from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest

@@ -32,5 +32,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "results" if name in ("Results", "read") else "frames"
+    home = "results" if name in ("Results", "read") else "dataframe"
     return getattr(import_module(f"{__name__}.{home}"), name)

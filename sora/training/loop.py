@@ -19,7 +19,7 @@ from sora.backbones import DropoutKey
 from sora.cluster.signals import Preempted
 from sora.errors import UserError
 from sora.schedules import steps_between
-from sora.training import checkpoint, graphs, memory, state
+from sora.training import checkpoint, cuda_graphs, memory, state
 from sora.training.batching import batches
 from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import Logits, predict, score
@@ -63,7 +63,7 @@ class Loop:
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
         self.shown_loss: dict[str, list[float]] = {}  # of the last log line, for the progress bar
         self.step = 0
-        self.graphs: graphs.StepGraphs | None = None
+        self.graphs: cuda_graphs.StepGraphs | None = None
         self.since = time.perf_counter()  # up to here time has been added to what it was spent on
         self.evaluation_due = False  # stopped by a signal in the middle of the evaluation of ``step``
 
@@ -169,13 +169,13 @@ class Loop:
         (losses if penalty is None else losses + penalty).sum().backward()
         return losses, penalty
 
-    def use_graphs(self, record: Callable[[Callable[[], None]], graphs.Recording] | None = None) -> None:
+    def use_graphs(self, record: Callable[[Callable[[], None]], cuda_graphs.Recording] | None = None) -> None:
         """Record the steps to come, where the pack and the device allow it, else say why not. ``record``: with what."""
-        reason = graphs.refusal(self.pack)
+        reason = cuda_graphs.refusal(self.pack)
         if not reason:
             try:
                 longest = int(self.pack.splits["train"].tokens.lengths.max())
-                self.graphs = graphs.StepGraphs(self.pack, longest, record or graphs.CudaGraphs())
+                self.graphs = cuda_graphs.StepGraphs(self.pack, longest, record or cuda_graphs.CudaGraphs())
                 return
             except RuntimeError as error:
                 reason = " ".join(str(error).split())[:200]

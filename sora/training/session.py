@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sora.backbones import drop_op
+from sora.backbones import dropout_op
 from sora.backbones.head import describe
 from sora.runs.run_id import recorded_config
 from sora.tasks import TaskData
@@ -57,7 +57,7 @@ def train(
                 tracker.print(f"warning: {words}")
             if words := describe(pack.model.backbone, run.backbone.pooling):
                 tracker.print(f"backbone {words}")
-            if words := drop_op.missing(device):
+            if words := dropout_op.missing(device):
                 loop.fall_back(f"dropout in one launch: {words}")
             if run.trainer.cuda_graphs:
                 loop.use_graphs()

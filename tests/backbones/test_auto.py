@@ -23,7 +23,7 @@ from sora.backbones.tokenizer import load_tokenizer
 from sora.cli import main as cli
 from sora.config import BackboneConfig
 from sora.errors import UserError
-from sora.publish.find import find_run, publish
+from sora.publish.find_run import find_run, publish
 from sora.runs import records
 from sora.tasks import load
 from tests import tiny
@@ -410,13 +410,13 @@ class Noisy(Convolved):
     [(Convolved, "the padding or another example of the batch reaches a token"), (Noisy, "set backbone.dropout=0")],
 )
 def test_a_family_that_is_not_listed_is_run_before_it_is_taken(kind: Any, said: str, tmp_path: Path) -> None:
-    from sora.backbones import unlisted
+    from sora.backbones import encoder_checks
 
     save_model(tmp_path, "ernie")
     backbone = load_backbone(auto(tmp_path, dropout=0.0))
     backbone.encoder = kind(backbone.encoder).eval()
     with pytest.raises(UserError, match=said):
-        unlisted.check(backbone)
+        encoder_checks.check(backbone)
 
 
 def test_fourier_transforms_over_the_batch_are_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sora.backbones.golden import GOLDEN, differences, golden_of
 from sora.backbones.source import tokenizer_folder
+from sora.backbones.token_check import GOLDEN, differences, golden_of
 from sora.backbones.tokenizer import encode, load_tokenizer
 from sora.coercion import coerce
 from sora.config import BackboneConfig

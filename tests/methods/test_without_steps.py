@@ -18,7 +18,7 @@ from sora.errors import UserError
 from sora.method_config import SvdCutConfig
 from sora.methods import svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, STRENGTHS, logistic, ridge
-from sora.publish.find import find_run
+from sora.publish.find_run import find_run
 from sora.runs import records
 from sora.runs.resolve import build_runs
 from sora.runs.run_id import recorded_config, run_id

@@ -254,7 +254,7 @@ def planted(device: Device, cases: object = None) -> Iterator[Verdict]:
     import torch
 
     from sora import optim
-    from sora.backbones import deberta, drop_op, dropout
+    from sora.backbones import deberta, dropout, dropout_op
     from sora.methods.bank import Bank
     from sora.training import graphs as module
     from sora.training.loop import Loop
@@ -301,7 +301,7 @@ def planted(device: Device, cases: object = None) -> Iterator[Verdict]:
         rows_step(self, lr)
 
     passes, step, begin, rows_step = (
-        drop_op.passes,
+        dropout_op.passes,
         optim.PackOptimizer.step,
         dropout.DropoutContext.begin,
         optim.RowsAdam.step,
@@ -310,7 +310,7 @@ def planted(device: Device, cases: object = None) -> Iterator[Verdict]:
         ("gates get one another's gradients", Bank, "by_rank", wrong_order, as_on_the_cpu, sora),
         ("AdamW of the rows forgets the decay", optim.RowsAdam, "step", without_decay, as_on_the_cpu, sora),
         ("moments are lost on resuming", optim.RowsAdam, "load_state", no_moments, resumed, adalora),
-        ("masks differ from the CPU's", drop_op, "passes", other_masks, as_on_the_cpu, sora),
+        ("masks differ from the CPU's", dropout_op, "passes", other_masks, as_on_the_cpu, sora),
         ("a table stays on the host", sys.modules["sora.methods.bank"], "_moved", on_the_host, as_on_the_cpu, sora),
         ("a table is copied for each length", deberta.Distances, "__call__", waits_a_length, no_waits, sora),
         ("a step asks the device", optim.PackOptimizer, "step", asks, no_waits, sora),

@@ -24,7 +24,7 @@ from transformers import (
 from sora import schedules
 from sora.errors import UserError
 from sora.library import inject
-from sora.methods.sora import GateStep
+from sora.methods.proximal import GateStep
 from sora.optim import PackOptimizer, ParameterGroup
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "library.md"

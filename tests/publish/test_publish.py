@@ -19,7 +19,7 @@ from scripts import export as export_script
 from sora.errors import UserError
 from sora.method_config import AdapterConfig
 from sora.publish import card
-from sora.publish.find import FinishedRun, find_run, publish
+from sora.publish.find_run import FinishedRun, find_run, publish
 from sora.runs import records
 from sora.runs.recipes import origin
 from sora.training.runner import run_pack

@@ -27,11 +27,11 @@ def _on_device(
     """The operation on tensors of a GPU."""
     if fault(x.device):
         return passes(x, keys, places, rows, shape, bound, scale, dtype)
-    from sora.backbones import drop_kernel
+    from sora.backbones import dropout_kernel
 
     given = None if places is None else places.contiguous()
     out = x.new_empty((rows, x.shape[-1]), dtype=dtype)
-    return drop_kernel.run(x.contiguous(), keys.contiguous(), given, out, shape, bound, scale)
+    return dropout_kernel.run(x.contiguous(), keys.contiguous(), given, out, shape, bound, scale)
 
 
 _library.impl("drop", _on_device, "CUDA")
@@ -125,7 +125,7 @@ def missing(device: torch.device) -> str:
 
 def _agrees(device: torch.device) -> bool:
     """Whether the kernel drops what the passes on the CPU drop, to the bit, over shapes, dtypes and places."""
-    from sora.backbones import drop_kernel
+    from sora.backbones import dropout_kernel
 
     generator = torch.Generator().manual_seed(0)
     keys = torch.randint(-(2**63), 2**63 - 1, (3,), generator=generator)
@@ -141,7 +141,7 @@ def _agrees(device: torch.device) -> bool:
             want = passes(x, keys, places, rows, shape, bound, scale, dtype)
             out = torch.empty_like(x, device=device)
             given = None if places is None else places.to(device)
-            got = drop_kernel.run(x.to(device), keys.to(device), given, out, shape, bound, scale)
+            got = dropout_kernel.run(x.to(device), keys.to(device), given, out, shape, bound, scale)
             unit = torch.finfo(dtype).eps  # the last digit may round otherwise; a mask may not
             if not torch.equal(got.cpu() == 0, want == 0) or not torch.allclose(got.cpu(), want, rtol=2 * unit, atol=0):
                 return False

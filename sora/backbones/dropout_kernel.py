@@ -1,4 +1,4 @@
-"""The Triton kernel of a dropout site on a GPU. Imports Triton: :mod:`sora.backbones.drop_op` decides whether to.
+"""The Triton kernel of a dropout site on a GPU. Imports Triton: :mod:`sora.backbones.dropout_op` decides whether to.
 
 One program draws the bits of some rows, four lanes a hash, and multiplies what it reads with them.
 """

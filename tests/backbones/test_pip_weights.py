@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sora.backbones.parts import assemble
+from sora.backbones.pip_weights import assemble
 from sora.backbones.prepared import check_all
 from sora.cli import prepare
 from sora.errors import UserError

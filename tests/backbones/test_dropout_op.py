@@ -11,7 +11,7 @@ import textwrap
 import pytest
 import torch
 
-from sora.backbones import drop_op
+from sora.backbones import dropout_op
 from sora.backbones.dropout import STEPS, CounterDropout, DropoutContext, DropoutKey, row_places
 
 CPU = torch.device("cpu")
@@ -34,9 +34,9 @@ def test_passes_draw_the_masks_of_the_cpu(lanes, shape, dtype):
     counters = context.counters(slots, heads, positions, CPU, head_major)
     keep = context.keep(drop.site, drop.threshold, counters, lanes)
     keys, bound = context.keys(drop.site, CPU), drop.threshold - STEPS // 2
-    assert torch.equal(drop_op.passes(x, keys, None, 2 * rows, shape, bound, 1.0, dtype), x * keep)
+    assert torch.equal(dropout_op.passes(x, keys, None, 2 * rows, shape, bound, 1.0, dtype), x * keep)
     places = row_places(slots, heads, positions, head_major, CPU)
-    again = drop_op.passes(x[:rows], keys, places, 2 * rows, (1, 1, 1, False), bound, drop.scale, dtype)
+    again = dropout_op.passes(x[:rows], keys, places, 2 * rows, (1, 1, 1, False), bound, drop.scale, dtype)
     assert torch.equal(again, (x[:rows].repeat(2, 1) * keep).mul_(drop.scale))
 
 
@@ -46,7 +46,7 @@ def test_the_kernel_draws_the_masks_of_the_cpu_or_is_not_used():
         pytest.skip("Triton is not installed; it has wheels for Linux alone")
     code = """
         import torch
-        from sora.backbones import drop_kernel, drop_op
+        from sora.backbones import dropout_kernel, dropout_op
         from sora.backbones.dropout import STEPS, CounterDropout, DropoutContext, DropoutKey
 
         context = DropoutContext()
@@ -56,7 +56,7 @@ def test_the_kernel_draws_the_masks_of_the_cpu_or_is_not_used():
 
         def kernel(x, shape, out, scale, places=None):
             flat, rows = x.reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1])
-            return drop_kernel.run(flat, keys, places, rows, shape, bound, scale).view(out.shape)
+            return dropout_kernel.run(flat, keys, places, rows, shape, bound, scale).view(out.shape)
 
         hidden = torch.randn(6, 5, 33)
         assert torch.equal(kernel(hidden, (2, 1, 5, False), torch.empty_like(hidden), drop.scale), drop(hidden))
@@ -70,13 +70,13 @@ def test_the_kernel_draws_the_masks_of_the_cpu_or_is_not_used():
         got = kernel(table, (1, 1, 1, False), torch.empty(3, 11, 24), drop.scale, places)
         assert torch.equal(got, drop.shared_rows(table, places))
 
-        print(repr(drop_op.fault(torch.device("cpu"))))
-        whole = drop_kernel.run
-        drop_kernel.run = lambda x, keys, places, out, shape, bound, scale: whole(
+        print(repr(dropout_op.fault(torch.device("cpu"))))
+        whole = dropout_kernel.run
+        dropout_kernel.run = lambda x, keys, places, out, shape, bound, scale: whole(
             x, keys, places, out, (*shape[:3], not shape[3]), bound, scale
         )
-        drop_op.fault.cache_clear()
-        print(drop_op.fault(torch.device("cpu")))
+        dropout_op.fault.cache_clear()
+        print(dropout_op.fault(torch.device("cpu")))
         """
     words = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"})
@@ -86,9 +86,9 @@ def test_the_kernel_draws_the_masks_of_the_cpu_or_is_not_used():
 
 def test_without_triton_the_reason_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "sora.backbones.drop_kernel", raising=False)
-    drop_op.fault.cache_clear()
+    monkeypatch.delitem(sys.modules, "sora.backbones.dropout_kernel", raising=False)
+    dropout_op.fault.cache_clear()
     try:
-        assert drop_op.fault(CPU) == "Triton is not installed"
+        assert dropout_op.fault(CPU) == "Triton is not installed"
     finally:
-        drop_op.fault.cache_clear()
+        dropout_op.fault.cache_clear()
