@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml constraints.txt | $(PY)
 	@touch $@
 
 demo: setup  ## SoRA against LoRA on a generated task, three seeds each (minutes on two cores)
-	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/demo.py
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) scripts/demo.py
 
 test: setup  ## run the tests, except those that need a cluster
 	env -u SORA_DATA OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(THREADS) -m "not slurm and not ray"
@@ -81,18 +81,18 @@ lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/mypy
 
 bench: setup  ## measure a training step against peft and the Trainer (DATA=..., a quarter of an hour)
-	OMP_NUM_THREADS=$(THREADS) $(PY) scripts/bench.py
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) scripts/bench.py
 
 # scripts/study.py has the variables; LIST=1 prints its commands.
 study: setup  ## run the study of docs/study.md with MiniLM-L6 on real data (DATA=..., days on one core; a second call continues)
-	RESULTS=$(RESULTS) OMP_NUM_THREADS=$(THREADS) $(PY) scripts/study.py $(if $(LIST),--list)
+	RESULTS=$(RESULTS) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) scripts/study.py $(if $(LIST),--list)
 
 # SST-2, because its sentences are short; xi = 0.8 / steps.
 FIDELITY := backbone=minilm-l6 recipe=none budget=none study.tasks=[sst2] study.seeds=[0,1,2] method.threshold=4e-3 \
 	trainer.max_steps=200 trainer.batch_size=8 trainer.learning_rate=2e-3 trainer.eval_every=200 paths.results=$(RESULTS)
 
 fidelity: setup  ## compare SoRA's paper, its code, and each difference between them on SST-2 (DATA=..., minutes)
-	OMP_NUM_THREADS=$(THREADS) $(PY) run.py experiment=fidelity $(FIDELITY)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) run.py experiment=fidelity $(FIDELITY)
 	$(PY) scripts/tables.py --results $(RESULTS) --study fidelity
 
 clean:  ## remove caches and build leftovers; keep .venv, runs/ and results/

@@ -87,8 +87,9 @@ def row(method: str, found: list[Record]) -> list[str]:
 
 def reading(found: list[Record]) -> str:
     """What may be read from the ranks of SoRA's runs: their regime, and how far the data chose them."""
-    regime, index = found[0]["regime"], float(np.mean([results.data_dependence(record) for record in found]))
-    drawn = [sum(record["no_data_ranks"]["selected"].values()) for record in found]
+    regime, nulls = found[0]["regime"], [record["no_data_ranks"]["selected"] for record in found]
+    each = [results.data_dependence(record["ranks"], null) for record, null in zip(found, nulls, strict=True)]
+    index, drawn = float(np.mean([one["index"] for one in each])), [sum(null.values()) for null in nulls]
     larger = "the draw still has" if index < 0.5 else "the data have"
     return (
         f"Data-dependence of the ranks: {index:.2f} (0: the initial draw explains them, 1: nothing of them), at rho "

@@ -9,6 +9,7 @@
 # network; STEPS, some of those below; TASKS and SEEDS of the study. STUDY_PRECISION and LONGEST (seconds): of the study.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+[[ ${1:-} != -* ]] || { sed -n '2,9s/^# \{0,1\}//p' scripts/gpu.sh; exit 0; }
 OUT=${1:?usage: scripts/gpu.sh OUT} PY=${PY:-python3} MINUTES=${MINUTES:-9} STEPS=${STEPS:-"tests check bench study"}
 TASKS=${TASKS:-rte,cola} SEEDS=${SEEDS:-0,21,42,81,100} STUDY_PRECISION=${STUDY_PRECISION:-bf16}
 mkdir -p "$OUT/results" || exit 2

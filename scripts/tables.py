@@ -36,6 +36,7 @@ from sora import runs
 from sora.cli.console import Parser, place_of, run
 from sora.files import write_bytes
 from sora.runs.commands import in_script
+from sora.runs.manifest import UNNAMED
 
 GENERATED = re.compile(rf"[A-Za-z0-9_-]+-[0-9a-f]{{12}}|{SINGLE}|{overview.NAME}")
 SHOWN = 5  # commands of missing runs on a study's page; the rest are in missing.sh
@@ -128,7 +129,8 @@ class Writer:
 def _study(results: Path, study: Study, writer: Writer) -> Section:
     definition = experiments.find(study.name if study.name != SINGLE else "sweep")
     title = "Runs outside a sweep" if study.name == SINGLE else definition.title
-    title = f"{title} {study.name}" if title == sweep.TITLE else title
+    if title == sweep.TITLE:
+        title = f"{title} of {', '.join(study.axes)}" if study.name == UNNAMED else f"{title} {study.name}"
     artefacts = definition.build(study)
     folder = results / "tables" / study.key
     svgs = _drawn(results / "figures" / study.key, [each for each in artefacts if isinstance(each, Figure)], writer)

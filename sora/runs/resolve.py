@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sora.backbones.auto import described
-from sora.backbones.families import NAMES, positions
+from sora.backbones.families import NAMES, dimension, positions
 from sora.coercion import coerce, nearest, one_of, show
 from sora.config import HEADS, MEASURING, PathsConfig, RunConfig, SeedsConfig, TrainerConfig
 from sora.errors import UserError
@@ -178,6 +178,13 @@ def _check_together(run: RunConfig) -> None:
             value = backbone.arch.get(key)
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"backbone.arch.{key}: got {show(value)}, must be an integer >= 1")
+    hidden = dimension(backbone.arch, "hidden_size")
+    for key in ("r", "init_r"):
+        if hidden and getattr(method, key, 0) > hidden:
+            raise UserError(
+                f"method.{key}: got {getattr(method, key)}, must be at most {hidden}, the hidden size of "
+                f"backbone={backbone.name}"
+            )
     longest = positions(backbone.family, backbone.arch)
     if longest and length and length > longest:
         raise UserError(

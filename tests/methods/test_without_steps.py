@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge, RidgeCV
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
@@ -356,12 +355,12 @@ def test_records_of_controls(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_zero_shot_on_sts_b(shared, tmp_path, monkeypatch):
-    """MiniLM-L6 with mean pooling on 100 official pairs: the correlation that plain transformers gives."""
+    """MiniLM-L6 with mean pooling: on 100 pairs plain transformers' cosines, on all 1,500 the README's 86.96."""
     monkeypatch.chdir(tmp_path)
     words = ("method=zero_shot", "task=stsb", "protocol=holdout", "backbone.pooling=mean", "recipe=none")
     (run,) = composed_runs(tmp_path, *words, f"data.dir={shared / 'data'}", backbone="minilm-l6")
     data = load(run.task, run.protocol, run.data)
-    few = {"train": data.splits["train"].take([0]), "report": data.splits["report"].take(np.arange(100))}
+    few = {"train": data.splits["train"].take([0]), "report": data.splits["report"]}
     pack = build_pack([run], dataclasses.replace(data, splits=few), torch.device("cpu"))
     logits = predict(pack, pack.splits["report"])[0]
     (scores,) = score(pack, pack.splits["report"], [logits])
@@ -369,10 +368,9 @@ def test_zero_shot_on_sts_b(shared, tmp_path, monkeypatch):
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     vectors = []
     for column in few["report"].texts:
-        inputs = tokenizer(column, padding=True, truncation=True, max_length=run.task.max_length, return_tensors="pt")
+        inputs = tokenizer(column[:100], padding=True, truncation=True, max_length=128, return_tensors="pt")
         mask = inputs["attention_mask"].unsqueeze(-1)
         vectors.append((model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
     cosines = F.cosine_similarity(*vectors).numpy()
-    np.testing.assert_allclose(logits[:, 0], 5 * cosines, atol=1e-4)
-    assert scores["pearson"] == pytest.approx(pearsonr(cosines, few["report"].labels).statistic, abs=1e-5)
-    assert scores["pearson"] > 0.8
+    np.testing.assert_allclose(logits[:100, 0], 5 * cosines, atol=1e-4)
+    assert scores["pearson"] == pytest.approx(0.8696, abs=5e-5)

@@ -174,7 +174,7 @@ def mixed_devices(device: Device, cases: object = None) -> Iterator[Verdict]:
 
 def graphs(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[Verdict]:
     """Steps that were recorded and given again, operation by operation, train as steps that were not."""
-    from sora.training import graphs as module
+    from sora.training import cuda_graphs as module
     from sora.training.loop import Loop
     from tests.pretend_cuda.recording import Recorder
 
@@ -256,7 +256,7 @@ def planted(device: Device, cases: object = None) -> Iterator[Verdict]:
     from sora import optim
     from sora.backbones import deberta, dropout, dropout_op
     from sora.methods.bank import Bank
-    from sora.training import graphs as module
+    from sora.training import cuda_graphs as module
     from sora.training.loop import Loop
     from sora.training.pack import EncodedSplit
 

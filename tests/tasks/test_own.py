@@ -196,7 +196,7 @@ def test_a_file_of_three_lines_is_a_task(typed: Command, tmp_path: Path) -> None
     assert planned["axes"]["task"] == ["synthetic_pair", "reviews"]  # as its records say
     alone = typed("task=synthetic_pair", *own)  # as the sweep's manifest lists it
     assert "data.files has no effect, task=synthetic_pair has files of its own" in alone.err
-    assert "is read by task=own, and task=rte has files of its own; add task=own" in typed(*own).err
+    assert "data.text: is read by task=own, not by task=rte; add task=own" in typed(*own).err
 
 
 def test_a_data_set_of_the_hub_at_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

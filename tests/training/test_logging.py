@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora.errors import UserError
-from sora.training.logging import Tracker, read_metrics, summary
+from sora.training.logging import Tracker, progress, read_metrics, summary
 
 LABELS = ["seed 0", "seed 1"]
 
@@ -207,6 +207,13 @@ def test_the_bar_shows_text_steps_and_eta(folders, capsys, monkeypatch):
         "finished at step 7 of 20",
     ]:
         assert words in err
+
+
+def test_a_log_that_is_quiet_for_long_says_how_far_it_is(folders, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET", -1.0)
+    with Tracker(folders, LABELS, 20) as tracker:
+        tracker.progress(5, "loss 0.5")
+    assert re.search(r"^step 5 of 20: [\d.e-]+ s a step, about \d+ min left$", capsys.readouterr().err, re.MULTILINE)
 
 
 class Remote:

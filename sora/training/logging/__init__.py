@@ -63,7 +63,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(stopped_by="" if kind is None else kind.__name__)
+        self.close(stopped_by="" if kind is None else {"Preempted": "a signal"}.get(kind.__name__, kind.__name__))
 
     def resume_at(self, step: int, *, evaluated: bool = True) -> None:
         """Go on from the checkpoint of ``step``: remove later lines, and hand the others to the remotes once more.

@@ -1,6 +1,7 @@
 """Show how a training goes, on standard error and in each run's ``log.txt`` (torch-free).
 
-On a terminal a bar; elsewhere a line at either end and one for each evaluation. Standard output belongs to the caller.
+On a terminal a bar; elsewhere a line at either end, one for each evaluation, and one after a minute without any.
+Standard output belongs to the caller.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sora.training.logging.metrics import oserror_as_user_error
 
 LOG = "log.txt"
+QUIET = 60.0  # seconds after which a log that nobody draws a bar in says how far the training is
 SHOWN = 4  # numbers of an evaluation that its line has room for
 
 
@@ -43,6 +45,7 @@ class ProgressLogger:
             disable=not interactive,
         )
         self._started: float | None = None  # None before the first line and after the last
+        self._printed = 0.0  # when the last line was
         self._step, self._text = 0, ""
         self._evaluation: dict[int, dict[str, Any]] = {}  # replica -> line not shown yet
 
@@ -61,9 +64,14 @@ class ProgressLogger:
         self._text = self._text if text is None else text
         self._bar.update(self._task, completed=step, text=self._text)
         self._show_evaluation()
+        if self._bar.disable and time.monotonic() - self._printed > QUIET and step > self.first_step:
+            seconds = (time.monotonic() - (self._started or 0.0)) / (step - self.first_step)
+            left = math.ceil(seconds * (self._total - step) / 60)
+            self.print(f"step {step} of {self._total}: {seconds:.2g} s a step, about {left} min left")
 
     def print(self, text: str) -> None:
         """Print a line, above the bar, and add it to every log.txt."""
+        self._printed = time.monotonic()
         self._bar.console.print(text, soft_wrap=True)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         for path in self._paths:
