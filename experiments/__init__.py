@@ -45,6 +45,6 @@ def find(name: str) -> Definition:
         return Definition(settings.SETTINGS[name].title, settings.build)
     there = name.isidentifier() and importlib.util.find_spec(f"experiments.{name}") is not None
     module: Any = importlib.import_module(f"experiments.{name}") if there else None
-    if not hasattr(module, "build"):
+    if not (hasattr(module, "build") and hasattr(module, "TITLE")):
         module = importlib.import_module("experiments.sweep")
     return Definition(module.TITLE, module.build, frozenset(getattr(module, "ACCEPTS", ())))

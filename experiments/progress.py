@@ -46,6 +46,8 @@ def _open(folder: Path, reason: str) -> tuple[str, str]:
         return WAITING, ""
     except (OSError, ValueError) as error:
         return STOPPED, f"{file} cannot be read ({error})"
+    if not isinstance(status, dict):
+        return STOPPED, f"{file} holds no object"
     if owner := holder(folder):
         return RUNNING, owner
     if status.get("status") == "failed":

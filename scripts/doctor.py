@@ -3,7 +3,7 @@
 python scripts/doctor.py task=rte seed=[0,1,2] tracker=wandb       the words are those of run.py
 python scripts/doctor.py task=mine --config-dir my-conf            with configuration of your own
 
-Exit status: 0 nothing failed, 1 a check failed, 2 the words make no run.
+Exit status: 0 nothing failed, 1 a check failed, 2 the arguments make no run.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ def main(words: Sequence[str]) -> int:
         if arguments.help:
             print(__doc__)
             return 0
+        for flag in ("cfg", "config_name", "config_path", "package", "info", "resolve", "dry_run"):
+            if getattr(arguments, flag):
+                name = flag.replace("_", "-")
+                raise UserError(f"--{name}: the doctor knows the overrides of run.py and --config-dir; leave it out")
         if arguments.multirun or any(word.startswith("experiment=") for word in arguments.overrides):
             raise UserError("the doctor looks at one job; run.py lists those of a sweep with --dry-run")
         runs = runs_of(arguments.overrides, [arguments.config_dir] if arguments.config_dir else [])

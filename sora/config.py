@@ -157,7 +157,7 @@ class TaskConfig:
 class ProtocolConfig:
     """Which examples are trained on, selected on and reported on."""
 
-    name: str = opt("paper", "see docs/data.md", choices=("paper", "dev", "holdout"))
+    name: str = opt("paper", "docs/tasks.md has a table", choices=("paper", "dev", "holdout"))
     version: int = opt(1, VERSION, minimum=1)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from sora.backbones.load import matches
-from sora.coercion import coerce, nearest
+from sora.coercion import MAX_SEED, coerce, nearest, show
 from sora.errors import UserError
 from sora.method_config import SoraConfig
 from sora.methods.base import replace_module
@@ -55,8 +55,8 @@ def inject(
             Those inside a module of ``train`` get no adapter: they train whole.
         train: modules that train whole and are saved with the adapter, named in the same way, such as the classifier.
         seed: of the adapters' initial values.
-        options: fields of :class:`sora.config.SoraConfig`: ``r``, ``alpha``, ``threshold``, ``dropout``, ``fidelity``
-            and the switches it stands for.
+        options: fields of :class:`sora.method_config.SoraConfig`: ``r``, ``alpha``, ``threshold``, ``dropout``,
+            ``fidelity`` and the switches it stands for.
 
     Raises:
         UserError: a name that matches nothing, a target that is no linear layer or is never called, an option out of
@@ -66,6 +66,8 @@ def inject(
     for key in NOT_HERE & options.keys():
         raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate, your loop clips")
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
     whole = _find(model, train, "train")
     inside = tuple(f"{name}." for name in whole)
     chosen = {
@@ -172,7 +174,7 @@ class SoraAdapters:
         """Cut the dead ranks out and write what is left, with the modules that trained whole, as a PEFT folder.
 
         The model itself stays as it is. ``base``: what ``from_pretrained`` takes to get the frozen model elsewhere
-        (default: what it was loaded from).
+        (default: what it was loaded from). Raises UserError where ``folder`` cannot be written.
         """
         factors = {name: layer.pruned(0) for name, layer in self.layers.items()}
         scaling = next(iter(self.layers.values())).scaling
@@ -182,7 +184,10 @@ class SoraAdapters:
             for key, value in self.model.get_submodule(name).state_dict().items()
         }
         base = base if base is not None else str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
-        export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
+        try:
+            export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from error
 
 
 class LiveRanks(TrainerCallback):

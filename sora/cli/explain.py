@@ -51,6 +51,8 @@ def explain(error: Exception) -> str:
     found = re.match(r"In '(.*)': ", text)
     if isinstance(cause, OmegaConfBaseException) and (found or isinstance(cause, ValidationError)):
         return (f"{found[1]}.yaml: " if found else "") + explained(cause)
+    if there := re.match(r"Could not append to config. An item is already at '([^']*)'", text):
+        return f"+{there[1]}: there is such a key; write {there[1]}=<value>, without the +"
     if unknown := re.match(r"Could not (?:override|append|delete).*? '([^']*)'", text):
         return _unknown_key(unknown[1])
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):

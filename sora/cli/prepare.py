@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from sora import files
 from sora.backbones.auto import described
 from sora.backbones.pip_weights import assemble
-from sora.backbones.prepared import MANIFEST, UNFINISHED, entry
+from sora.backbones.prepared import MANIFEST, UNFINISHED, entry, file_hash
 from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
@@ -181,3 +181,5 @@ def _copy(source: Path, target: Path) -> None:
     """Copy the content (the hub's cache holds links), completely or not at all."""
     with replaced(target) as partial:
         shutil.copyfile(source, partial)
+        if file_hash(partial) != file_hash(source):
+            raise UserError(f"{target}: not what was written; the disk is damaged, choose another folder")

@@ -38,6 +38,8 @@ OWNED = {  # options of PEFT that have a key of their own here
     "task_type": "task",
     "base_model_name_or_path": "backbone",
 }
+# Options for quantised weights, or for a start from data: they would change nothing here and still be in the record.
+INERT = ("use_qalora", "qalora_group_size", "loftq_config", "corda_config", "eva_config", "lora_ga_config")
 # Tuners that take target_modules and cannot train here: they need calls, inputs or layers that this loop does not have.
 UNSUITED = ("ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "POLY", "SHADOW", "TRAINABLE_TOKENS")
 # Values of init_lora_weights that change the adapter by data or chance that nothing here repeats on loading.
@@ -81,6 +83,10 @@ class Peft(Method):
         for key in options:
             if owner := OWNED.get(key) or ("method.peft_type" if key in preset else None):
                 raise UserError(f"method.options.{key}: set by {owner}; leave it out")
+            if key in INERT:
+                raise UserError(
+                    f"method.options.{key}: does nothing here, or runs on data that PEFT is not given; leave it out"
+                )
             if key not in known:
                 hint = nearest(key, known) or f"; the options are {', '.join(sorted(known))}"
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")

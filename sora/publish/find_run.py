@@ -59,7 +59,8 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
         )
     _check_adapter(folder / "adapter")
     values = _read(folder / "config.yaml", yaml.safe_load)
-    values["method"].pop("packable", None)  # was a key once, which decided nothing here
+    for group, key in (("method", "packable"), ("task", "ignored_keys")):  # keys once, which decided nothing here
+        values[group].pop(key, None)
     (run,) = build_runs(values)
     return FinishedRun(folder, run, records.read(_record(folder, status, results)))
 
@@ -71,6 +72,8 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}); repeat the run's command to write it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no object; repeat the run's command to write it again")
     return content
 
 

@@ -102,7 +102,10 @@ def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[st
 
 def _build(values: dict[str, Any]) -> RunConfig:
     method = method_class(values)
-    values = {key: value for key, value in values.items() if key not in NOT_OF_A_RUN and value is not None}
+    unset = {"recipe", "budget", *_GROUPS}  # null: its defaults
+    values = {
+        key: value for key, value in values.items() if key not in NOT_OF_A_RUN and not (value is None and key in unset)
+    }
     if not method.TRAINS and isinstance(values.get("trainer"), dict):  # a budget is for those that train
         values["trainer"] = {key: each for key, each in values["trainer"].items() if key in MEASURING}
     task, is_own = values.get("task"), own.is_own(values.get("task"))

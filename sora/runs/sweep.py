@@ -179,22 +179,28 @@ class Sources:
     """Data and weights that decide run ids, each looked at once; the data itself is not kept."""
 
     def __init__(self) -> None:
-        self._data: dict[str, estimate.DataFacts] = {}
-        self._weights: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, Any] = {}  # errors too: a network that is gone is not asked again for each run
 
     def data(self, run: RunConfig) -> estimate.DataFacts:
         """Return facts of the run's data. Raises UserError where it cannot be had."""
         key = repr((run.task, run.protocol, run.data))
-        if key not in self._data:
-            self._data[key] = estimate.facts_of(load(run.task, run.protocol, run.data))
-        return self._data[key]
+        facts: estimate.DataFacts = self._once(key, lambda: estimate.facts_of(load(run.task, run.protocol, run.data)))
+        return facts
 
     def run_id(self, run: RunConfig) -> str:
         """Return the run's id. Raises UserError where data or weights cannot be had."""
-        key = repr(run.backbone)
-        if key not in self._weights:
-            self._weights[key] = backbone_identity(run.backbone)
-        return run_id(run, self.data(run).sha256, self._weights[key])
+        weights = self._once(repr(run.backbone), lambda: backbone_identity(run.backbone))
+        return run_id(run, self.data(run).sha256, weights)
+
+    def _once(self, key: str, look: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            try:
+                self._known[key] = look()
+            except UserError as error:
+                self._known[key] = error
+        if isinstance(self._known[key], UserError):
+            raise self._known[key]
+        return self._known[key]
 
 
 class Planner:

@@ -73,6 +73,8 @@ def _check(table: Table, name: str, kind: type[Any], may_be_empty: bool = False)
         if type(value) is not kind:
             found = "missing" if value is None else show(value)
             raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected")
+        if kind is int and not 0 <= value < 2**63:
+            raise table.refuse(position, f"{name} is {show(value)}, a number from 0 to 2^63 - 1 expected")
         if kind is str and not may_be_empty and not str(value).strip():
             raise table.refuse(position, f"{name} is empty")
 
@@ -87,6 +89,8 @@ def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:
     owners: dict[tuple[int, int], Any] = {}
     for position, path in enumerate(numbers):
         for level, number in enumerate(path):
+            if type(number) is not int or not 0 <= number < 2**63:
+                raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected")
             owner = path[:level] if level < len(path) - 1 else position
             if owners.setdefault((level, number), owner) != owner:
                 raise table.refuse(position, f"idx {number} was given before")
@@ -149,8 +153,8 @@ def wic(row: Row, label: int) -> list[Example]:
         name = f"sentence{column + 1}"
         text, start, end = row[name], row[f"start{column + 1}"], row[f"end{column + 1}"]
         marked = text[start:end]
-        if not 0 <= start < end <= len(text) or marked != marked.strip():
-            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a word expected")
+        if not 0 <= start < end <= len(text) or marked != marked.strip() or _cuts_a_word(text, start, end):
+            raise ValueError(f"characters {start} to {end} of {name} are {marked!r}, a whole word expected")
         spans.append((column, start, end))
     return [Example((row["sentence1"], row["sentence2"]), label, (row["idx"],), spans=tuple(spans))]
 
@@ -311,6 +315,13 @@ def _span(given: Row, text: str) -> Row:
     if not 0 <= start <= end < len(text) or given.get("text", found) != found:
         raise ValueError(f"characters {start} to {end} of the passage are {found!r}, {given.get('text')!r} expected")
     return {"text": found, "start": start, "end": end + 1}
+
+
+def _cuts_a_word(text: str, start: int, end: int) -> bool:
+    """Return whether letters go on outside the span; the n't of a contraction may."""
+    left = text[start - 1 : start].isalnum() and text[start].isalnum()
+    right = text[end : end + 1].isalnum() and text[end - 1].isalnum() and not text.startswith("n't", end)
+    return left or right
 
 
 def _words_at(text: str, words: str, index: int) -> tuple[int, int] | None:

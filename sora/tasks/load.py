@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sora.backbones.hub import NotThere, Repository, snapshot
 from sora.backbones.prepared import check
-from sora.coercion import nearest
+from sora.coercion import nearest, show
 from sora.config import DataConfig, ProtocolConfig, TaskConfig
 from sora.errors import UserError
 from sora.tasks import own
@@ -127,6 +127,13 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
     given = data.dir or os.environ.get(ENV)
     snapshot_of = open_snapshot(task, given)
     folder = Path() if snapshot_of else data_folder(task, data.dir)
+    if task.spans and task.layout not in ("wic", "wsc"):
+        raise UserError(f"task.spans: got {show(task.spans)}, but task={task.name} has no marked words; leave it empty")
+    names = [task.files.get(split) for split in splits]
+    if None in names or len(set(names)) < len(names):
+        raise UserError(
+            f"task.files: got {show(task.files)}, must name a file of its own for each of {', '.join(splits)}"
+        )
     for split in splits:
         source = f"{task.folder}/{task.files[split]}"
         files = snapshot_of(split) if snapshot_of else [folder / task.files[split]]

@@ -44,6 +44,7 @@ DELIMITED = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 JSON = (".jsonl", ".ndjson", ".json")
 KINDS = "a file (.csv .tsv .jsonl .json .parquet), a glob, a saved folder or a data set on the hub"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 
 
 def is_own(values: Any) -> bool:
@@ -114,11 +115,17 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
             raise UserError(
                 f"{table.place}: no rows (the {split} split of task {task.name}); give a file that has some"
             )
+        for name in task.text:
+            if all(isinstance(each, str) and NUMBER.fullmatch(each) for each in table.frame[name]):
+                raise UserError(f"{table.place}: column {name!r} holds numbers alone, no texts; correct data.text")
     if not task.labels and not task.score_range:
         task = replace(task, labels=labels_found(tables["train"], task.label))
     if broken := next((label for label in task.labels if len(label.splitlines()) != 1 or "\t" in label), None):
         raise UserError(f"task={task.name}: the label {show(broken)} has a tab or a line break; write it in one line")
     found = {split: _examples(task, split, table) for split, table in tables.items()}
+    if task.labels and len(set(found["train"].labels.tolist())) < 2:
+        place = tables["train"].place
+        raise UserError(f"{place}: column {task.label!r} has one label in every row; a classifier needs two")
     trained = set(zip(*found["train"].texts, strict=True))
     for split, table in tables.items():
         parts = [f"task {task.name}: {split} is {table.place}", f"{len(found[split]):,} rows"]
@@ -163,6 +170,10 @@ def sources(task: TaskConfig, directory: str | None) -> dict[str, list[Path]]:
     files: Mapping[str, Any] = task.files
     if ALL in files:
         given = files[ALL]
+        if len(files) > 1:
+            raise UserError(
+                f"data.files: names {', '.join(map(str, files))}; must be splits, or one source of them all"
+            )
         folder = _paths(task, given, directory, "data.files")[0]
         if not folder.is_dir() or (folder / "state.json").is_file():
             raise UserError(
@@ -204,6 +215,8 @@ def _paths(task: TaskConfig, given: Any, directory: str | None, key: str) -> lis
             tried = " and ".join(dict.fromkeys(map(str, places)))
             raise UserError(f"{key}={each}: there is no such file; looked for {tried}")
         found += matches
+    if len(found) > 1 and any(path.is_dir() for path in found):
+        raise UserError(f"{key}: got {show(given)}, must be one folder, or files alone")
     return found
 
 
@@ -307,6 +320,8 @@ def is_quoted(path: Path, separator: str) -> bool:
     except UserError:
         return False
     lines = [line.split(separator) for line in lines_of(path) if line]
+    if not lines:
+        return False
     head, rows = lines[0], lines[1:]
     if any(len(row) != len(head) for row in rows):
         return True

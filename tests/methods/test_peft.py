@@ -165,6 +165,8 @@ def test_one_tuner_has_one_spelling():
         ({"options": {"target_modules": ["x"]}}, r"method\.options\.target_modules: set by method\.targets"),
         ({"options": {"modules_to_save": ["x"]}}, r"method\.options\.modules_to_save: set by head"),
         ({"options": {"layers_to_transform": [0]}}, r"layers_to_transform: set by method\.targets"),
+        ({"options": {"use_qalora": True}}, r"method\.options\.use_qalora: does nothing here"),
+        ({"options": {"loftq_config": {"loftq_bits": 4}}}, r"method\.options\.loftq_config: does nothing here"),
         ({"peft_type": "DORA", "options": {"use_dora": False}}, r"use_dora: set by method\.peft_type"),
         ({"options": {"r": 0}}, r"refused by PEFT .*`r` should be a positive.*; correct or leave out r$"),
         ({"peft_type": "VERA", "options": {"r": 0}}, r"refused by PEFT \(ZeroDivisionError: .*leave out r$"),

@@ -146,7 +146,11 @@ MISTAKES = [  # task, what is wrong in a row, what is said
     ("record", {"qas.0.query": "Who?"}, "query has no @placeholder"),
     ("record", {"qas.0.answers": ...}, "answers is missing, a list expected"),
     ("wic", {"end1": 99}, "characters 4 to 99 of sentence1"),
-    ("wic", {"start1": 3}, "are ' bank', a word expected"),
+    ("wic", {"start1": 3}, "are ' bank', a whole word expected"),
+    ("wic", {"end2": 8}, "characters 4 to 8 of sentence2 are 'bank', a whole word expected"),
+    ("cb", {"idx": -1}, "idx is -1, a number from 0 to 2^63 - 1 expected"),
+    ("cb", {"idx": 2**63}, "a number from 0 to 2^63 - 1 expected"),
+    ("multirc", {"passage.questions.0.idx": "5"}, "idx is '5', a number from 0"),
     ("wsc", {"target.span1_text": "the young man"}, "span1_text is 'the young man', which is not the text"),
     ("wsc", {"target.span2_index": 99}, "from word 99 on"),
 ]

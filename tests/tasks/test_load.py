@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_wrong_counts_are_refused_unless_allowed(rte: tuple[TaskConfig, DataConf
 
 def test_a_task_without_official_sizes_is_refused(rte: tuple[TaskConfig, DataConfig]) -> None:
     assert "task.sizes: has no validation" in refused(replace(rte[0], sizes={"train": 40}), rte[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"spans": "vectors"}, "task.spans: got 'vectors', but task=rte has no marked words"),
+        ({"files": {"train": "train.tsv", "validation": "train.tsv"}}, "must name a file of its own for each of train"),
+        ({"files": {"train": "train.tsv"}}, "must name a file of its own for each of train, validation"),
+    ],
+)
+def test_a_task_described_wrong_is_refused(
+    rte: tuple[TaskConfig, DataConfig], changes: dict[str, Any], says: str
+) -> None:
+    assert says in refused(replace(rte[0], **changes), rte[1])
 
 
 def test_an_unknown_task_or_field_is_refused(tmp_path: Path) -> None:

@@ -335,6 +335,9 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # file, its content, what the sen
     ),
     ("train.jsonl", '{"a": 5, "b": "p", "y": 1}\n{"a": "u", "b": "q", "y": 0}\n', "train.jsonl:1: a is 5, text"),
     ("train.jsonl", '{"a": "t", "b": "p", "y": 1}\n{"a"\n', "train.jsonl:2: not JSON ("),
+    ("train.jsonl", '{"a": "t", "b": "p", "y": 1, "y": 0}\n', "train.jsonl:1: not JSON (the key 'y' occurs twice)"),
+    ("train.csv", "a,b,y\n1,p,no\n2,q,yes\n", "column 'a' holds numbers alone, no texts"),
+    ("train.tsv", "", "train.tsv: "),
     ("train.xlsx", GOOD, "files of one of the kinds .csv"),
     ("train.parquet", b"version https://git-lfs.github.com/spec/v1\n", "train.parquet: cannot be read ("),
     ("dev.csv", GOOD + "t,p,maybe\n", "dev.csv:8: label 'maybe' is not one of no, yes"),
@@ -376,6 +379,9 @@ TWO = {"train": "good.csv", "validation": "b.csv"}
         ),
         ({"files": {"train": "x*.csv", "validation": "b.csv"}}, "data.files.train=x*.csv: there is no such file"),
         ({"files": {"train": 3, "validation": "b.csv"}}, "data.files.train: got 3, must be a file"),
+        ({"files": ["saved", "odd"]}, "must be one folder, or files alone"),
+        ({"files": {"train": ["good.csv", "single"], "validation": "b.csv"}}, "must be one folder, or files alone"),
+        ({"files": {"train": "one.csv", "validation": "b.csv"}, "labels": ["no", "yes"]}, "has one label in every row"),
         ({"files": {"train": ["good.csv", "good.tsv"], "validation": "b.csv"}}, "good.csv and good.tsv"),
         ({"files": {"train": "saved", "validation": "b.csv"}, "hub_splits": {"train": "all"}}, "saved: no split 'all'"),
         (
@@ -401,6 +407,7 @@ def test_a_wrong_description_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     for name in ("good.csv", "b.csv"):
         Path(name).write_text(GOOD, encoding="utf-8")
+    Path("one.csv").write_text(GOOD.replace("yes", "no"), encoding="utf-8")
     Path("good.tsv").write_text(GOOD.replace(",", "\t"), encoding="utf-8")
     rows = Dataset.from_list(frame("train", ["no", "yes"]).to_dict("records"))
     DatasetDict({"train": rows, "validation": rows}).save_to_disk("saved")
