@@ -3,8 +3,8 @@
     make demo        or        python scripts/demo.py
 
 Both trainings are the command anybody would type; what they leave is read back from their records. Everything lies
-under runs/demo, and a second call only shows what is there. Where the processor multiplies in bf16, the frozen encoder
-does.
+under runs/demo, and a second call only shows what is there. Where the processor is faster in bf16, the frozen encoder
+multiplies in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from experiments.rank_map import grid, label
 from experiments.stats import t_interval
 from sora import runs as results
 from sora.runs import records
-from sora.training.device import bf16_kernels
+from sora.training.device import bf16_is_faster
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("runs/demo")
@@ -42,7 +42,7 @@ def command(method: str) -> list[str]:
         "backbone=minilm-l6",
         "backbone.pooling=mean",
         "method.alpha=2",
-        f"precision={'bf16' if bf16_kernels() else 'fp32'}",
+        f"precision={'bf16' if bf16_is_faster() else 'fp32'}",
     ]
     return ["run.py", f"method={method}", f"task={TASK}", f"seed={SEEDS}", *model, *places]
 

@@ -7,7 +7,7 @@ none; what only earlier steps can tell stands in them as <...>. Variables of the
 
     TASKS     cola,stsb,sst2_10k     STEPS  tune,choose,arms,studies,tables     ARMS  those of the main table
     SEEDS     0,21,42,81,100,123     controls are run on the first three of them
-    BACKBONE  minilm-l6              RESULTS, RUNS  results, runs                          PRECISION  bf16
+    BACKBONE  minilm-l6              RESULTS, RUNS  results, runs                          PRECISION  fp32
 
     tune       learning rates of each method, then SoRA's rho, on seed 1, and on seed 2 where neighbours are close
     choose     what the grids chose, as recipes (scripts/tune.py)
@@ -307,7 +307,7 @@ def driver(variables: Mapping[str, str], listing: bool) -> Driver:
         raise UserError(f"SEEDS: {min(shared)} is a seed of the tuning; report others")
     results, runs = variables.get("RESULTS") or "results", variables.get("RUNS") or "runs"
     words = [f"backbone={backbone}", "backbone.pooling=mean", "protocol=holdout"]
-    words += [f"precision={variables.get('PRECISION') or 'bf16'}"]
+    words += [f"precision={variables.get('PRECISION') or 'fp32'}"]
     words += [f"paths.{key}={place}" for key, place in (("results", results), ("runs", runs)) if place != key]
     return Driver(
         listed("TASKS", ("cola", "stsb", "sst2_10k"), tasks),

@@ -264,7 +264,7 @@ def test_rhos_at_another_rate_choose_nothing(tuned: World) -> None:
     world.score = lambda settings: monkey.get(settings["trainer.learning_rate"], 0.0)
     words = ["run.py", "experiment=learning_rate", "study.tasks=[stsb]", "study.seeds=[1]", "method=sora"]
     words += ["method.rho=0.15", "trainer.learning_rate=0.0005,0.001,0.002", "backbone=minilm-l6"]
-    world.record([*words, "backbone.pooling=mean", "protocol=holdout", "precision=bf16"])
+    world.record([*words, "backbone.pooling=mean", "protocol=holdout", "precision=fp32"])
     with pytest.raises(UserError, match=r"at 0.001: SoRA's rate on stsb is 0.0005 now"):
         tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"])
 

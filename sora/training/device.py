@@ -102,6 +102,11 @@ def slow(precision: str, device: torch.device) -> str:
     )
 
 
+def bf16_is_faster() -> bool:
+    """Return whether this processor has matrix units for bf16 (AMX); with AVX-512 alone fp32 is faster."""
+    return bf16_kernels() and torch.cpu._is_amx_tile_supported()
+
+
 def bf16_kernels() -> bool:
     """Return whether oneDNN multiplies in bf16 on this processor."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
