@@ -145,10 +145,11 @@ def page(
 ) -> str:
     """results/README.md."""
     lines = ["# Results", ""]
+    warning = caution(sections)
+    if warning:  # above what it is about
+        lines += [f"**{warning}**", ""]
     if overview.headline:
-        lines += [f"**{overview.headline}**", ""]
-    if words := caution(sections):
-        lines += [words, ""]
+        lines += [overview.headline if warning else f"**{overview.headline}**", ""]
     lines.append("Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).")
     for section in sections:
         table = main_table(section, overview.settings)
