@@ -24,7 +24,7 @@ from sora.method_config import SoraConfig
 from sora.schedules import Timeline, threshold_factor
 
 LARGEST_RHO, SMALLEST_TRAVEL = 0.5, 0.5  # beyond them the initial draw decides which ranks stay
-LARGEST_RATE = 1e-2  # that a warning proposes: encoders hardly learn above it
+MOST_TIMES = 4  # the run's own rate: a warning proposes none above, at which the training might collapse
 HOPELESS = "no gate can be held up by the loss: ranks will follow the initial draw"
 
 
@@ -72,8 +72,7 @@ class Regime:
             others.append(f"method.threshold of at most {xi:g}")
         if self.travel < SMALLEST_TRAVEL:
             others.append(f"at least {steps:,} steps")
-        # A rate so large that few encoders learn at it is no advice.
-        some = 0 < max(rates) <= LARGEST_RATE
+        some = 0 < max(rates) <= MOST_TIMES * self.learning_rate
         lr = f", or trainer.learning_rate of at least {_rounded(max(rates), math.ceil):g}," if some else ""
         return (
             f"{HOPELESS} ({self}; rho should be at most {LARGEST_RHO}, travel at least {SMALLEST_TRAVEL}): "

@@ -40,6 +40,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 "params": parameter_counts(pack, replica) | low_rank,
                 **({"matrices": len(summary.ranks), "targets": list(summary.ranks)} if summary.ranks else {}),
                 **({"regime": expected.numbers()} if expected else {}),
+                **({"warning": expected.warning()} if expected and expected.warning() else {}),
                 **({"built": words} if words else {}),
                 "record": str(job.record_path),
             }
@@ -48,14 +49,17 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
 
 
 def described(line: dict[str, Any]) -> str:
-    """Say in a sentence what ``line`` of a dry run holds."""
+    """Say in a sentence what ``line`` of a dry run holds, with its warning below."""
     sizes = ", ".join(f"{count:,} {split}" for split, count in line["sizes"].items())
     partial = f" (partial: {', '.join(line['partial'])})" if line["partial"] else ""
     params = line["params"]
+    regime = "".join(f", {name} {value:.3g}" for name, value in line.get("regime", {}).items())
+    warning = f"\nwarning: {line['warning']}" if "warning" in line else ""
     return (
         f"run {line['run_id']}: {line['method']} on {line['task']} with {line['backbone']}, "
         f"protocol {line['protocol']}, seed {line['seed']}; {line['steps']:,} steps; {sizes}{partial}; "
         f"{params['trainable']:,} parameters train, {params['head']:,} of them the head's"
+        f"{regime and f'; regime: {regime[2:]}'}{warning}"
     )
 
 

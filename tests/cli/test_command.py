@@ -191,11 +191,14 @@ def test_a_dry_run_shows_the_sizes_then_a_line_of_json_a_run(tmp_path: Path) -> 
         f"run {first['run_id']}: sora on synthetic_pair with minilm-l6, protocol paper, seed 0; 12 steps; "
         "60 train, 20 select, 20 report, 60 train_subset; "
         f"{first['params']['trainable']:,} parameters train, {first['params']['head']:,} of them the head's"
+        "; regime: rho 6.25, shrink 0.06, travel 0.0048"
     )
+    assert done.err.splitlines()[1].startswith("warning: no gate can be held up by the loss")
+    assert done.err.splitlines()[1] == f"warning: {first['warning']}"
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not left, "a dry run writes nothing"
     plain = json.loads(called(tmp_path, "method=bitfit", "dry_run=true", *SMALL, *NARROW).out)
-    assert not {"matrices", "targets", "regime"} & plain.keys()
+    assert not {"matrices", "targets", "regime", "warning"} & plain.keys()
     assert not {"low_rank", "gates"} & plain["params"].keys()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sora.methods.regime import HOPELESS, LARGEST_RATE, regime
+from sora.methods.regime import HOPELESS, MOST_TIMES, regime
 from sora.schedules import Timeline, linear_decay
 from sora.training.diagnostics import gate_array, gate_histogram, rank_diagnostics, regime_lines
 from sora.training.pack import losses_of
@@ -82,9 +82,9 @@ def test_the_values_of_the_warning_would_do(
     )
     rate = re.search(r"learning_rate of at least ([\d.e-]+), would do", text)
     assert named, text
-    assert rate or gate_update == "gradient", text
+    assert rate or gate_update == "gradient" or steps == 100, text  # the rate would have to grow a hundredfold
     if rate:
-        assert float(rate[1]) <= LARGEST_RATE
+        assert float(rate[1]) <= MOST_TIMES * lr * 1.01
         assert not of(run(steps, float(rate[1]), warmup, **given)).warning(), text
     xi, enough = float(named[1] or threshold), int((named[2] or str(steps)).replace(",", ""))
     assert (xi, enough) != (threshold, steps)
