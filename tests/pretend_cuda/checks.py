@@ -115,6 +115,11 @@ def no_waits(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[V
             yield not late, f"{case}", f"first step {steps[0]}, later {late}"
 
 
+def in_fp32(cases: tuple[Case, ...] | list[Case]) -> list[Case]:
+    """Leave out the cases in bf16: what trains in float64, to be compared, has no bf16 next to it."""
+    return [case for case in cases if case[2] == "fp32"]
+
+
 def resumed(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[Verdict]:
     """A run that stops on one device goes on on another, and says that it did."""
 
@@ -125,7 +130,7 @@ def resumed(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[Ve
         if step == 4:
             raise Stop
 
-    for case in cases:
+    for case in in_fp32(cases):
         with tempfile.TemporaryDirectory() as folder:
             whole = trained(runs(case), "cpu", Path(folder) / "whole").pack.optimizer.rows
             for first, second in (("cuda", "cuda"), ("cpu", "cuda"), ("cuda", "cpu")):
@@ -178,7 +183,7 @@ def graphs(device: Device, cases: tuple[Case, ...] | list[Case]) -> Iterator[Ver
     from sora.training.loop import Loop
     from tests.pretend_cuda.recording import Recorder
 
-    for case in cases:
+    for case in in_fp32(cases):
         recorders: list[Recorder] = []
 
         def record(work: Callable[[], None], made: list[Recorder] = recorders) -> Recorder:
