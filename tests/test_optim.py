@@ -51,8 +51,9 @@ def start(replicas: int) -> list[torch.Tensor]:
     return [torch.randn(replicas, n, generator=generator, dtype=torch.float64) for n in (3, 4, 5)]
 
 
-def test_equals_torch_clip_and_adamw_of_solo_runs():
-    lr, clip_norm, decay = [1e-2, 3e-2, 2e-3], 0.1, 0.1
+@pytest.mark.parametrize("clip_norm", [0.1, 3.0, 100.0])  # below, among and above the norms
+def test_equals_torch_clip_and_adamw_of_solo_runs(clip_norm):
+    lr, decay = [1e-2, 3e-2, 2e-3], 0.1
     packed = [nn.Parameter(x.clone()) for x in start(3)]
     optimizer = PackOptimizer(
         [
