@@ -43,7 +43,7 @@ def take(gpus: Sequence[str], locks: Path) -> str:
             lock = (locks / str(number)).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:  # another process has it; any other error would make this wait for ever
                 lock.close()
                 continue
             _held.append(lock)

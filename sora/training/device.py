@@ -103,7 +103,7 @@ def slow(precision: str, device: torch.device) -> str:
 
 
 def bf16_is_faster() -> bool:
-    """Return whether this processor has matrix units for bf16 (AMX); with AVX-512 alone fp32 is faster."""
+    """Return whether this processor has matrix units for bf16 (AMX); without them fp32 was faster."""
     return bf16_kernels() and torch.cpu._is_amx_tile_supported()
 
 

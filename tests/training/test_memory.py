@@ -17,17 +17,10 @@ from sora.training import memory, predictions
 from sora.training.loop import Loop
 from sora.training.pack import EncodedSplit, Pack
 from sora.training.runner import run_pack
-from tests import composing, superglue, tiny
+from tests import composing, superglue, tiny, typed
 
 SMALL = (
-    "backbone=minilm-l6",
-    "backbone.weights=random",
-    "backbone.arch.num_hidden_layers=1",
-    "backbone.arch.hidden_size=24",
-    "backbone.arch.intermediate_size=32",
-    "task=synthetic_pair",
-    "recipe=none",
-    "task.sizes={train: 60, validation: 40}",
+    *typed.SMALL,
     "method.r=2",
     "trainer.max_steps=8",
     "trainer.batch_size=2",

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from sora.cluster.signals import Preempted
 from sora.training.logging.metrics import MetricsLogger, as_json, read_metrics
 from sora.training.logging.progress import ProgressLogger, summary
 
@@ -63,7 +64,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(stopped_by="" if kind is None else {"Preempted": "a signal"}.get(kind.__name__, kind.__name__))
+        self.close(stopped_by="" if kind is None else "a signal" if kind is Preempted else kind.__name__)
 
     def resume_at(self, step: int, *, evaluated: bool = True) -> None:
         """Go on from the checkpoint of ``step``: remove later lines, and hand the others to the remotes once more.
