@@ -43,6 +43,10 @@ class MethodConfig:
         """A copy in which what is given in units of the peak learning rate has its value."""
         return self
 
+    def drops(self) -> bool:
+        """Whether its own modules drop a part of their input."""
+        return getattr(self, "dropout", 0.0) > 0
+
 
 METHODS: dict[str, type[MethodConfig]] = {}  # method.name -> its dataclass
 
@@ -294,3 +298,6 @@ class PeftConfig(MethodConfig):
                 rest = {key: value for key, value in options.items() if key not in preset}
                 return replace(self, peft_type=variant, options=rest or None)
         return replace(self, peft_type=name, options=options or None)
+
+    def drops(self) -> bool:
+        return any("dropout" in key and bool(value) for key, value in (self.options or {}).items())

@@ -171,8 +171,9 @@ class DisentangledAttention(nn.Module):
         rel = pos_dropout.shared_rows(table.index_select(0, rows), rows)
         to_key = self.key_proj if self.share_att_key else getattr(self, "pos_key_proj", None)
         to_query = self.query_proj if self.share_att_key else getattr(self, "pos_query_proj", None)
-        c2p = to_key(rel).flip(1) if "c2p" in self.kinds else None  # type: ignore[misc]
-        p2c = to_query(rel) if "p2c" in self.kinds else None  # type: ignore[misc]
+        with pos_dropout.context.rows_of_table(rows):  # and so it is with an adapter's dropout
+            c2p = to_key(rel).flip(1) if "c2p" in self.kinds else None  # type: ignore[misc]
+            p2c = to_query(rel) if "p2c" in self.kinds else None  # type: ignore[misc]
         return c2p, p2c
 
     def _against(self, content: Tensor, position: Tensor | None, flat: tuple[int, int, int]) -> Tensor | None:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ MIX_2 = 0x94D049BB133111EB
 LANES = 4  # 16-bit lanes of one 64-bit hash
 STEPS = 1 << 16  # resolution of the drop probability
 HEAD_BITS, POSITION_BITS = 12, 20  # a row's counter is slot << 32 | head << 20 | position
+TABLE = 1 << (POSITION_BITS - 1)  # the position of a table's first row, above that of any token
 CHUNK = 1 << 16  # hashes computed at a time on a CPU: 512 KiB, so that the passes stay in the second-level cache
 CACHED_SHAPES = 256
 
@@ -99,6 +101,7 @@ class DropoutContext:
         self._tables: dict[tuple[Any, ...], Tensor] = {}
         self.replicas = 1
         self.begun = 0  # forward passes so far
+        self._rows: Tensor | None = None
 
     def register(self, name: str) -> int:
         """Index of a new site. Raises ValueError when the name is taken: two sites would share masks."""
@@ -125,6 +128,20 @@ class DropoutContext:
         if self._held is not None:
             self._held.copy_(self._host_keys.pin_memory(), non_blocking=True)
             self._device_keys[self._held.device] = self._held
+
+    @contextmanager
+    def rows_of_table(self, rows: Tensor) -> Iterator[None]:
+        """Let every site take its input for the ``rows`` int64 [n] of a table that all examples share."""
+        self._rows = rows
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    @property
+    def table_places(self) -> Tensor | None:
+        """Places int64 [n] of the rows in :meth:`rows_of_table`; None outside it."""
+        return None if self._rows is None else self._rows + TABLE
 
     def hold(self, device: torch.device, replicas: int) -> None:
         """Keep the keys of every step to come at one place of ``device``, for a graph that reads them there."""
@@ -260,10 +277,13 @@ class CounterDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[R*b, d] or [R*b, t, d], replica-major -> the same shape; a row is (slot, position).
 
-        [R*b, H, t, t] are attention probabilities, of an attention that is not written for this class.
+        [R*b, H, t, t] are attention probabilities, of an attention that is not written for this class. In
+        :meth:`DropoutContext.rows_of_table` it is [R, n, d], and a row is the table's, however many are looked up.
         """
         if not self.active:
             return x
+        if (places := self.context.table_places) is not None:
+            return self._drop_places(x, places)
         if x.dim() == 4:
             dropped = self.probabilities(x.flatten(0, 1), x.shape[1]).view(x.shape)
             return dropped * self.late_scale(x.device)
@@ -298,10 +318,17 @@ class CounterDropout(nn.Module):
         """Rows [n, d] that all examples share -> [R, n, d], dropped per replica; equal places drop alike."""
         if not self.active:
             return x.unsqueeze(0)
+        return self._drop_places(x.expand(self.context.replicas, *x.shape), places)
+
+    def _drop_places(self, x: Tensor, places: Tensor) -> Tensor:
+        """Drop [R, n, d] by its rows' ``places`` int64 [n], the same for every replica."""
         if x.is_cuda:
-            return self._drop_at_once(x, (1, 1, 1, False), places).view(-1, *x.shape)
-        counters = self.context.offsets(places)
-        return self._drop(x.expand(self.context.replicas, *x.shape), counters)
+            return self._drop_at_once(x, (1, 1, 1, False), places).view(x.shape)
+        return self._drop(x, self.context.offsets(places))
+
+    def take_site(self) -> int:
+        """Return the index in the context of the masks that come next."""
+        return self.site
 
     def _slots(self, examples: int) -> int:
         if examples % self.context.replicas:
@@ -309,7 +336,7 @@ class CounterDropout(nn.Module):
         return examples // self.context.replicas
 
     def _drop(self, x: Tensor, counters: Tensor, scale: float | None = None) -> Tensor:
-        keep = self.context.keep(self.site, self.threshold, counters, x.shape[-1]).view(x.shape)
+        keep = self.context.keep(self.take_site(), self.threshold, counters, x.shape[-1]).view(x.shape)
         dropped: Tensor = _Drop.apply(x, keep, self.scale if scale is None else scale)
         return dropped
 
@@ -317,7 +344,7 @@ class CounterDropout(nn.Module):
         self, x: Tensor, shape: dropout_op.Shape, places: Tensor | None = None, dtype: torch.dtype | None = None
     ) -> Tensor:
         """One operation on a GPU: [..., lanes] -> [R * n, lanes]."""
-        keys = self.context.keys(self.site, x.device)
+        keys = self.context.keys(self.take_site(), x.device)
         rows = x.reshape(-1, x.shape[-1])
         return dropout_op.drop(rows, keys, places, shape, self.threshold - STEPS // 2, self.scale, dtype)
 
@@ -334,12 +361,11 @@ class RepeatedDropout(CounterDropout):
         self.sites = [self.site, *(context.register(f"{name}@{use}") for use in range(1, uses))]
         self._begun = self._used = 0
 
-    def _drop(self, x: Tensor, counters: Tensor, scale: float | None = None) -> Tensor:
+    def take_site(self) -> int:
         if self._begun != self.context.begun:
             self._begun, self._used = self.context.begun, 0
-        self.site = self.sites[self._used % len(self.sites)]
         self._used += 1
-        return super()._drop(x, counters, scale)
+        return self.sites[(self._used - 1) % len(self.sites)]
 
 
 def new_site(p: float, context: DropoutContext, name: str, uses: int = 1) -> CounterDropout:

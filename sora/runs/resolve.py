@@ -154,6 +154,9 @@ def resolved(run: RunConfig) -> RunConfig:
         max_length=length if length is not None else run.task.max_length,
     )
     method = method.at_rate(float(trainer.learning_rate or 0.0))
+    if run.backbone.arch.get("relative_attention") and method.drops():
+        # Before, the masks on relative embeddings depended on how far a batch was padded.
+        method = dataclasses.replace(method, version=max(2, method.version))
     if not method.TRAINS:
         trainer = TrainerConfig(**{name: getattr(trainer, name) for name in MEASURING}, max_steps=0)
     places = dataclasses.asdict(run.paths)

@@ -99,6 +99,21 @@ def test_padding_changes_nothing(family):
 
 
 @pytest.mark.parametrize("family", tiny.EVERY)
+def test_padding_changes_no_mask(family):
+    """With dropout in the encoder and on the adapters' input, which in a DeBERTa is the table of distances too."""
+    method = {"name": "lora", "dropout": 0.3}
+    model = tiny.pack(tiny.runs(family, method=method, backbone={"dropout": 0.1}), torch.float64).model.train()
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    found = []
+    for lengths in ((6,), (6, 20)):
+        model.backbone.dropout.begin(DropoutKey((3,), 5))
+        found.append(model.backbone(batch(family, lengths))[0, :6])
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", tiny.EVERY)
 def test_bf16_stays_near_fp32_and_finite(family):
     full, half = load_backbone(config(family)), load_backbone(config(family), precision="bf16")
     inputs = batch(family)

@@ -36,6 +36,7 @@ FEW: tuple[Case, ...] = (
     ("deberta-v2", "full", "fp32", None),
     ("deberta-v2", "peft-dora", "fp32", None),
     ("deberta-v2", "sora-paper", "bf16", None),
+    ("albert", "lora-dropout", "fp32", 0.1),  # one site, used by several layers
 )
 
 
@@ -339,7 +340,14 @@ CHECKS: dict[str, tuple[Callable[[Device, Any], Iterator[Verdict]], Any]] = {
     "resumed": (resumed, (("deberta-v2", "sora", "fp32", None), ("roberta", "adalora", "fp32", None))),
     "out_of_memory": (out_of_memory, None),
     "mixed_devices": (mixed_devices, None),
-    "graphs": (graphs, (("deberta-v2", "sora-sum", "fp32", None), ("roberta", "adalora", "fp32", None))),
+    "graphs": (
+        graphs,
+        (
+            ("deberta-v2", "sora-sum", "fp32", None),
+            ("deberta-v2", "lora-dropout", "fp32", None),
+            ("roberta", "adalora", "fp32", None),
+        ),
+    ),
     "launches": (launches, ()),
     "planted": (planted, None),
 }

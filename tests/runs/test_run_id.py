@@ -160,6 +160,25 @@ def test_what_decides_the_numbers_changes_the_name(run: RunConfig, values: dict[
     assert identity(changed(values, override)) != identity(run)
 
 
+@pytest.mark.parametrize(
+    ("words", "version"),
+    [
+        (("method=lora", "method.dropout=0.1", "backbone=deberta-v3-base"), 2),
+        (("method=sora", "method.dropout=0.1", "backbone=deberta-v3-small"), 2),
+        (("method=peft", "method.options={lora_dropout: 0.1}", "backbone=deberta-v3-base"), 2),
+        (("method=lora", "backbone=deberta-v3-base"), 1),
+        (("method=peft", "method.options={lora_dropout: 0}", "backbone=deberta-v3-base"), 1),
+        (("method=lora", "method.dropout=0.1", "backbone=roberta-base"), 1),
+        (("method=full", "backbone.dropout=0.1", "backbone=deberta-v3-base"), 1),
+    ],
+)
+def test_dropout_on_relative_embeddings_is_of_the_second_version(
+    tmp_path: Path, words: tuple[str, ...], version: int
+) -> None:
+    """Its masks no longer depend on how far a batch is padded."""
+    assert runs(tmp_path, "recipe=none", "task=rte", *words)[0].method.version == version
+
+
 def test_the_optimiser_names_a_run_by_what_it_is_not_by_who_asked_for_it(tmp_path: Path) -> None:
     """SoRA's authors train with transformers' old AdamW; torch's is what a name does not speak of."""
 
