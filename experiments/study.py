@@ -129,10 +129,11 @@ class Loaded:
         return [study for study in every if not names or study.name in names]
 
 
-def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None) -> Loaded:
+def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None, by_manifest: bool = False) -> Loaded:
     """Read the manifests of ``results`` and the records they name. Raises UserError where there is no such folder.
 
     ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it; None: its definition's.
+    ``by_manifest``: leave the parts of a study apart, one manifest a study.
     """
     found, accepts = runs.read(results), accepts or (lambda name: experiments.find(name).accepts)
     problems, loaded = found.problems, []
@@ -153,25 +154,33 @@ def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None)
         if entries and not any(each["run_id"] in {*found.records, *found.spoilt} for each in entries):
             problems.append(f"{file}: none of its {len(entries)} runs has a record; run them, or delete the manifest")
         manifests.append(manifest)
-    for manifest in _with_arms_united(manifests, problems):
+    for manifest in manifests if by_manifest else _united(manifests, problems):
         reasons = [_reason(each, found, accepts(manifest["study"])) for each in manifest["runs"]]
         loaded.append(_study(manifest, reasons, frame, found))
     return Loaded(loaded, _single(frame[~frame["run_id"].isin(named)], found), found, problems)
 
 
-def _with_arms_united(manifests: Sequence[studies.Manifest], problems: list[str]) -> list[studies.Manifest]:
-    """The manifests, those of the arms of one study and backbone as one, in the place of the first."""
+def _united(manifests: Sequence[studies.Manifest], problems: list[str]) -> list[studies.Manifest]:
+    """The manifests, those that are parts of one study as one, in the place of the first.
+
+    Parts are the arms of one study and backbone, and the sweeps of one name that differ in nothing but the values on
+    their axes, as when a grid grows. Sweeps that nobody named stay apart.
+    """
     groups: dict[object, list[studies.Manifest]] = {}
     for index, manifest in enumerate(manifests):
-        fixed = manifest["fixed"]
-        key = (manifest["study"], fixed.get("backbone")) if studies.ARM in fixed else index
+        name, fixed = manifest["study"], manifest["fixed"]
+        if studies.ARM in fixed:
+            key: object = name, fixed.get("backbone")
+        else:
+            key = index if name == studies.UNNAMED else (name, *sorted(fixed.items()), *sorted(manifest["axes"]))
         groups.setdefault(key, []).append(manifest)
     result = []
     for group in groups.values():
-        if studies.ARM not in group[0]["fixed"]:
+        if studies.ARM not in group[0]["fixed"] and len(group) == 1:
             result += group
             continue
-        united, found = studies.of_arms(sorted(group, key=_first_task))
+        unite = studies.of_arms if studies.ARM in group[0]["fixed"] else studies.of_parts
+        united, found = unite(sorted(group, key=_first_task))
         problems += found
         result.append(united)
     return result

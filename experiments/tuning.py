@@ -30,7 +30,7 @@ def grids(results: Path) -> list[Study]:
     files = {path.stem for name in STUDIES for path in (results / FOLDER).glob(f"{name}-*.json")}
     if not files:
         return []
-    loaded = load(results)
+    loaded = load(results, by_manifest=True)
     studies = [study for study in loaded.studies if study.name in STUDIES]
     unread = files - {study.key for study in studies}
     if unread:  # a grid less would choose another rate

@@ -164,6 +164,34 @@ def of_arms(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
     return united | {"hash": digest(name, axes, fixed)}, list(problems)
 
 
+def of_parts(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
+    """The manifests of one study with equal ``fixed`` as one, and a sentence for each two that contradict each other.
+
+    A grid that grew by further sweeps is one grid: each axis has the values of all, numbers in their order. A place at
+    which two manifests name different runs is ``contradicted``.
+    """
+    axes: dict[str, list[Any]] = {}
+    places: dict[str, tuple[dict[str, Any], str]] = {}
+    problems = []
+    for manifest in manifests:
+        file = path(Path(), manifest).as_posix()
+        for name, values in manifest["axes"].items():
+            known = axes.setdefault(name, [])
+            known += [value for value in values if value not in known]
+        for run in manifest["runs"]:
+            first, there = places.setdefault(_place(run), (dict(run), file))
+            if first["run_id"] != run["run_id"]:
+                first["contradicted"] = True
+                runs = f"runs {first['run_id']} and {run['run_id']} at {_place(run)}"
+                problems.append(f"{there} and {file}: contradict each other ({runs}); delete one")
+    for values in axes.values():
+        if all(isinstance(value, int | float) for value in values):
+            values.sort()
+    name, fixed = manifests[0]["study"], manifests[0]["fixed"]
+    whole = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed}
+    return whole | {"runs": [run for run, _ in places.values()], "hash": digest(name, axes, fixed)}, problems
+
+
 def _hashable(value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
 

@@ -265,6 +265,40 @@ def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) ->
 # -- seeds -----------------------------------------------------------------------------------------------------
 
 
+def test_a_grid_that_grew_by_further_sweeps_is_one_study(tmp_path: Path) -> None:
+    """Its numbers are those of one sweep over the grid; a sweep that nobody named, or another setting, stays apart."""
+    rate = "trainer.learning_rate"
+    for rates, seed in (([1e-3, 2e-3], 1), ([5e-4], 1), ([5e-4, 1e-3, 2e-3], 2)):
+        made.study(
+            tmp_path / "parts", "learning_rate", {"method": ["sora"], "task": ["rte"], rate: rates, "seed": [seed]}
+        )
+    whole = {"method": ["sora"], "task": ["rte"], rate: [5e-4, 1e-3, 2e-3], "seed": [1, 2]}
+    made.study(tmp_path / "whole", "learning_rate", whole)
+    (parts,), (once,) = load(tmp_path / "parts").studies, load(tmp_path / "whole").studies
+    assert parts.key == once.key
+    assert parts.axes[rate] == [5e-4, 1e-3, 2e-3]
+    assert len(parts.done) == 6
+    assert artefacts(tmp_path / "parts")["learning_rate"].data.equals(
+        artefacts(tmp_path / "whole")["learning_rate"].data
+    )
+    assert len(load(tmp_path / "parts", by_manifest=True).studies) == 3
+    for seed in (1, 2):
+        made.study(tmp_path / "unnamed", studies.UNNAMED, {"task": ["rte"], "seed": [seed]})
+        other = made.manifest("seeds", {"task": ["rte"], "seed": [seed]}, {"trainer.max_steps": str(seed)})
+        studies.write(tmp_path / "unnamed", other)
+    assert len(load(tmp_path / "unnamed").studies) == 4
+
+
+def test_parts_of_a_grid_that_name_two_runs_at_one_place_are_not_believed(tmp_path: Path) -> None:
+    made.study(tmp_path, "learning_rate", {"task": ["rte"], "seed": [1]})
+    later = made.manifest("learning_rate", {"task": ["rte"], "seed": [1, 2]})
+    later["runs"][0] |= {"run_id": "0" * 12, "record": f"records/minilm-l6/rte/sora-s1-{'0' * 12}.json"}
+    studies.write(tmp_path, later)
+    loaded = load(tmp_path)
+    assert list(loaded.studies[0].runs["reason"]) == ["in manifests that contradict each other", "not run"]
+    assert any("contradict each other (runs" in problem for problem in loaded.problems)
+
+
 def test_parts_of_the_variance_are_those_of_the_grid(tmp_path: Path) -> None:
     axes = {"method": ["sora"], "task": ["rte"], "seeds.init": SEEDS, "seeds.data": [5, 6]}
     manifest = made.study(tmp_path, "seeds", axes)
