@@ -32,7 +32,8 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
 
     ``score``: the task's first metric on the report split, of the selected weights, in points, as tables show it.
     ``select``: its select_metric on the select split, by which weights and settings are chosen. ``studies``: the
-    manifests that name the run, with spaces between. ``attrs["problems"]``: a sentence for each file that could not be
+    manifests that name the run, with spaces between; ``arm``: the rows of a study's table that it stands in, likewise,
+    None where the study has none. ``attrs["problems"]``: a sentence for each file that could not be
     used and each manifest that lacks runs, given as warnings too.
 
     Args:
@@ -55,29 +56,36 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
 
 
 def table(results: Results, folder: Path) -> pd.DataFrame:
-    """Add ``studies`` and ``attrs["problems"]`` to :func:`frame` of ``results``, which were read from ``folder``."""
-    named, problems = _manifests(folder, results.records.keys())
+    """Add ``studies``, ``arm`` and ``attrs["problems"]`` to :func:`frame` of ``results``, read from ``folder``."""
+    named, arms, problems = _manifests(folder, results.records.keys())
     runs = frame(results.records.values())
     runs["studies"] = [" ".join(named.get(run_id, [])) for run_id in runs["run_id"]]
+    runs["arm"] = [" ".join(arms.get(run_id, [])) or None for run_id in runs["run_id"]]
     runs.attrs["problems"] = [*results.problems, *problems]
     return runs
 
 
-def _manifests(folder: Path, known: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Run id -> the studies that name it, and a sentence for each manifest that is damaged or lacks runs."""
+def _manifests(
+    folder: Path, known: Collection[str]
+) -> tuple[dict[str, list[str]], dict[str, dict[str, None]], list[str]]:
+    """Run id -> the studies that name it, and its arms; a sentence for each manifest damaged or without all its runs."""
     named: dict[str, list[str]] = {}
+    arms: dict[str, dict[str, None]] = {}
     problems = []
     for file in sorted((folder / studies.FOLDER).glob("*.json")):
         try:
-            entries = studies.read(file)["runs"]
+            manifest = studies.read(file)
         except UserError as error:
             problems.append(str(error))
             continue
+        entries, arm = manifest["runs"], manifest["fixed"].get(studies.ARM)
         for run_id in dict.fromkeys(entry["run_id"] for entry in entries):
             named.setdefault(run_id, []).append(file.stem)
+            if arm:
+                arms.setdefault(run_id, {})[arm] = None
         if missing := sum(entry["run_id"] not in known for entry in entries):
             problems.append(f"{file}: {missing} of its {len(entries)} runs have no record here")
-    return named, problems
+    return named, arms, problems
 
 
 def varying(runs: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sora.runs
 from experiments import bootstrap
 from experiments.study import load
 from sora.errors import UserError
@@ -71,6 +72,12 @@ def test_one_table_in_the_order_of_the_page(found: list[dict[str, str]]) -> None
         "Linear probe",
         "Majority class",
     ]
+
+
+def test_three_lines_of_pandas_print_the_means(whole: Path, found: list[dict[str, str]]) -> None:
+    means = sora.runs.load(whole, study="main_table").groupby(["task", "arm"]).score.mean()
+    small, equal = (float(row(found, name)["score"]) for name in ("SoRA-small", "LoRA of equal size"))
+    assert means["sst2"][["sora_small", "lora_equal"]].tolist() == pytest.approx([small, equal])
 
 
 def test_numbers_by_hand(found: list[dict[str, str]]) -> None:
