@@ -68,7 +68,7 @@ def table(results: Results, folder: Path) -> pd.DataFrame:
 def _manifests(
     folder: Path, known: Collection[str]
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, None]], list[str]]:
-    """Run id -> the studies that name it, and its arms; a sentence for each manifest damaged or without all its runs."""
+    """Run id -> its studies, and its arms; and a sentence for each manifest that is damaged or lacks runs."""
     named: dict[str, list[str]] = {}
     arms: dict[str, dict[str, None]] = {}
     problems = []
