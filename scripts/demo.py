@@ -37,7 +37,7 @@ Record = dict[str, Any]
 def command(method: str) -> list[str]:
     """What is typed to train three seeds of ``method``."""
     places = [f"paths.results={FOLDER / 'results'}", f"paths.runs={FOLDER / 'runs'}"]
-    # At so large a learning rate the update is scaled by 2 / r, or nothing would be learned.
+    # The learning rates of the budget are for an update scaled by 2 / r.
     model = [
         "backbone=minilm-l6",
         "backbone.pooling=mean",
