@@ -200,7 +200,6 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"seed": True}, "seed: got True, must be an integer >= 0"),
         ({"seed": 2**63}, "seed: got 9223372036854775808"),
         ({"trainer__batch_size": 8.0}, "trainer.batch_size: got 8.0, must be an integer >= 1"),
-        ({"trainer__epochs": 10**400}, "the number has too many digits, must be below 1e308"),
         ({"trainer__epochs": "many"}, "trainer.epochs: got 'many', must be a number > 0"),
         ({"trainer__epochs": float("nan")}, "trainer.epochs: got nan, must be a number > 0"),
         ({"trainer__batch_size": None}, "trainer.batch_size: got null, must be an integer >= 1"),

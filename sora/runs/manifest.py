@@ -20,7 +20,7 @@ from pydantic import Field
 
 from sora.errors import UserError
 from sora.files import read_json, write_text
-from sora.runs.schema import Part, check
+from sora.runs.schema import RUN_ID, Part, check
 
 SCHEMA_VERSION = 1
 FOLDER = "studies"
@@ -33,7 +33,7 @@ WAY_OUT = "repeat the sweep's command, which writes it again"
 class Place(Part):
     """One run of a study. ``axes``: its value on each axis. ``record``: a path below paths.results."""
 
-    run_id: str
+    run_id: str = Field(pattern=RUN_ID)
     axes: dict[str, Any]
     record: str
     command: str
@@ -42,7 +42,7 @@ class Place(Part):
 class Layout(Part):
     """A manifest; docs/studies.md defines each key."""
 
-    schema_: int = Field(alias="schema")
+    schema_: int = Field(alias="schema", ge=SCHEMA_VERSION)
     study: str
     hash: str
     axes: dict[str, list[Any]]
@@ -190,16 +190,12 @@ def validate(manifest: Any, where: str) -> None:
 
     ``where``: the file, for messages. Raises UserError that names it and the key.
     """
-    if not isinstance(manifest, dict):
-        raise UserError(f"{where}: holds no manifest; {WAY_OUT}")
     check(Layout, manifest, SCHEMA_VERSION, where, WAY_OUT)
     if manifest["hash"] != digest(manifest["study"], manifest["axes"], manifest["fixed"]):
         _refuse(where, "hash", "is not that of study, axes and fixed")
     seen: dict[str, int] = {}
     for index, run in enumerate(manifest["runs"]):
         key = f"runs.{index}"
-        if re.fullmatch("[0-9a-f]{12}", run["run_id"]) is None:
-            _refuse(where, f"{key}.run_id", f"got {run['run_id']!r}, must be 12 hexadecimal digits")
         record = run["record"]
         if not (record.startswith("records/") and record.endswith(f"-{run['run_id']}.json")) or "../" in record:
             _refuse(where, f"{key}.record", f"got {run['record']!r}, must be records/.../...-{run['run_id']}.json")

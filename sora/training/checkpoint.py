@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.errors import UserError
-from sora.files import replaced, write_text
+from sora.files import as_user_error, replaced, write_text
 from sora.training.logging.metrics import number
 
 FORMAT = 1
@@ -53,16 +53,13 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     """Replace a file of tensors; return its sha256. Raises UserError when the disk is full."""
-    try:
-        with replaced(path) as partial:
-            save_file(tensors, partial)
-            with partial.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: cannot be written ({error}); make room or set paths.runs to another disk, then repeat the "
-            "command: it goes on from the checkpoint before"
-        ) from error
+    advice = (
+        "make room or set paths.runs to another disk, then repeat the command: it goes on from the checkpoint before"
+    )
+    with as_user_error(path, "cannot be written", advice, (OSError, SafetensorError)), replaced(path) as partial:
+        save_file(tensors, partial)
+        with partial.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def steps(run_dir: Path) -> list[int]:

@@ -62,12 +62,6 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path, other):
         pass
 
 
-def test_a_stopped_holder_keeps_the_run(tmp_path, other):
-    os.kill(other.pid, signal.SIGSTOP)
-    with pytest.raises(UserError, match="another process is training run abc"):
-        run_locks({"abc": tmp_path}).__enter__()
-
-
 def test_a_released_run_is_free_at_once(tmp_path):
     for _ in range(3):
         with run_locks({"abc": tmp_path}):
@@ -75,16 +69,13 @@ def test_a_released_run_is_free_at_once(tmp_path):
         assert holder(tmp_path) is None
 
 
-def test_a_run_that_nobody_began_has_no_holder(tmp_path):
-    assert holder(tmp_path / "abc") is None
-    assert not (tmp_path / "abc").exists()
-
-
 def test_a_pack_is_held_whole_or_not_at_all(tmp_path):
     with run_locks({"b": tmp_path / "b"}):
         with pytest.raises(UserError, match="run b"):
             run_locks({"a": tmp_path / "a", "b": tmp_path / "b", "c": tmp_path / "c"}).__enter__()
         assert holder(tmp_path / "a") is None
+    assert not (tmp_path / "c").exists()
+    assert holder(tmp_path / "c") is None, "a run that nobody began"
     assert not (tmp_path / "c").exists()
 
 
@@ -103,18 +94,10 @@ def contend(folder, start, results):
         results.put("two at once")
 
 
-@pytest.mark.parametrize("left_behind", ["nothing", "a dead process"])
-def test_of_many_at_once_never_two_hold(tmp_path, left_behind):
-    if left_behind == "a dead process":
-        done = subprocess.run(
-            [sys.executable, "-c", HOLDER.replace("time.sleep(600)", "import os; os._exit(9)"), str(tmp_path)],
-            cwd=ROOT,
-            capture_output=True,
-        )
-        assert done.returncode == 9
+def test_of_many_at_once_never_two_hold(tmp_path):
     context = multiprocessing.get_context("forkserver")
     start, results = context.Event(), context.Queue()
-    processes = [context.Process(target=contend, args=(tmp_path, start, results)) for _ in range(12)]
+    processes = [context.Process(target=contend, args=(tmp_path, start, results)) for _ in range(6)]
     for process in processes:
         process.start()
     start.set()

@@ -64,6 +64,7 @@ def test_a_row_is_its_record(results: Path) -> None:
 
 def test_keys_that_do_not_differ_are_left_out_and_others_are_not(results: Path) -> None:
     found = sora.runs.load(results)
+    assert found.loc[found["studies"] == "", "seed"].tolist() == [7], "a run outside a sweep is there"
     assert "trainer.learning_rate" in found
     assert "method.dropout" not in found
     assert "trainer.batch_size" not in found
@@ -84,11 +85,6 @@ def test_means_are_those_of_a_study(results: Path) -> None:
     assert (mean, std, count) == (pytest.approx(np.mean(of_record)), pytest.approx(np.std(of_record, ddof=1)), 2)
     with pytest.raises(UserError, match="no run of the study seeds"):
         sora.runs.load(results, study="seeds")
-
-
-def test_runs_outside_a_sweep_are_in_it(results: Path) -> None:
-    found = sora.runs.load(results)
-    assert found.loc[found["studies"] == "", "seed"].tolist() == [7]
 
 
 def test_the_committed_main_table_is_printed(tmp_path: Path) -> None:
@@ -165,14 +161,6 @@ def test_evaluations_and_levels_have_tables_of_their_own(tmp_path: Path) -> None
     history = sora.runs.history(found)
     assert len(history) == 2
     assert history.loc[0, ["step", "loss", "select.accuracy"]].tolist() == [20, 0.7, 75.0]
-
-
-@pytest.mark.slow
-def test_five_thousand_records(tmp_path: Path) -> None:
-    axes = {"method": ["full", "lora", "sora"], "task": ["rte", "mrpc"], "seed": list(range(834))}
-    made.many(tmp_path, "mine", axes, items=20)
-    found = sora.runs.load(tmp_path)
-    assert found.groupby(["task", "method"]).score.count().tolist() == [834] * 6
 
 
 def test_the_index_is_one_minus_the_correlation() -> None:
