@@ -47,8 +47,7 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
     head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": _write(path, tensors)}
     write_text(path.with_suffix(".json"), json.dumps(head | meta, default=number))
     for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+        _remove(old)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
@@ -60,6 +59,12 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> str:
         save_file(tensors, partial)
         with partial.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(head: Path) -> None:
+    """Remove a checkpoint, given its JSON, which goes first: without it there is none."""
+    head.unlink()
+    head.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -142,9 +147,7 @@ def forget_after(run_dir: Path, step: int) -> None:
     """
     for later in steps(run_dir):
         if later > step:
-            path = run_dir / "checkpoint" / f"step-{later:08d}.json"
-            path.unlink()
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            _remove(run_dir / "checkpoint" / f"step-{later:08d}.json")
 
 
 def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:

@@ -101,17 +101,15 @@ def test_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert list(failed(found)) == ["data"]
     assert "RTE/train.tsv: 2,490 expected, 2,489 found" in failed(found)["data"]
     assert found["memory"] == ("skipped", "needs data")
-    partial = examined(capsys, "task=rte", f"data.dir={tmp_path}", "data.allow_partial=true", status=0)
-    assert partial["data"][0] == "note"
-    assert "rte is partial (train 2,490 expected, 2,489 found)" in partial["data"][1]
+    level, text = doctor._data(a_case("task=rte", f"data.dir={tmp_path}", "data.allow_partial=true"))
+    assert level == "note"
+    assert "rte is partial (train 2,490 expected, 2,489 found)" in text
 
 
-def test_a_cache_that_cannot_be_written_is_a_note(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_cache_that_cannot_be_written_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (cache := tmp_path / "cache").mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != cache)
-    level, text = examined(capsys, f"paths.cache={cache}", status=0)["disk"]
+    level, text = doctor._disk(a_case(f"paths.cache={cache}"))
     assert level == "note"
     assert f"paths.cache {cache} cannot be written" in text
 
