@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 import yaml
-from hydra.errors import MissingConfigException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from sora.coercion import explained, nearest, one_of
@@ -35,6 +35,8 @@ def explain(error: Exception) -> str:
         where = getattr(error, "problem_mark", None)
         place = f"{where.name}, line {where.line + 1}: " if where else ""
         return f"{place}no YAML ({getattr(error, 'problem', None) or ' '.join(text.split())}); mend the file"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {' '.join(text.split())}"
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _missing_choice(str(error.missing_cfg_file), error.options)
     if isinstance(error, OSError) and error.filename:  # Hydra makes a folder of its own before it starts a job

@@ -41,7 +41,7 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["method=lora", "method.threshold=1"], "method.threshold: no key of this method, only of method=sora"),
         (["hydra.sweeper.max_pakc=3"], "hydra.sweeper.max_pakc: no such key; did you mean hydra.sweeper.max_pack?"),
         (["~x"], "x: no such key; python run.py --help lists the keys"),
-        (["seed=[0"], "Error parsing override 'seed=[0' no viable alternative at input '[0'"),
+        (["seed=[0"], "seed=[0: no viable alternative at input '[0'"),
         (["seed=0,1"], "Ambiguous value for argument 'seed=0,1' ... add --multirun"),
         (["data.dir=${nowhere}"], "data.dir: cannot be resolved"),
         (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
