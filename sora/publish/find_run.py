@@ -24,6 +24,7 @@ from sora.method_config import LoraConfig
 from sora.publish import card, export
 from sora.runs import records
 from sora.runs.resolve import build_runs
+from sora.runs.schema import STATUSES
 
 AGAIN = "repeat the run's command to write it again"
 
@@ -55,7 +56,7 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
             "--runs names another folder of runs"
         )
     status = _read(folder / "status.json", json.loads)
-    if status.get("status") not in records.STATUSES:
+    if status.get("status") not in STATUSES:
         raise UserError(
             f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; finish it by "
             f"repeating its command: {status.get('resume') or status.get('command')}"

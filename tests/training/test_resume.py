@@ -13,7 +13,6 @@ import torch
 from sora.cluster.signals import SIGNALS, Preempted, Preemption
 from sora.errors import UserError
 from sora.training import checkpoint, evaluation
-from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from tests import tiny
 
@@ -182,14 +181,10 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
 def test_after_the_last_step_nothing_trains_again(tmp_path):
     configs = tiny.runs()
     first = tiny.train(configs, tmp_path)
-    built = tiny.pack(configs)
-    folder = tmp_path / "seed-0"
-    with Tracker([folder], ["seed 0"], built.total_steps, interactive=False) as tracker:
-        loop = Loop(built, tracker, ["seed-0"], [folder])
-        assert loop.resume() == 20
-        loop.run()
-    assert torch.equal(loop.best, first.best)
-    assert loop.progress[0].history == first.progress[0].history
+    again = tiny.train(configs, tmp_path)
+    assert again.progress[0].resumed_at == [again.step] == [20]
+    assert torch.equal(again.best, first.best)
+    assert again.progress[0].history == first.progress[0].history
 
 
 @contextlib.contextmanager

@@ -15,10 +15,10 @@ from sora.runs import records
 from sora.tasks import compute_metrics, load, load_task
 from sora.training import predictions
 from sora.training.evaluation import predict
-from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from sora.training.pack import build_pack
 from sora.training.runner import run_pack
+from tests import tiny
 from tests.superglue import FOLDERS, download, tiny_runs
 
 CPU = torch.device("cpu")
@@ -69,13 +69,7 @@ def test_replicas_are_their_solo_runs(name: str, tmp_path: Path) -> None:
     data = load(configs[0].task, configs[0].protocol, configs[0].data)
 
     def train(chosen: list, folder: Path) -> Loop:
-        pack = build_pack(chosen, data, CPU, dtype=torch.float64)
-        names = [f"seed-{run.seed}" for run in chosen]
-        folders = [folder / each for each in names]
-        with Tracker(folders, names, pack.total_steps, interactive=False) as tracker:
-            loop = Loop(pack, tracker, names, folders)
-            loop.run()
-        return loop
+        return tiny.finish(build_pack(chosen, data, CPU, dtype=torch.float64), folder)
 
     together, alone = train(configs, tmp_path / "pack"), train(configs[1:], tmp_path / "solo")
     rows = together.pack.optimizer.rows
