@@ -81,13 +81,13 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
     """
     path = run_dir / "checkpoint" / f"step-{step:08d}.json"
     weights = path.with_suffix(".safetensors")
+    meta = _meta(path)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         return None
-    if not isinstance(meta, dict) or meta.get("step") != step:
+    if meta.get("step") != step:
         return None
     if (found := (meta.get("run_id"), meta.get("format"))) != (run_id, FORMAT):
         raise UserError(
@@ -104,23 +104,24 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
 
 def pack_members(run_dir: Path) -> list[str]:
     """Return the ids of the pack that wrote a run's newest checkpoint; [] where there is none, or it is damaged."""
-    try:
-        return [str(name) for name in _newest(run_dir)["members"]]
-    except (KeyError, TypeError):
-        return []
+    members = _newest(run_dir).get("members")
+    return [str(name) for name in members] if isinstance(members, list) else []
 
 
 def reached(run_dir: Path) -> tuple[int, bool]:
     """Return the step of a run's newest checkpoint, 0 without one, and whether its evaluation is due."""
-    newest = _newest(run_dir)
-    return max(steps(run_dir), default=0), bool(newest.get("evaluation_due"))
+    return max(steps(run_dir), default=0), bool(_newest(run_dir).get("evaluation_due"))
 
 
 def _newest(run_dir: Path) -> dict[str, Any]:
-    """Read the newest checkpoint's JSON; {} where there is none, or it is damaged."""
     path = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
+    return {} if path is None else _meta(path)
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's JSON; {} where it is gone or damaged."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
