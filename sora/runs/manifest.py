@@ -9,7 +9,6 @@ study never slip in. docs/studies.md defines each key.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pydantic import Field
 
 from sora.errors import UserError
 from sora.files import read_json, write_text
+from sora.runs import run_id
 from sora.runs.schema import RUN_ID, Part, check
 
 SCHEMA_VERSION = 1
@@ -86,10 +86,9 @@ def make(
 
 
 def digest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str]) -> str:
-    """Return 12 hexadecimal digits of the sha256 of the three as canonical JSON: sorted keys, no spaces, ASCII."""
+    """Return the digest that names a manifest's file."""
     content = {"study": study, "axes": axes, "fixed": fixed}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+    return run_id.digest(content)
 
 
 def path(results: Path, manifest: Manifest) -> Path:
