@@ -8,12 +8,14 @@ with ``weights_only=True``.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import re
 import uuid
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +36,18 @@ def expanded(key: str, text: str) -> str:
     who = text.partition("/")[0]
     why = "HOME is not set, and this user has no home folder" if who == "~" else f"there is no user {who[1:]}"
     raise UserError(f"{key}: got {text!r}, but {why}; write the whole path, or ./{text} for a folder of that name")
+
+
+@contextlib.contextmanager
+def as_user_error(
+    place: Path | str, what: str, advice: str, errors: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[None]:
+    """Turn an error of the file system into one sentence: ``<place>: <what> (<why>); <advice>``."""
+    try:
+        yield
+    except errors as error:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise UserError(f"{place}: {what} ({why}); {advice}") from error
 
 
 @contextlib.contextmanager
@@ -66,19 +80,24 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises UserError where the disk is full or read-only.
     """
-    try:
-        with replaced(Path(path)) as partial:
-            partial.write_bytes(content)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space, or set "
-            "paths.results and paths.runs to folders that can be written"
-        ) from error
+    advice = "free some space, or set paths.results and paths.runs to folders that can be written"
+    with as_user_error(path, "cannot be written", advice), replaced(Path(path)) as partial:
+        partial.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
     """As :func:`write_bytes`, of a text in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """Make a zip whose bytes depend on the files alone: sorted names, one fixed date."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, files[name], zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
 
 
 def parse_json(text: str) -> Any:
@@ -108,12 +127,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_json(path: Path, way_out: str) -> Any:
     """Return what a JSON file of this project holds. Raises UserError that names it and, where damaged, the way out."""
-    try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check paths.results") from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise UserError(f"{path}: damaged JSON ({error}); {way_out}") from error
+    with as_user_error(path, "cannot be read", "check paths.results"):
+        content = Path(path).read_bytes()
+    with as_user_error(path, "damaged JSON", way_out, (ValueError,)):  # or no UTF-8
+        return parse_json(content.decode())
 
 
 def _finite(text: str) -> float:
@@ -123,9 +140,12 @@ def _finite(text: str) -> float:
     return value
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}"  # can be a part of a path, and of nothing but the folder it stands in
+
+
 def is_name(text: str) -> bool:
-    """Tell whether a text can be a part of a path, and of nothing but the folder it stands in."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", text) is not None
+    """Tell whether a text is a NAME."""
+    return re.fullmatch(NAME, text) is not None
 
 
 def is_inside(text: str) -> bool:

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 from sora.backbones.load import matches
 from sora.coercion import MAX_SEED, coerce, nearest, show
 from sora.errors import UserError
+from sora.files import as_user_error
 from sora.method_config import SoraConfig
 from sora.methods.base import replace_module
 from sora.methods.lora import LowRankLinear
@@ -184,10 +185,8 @@ class SoraAdapters:
             for key, value in self.model.get_submodule(name).state_dict().items()
         }
         base = base if base is not None else str(getattr(getattr(self.model, "config", None), "_name_or_path", ""))
-        try:
+        with as_user_error(folder, "cannot be written", "give another folder"):
             export.write_lora(Path(folder), factors, scaling, base=base, saved=saved, modules_to_save=self.trained)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror or error}); give another folder") from error
 
 
 class LiveRanks(TrainerCallback):

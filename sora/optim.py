@@ -78,9 +78,8 @@ def takes_adam(group: ParameterGroup) -> bool:
 
 
 def column(values: Sequence[float], like: Tensor) -> Tensor:
-    """Put one number per replica next to ``like``, as [R, 1]; from pinned memory, so that a GPU is not waited for."""
-    host = torch.tensor(list(values), dtype=like.dtype).unsqueeze(1)
-    return host.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else host
+    """Put one number per replica next to ``like``, as [R, 1]."""
+    return numbers([[value] for value in values], like)
 
 
 def numbers(table: Sequence[Sequence[float]], like: Tensor) -> Tensor:

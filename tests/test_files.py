@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from sora.config import TaskConfig
 from sora.errors import UserError
-from sora.files import is_inside, is_name, parse_json
+from sora.files import is_inside, is_name
 from sora.runs import manifest as studies
 from sora.runs import records
 from sora.tasks.load import read_official
@@ -25,12 +24,6 @@ fuzz = settings(
     max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
-)
-words = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=6,
 )
 HOSTILE = [
     b"[" * 200_000,
@@ -130,24 +123,6 @@ def test_data_files_are_looked_for_in_their_folder_alone(place):
         tiny.runs(task={"reader": "tsv", "files": {"train": place}})
 
 
-def test_every_name_in_conf_is_one():
-    for group in ("backbone", "task", "method", "protocol"):
-        names = [path.stem for path in (Path(__file__).parents[1] / "conf" / group).glob("*.yaml")]
-        assert names
-        assert all(map(is_name, names))
-
-
-@given(st.text(max_size=20), st.text(max_size=20))
-@fuzz
-def test_a_place_that_counts_as_inside_is_inside(folder, file):
-    base = Path("/base/of/data")
-    text = f"{folder}/{file}"
-    if is_inside(text):
-        normal = Path(*[part for part in (base / text).parts if part != "."])
-        assert normal.is_relative_to(base)
-        assert ".." not in normal.parts
-
-
 # -- data files ------------------------------------------------------------------------------------------------
 
 
@@ -159,23 +134,6 @@ def checked(read: Any, path: Path, task: TaskConfig) -> int | None:
         return None
     assert len(examples.labels) == len(examples.ids) == len(examples.texts[0])
     return len(examples.labels)
-
-
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), min_size=1, max_size=12)
-rows = st.lists(st.tuples(texts.filter(str.strip), texts.filter(str.strip)), max_size=5)
-
-
-@fuzz
-@given(rows, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
-def test_a_well_formed_tsv_has_the_rows_it_has(tmp_path, content, newline, mark, last):
-    task = load_task("rte")
-    lines = ["index\tsentence1\tsentence2\tlabel"]
-    lines += [f"{number}\t{a}\t{b}\t{task.labels[number % 2]}" for number, (a, b) in enumerate(content)]
-    path = tmp_path / "train.tsv"
-    path.write_bytes(("\ufeff" * mark + newline.join(lines) + newline * last).encode())
-    examples = read_official(path, task, "train", path.name)
-    assert list(zip(*examples.texts, strict=True)) == content
-    assert examples.labels.tolist() == [number % 2 for number in range(len(content))]
 
 
 @fuzz
@@ -192,10 +150,3 @@ def test_hostile_json_lines_are_one_sentence(name, content, tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_bytes(content + b"\n")
     assert checked(read_official, path, load_task(name)) is None
-
-
-@fuzz
-@given(anything)
-def test_json_that_is_json_is_read_as_python_reads_it(value):
-    assert parse_json(json.dumps(value, ensure_ascii=False)) == value
-    assert parse_json(json.dumps(value)) == value

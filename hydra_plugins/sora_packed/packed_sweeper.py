@@ -20,6 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from sora.errors import UserError
 from sora.options import register
 
 if TYPE_CHECKING:
@@ -62,7 +63,6 @@ class PackedSweeper(Sweeper):
         Raises:
             UserError: after the last job, when one of them did not finish.
         """
-        from sora.errors import UserError
         from sora.runs.manifest import UNNAMED
         from sora.runs.recipes import check_idle
         from sora.runs.sweep import Planner
@@ -100,8 +100,6 @@ class PackedSweeper(Sweeper):
 
     def _slots(self, arguments: Sequence[str]) -> "list[Axis | Fixed]":
         """The study's parameters and the arguments; of two with one key the later counts, in the place of the first."""
-        from sora.errors import UserError
-
         for key, value in self.params.items():
             if value == "" and not any(each.startswith(f"{key}=") for each in arguments):
                 name = f"hydra.sweeper.params.{key}"
@@ -113,7 +111,6 @@ class PackedSweeper(Sweeper):
         return list({override.get_key_element(): self._slot(override) for override in overrides}.values())
 
     def _slot(self, override: Override) -> "Axis | Fixed":
-        from sora.errors import UserError
         from sora.runs.sweep import Axis, Fixed, Value
 
         key = override.key_or_group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -20,16 +21,13 @@ class _Unbroken(io.FileIO):
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
-        except (BrokenPipeError, OSError) as error:
-            if not isinstance(error, BrokenPipeError) and error.errno not in _GONE:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal was closed
                 raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             return memoryview(data).nbytes
-
-
-_GONE = (5,)  # EIO: the terminal was closed
 
 
 def outlive_reader() -> None:

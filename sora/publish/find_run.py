@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,11 +19,14 @@ from sora.backbones.tokenizer import load_tokenizer
 from sora.coercion import nearest
 from sora.config import RunConfig
 from sora.errors import UserError
-from sora.files import write_text
+from sora.files import as_user_error, write_text
 from sora.method_config import LoraConfig
 from sora.publish import card, export
 from sora.runs import records
 from sora.runs.resolve import build_runs
+from sora.runs.schema import STATUSES
+
+AGAIN = "repeat the run's command to write it again"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
             "--runs names another folder of runs"
         )
     status = _read(folder / "status.json", json.loads)
-    if status.get("status") not in records.STATUSES:
+    if status.get("status") not in STATUSES:
         raise UserError(
             f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; finish it by "
             f"repeating its command: {status.get('resume') or status.get('command')}"
@@ -67,13 +71,10 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """The content of a file of the run. Raises UserError for one that cannot be read."""
-    try:
+    with as_user_error(path, "cannot be read", AGAIN, (OSError, ValueError, yaml.YAMLError)):
         content: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({reason}); repeat the run's command to write it again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no object; repeat the run's command to write it again")
+        raise UserError(f"{path}: holds no object; {AGAIN}")
     return content
 
 
@@ -84,11 +85,8 @@ def _check_adapter(adapter: Path) -> None:
     if not weights:
         raise UserError(f"{adapter}: is missing, or has no weights; {again}")
     for path in weights:
-        try:
-            with safe_open(path, "numpy"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); {again}") from error
+        with as_user_error(path, "cannot be read", again, (OSError, SafetensorError)), safe_open(path, "numpy"):
+            pass
 
 
 def _record(folder: Path, status: dict[str, Any], results: Path) -> Path:
@@ -116,7 +114,8 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not an empty folder; give a new or an empty one")
-    try:
+    with contextlib.ExitStack() as undo, as_user_error(out, "cannot be written", "choose another folder"):
+        undo.callback(shutil.rmtree, out, ignore_errors=True)  # it was empty before
         out.mkdir(parents=True, exist_ok=True)
         if merged:
             weights = cache_folder("weights", finished.run.paths.cache)
@@ -128,11 +127,7 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
         export.name_labels(out, finished.run.task)
         _write_tokenizer(finished.run, out)
         card.write(out, finished.run, finished.record)
-    except (OSError, UserError) as error:
-        shutil.rmtree(out, ignore_errors=True)  # it was empty before
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
+        undo.pop_all()
 
 
 def _write_tokenizer(run: RunConfig, out: Path) -> None:

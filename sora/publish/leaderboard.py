@@ -8,9 +8,7 @@ ReCoRD's label is the text of the entity. Names, words and counts are the task's
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sora.errors import UserError
-from sora.files import write_bytes
+from sora.files import write_bytes, zipped
 from sora.runs import records
 from sora.tasks import Examples, TaskConfig
 from sora.tasks.metrics import predict
@@ -156,7 +154,7 @@ def collect(
             f"the leaderboard of {benchmark} refuses a zip without {missing[0]}, which no run in {runs} that counts "
             "has; train its task with predict=true, or write what there is with --incomplete"
         )
-    write_bytes(out, _zipped(files))
+    write_bytes(out, zipped({name: path.read_bytes() for name, path in files.items()}))
     print(out)
 
 
@@ -191,13 +189,3 @@ def _described(record: dict[str, Any]) -> str:
         f"{config['backbone']['name']} {config['method']['name']} seed {config['seed']} run {record['run_id']}, "
         f"protocol {config['protocol']['name']}, select {config['task']['select_metric']} {_selected(record):.4f}"
     )
-
-
-def _zipped(files: Mapping[str, Path]) -> bytes:
-    """Make a zip without folders whose bytes depend on the files alone."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in sorted(files):
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            archive.writestr(entry, files[name].read_bytes(), zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()

@@ -20,7 +20,7 @@ from sora.tasks import TaskData
 CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side
 FLOAT = 4  # bytes
 ROW_COPIES = 5  # of what trains: values, gradients, two moments, the best so far
-EVALUATION_BATCH = 32  # examples per replica, as in sora/training/evaluation.py
+EVALUATION_BATCH = 32  # examples per replica
 ALLOCATOR = 1.3  # what allocators hold beyond what is asked of them
 PROCESS_BYTES = 500 << 20  # interpreter and libraries on a CPU
 

@@ -9,7 +9,6 @@ study never slip in. docs/studies.md defines each key.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ from pydantic import Field
 
 from sora.errors import UserError
 from sora.files import read_json, write_text
-from sora.runs.schema import Part, check
+from sora.runs import run_id
+from sora.runs.schema import RUN_ID, Part, check
 
 SCHEMA_VERSION = 1
 FOLDER = "studies"
@@ -33,7 +33,7 @@ WAY_OUT = "repeat the sweep's command, which writes it again"
 class Place(Part):
     """One run of a study. ``axes``: its value on each axis. ``record``: a path below paths.results."""
 
-    run_id: str
+    run_id: str = Field(pattern=RUN_ID)
     axes: dict[str, Any]
     record: str
     command: str
@@ -42,7 +42,7 @@ class Place(Part):
 class Layout(Part):
     """A manifest; docs/studies.md defines each key."""
 
-    schema_: int = Field(alias="schema")
+    schema_: int = Field(alias="schema", ge=SCHEMA_VERSION)
     study: str
     hash: str
     axes: dict[str, list[Any]]
@@ -86,10 +86,9 @@ def make(
 
 
 def digest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str]) -> str:
-    """Return 12 hexadecimal digits of the sha256 of the three as canonical JSON: sorted keys, no spaces, ASCII."""
+    """Return the digest that names a manifest's file."""
     content = {"study": study, "axes": axes, "fixed": fixed}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+    return run_id.digest(content)
 
 
 def path(results: Path, manifest: Manifest) -> Path:
@@ -218,16 +217,12 @@ def validate(manifest: Any, where: str) -> None:
 
     ``where``: the file, for messages. Raises UserError that names it and the key.
     """
-    if not isinstance(manifest, dict):
-        raise UserError(f"{where}: holds no manifest; {WAY_OUT}")
     check(Layout, manifest, SCHEMA_VERSION, where, WAY_OUT)
     if manifest["hash"] != digest(manifest["study"], manifest["axes"], manifest["fixed"]):
         _refuse(where, "hash", "is not that of study, axes and fixed")
     seen: dict[str, int] = {}
     for index, run in enumerate(manifest["runs"]):
         key = f"runs.{index}"
-        if re.fullmatch("[0-9a-f]{12}", run["run_id"]) is None:
-            _refuse(where, f"{key}.run_id", f"got {run['run_id']!r}, must be 12 hexadecimal digits")
         record = run["record"]
         if not (record.startswith("records/") and record.endswith(f"-{run['run_id']}.json")) or "../" in record:
             _refuse(where, f"{key}.record", f"got {run['record']!r}, must be records/.../...-{run['run_id']}.json")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import yaml
 
 from sora.coercion import coerce, nearest
-from sora.config import MEASURING, RunConfig, ScheduleConfig, TrainerConfig
+from sora.config import MEASURING, BackboneConfig, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
 from sora.files import CONF
 from sora.method_config import METHODS
 from sora.runs.resolve import resolved
+from sora.runs.run_id import recorded_config
 
 ALL = "*"
 COMPARED = ("method", "trainer", "schedule")  # groups whose fields a recipe decides
 OWN = ("data.files", "data.text", "data.label", "data.quoting")  # keys of a task that is given on the command line
-SINGLE = {"backbone": ("dropout", "pooling", "tokenizer", "arch"), "": ("head", "precision")}
+SINGLE = ("backbone.dropout", "backbone.pooling", "backbone.tokenizer", "backbone.arch", "head", "precision")
 
 
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -119,23 +121,17 @@ def _as_written(run: RunConfig) -> RunConfig:
         for group, values in said.items():
             values.update(content.get(group, {}))
     method = METHODS[run.method.name]
-    backbone = type(run.backbone)
+    backbone = {key: getattr(BackboneConfig, key) for key in ("dropout", "pooling", "tokenizer")}
+    backbone |= said["backbone"] | {"arch": _arch(run, said["backbone"].get("arch", {}))}
     return resolved(
         dataclasses.replace(
             run,
             method=coerce(method, {"name": run.method.name} | said["method"], "method"),
             trainer=coerce(TrainerConfig, said["trainer"], "trainer"),
             schedule=coerce(ScheduleConfig, said["schedule"], "schedule"),
-            backbone=dataclasses.replace(
-                run.backbone,
-                arch=_arch(run, said["backbone"].get("arch", {})),
-                **{
-                    key: said["backbone"].get(key, _default(backbone, key))
-                    for key in SINGLE["backbone"]
-                    if key != "arch"
-                },
-            ),
-            **{key: _default(RunConfig, key) for key in SINGLE[""]},
+            backbone=dataclasses.replace(run.backbone, **backbone),
+            head=RunConfig.head,
+            precision=RunConfig.precision,
         )
     )
 
@@ -147,20 +143,6 @@ def _arch(run: RunConfig, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(run: RunConfig, written: RunConfig) -> list[str]:
-    keys = [f"{group}.{name}" if group else name for group, names in SINGLE.items() for name in names]
-    for group in COMPARED:
-        part = getattr(run, group)
-        fields = [item.name for item in dataclasses.fields(part) if item.metadata.get("science", True)]
-        unused = part.unused() if hasattr(part, "unused") else frozenset()
-        keys += [f"{group}.{name}" for name in fields if name not in unused]
-    return [key for key in keys if _at(run, key) != _at(written, key)]
-
-
-def _at(run: Any, key: str) -> Any:
-    for name in key.split("."):
-        run = getattr(run, name)
-    return run
-
-
-def _default(cls: Any, name: str) -> Any:
-    return next(item.default for item in dataclasses.fields(cls) if item.name == name)
+    decisive = recorded_config(run, {})
+    keys = [*SINGLE, *(f"{group}.{name}" for group in COMPARED for name in decisive[group])]
+    return [key for key in keys if attrgetter(key)(run) != attrgetter(key)(written)]

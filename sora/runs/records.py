@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import math
-import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from sora.coercion import show
 from sora.config import RunConfig
 from sora.errors import UserError
-from sora.files import is_name, read_json, write_bytes, write_text
-from sora.runs.schema import SCHEMA_VERSION, STATUSES, Record, check, shown
+from sora.files import as_user_error, read_json, write_bytes, write_text, zipped
+from sora.runs.schema import SCHEMA_VERSION, Record, check
 
 NOT_SCIENCE = ("time", "throughput", "memory", "provenance")  # may differ when the same run is repeated
 Arrays = dict[str, np.ndarray]
@@ -43,19 +43,9 @@ def validate(record: Any, where: str) -> None:
 
     ``where``: the file, for messages. Raises UserError that names the file and the key.
     """
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: holds no record but {shown(record)}; {WAY_OUT}")
     check(Record, record, SCHEMA_VERSION, where, WAY_OUT)
-    if re.fullmatch("[0-9a-f]{12}", record["run_id"]) is None:
-        _refuse(where, "run_id", f"got {shown(record['run_id'])}, must be 12 hexadecimal digits")
-    for group in ("backbone", "method", "task", "protocol"):  # they name folders and files
-        name = record["config"][group]["name"]
-        if not is_name(name):
-            _refuse(where, f"config.{group}.name", f"got {shown(name)}, must be letters, digits and . _ + -")
-    if record["status"] not in STATUSES:
-        _refuse(where, "status", f"got {shown(record['status'])}, must be one of {', '.join(STATUSES)}")
     if (record["status"] == "diverged") != (record["flags"]["diverged_at"] is not None):
-        diverged_at = shown(record["flags"]["diverged_at"])
+        diverged_at = show(record["flags"]["diverged_at"])
         _refuse(where, "flags.diverged_at", f"got {diverged_at}, which contradicts status {record['status']}")
     pack = record["pack"]
     if pack["size"] != len(pack["members"]) or record["run_id"] not in pack["members"]:
@@ -120,15 +110,12 @@ def _finite(value: Any) -> Any:
 
 
 def _npz(arrays: Arrays) -> bytes:
-    """Return the bytes of an .npz that depend on nothing but the arrays: sorted names, one fixed date."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(arrays):
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            with archive.open(entry, "w") as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(arrays[name]), allow_pickle=False)
-    return buffer.getvalue()
+    """Return the bytes of an .npz that depend on nothing but the arrays."""
+    files = {}
+    for name, array in arrays.items():
+        np.lib.format.write_array(content := io.BytesIO(), np.ascontiguousarray(array), allow_pickle=False)
+        files[f"{name}.npy"] = content.getvalue()
+    return zipped(files)
 
 
 def arrays_digest(arrays: Arrays) -> str:
@@ -170,11 +157,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
     Raises UserError when the file is damaged or not the record's.
     """
     record, file = record or read(path), Path(path).with_suffix(".npz")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except UNREADABLE as error:
-        raise UserError(f"{file}: cannot be read ({error}); {WAY_OUT}") from error
+    with as_user_error(file, "cannot be read", WAY_OUT, UNREADABLE), np.load(file, allow_pickle=False) as archive:
+        arrays = dict(archive)
     if arrays_digest(arrays) != record["data"]["arrays_sha256"]:
         raise UserError(f"{file}: is not the file {path} was written with; {WAY_OUT}")
     return arrays

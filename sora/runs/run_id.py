@@ -23,9 +23,13 @@ def science_config(run: RunConfig, data_sha256: str, weights: dict[str, Any]) ->
 
 
 def run_id(run: RunConfig, data_sha256: str, weights: dict[str, Any]) -> str:
-    """Return 12 hexadecimal digits of the sha256 of the science as canonical JSON: sorted keys, no spaces, ASCII."""
-    science = science_config(run, data_sha256, weights)
-    text = json.dumps(science, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return the digest of a run's science."""
+    return digest(science_config(run, data_sha256, weights))
+
+
+def digest(content: dict[str, Any]) -> str:
+    """Return 12 hexadecimal digits of the sha256 of ``content`` as canonical JSON: sorted keys, no spaces, ASCII."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
 

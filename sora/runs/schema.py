@@ -16,13 +16,16 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sora.coercion import show
 from sora.errors import UserError
+from sora.files import NAME
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "diverged")
 Measured = float | None  # None: was not finite
 Scores = dict[str, Measured]
 Ranks = dict[str, int]
+RUN_ID = "^[0-9a-f]{12}$"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "record.md"
 
 
@@ -43,19 +46,7 @@ def optional(meaning: str) -> Any:
 
 
 class Named(Part):
-    name: str = key("its name", "rte")
-
-
-class Backbone(Named):
-    name: str = key("", "tiny")
-
-
-class Method(Named):
-    name: str = key("", "sora")
-
-
-class Protocol(Named):
-    name: str = key("", "paper")
+    name: str = key("its name, a part of paths", "rte", pattern=f"^{NAME}$")
 
 
 class Flags(Part):
@@ -72,13 +63,13 @@ class Flags(Part):
 
 
 class Config(Part):
-    backbone: Backbone = key("its `name` and how it was loaded")
-    method: Method = key("its `name` and hyper-parameters, no switch left open")
+    backbone: Named = key("its `name` and how it was loaded", {"name": "tiny"})
+    method: Named = key("its `name` and hyper-parameters, no switch left open", {"name": "sora"})
     task: Named = key(
         "its `name`, `version`, labels, metrics, and how its texts are put together; the hash of "
         "the examples is in `data`"
     )
-    protocol: Protocol = key("its `name`: which examples are trained on, selected on, reported on")
+    protocol: Named = key("its `name`: which examples are trained on, selected on, reported on", {"name": "paper"})
     trainer: dict[str, Any] = key("the loop's settings")
     schedule: dict[str, Any] = key("the sparsity levels")
     seed: int = key("the run's seed", 0)
@@ -245,13 +236,16 @@ class Provenance(Part):
 class Record(Part):
     """A whole record, its keys in the order in which they are written."""
 
-    schema_: int = key("version of this layout: 1", SCHEMA_VERSION, alias="schema")
+    schema_: int = key("version of this layout: 1", SCHEMA_VERSION, alias="schema", ge=SCHEMA_VERSION)
     run_id: str = key(
         "12 hexadecimal digits: the start of the sha256 of what decides the numbers (`sora/runs/run_id.py`)",
         "0123456789ab",
+        pattern=RUN_ID,
     )
     status: str = key(
-        "`ok`, or `diverged`: a loss or a gradient was not finite, and the weights stayed as they were before", "ok"
+        "`ok`, or `diverged`: a loss or a gradient was not finite, and the weights stayed as they were before",
+        "ok",
+        pattern=f"^({'|'.join(STATUSES)})$",
     )
     flags: Flags = key("what a reader must know before using the numbers")
     config: Config = key(
@@ -297,43 +291,24 @@ SECTIONS = {
 
 # -- checking ------------------------------------------------------------------------------------------------------
 
-NOUNS = {
-    "int": "an integer",
-    "float": "a number",
-    "string": "text",
-    "bool": "true or false",
-    "dict": "an object",
-    "model": "an object",
-    "list": "a list",
-}
 
-
-def check(model: type[BaseModel], value: dict[str, Any], version: int, where: str, way_out: str) -> None:
+def check(model: type[BaseModel], value: Any, version: int, where: str, way_out: str) -> None:
     """Raise UserError that names the file ``where``, the first key that breaks ``model``, and the ``way_out``.
 
-    A newer ``schema`` than ``version`` asks for a newer program; any other one but ``version`` is refused.
+    A newer ``schema`` than ``version`` asks for a newer program.
     """
-    schema = value.get("schema")
+    schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and schema > version:
         raise UserError(f"{where}: schema is {schema}, but {version} is the newest known here; update the program")
     try:
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        kind = first["type"]
-        if kind == "missing":
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        if first["type"] == "missing":
             raise UserError(f"{where}: {place} is missing; {way_out}") from None
-        noun = next((words for name, words in NOUNS.items() if kind.startswith(name)), first["msg"])
-        raise UserError(f"{where}: {place} got {shown(first['input'])}, must be {noun}; {way_out}") from None
-    if schema != version:
-        raise UserError(f"{where}: schema got {schema}, must be {version}; {way_out}")
-
-
-def shown(value: Any) -> str:
-    """Show a value in a sentence, in at most 80 characters."""
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+        must = first["msg"].replace("Input should", "must").replace("String should", "must")
+        raise UserError(f"{where}: {place} got {show(first['input'])}, {must}; {way_out}") from None
 
 
 # -- describing ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.errors import UserError
-from sora.files import replaced, write_text
+from sora.files import as_user_error, replaced, write_text
 from sora.training.logging.metrics import number
 
 FORMAT = 1
@@ -47,22 +47,24 @@ def save(run_dir: Path, run_id: str, step: int, tensors: dict[str, Tensor], meta
     head = {"format": FORMAT, "run_id": run_id, "step": step, "sha256": _write(path, tensors)}
     write_text(path.with_suffix(".json"), json.dumps(head | meta, default=number))
     for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+        _remove(old)
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     """Replace a file of tensors; return its sha256. Raises UserError when the disk is full."""
-    try:
-        with replaced(path) as partial:
-            save_file(tensors, partial)
-            with partial.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: cannot be written ({error}); make room or set paths.runs to another disk, then repeat the "
-            "command: it goes on from the checkpoint before"
-        ) from error
+    advice = (
+        "make room or set paths.runs to another disk, then repeat the command: it goes on from the checkpoint before"
+    )
+    with as_user_error(path, "cannot be written", advice, (OSError, SafetensorError)), replaced(path) as partial:
+        save_file(tensors, partial)
+        with partial.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove(head: Path) -> None:
+    """Remove a checkpoint, given its JSON, which goes first: without it there is none."""
+    head.unlink()
+    head.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -79,13 +81,13 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
     """
     path = run_dir / "checkpoint" / f"step-{step:08d}.json"
     weights = path.with_suffix(".safetensors")
+    meta = _meta(path)
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
         with weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         return None
-    if not isinstance(meta, dict) or meta.get("step") != step:
+    if meta.get("step") != step:
         return None
     if (found := (meta.get("run_id"), meta.get("format"))) != (run_id, FORMAT):
         raise UserError(
@@ -102,23 +104,24 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
 
 def pack_members(run_dir: Path) -> list[str]:
     """Return the ids of the pack that wrote a run's newest checkpoint; [] where there is none, or it is damaged."""
-    try:
-        return [str(name) for name in _newest(run_dir)["members"]]
-    except (KeyError, TypeError):
-        return []
+    members = _newest(run_dir).get("members")
+    return [str(name) for name in members] if isinstance(members, list) else []
 
 
 def reached(run_dir: Path) -> tuple[int, bool]:
     """Return the step of a run's newest checkpoint, 0 without one, and whether its evaluation is due."""
-    newest = _newest(run_dir)
-    return max(steps(run_dir), default=0), bool(newest.get("evaluation_due"))
+    return max(steps(run_dir), default=0), bool(_newest(run_dir).get("evaluation_due"))
 
 
 def _newest(run_dir: Path) -> dict[str, Any]:
-    """Read the newest checkpoint's JSON; {} where there is none, or it is damaged."""
     path = max((run_dir / "checkpoint").glob("step-*.json"), default=None)
+    return {} if path is None else _meta(path)
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's JSON; {} where it is gone or damaged."""
     try:
-        meta = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
@@ -145,9 +148,7 @@ def forget_after(run_dir: Path, step: int) -> None:
     """
     for later in steps(run_dir):
         if later > step:
-            path = run_dir / "checkpoint" / f"step-{later:08d}.json"
-            path.unlink()
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            _remove(run_dir / "checkpoint" / f"step-{later:08d}.json")
 
 
 def keep_selected(run_dir: Path, tensors: dict[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sora.backbones import DropoutKey
-from sora.training.pack import Pack, losses_of
+from sora.training.pack import Pack, differentiate
 
 LENGTHS = 8  # lengths are rounded up to multiples of it
 WARM_UP = 2  # passes before a graph is recorded: libraries make their workspaces and kernels in the first
@@ -88,13 +88,19 @@ class StepGraphs:
         if step is None:
             step = _Step(batch, labels)
             step.fill(batch, labels)
-            step.recording = self.record(lambda: differentiate(self.pack, step))
+            step.recording = self.record(lambda: self._work(step))
             self.steps[shape] = step
         step.fill(batch, labels)
         assert step.recording is not None
         step.recording.replay()
         assert step.losses is not None
         return step.losses.clone(), None if step.penalty is None else step.penalty.clone()
+
+    def _work(self, step: _Step) -> None:
+        """Run the forward and backward pass over what lies at the step's places."""
+        losses, penalty = differentiate(self.pack, step.batch, step.labels)
+        self.pack.optimizer.collect()
+        step.losses, step.penalty = losses.detach(), None if penalty is None else penalty.detach()
 
     def rounded(self, batch: Batch) -> Batch:
         """Round the length of the batch up: more padding, behind what is there."""
@@ -112,16 +118,6 @@ class StepGraphs:
         """Give the recordings back; the steps to come are not recorded."""
         self.steps.clear()
         self.pack.model.backbone.dropout.release()
-
-
-def differentiate(pack: Pack, step: _Step) -> None:
-    """Run the forward and backward pass over what lies at the step's places."""
-    pack.optimizer.zero_grad()
-    losses = losses_of(pack.model(step.batch), step.labels, pack.replicas, pack.model.head.scale[1])
-    penalty = pack.method.penalty()
-    (losses if penalty is None else losses + penalty).sum().backward()
-    pack.optimizer.collect()
-    step.losses, step.penalty = losses.detach(), None if penalty is None else penalty.detach()
 
 
 def refusal(pack: Pack) -> str:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 import torch
 
+from sora.runs.estimate import EVALUATION_BATCH
 from sora.tasks import Examples, TaskConfig, compute_metrics
 from sora.tasks.metrics import predict as decide
 from sora.training.pack import EncodedSplit, Pack
 
 EVALUATED = ("select", "report", "report_mm", "train_subset")  # splits of a full evaluation, where they exist
 Logits = dict[str, np.ndarray]  # split -> [R, N, C]
-BATCH = 32  # examples per replica; the same for every pack size, so that a replica's padding is its solo run's
+BATCH = EVALUATION_BATCH  # the same for every pack size, so that a replica's padding is its solo run's
 
 
 @torch.no_grad()

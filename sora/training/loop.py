@@ -25,7 +25,7 @@ from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import Logits, predict, score
 from sora.training.levels import Levels
 from sora.training.logging import Tracker, summary
-from sora.training.pack import Pack, losses_of
+from sora.training.pack import Pack, differentiate
 from sora.training.state import Progress, Window
 
 
@@ -151,8 +151,7 @@ class Loop:
             progress.padded_tokens += longest * train.tokens.choices * indices.shape[1]
 
     def _differentiate(self, batch: dict[str, Tensor], labels: Tensor, key: DropoutKey) -> tuple[Tensor, Tensor | None]:
-        """Compute losses [R] and penalty [R] or None of a batch, and leave the gradients to the optimiser."""
-        pack = self.pack
+        """Compute losses [R] and penalty [R] or None of a batch, by recorded steps where there are some."""
         if self.graphs is not None:
             try:
                 return self.graphs(batch, labels, key)
@@ -162,12 +161,8 @@ class Loop:
                 self.graphs.end()
                 self.graphs = None
                 self.fall_back(f"cuda graphs: a step cannot be recorded ({' '.join(str(error).split())[:200]})")
-        pack.model.backbone.dropout.begin(key)
-        losses = losses_of(pack.model(batch), labels, pack.replicas, pack.model.head.scale[1])
-        penalty = pack.method.penalty()
-        pack.optimizer.zero_grad()
-        (losses if penalty is None else losses + penalty).sum().backward()
-        return losses, penalty
+        self.pack.model.backbone.dropout.begin(key)
+        return differentiate(self.pack, batch, labels)
 
     def use_graphs(self, record: Callable[[Callable[[], None]], cuda_graphs.Recording] | None = None) -> None:
         """Record the steps to come, where the pack and the device allow it, else say why not. ``record``: with what."""

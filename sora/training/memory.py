@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 USABLE = 0.9  # share of the memory a pack may count on: others need some, and an estimate is an estimate
 ONEDNN = ("could not create a primitive", "could not create a memory")  # what it says when it gets no memory
-CUDA = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # the driver's words, and cuBLAS', cuDNN's, cuSOLVER's
+# the CPU allocator's words, the GPU driver's, and cuBLAS', cuDNN's, cuSOLVER's
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 CGROUPS = {"0": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
 
 
@@ -114,24 +115,16 @@ class Packs:
 @contextlib.contextmanager
 def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
     """Turn "out of memory" into one sentence that ends with ``advice``."""
-    import torch
-
-    def too_large(words: str = "") -> OutOfMemory:
-        return OutOfMemory(f"out of memory with {replicas} x {batch_size} examples a step{words}; {advice}")
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise too_large() from error
-    except RuntimeError as error:
-        # On the CPU neither torch's allocator nor oneDNN has an exception of its own; the latter's words may mean
-        # something else, so they stay in the sentence.
-        if "can't allocate memory" in str(error):
-            raise too_large() from error
-        if found := next((words for words in ONEDNN if words in str(error)), ""):
-            raise too_large(f" (oneDNN: {found})") from error
-        if lacking(error):
-            raise too_large() from error
+    except (MemoryError, RuntimeError) as error:
+        # oneDNN has no exception of its own, and its words may mean something else, so they stay in the sentence.
+        found = next((words for words in ONEDNN if words in str(error)), "")
+        if found or lacking(error):
+            words = f" (oneDNN: {found})" if found else ""
+            raise OutOfMemory(
+                f"out of memory with {replicas} x {batch_size} examples a step{words}; {advice}"
+            ) from error
         if of_device(error):
             reason = " ".join(str(error).partition("\n")[0].split())
             raise UserError(
@@ -142,14 +135,15 @@ def errors(replicas: int, batch_size: int, advice: str) -> Iterator[None]:
 
 
 def lacking(error: Exception) -> bool:
-    """Return whether an error says that a GPU's memory did not suffice."""
+    """Return whether an error says that the memory did not suffice."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in CUDA)
+    of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return of_memory or any(words in str(error) for words in NO_MEMORY)
 
 
 def of_device(error: Exception) -> bool:
-    """Return whether an error is a GPU's: memory that it lacks, or its failure."""
+    """Return whether an error is the machine's: memory that it lacks, or a GPU that fails."""
     return lacking(error) or "CUDA error" in str(error)
 
 

@@ -218,6 +218,15 @@ def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:
     ]
 
 
+def differentiate(pack: Pack, batch: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Compute losses [R] and penalty [R] or None of a batch, and leave the gradients of their sum to the optimiser."""
+    pack.optimizer.zero_grad()
+    losses = losses_of(pack.model(batch), labels, pack.replicas, pack.model.head.scale[1])
+    penalty = pack.method.penalty()
+    (losses if penalty is None else losses + penalty).sum().backward()
+    return losses, penalty
+
+
 def losses_of(logits: Tensor, labels: Tensor, replicas: int, unit: float = 1.0) -> Tensor:
     """Mean loss of each replica's examples, [R], from logits [R*b, C] and labels [R*b].
 

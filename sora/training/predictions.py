@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sora.errors import OutOfMemory, UserError
-from sora.files import write_text
+from sora.errors import OutOfMemory
+from sora.files import as_user_error, write_text
 from sora.publish import leaderboard
 from sora.runs.estimate import facts_of
 from sora.tasks import Examples, TaskConfig, TaskData, compute_metrics, load_test
@@ -113,11 +113,10 @@ def _test_sets(job: Job) -> list[Asked]:
 
 def _load_selected(pack: Pack, replica: int, folder: Path) -> None:
     path = folder / "checkpoint" / checkpoint.SELECTED
-    try:
-        with memory.errors(pack.replicas, BATCH, LARGER):  # without memory, weights may well fit the model
-            pack.optimizer.load_named(replica, load_file(path))
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: no weights of this run ({error}); give its folder back, or move its record away and train it "
-            "again with predict=true"
-        ) from error
+    advice = "give its folder back, or move its record away and train it again with predict=true"
+    unfit = (OSError, KeyError, RuntimeError, SafetensorError)
+    with (
+        as_user_error(path, "no weights of this run", advice, unfit),
+        memory.errors(pack.replicas, BATCH, LARGER),  # without memory, weights may well fit the model
+    ):
+        pack.optimizer.load_named(replica, load_file(path))

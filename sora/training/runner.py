@@ -28,7 +28,7 @@ from sora.cluster.run_lock import run_locks
 from sora.cluster.signals import Preempted, Preemption
 from sora.config import RunConfig
 from sora.errors import OutOfMemory, UserError
-from sora.files import write_text
+from sora.files import as_user_error, write_text
 from sora.runs import records
 from sora.runs.commands import again
 from sora.runs.estimate import facts_of
@@ -193,9 +193,7 @@ def _unfinished(pack: Sequence[Job]) -> list[Job]:
 
 def _make_writable(folder: Path, key: str) -> None:
     """Make a folder. Raises UserError, naming ``key``, when it cannot be made or written to."""
-    try:
+    with as_user_error(folder, "cannot be written", f"set {key} to a folder that can"):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); set {key} to a folder that can") from error

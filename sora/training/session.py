@@ -20,7 +20,7 @@ from sora.training.diagnostics import regime_lines
 from sora.training.evaluation import EVALUATED, Logits, evaluate
 from sora.training.finish import finish
 from sora.training.job import Job, now
-from sora.training.logging import Logger, Tracker
+from sora.training.logging import Tracker
 from sora.training.loop import Loop
 from sora.training.pack import build_pack
 
@@ -40,9 +40,8 @@ def train(
     """
     started, clock = now(), time.perf_counter()
     run = jobs[0].run
-    for job in jobs:
-        if run.resume == "never":
-            checkpoint.discard(job.folder)
+    for job in jobs if run.resume == "never" else ():
+        checkpoint.discard(job.folder)
     remotes = remote_loggers(jobs)
     surroundings = environment(device)  # now: the commit may be another one when the training is over
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
@@ -95,7 +94,7 @@ def _threads_as_before() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def remote_loggers(jobs: Sequence[Job]) -> list[Logger]:
+def remote_loggers(jobs: Sequence[Job]) -> list[Any]:
     """Build what ``tracker`` adds to metrics.jsonl. Raises UserError when W&B has no key to be online with."""
     run = jobs[0].run
     if run.tracker.name == "none":

@@ -73,8 +73,8 @@ def test_the_comma_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert quoted(["-m", f"data.dir={tmp_path}/a,b"])[1] == f"data.dir='{tmp_path}/a,b'"
 
 
-@pytest.mark.parametrize("sign", ["ä/ö ü", "it's (1), a=b"])
-def test_a_path_reaches_the_run(typed: Command, tmp_path: Path, sign: str) -> None:
+def test_a_path_reaches_the_run(typed: Command, tmp_path: Path) -> None:
+    sign = "ä/it's (1), a=b"
     done = typed("task=cola", f"paths.runs={sign}", f"data.dir={tmp_path}/{sign}")
     assert (done.status, done.err) == (0, "")
     assert done.packs[0][0].paths.runs == sign

@@ -87,21 +87,20 @@ def test_a_pack_leaves_a_record_and_an_adapter_for_each_seed(pack: Pack) -> None
 
 
 def test_a_record_says_whether_the_data_chose_the_ranks(pack: Pack) -> None:
-    """Regime, gates and no-data ranks; twelve steps at a threshold of six times the rate are the draw's alone."""
+    """Regime, gates and no-data ranks; tests/methods/test_regime.py has the numbers themselves."""
     folder, found, _ = pack
     for record in found:
         assert record["regime"] == {"rho": 6.25, "shrink": 0.06, "travel": 0.0048}
-        null, names = record["no_data_ranks"], record["ranks"].keys()
-        for ranks, drawn in ((record["ranks"], null["selected"]), (record["ranks_last"], null["last"])):
-            assert list(ranks) == list(drawn) == list(names)
-            assert data_dependence(ranks, drawn)["differ"] < 0.2
+        null = record["no_data_ranks"]
+        assert list(null["selected"]) == list(null["last"]) == list(record["ranks_last"]) == list(record["ranks"])
+        assert data_dependence(record["ranks"], null["selected"])["differ"] < 0.2, (
+            "at such a threshold the draw decides"
+        )
         gates = records.read_arrays(records.find(folder / "results", record["run_id"]))["gates"]  # type: ignore[arg-type]
         assert (gates != 0).sum(axis=1).tolist() == list(record["ranks"].values())
-        assert sum(record["history"][-1]["gate_histogram"][1:]) == sum(record["ranks_last"].values())
         log = (folder / "runs" / record["run_id"] / "log.txt").read_text()
         assert "regime: rho 6.25, shrink 0.06, travel 0.0048" in log.splitlines()[1]
         assert log.count("warning: no gate can be held up by the loss") == 1
-    assert len({str(record["no_data_ranks"]) for record in found}) == 3, "each seed has its own draw"
 
 
 def test_the_logits_beside_the_record_give_its_metrics(pack: Pack) -> None:

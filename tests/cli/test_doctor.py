@@ -101,17 +101,15 @@ def test_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert list(failed(found)) == ["data"]
     assert "RTE/train.tsv: 2,490 expected, 2,489 found" in failed(found)["data"]
     assert found["memory"] == ("skipped", "needs data")
-    partial = examined(capsys, "task=rte", f"data.dir={tmp_path}", "data.allow_partial=true", status=0)
-    assert partial["data"][0] == "note"
-    assert "rte is partial (train 2,490 expected, 2,489 found)" in partial["data"][1]
+    level, text = doctor._data(a_case("task=rte", f"data.dir={tmp_path}", "data.allow_partial=true"))
+    assert level == "note"
+    assert "rte is partial (train 2,490 expected, 2,489 found)" in text
 
 
-def test_a_cache_that_cannot_be_written_is_a_note(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_cache_that_cannot_be_written_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (cache := tmp_path / "cache").mkdir()
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != cache)
-    level, text = examined(capsys, f"paths.cache={cache}", status=0)["disk"]
+    level, text = doctor._disk(a_case(f"paths.cache={cache}"))
     assert level == "note"
     assert f"paths.cache {cache} cannot be written" in text
 
@@ -125,38 +123,16 @@ def test_a_check_that_breaks_does_not_hide_the_others(
     assert found["trainable"][0] == "ok"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["metod=lora"], "no such key"),
-        (["seed=-1"], "must be an integer >= 0"),
-        (["experiment=main_table"], "the doctor looks at one job"),
-        (["-m", "seed=0,1"], "the doctor looks at one job"),
-        (["--config-dir", "none"], "--config-dir none: no such folder"),
-    ],
-)
-def test_words_that_are_not_one_run(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
-    assert main(words) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith("error: ")
-    assert said in printed.err
-    assert not printed.out
-
-
-def test_a_threshold_that_no_gate_can_outrun(capsys: pytest.CaptureFixture[str]) -> None:
-    few = ("trainer.max_steps=100", "trainer.learning_rate=1e-3")
-    level, text = examined(capsys, *few, "method.threshold=2e-3", status=0)["regime"]
-    assert level == "note"
-    assert text.startswith("no gate can be held up by the loss: ranks will follow the initial draw (rho 2, shrink 0.2")
-    assert "method.threshold of at most 0.0005 with at least 1,000 steps would do" in text
-    assert examined(capsys, *few, "method=lora", status=0)["regime"] == (
-        "ok",
-        "lora has no gates that a threshold zeroes",
-    )
-
-
 def a_case(*words: str) -> doctor.Case:
     return doctor.Case(runs_of([*SMALL, *words]))
+
+
+def test_a_threshold_that_no_gate_can_outrun() -> None:
+    few = ("trainer.max_steps=100", "trainer.learning_rate=1e-3")
+    level, text = doctor._regime(a_case(*few, "method.threshold=2e-3"))
+    assert level == "note"
+    assert text.startswith("no gate can be held up by the loss: ranks will follow the initial draw (rho 2, shrink 0.2")
+    assert doctor._regime(a_case(*few, "method=lora")) == ("ok", "lora has no gates that a threshold zeroes")
 
 
 def test_a_driver_without_a_torch_that_can_use_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

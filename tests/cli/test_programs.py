@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import sys
 from collections.abc import Callable
@@ -18,10 +17,6 @@ def place(tmp_path: Path) -> Path:
     """A user's folder with files of every wrong kind."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").touch()
-    for name, status in (("half", "running"), ("bad", None)):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        text = json.dumps({"status": status, "run_id": name}) if status else "{"
-        (tmp_path / "runs" / name / "status.json").write_text(text, encoding="utf-8")
     return tmp_path
 
 
@@ -29,10 +24,7 @@ def place(tmp_path: Path) -> Path:
     ("program", "words", "said"),
     [
         ("export", ["nothing", "out"], "nothing: no run of that id in runs"),
-        ("export", ["half", "out"], "the run is running, not finished"),
-        ("export", ["bad", "out"], "status.json: cannot be read"),
         ("export", ["half"], "the following arguments are required: OUT"),
-        ("export", ["full", "out"], "full: no run of that id in runs, and no folder that holds a status.json"),
         ("status", ["--results=nowhere"], "nowhere: no such folder"),
         ("tables", ["--results=~nobody-here/x"], "there is no user nobody-here"),
         ("tables", ["--studies", "x"], "unrecognized arguments: --studies x"),
@@ -40,6 +32,7 @@ def place(tmp_path: Path) -> Path:
         ("prepare_data", ["out", "--backbone", "minilm-l7"], "did you mean minilm-l6?"),
         ("doctor", ["task=rtee"], "did you mean rte?"),
         ("doctor", ["-m", "task=cb"], "the doctor looks at one job"),
+        ("doctor", ["--config-dir", "none"], "--config-dir none: no such folder"),
         ("submission", ["glue", "--results", "nowhere"], "nowhere"),
         ("merge_results", ["full"], "full: has neither records/ nor studies/"),
         ("tune", ["--results", "full"], "full: no learning_rate study here"),

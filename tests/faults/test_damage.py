@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from sora.training import checkpoint, loop
+from sora.training import checkpoint, loop, pack
 from tests import tiny
 from tests.training.test_resume import Stopped, science, stop_at
 
@@ -72,7 +72,7 @@ def test_a_nan_batch_stops_its_run_alone(tmp_path, monkeypatch):
     """The second of two runs meets a NaN at step 7: its weights stay those of step 6, the first does not notice."""
     configs = tiny.runs(seeds=[0, 1])
     undisturbed = tiny.train(configs, tmp_path / "undisturbed")
-    losses_of, rows, calls = loop.losses_of, [], []
+    losses_of, rows, calls = pack.losses_of, [], []
 
     def poisoned(*arguments):
         calls.append(1)
@@ -85,7 +85,7 @@ def test_a_nan_batch_stops_its_run_alone(tmp_path, monkeypatch):
         update(self, indices)
         rows.append(self.pack.optimizer.rows.detach().clone())
 
-    monkeypatch.setattr(loop, "losses_of", poisoned)
+    monkeypatch.setattr(pack, "losses_of", poisoned)
     monkeypatch.setattr(loop.Loop, "_update", kept)
     disturbed = tiny.train(configs, tmp_path / "disturbed")
     assert [progress.diverged_at for progress in disturbed.progress] == [None, 7]

@@ -42,8 +42,7 @@ def trained(tmp_path, family, seeds=(0, 1), **groups):
 
 
 @pytest.mark.parametrize(
-    ("family", "head"),
-    [*((family, "classifier+pooler") for family in tiny.FAMILIES), ("bert", "classifier"), ("deberta-v2", "frozen")],
+    ("family", "head"), [("roberta", "classifier+pooler"), ("bert", "classifier"), ("deberta-v2", "frozen")]
 )
 def test_a_pruned_adapter_reloads_in_peft(family, head, tmp_path):
     loop = trained(tmp_path, family, head=head, method={"threshold": 5e-2})

@@ -107,8 +107,7 @@ def test_record_answers_with_the_entity() -> None:
 def test_predictions_are_there_only_when_every_file_is_whole(tmp_path: Path) -> None:
     from sora.training import predictions
 
-    folder = tmp_path / "predictions"
-    folder.mkdir()
+    (folder := tmp_path / "predictions").mkdir()
     job: Any = SimpleNamespace(folder=tmp_path, run_id="0123456789ab", label="seed 0")
     asked: Any = [(load_task(name), "test", examples(3)) for name in ("rte", "cb")]
     texts = {

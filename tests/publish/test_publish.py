@@ -143,7 +143,6 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (("method=lora", "task=sst2"), "budget `minilm-l6/sst2`; no recipe; none of the values published"),
         (
             ("method=lora", "task=sst2", "method.r=3"),
             "budget `minilm-l6/sst2`; no recipe; none of the values published; set otherwise: method.r",
@@ -152,7 +151,6 @@ def test_the_card_tells_score_ranks_recipe_and_provenance(finished):
             ("method=sora", "task=rte"),
             "recipe `minilm-l6/sora/rte`; budget `minilm-l6/rte`; none of the values published",
         ),
-        (("method=sora", "task=rte", "recipe=none"), "no recipe, no budget; none of the values published"),
     ],
 )
 def test_the_card_names_the_files_that_were_in_use(asked, expected, tmp_path):
@@ -213,8 +211,7 @@ def mistakes(place, tmp_path):
     ("words", "expected"),
     [
         (("half", "out"), r"the run is running.*python run\.py method=sora"),
-        (("hal", "out"), "no run of that id in runs, .*; did you mean half"),
-        (("full", "out"), "no run of that id in runs, and no folder that holds a status.json"),
+        (("hal", "out"), "no run of that id in runs, and no folder that holds a status.json; did you mean half"),
         (("lost", "out"), "adapter: is missing, or has no weights"),
         (("cut", "out"), r"adapter_model\.safetensors: cannot be read"),
         (("unconfigured", "out"), r"config\.yaml: cannot be read \(while parsing"),
@@ -229,11 +226,11 @@ def test_a_mistake_is_one_sentence(mistakes, words, expected, monkeypatch):
         find_run(words[0], runs, Path("results"))
 
 
-@pytest.mark.parametrize("name", ["full", "full/file"])
-def test_what_lies_there_is_not_touched(place, mistakes, name, monkeypatch):
+def test_what_lies_there_is_not_touched(place, mistakes, monkeypatch):
     monkeypatch.chdir(place)
-    with pytest.raises(UserError, match="is not an empty folder"):
-        publish(find_run("cls/run", Path("runs"), Path("results")), mistakes / name, merge=False)
+    for name in ("full", "full/file"):
+        with pytest.raises(UserError, match="is not an empty folder"):
+            publish(find_run("cls/run", Path("runs"), Path("results")), mistakes / name, merge=False)
     assert (mistakes / "full" / "file").is_file()
 
 

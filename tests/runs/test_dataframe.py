@@ -17,7 +17,6 @@ import sora.runs
 from sora.errors import UserError
 from sora.runs import data_dependence, records
 from sora.runs import manifest as studies
-from tests.conftest import ROOT
 from tests.experiments import levelled, made
 
 AXES = {"method": ["lora", "sora"], "task": ["rte", "stsb"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1]}
@@ -64,42 +63,11 @@ def test_a_row_is_its_record(results: Path) -> None:
 
 def test_keys_that_do_not_differ_are_left_out_and_others_are_not(results: Path) -> None:
     found = sora.runs.load(results)
+    assert found.loc[found["studies"] == "", "seed"].tolist() == [7], "a run outside a sweep is there"
     assert "trainer.learning_rate" in found
     assert "method.dropout" not in found
     assert "trainer.batch_size" not in found
     assert sora.runs.frame(every(results).values())["trainer.batch_size"].unique().tolist() == [8]
-
-
-def test_means_are_those_of_a_study(results: Path) -> None:
-    found = sora.runs.load(results, study="main_table")
-    assert len(found) == 16
-    table = found.groupby(["task", "method", "trainer.learning_rate"]).score.agg(["mean", "std", "count"])
-    of_record = [
-        100 * record["metrics"]["selected"]["report"]["accuracy"]
-        for record in every(results).values()
-        if (record["config"]["task"]["name"], record["config"]["method"]["name"]) == ("rte", "sora")
-        and record["config"]["trainer"]["learning_rate"] == 1e-4
-    ]
-    mean, std, count = table.loc["rte", "sora", 1e-4]
-    assert (mean, std, count) == (pytest.approx(np.mean(of_record)), pytest.approx(np.std(of_record, ddof=1)), 2)
-    with pytest.raises(UserError, match="no run of the study seeds"):
-        sora.runs.load(results, study="seeds")
-
-
-def test_runs_outside_a_sweep_are_in_it(results: Path) -> None:
-    found = sora.runs.load(results)
-    assert found.loc[found["studies"] == "", "seed"].tolist() == [7]
-
-
-def test_the_committed_main_table_is_printed(tmp_path: Path) -> None:
-    """The means of results/, by three lines of pandas, are those of its main table."""
-    (file,) = (ROOT / "results" / "tables").glob("main_table-*/details.csv")
-    details = pd.read_csv(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = sora.runs.load(ROOT / "results", study="main_table")
-    means = found.groupby(["task", "method"]).score.mean()
-    assert sorted(means) == pytest.approx(sorted(details["selected"]), abs=1e-5)
 
 
 @pytest.mark.parametrize("how", ["damaged", "contradiction", "missing run", "damaged manifest"])
@@ -138,6 +106,12 @@ def test_a_folder_that_is_none_and_an_empty_one(tmp_path: Path) -> None:
     assert sora.runs.load(tmp_path).empty
 
 
+def test_a_study_keeps_its_runs(results: Path) -> None:
+    assert len(sora.runs.load(results, study="main_table")) == 16
+    with pytest.raises(UserError, match="no run of the study seeds"):
+        sora.runs.load(results, study="seeds")
+
+
 def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:
     path = made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20)
     record = records.read(path)
@@ -165,14 +139,6 @@ def test_evaluations_and_levels_have_tables_of_their_own(tmp_path: Path) -> None
     history = sora.runs.history(found)
     assert len(history) == 2
     assert history.loc[0, ["step", "loss", "select.accuracy"]].tolist() == [20, 0.7, 75.0]
-
-
-@pytest.mark.slow
-def test_five_thousand_records(tmp_path: Path) -> None:
-    axes = {"method": ["full", "lora", "sora"], "task": ["rte", "mrpc"], "seed": list(range(834))}
-    made.many(tmp_path, "mine", axes, items=20)
-    found = sora.runs.load(tmp_path)
-    assert found.groupby(["task", "method"]).score.count().tolist() == [834] * 6
 
 
 def test_the_index_is_one_minus_the_correlation() -> None:

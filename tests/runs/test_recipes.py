@@ -151,7 +151,7 @@ def test_the_other_scripts(method: str, task: str, rate: float, epochs: int, bat
 @pytest.mark.parametrize("task", OURS)
 def test_our_budget_is_the_same_for_every_method_and_the_loss_can_hold_a_gate_up_in_it(task: str) -> None:
     spent = {}
-    for method in ("full", "adalora", "sora"):
+    for method in ("full", "sora"):
         run = composed_run("minilm-l6", method, task)
         trainer = run.trainer
         spent[method] = (trainer.epochs, trainer.batch_size, trainer.eval_every)
@@ -168,7 +168,7 @@ def test_our_budget_is_the_same_for_every_method_and_the_loss_can_hold_a_gate_up
     assert set(spent.values()) == {OURS[task]}
 
 
-@pytest.mark.parametrize("task", ["rte", "cola", "mnli"])
+@pytest.mark.parametrize("task", ["rte", "mnli"])
 def test_a_method_without_a_recipe_trains_as_long_as_sora(task: str) -> None:
     for method in ("sora", "lora", "bitfit", "peft"):
         run = composed_run("deberta-v3-base", method, task)

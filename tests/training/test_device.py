@@ -27,13 +27,10 @@ def old_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("old_processor")
-def test_only_bf16_on_a_processor_is_slow() -> None:
+def test_only_bf16_on_a_processor_without_kernels_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.slow("bf16", CPU).startswith(WORDS)
     assert [device.slow(precision, CPU) for precision in ("fp32", "tf32")] == ["", ""]
     assert device.slow("bf16", torch.device("cuda")) == ""
-
-
-def test_a_processor_with_kernels_gets_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "bf16_kernels", lambda: True)
     assert device.slow("bf16", CPU) == ""
 

@@ -100,9 +100,7 @@ def test_one_split_under_two_names_is_computed_once(tmp_path: Path, monkeypatch:
     assert found[0]["last"]["report"] == found[0]["last"]["select"] == loop.progress[0].history[-1]["select"]
 
 
-@pytest.mark.parametrize(
-    ("option", "last", "selected"), [("both", True, True), ("selected", False, True), ("never", False, False)]
-)
+@pytest.mark.parametrize(("option", "last", "selected"), [("selected", False, True), ("never", False, False)])
 def test_train_subset(option: str, last: bool, selected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left out of what is computed and of what is said; the other scores stay what they were."""
     full = final_evaluation(tiny.train(tiny.runs(trainer=SHORT), tmp_path / "both"))[0]

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sora.errors import UserError
 from sora.training.logging import Tracker, progress, read_metrics, summary
@@ -40,14 +38,6 @@ def train(folders, steps, *, resume=None, total=20, stop_at=None):
 
 def files(folders):
     return [(folder / "metrics.jsonl").read_bytes() for folder in folders]
-
-
-def test_lines_are_what_was_logged(folders):
-    train(folders, range(1, 6))
-    lines = read_metrics(folders[1] / "metrics.jsonl")
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 5]
-    assert lines[0] == {"step": 1, "kind": "train", "loss": 0.5, "lr": float(np.float32(0.1))}
-    assert lines[-1] == {"step": 5, "kind": "eval", "select": {"accuracy": 0.6}, "ranks": [8, 5]}
 
 
 @pytest.mark.parametrize("checkpoint", [4, 5, 10])
@@ -118,22 +108,6 @@ def test_values_that_are_not_finite_come_back_here_and_in_pandas(folders):
     assert row["norm"] == -math.inf
 
 
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(st.dictionaries(st.sampled_from(["loss", "a", "b"]), values))
-def test_whatever_is_logged_is_read_back(tmp_path_factory, logged):
-    folder = tmp_path_factory.mktemp("run")
-    with Tracker([folder], ["seed 0"], 5, interactive=False) as tracker:
-        tracker.log(0, 3, "train", **logged)
-    (line,) = read_metrics(folder / "metrics.jsonl")
-    assert repr(line) == repr({"step": 3, "kind": "train", **logged})  # repr: NaN equals itself, -0.0 is not 0.0
-
-
 def test_a_damaged_line_is_named(folders):
     train(folders[:1], range(1, 4))
     path = folders[0] / "metrics.jsonl"
@@ -142,7 +116,7 @@ def test_a_damaged_line_is_named(folders):
         path.write_text("\n".join([lines[0], damage, lines[2], ""]))
         with pytest.raises(UserError, match=re.escape(f"{path}:2")):
             read_metrics(path)
-    with pytest.raises(UserError, match=r"metrics\.jsonl: No such file"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read \(No such file"):
         read_metrics(folders[1] / "metrics.jsonl")
 
 
@@ -153,12 +127,6 @@ def test_full_disk_is_one_sentence(folders):
     (folders[0] / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"No space left.*paths\.runs"):
         train(folders[:1], range(1, 3))
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/run/metrics\.jsonl: Not a directory; .*paths\.runs"):
-        train([tmp_path / "file" / "run"], range(1, 3))
 
 
 def test_quiet_output_is_a_line_at_each_end_and_one_an_evaluation(folders, capsys):
@@ -258,13 +226,6 @@ def test_a_remote_logger_gets_the_history_again_and_is_closed_after_an_exception
     assert "stopped by ZeroDivisionError at step 3 of 20" in err
 
 
-def test_the_last_line_is_written_once(folders, capsys):
-    with Tracker(folders, LABELS, 20, interactive=False) as tracker:
-        tracker.log(0, 1, "train", loss=0.5)
-        tracker.close()
-    assert capsys.readouterr().err.count("finished") == 1
-
-
 def test_a_remote_logger_that_fails_is_dropped_with_one_line(folders, capsys):
     remote = Remote(break_at=("log", "close"))
     with Tracker(folders, LABELS, 20, interactive=False, remotes=[remote]) as tracker:
@@ -275,11 +236,6 @@ def test_a_remote_logger_that_fails_is_dropped_with_one_line(folders, capsys):
     assert [call[0] for call in remote.calls] == ["log", "close"]
     assert len(read_metrics(folders[0] / "metrics.jsonl")) == 2
     assert capsys.readouterr().err.count("Remote.log failed (no route); the training goes on without it") == 1
-
-
-def test_what_json_has_no_type_for_is_refused(folders):
-    with Tracker(folders, LABELS, 20, interactive=False) as tracker, pytest.raises(TypeError, match="a ndarray"):
-        tracker.log(0, 1, "train", loss=np.ones(2))
 
 
 def test_summary_skips_what_is_not_finite():

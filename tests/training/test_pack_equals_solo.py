@@ -1,7 +1,5 @@
 """A replica of a pack is its solo run: the proof for every architecture and method, in float64 to 1e-9."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -109,20 +107,6 @@ def test_packed_scalars_are_their_solo_runs(method, key, values, tmp_path):
         groups = given | {group: given[group] | {name: value}}
         alone = rows_of(tiny.train(tiny.runs(seeds=1, **groups), tmp_path / f"{value}", torch.float64))[0]
         assert torch.allclose(rows_of(together)[1], alone, rtol=0, atol=1e-9) is same, f"{key}={value}"
-
-
-def test_packed_thresholds_are_their_solo_runs(tmp_path):
-    """What a method declares packable beside the seed: one pack, two thresholds."""
-    first, second = tiny.runs(seeds=0, trainer=SHORT), tiny.runs(seeds=0, method={"threshold": 2e-2}, trainer=SHORT)
-    configs = [
-        *first,
-        dataclasses.replace(second[0], seed=1, seeds=dataclasses.replace(second[0].seeds, init=1, data=1)),
-    ]
-    together = tiny.train(configs, tmp_path / "pack", torch.float64)
-    alone = tiny.train(configs[1:], tmp_path / "solo", torch.float64)
-    torch.testing.assert_close(rows_of(together)[1], rows_of(alone)[0], rtol=0, atol=1e-9)
-    ranks = [sum(together.pack.method.summary(r).ranks.values()) for r in (0, 1)]
-    assert ranks[1] < ranks[0], "the larger threshold killed no more ranks"
 
 
 def test_a_diverged_replica_does_not_touch_the_others(tmp_path):

@@ -1,10 +1,13 @@
 """What a person reads at the end of a training."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sora.backbones import DropoutKey
 from sora.training.evaluation import predict, predicts_one_class
+from sora.training.job import differences
 from sora.training.logging import summary
 from tests import tiny
 
@@ -71,3 +74,12 @@ def test_one_value_for_every_example_is_noticed():
     examples = tiny.data(run.task, held=2).splits["report"]
     assert predicts_one_class(run.task, np.array([[1.0], [1.00001]]), examples)
     assert not predicts_one_class(run.task, np.array([[1.0], [1.001]]), examples)
+
+
+def test_only_what_differs_but_the_seed_is_named() -> None:
+    plain = tiny.runs(seeds=[0, 1])
+    assert differences(plain) == ["", ""]
+    apart = [dataclasses.replace(plain[0], seeds=dataclasses.replace(plain[0].seeds, init=1234567)), plain[0]]
+    assert differences(apart) == [" seeds.init 1234567", " seeds.init 0"]
+    other = dataclasses.replace(plain[1], method=dataclasses.replace(plain[1].method, threshold=1e-5))
+    assert differences([plain[0], other]) == [" threshold 0.001", " threshold 1e-05"]

@@ -29,7 +29,7 @@ TASK = {
     "select_metric": "pearson",
     "max_length": 32,
 }
-METHODS = ("sora", "lora", "adalora", "bitfit", "adapter", "full")
+METHODS = ("sora", "adalora", "full")
 
 
 def pack(

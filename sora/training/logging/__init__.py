@@ -7,29 +7,16 @@ wandb.py may fail in any way: it is dropped with one line, and the training goes
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from sora.cluster.signals import Preempted
 from sora.training.logging.metrics import MetricsLogger, as_json, read_metrics
 from sora.training.logging.progress import ProgressLogger, summary
 
-__all__ = ["Logger", "Tracker", "read_metrics", "summary"]
-
-
-class Logger(Protocol):
-    """A logger outside the run folders. ``replica`` counts from 0 in the order of the pack."""
-
-    def log(self, replica: int, line: dict[str, Any]) -> None:
-        """Take one line: ``step``, ``kind`` (train or eval) and values of JSON's types."""
-
-    def summarize(self, replica: int, values: Mapping[str, Any]) -> None:
-        """Take the record of a finished run; not called for one that failed."""
-
-    def close(self) -> None:
-        """End, also when the training raised. Called once."""
+__all__ = ["Tracker", "read_metrics", "summary"]
 
 
 class Tracker:
@@ -39,7 +26,7 @@ class Tracker:
         folders, labels: of each replica: its run folder, made when missing; its name for people, such as ``seed 0``.
         total_steps: optimiser steps of the whole training.
         interactive: draw a bar; None = when standard error is a terminal.
-        remotes: loggers that may fail.
+        remotes: loggers that may fail, with the methods of WandbLogger (wandb.py).
 
     Raises:
         UserError: a run folder cannot be written (permissions, full disk), ``metrics.jsonl`` is damaged.
@@ -52,7 +39,7 @@ class Tracker:
         total_steps: int,
         interactive: bool | None = None,
         *,
-        remotes: Sequence[Logger] = (),
+        remotes: Sequence[Any] = (),
     ) -> None:
         self._metrics = MetricsLogger(folders)
         self._progress = ProgressLogger(folders, labels, total_steps, interactive)

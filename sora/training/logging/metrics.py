@@ -7,17 +7,22 @@ pandas and jq read them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 from sora.errors import UserError
-from sora.files import write_text
+from sora.files import as_user_error, write_text
 
 METRICS = "metrics.jsonl"
+
+
+def logging_to(path: Path) -> AbstractContextManager[None]:
+    """Turn an error at a file of a run folder into one sentence."""
+    return as_user_error(path, "cannot be written", "free some space, or set paths.runs to another folder")
 
 
 class MetricsLogger:
@@ -46,7 +51,7 @@ class MetricsLogger:
 
     def log(self, replica: int, line: Mapping[str, Any]) -> None:
         """Append a line and hand it to the operating system, so that a killed process loses nothing it logged."""
-        with oserror_as_user_error(self.paths[replica]):
+        with logging_to(self.paths[replica]):
             if not self._files:
                 for path in self.paths:
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,14 +62,14 @@ class MetricsLogger:
     def sync(self) -> None:
         """Force the files to disk, so that no checkpoint that follows is newer than its lines."""
         for path, file in zip(self.paths, self._files, strict=False):
-            with oserror_as_user_error(path):
+            with logging_to(path):
                 os.fsync(file.fileno())
 
     def close(self) -> None:
         """Force the files to disk and close them."""
         files, self._files = self._files, []
         for path, file in zip(self.paths, files, strict=False):  # fewer when one could not be opened
-            with oserror_as_user_error(path), file:
+            with logging_to(path), file:
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -96,7 +101,7 @@ def number(value: Any) -> Any:
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (text with its newline, object) of each complete line."""
-    with oserror_as_user_error(path):
+    with as_user_error(path, "cannot be read", "restore the file, or delete the run folder and train the run again"):
         texts = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
     for number, text in enumerate(texts, start=1):
         if number == len(texts) and not text.endswith("\n"):
@@ -111,14 +116,3 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 "restore the file, or delete the run folder and train the run again"
             ) from None
         yield text, line
-
-
-@contextlib.contextmanager
-def oserror_as_user_error(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: {error.strerror or error}; free some space there, or set paths.runs to another folder"
-        ) from error

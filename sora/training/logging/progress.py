@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sora.training.logging.metrics import oserror_as_user_error
+from sora.training.logging.metrics import logging_to
 
 LOG = "log.txt"
 QUIET = 60.0  # seconds after which a log that nobody draws a bar in says how far the training is
@@ -75,7 +75,7 @@ class ProgressLogger:
         self._bar.console.print(text, soft_wrap=True)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         for path in self._paths:
-            with oserror_as_user_error(path):
+            with logging_to(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:
                     file.write(f"{stamp}  {text}\n")
