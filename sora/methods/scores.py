@@ -1,9 +1,9 @@
-"""AdaLoRA's running scores of a whole pack: layer by layer on a CPU, on the optimiser's rows at once on a GPU."""
+"""AdaLoRA's running scores of a whole pack, all layers at once on the optimiser's rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,46 +15,11 @@ if TYPE_CHECKING:
     from sora.methods.adalora import SvdLinear
 
 
-class Scores(Protocol):
-    """Scores of every triplet of every layer, [R, G] in the order of the layers."""
+class Scores:
+    """A score s(lambda) + mean s(P) + mean s(Q) of each triplet, s = sensitivity * uncertainty (Eq. 7).
 
-    def update(self, beta1: float, beta2: float, alive: Tensor) -> None:
-        """Bring them up to date with the present gradients, in the replicas that are ``alive`` [R]."""
-
-    def importance(self) -> Tensor:
-        """Return the score of each triplet, [R, G]."""
-
-    def keep(self, kept: Tensor, alive: Tensor) -> None:
-        """Set lambda to 0 where ``kept`` [R, G] is False, in the replicas that are ``alive`` [R]."""
-
-    def keep_chosen(self, alive: Tensor) -> None:
-        """Keep again what was kept last."""
-
-
-class LayerScores:
-    """Every layer for itself."""
-
-    def __init__(self, layers: Sequence[SvdLinear]) -> None:
-        self.layers = list(layers)
-
-    def update(self, beta1: float, beta2: float, alive: Tensor) -> None:
-        for layer in self.layers:
-            layer.score(beta1, beta2, alive)
-
-    def importance(self) -> Tensor:
-        return torch.cat([layer.importance() for layer in self.layers], dim=1)
-
-    def keep(self, kept: Tensor, alive: Tensor) -> None:
-        for layer, part in zip(self.layers, kept.split(self.layers[0].r, dim=1), strict=True):
-            layer.keep(part, alive)
-
-    def keep_chosen(self, alive: Tensor) -> None:
-        for layer in self.layers:
-            layer.keep(layer.kept, alive)
-
-
-class RowScores:
-    """All layers at once. The layers' buffers, by which checkpoints know the scores, become views of those here."""
+    The layers' buffers, by which checkpoints know the averages, become views of those here.
+    """
 
     def __init__(self, bank: Bank, layers: Sequence[SvdLinear]) -> None:
         assert bank.gate is not None
@@ -71,28 +36,32 @@ class RowScores:
 
     @torch.no_grad()
     def update(self, beta1: float, beta2: float, alive: Tensor) -> None:
-        """Update as ``SvdLinear.score`` does. Gradients of a dead replica are zeros by now: see ``RowsAdam.step``."""
+        """Update the running sensitivity |w grad| and its uncertainty (Eq. 9-10) from the present gradients.
+
+        Of the replicas that are not ``alive`` [R] nothing changes.
+        """
         trains = alive.unsqueeze(1).to(self.sensitivity[0].dtype)
         first, second = trains * (1 - beta1), trains * (1 - beta2)
         for group, mean, spread in zip(self.groups, self.sensitivity, self.uncertainty, strict=True):
             assert group.grads is not None
             now = (_values(group) * group.grads).abs_()
+            if not now.is_cuda:  # there RowsAdam has emptied the gradients of the dead, which may not be finite
+                now.masked_fill_(~alive.unsqueeze(1), 0.0)
             mean.lerp_(now, first)
             spread.lerp_(now.sub_(mean).abs_(), second)
 
     def importance(self) -> Tensor:
+        """Return the score of each triplet, [R, G] in the order of the layers."""
         matrices, gates = (a * b for a, b in zip(self.sensitivity, self.uncertainty, strict=True))
         a, b = matrices.tensor_split([self.bank.split], dim=1)
         return gates + self.bank.by_rank(a, outer=False, mean=True) + self.bank.by_rank(b, outer=True, mean=True)
 
     @torch.no_grad()
     def keep(self, kept: Tensor, alive: Tensor) -> None:
+        """Set lambda to 0 where ``kept`` [R, G] is False, in the replicas that are ``alive`` [R]."""
         trains = alive.unsqueeze(1)
         self.kept.copy_(torch.where(trains, kept, self.kept))
         _values(self.groups[1]).mul_(kept | ~trains)
-
-    def keep_chosen(self, alive: Tensor) -> None:
-        self.keep(self.kept, alive)
 
 
 def _values(group: ParameterGroup) -> Tensor:

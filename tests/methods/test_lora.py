@@ -9,7 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from sora.methods.adapter import BottleneckLinear
 from sora.methods.base import replace_module
+from sora.methods.bitfit import StackedBias
 from sora.methods.lora import LowRankLinear
 
 IN, OUT, RANK = 12, 20, 4
@@ -168,8 +170,13 @@ def test_all_ranks_may_die():
 
 
 def test_a_batch_that_does_not_split_is_refused():
-    with pytest.raises(ValueError, match="5 rows does not split over 3 replicas"):
-        layer(3)(torch.randn(5, 2, IN, dtype=torch.float64))
+    for made in (
+        layer(3),
+        StackedBias(nn.Linear(IN, OUT), 3),
+        BottleneckLinear(nn.Linear(IN, OUT), replicas=3, bottleneck=2),
+    ):
+        with pytest.raises(ValueError, match="5 rows does not split over 3 replicas"):
+            made.double()(torch.randn(5, 2, IN, dtype=torch.float64))
 
 
 def test_bf16_base_keeps_fp32_adapters():
