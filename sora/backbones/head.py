@@ -121,7 +121,7 @@ class Head(nn.Module):
         if policy not in POLICIES:
             raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")
         size, std = backbone.hidden, float(getattr(backbone.hf_config, "initializer_range", 0.02))
-        self.outputs, self.policy, self.pooling = outputs, policy, backbone.config.pooling
+        self.policy, self.pooling = policy, backbone.config.pooling
         self.spans, self.scale = spans, scale
         self.form = form_of(backbone.config.family, backbone.hf_config)
         self.replicas = len(generators)

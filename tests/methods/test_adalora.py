@@ -118,7 +118,7 @@ def test_ranks_move_by_themselves_and_end_at_the_target(tmp_path):
     ranks = [loop.pack.method.summary(replica).ranks for replica in (0, 1)]
     assert [sum(each.values()) for each in ranks] == [12 * 2, 12 * 2]
     assert ranks[0] != ranks[1]
-    assert len(set(ranks[0].values())) > 1, "every matrix got the same rank, so nothing was allocated"
+    assert min(ranks[0].values()) < 2, "no matrix fell below the average, so nothing was allocated"
 
 
 @pytest.fixture(scope="module")
@@ -223,14 +223,10 @@ def test_without_a_final_phase_the_budget_is_still_met(final, tmp_path):
     assert sum(loop.pack.method.summary(0).ranks.values()) == 12 * 2
 
 
-def test_before_training_no_triplet_is_dead(tmp_path):
+def test_before_training_no_triplet_is_dead():
     """Every lambda starts at 0: a dry run must not tell of an adapter without parameters."""
     built = tiny.pack(tiny.runs(method=METHOD))
     assert set(built.method.summary(0).ranks.values()) == {4}
-    loop = tiny.train(tiny.runs(method=METHOD), tmp_path)
-    ranks = loop.pack.method.summary(0).ranks
-    assert sum(ranks.values()) == 12 * 2
-    assert min(ranks.values()) < 2, "no matrix fell below the average, so nothing shows that zeros are counted"
 
 
 def test_the_budget_falls_in_between_and_stays_at_the_end(tmp_path):

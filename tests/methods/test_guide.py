@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sora import method_config
+from sora.options import register
 from tests.conftest import ROOT
 from tests.typed import called
 
@@ -32,6 +33,7 @@ def test_a_method_by_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "sora.methods.norms", module)
     monkeypatch.setitem(method_config.METHODS, "norms", method_config.MethodConfig)  # taken away again afterwards
     exec(options, dict(vars(method_config)))
+    register()
     (tmp_path / "conf" / "method").mkdir(parents=True)
     (tmp_path / "conf" / "method" / "norms.yaml").write_text(settings, encoding="utf-8")
     words = f"method=norms backbone=minilm-l6 task=synthetic_single budget=none data.limit=16 {TINY}".split()

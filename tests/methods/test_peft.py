@@ -103,15 +103,6 @@ def test_the_seed_decides_its_initial_weights_and_no_global_state():
     assert not torch.equal(tiny.pack(configs(seed=2)).optimizer.rows, first)
 
 
-def test_mean_pooling_leaves_the_head_beside_it(tmp_path):
-    loop = tiny.train(configs(backbone={"pooling": "mean"}), tmp_path / "runs")
-    loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
-    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert (settings["task_type"], settings["modules_to_save"]) == ("FEATURE_EXTRACTION", None)
-    assert all(name.startswith("encoder.layer.") for name in settings["target_modules"])
-    assert (tmp_path / "adapter" / "head.safetensors").is_file()
-
-
 def test_span_vectors_leave_the_head_beside_it(tmp_path):
     """The folder in plain PEFT around transformers' encoder, and the head's formula by hand."""
     (run,) = configs(method={"peft_type": "LORA", "options": {"r": 2}}, task={"spans": "vectors"})
