@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from sora.backbones.families import FAMILIES as KNOWN
@@ -193,6 +194,21 @@ def pack(configs: list[Any], dtype: torch.dtype = torch.float32, device: str = "
 def train(configs: list[Any], folder: Any, dtype: torch.dtype = torch.float32, **loop_arguments: Any) -> Loop:
     """Train a pack of ``configs`` to its end in ``folder``; run ids are the seeds."""
     return finish(pack(configs, dtype), folder, **loop_arguments)
+
+
+class Stopped(Exception):
+    """What ends :func:`stop` in the middle of a training."""
+
+
+def stop(configs: list[Any], folder: Any, step: int) -> None:
+    """Begin to train as :func:`train` does, and stop when the checkpoint of ``step`` is written."""
+
+    def end(now: int) -> None:
+        if now == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(configs, folder, after_checkpoint=end)
 
 
 def finish(built: Pack, folder: Any, names: list[str] | None = None, **loop_arguments: Any) -> Loop:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +95,7 @@ def pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> tu
         state = {key.removesuffix(old) + new if key.endswith(old) else key: value for key, value in state.items()}
     cls = encoder_checks.encoder_class(hf_config)
     try:
-        with torch.random.fork_rng(devices=[]), _quietly():
+        with torch.random.fork_rng(devices=[]):
             encoder, report = cls.from_pretrained(
                 None,
                 config=hf_config,
@@ -112,19 +110,6 @@ def pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> tu
         raise _refused(hf_config.model_type, error) from error
     _check_report(config, files[0], encoder, state, report)
     return encoder, _pooler(config.family, state)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    from transformers.utils import logging as messages
-
-    shown = messages.is_progress_bar_enabled()
-    messages.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            messages.enable_progress_bar()
 
 
 def _check_report(

@@ -45,7 +45,7 @@ def once(path: Path, read: Callable[[Path], T], make: Callable[[], T], write: Ca
         with contextlib.suppress(OSError, ValueError, KeyError):
             return read(path)
         made = make()
-        with _told(path), replaced(path) as beside:
+        with _writing(path), replaced(path) as beside:
             write(beside, made)
         return made
 
@@ -53,17 +53,17 @@ def once(path: Path, read: Callable[[Path], T], make: Callable[[], T], write: Ca
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the entry's lock; the system releases it when the process ends, however it ends."""
-    with _told(path):
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.with_name(f".{path.name}.lock").open("w")
     with lock:
-        with _told(path):
+        with _writing(path):
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -157,7 +157,7 @@ class DropoutContext:
         self._host_keys = None
 
     def keep(self, site: int, threshold: int, counters: Tensor, lanes: int) -> Tensor:
-        """Mask bool [R * n, lanes]: True where kept. ``counters``: int64 [n], from :meth:`counters`."""
+        """Mask bool [R * n, lanes] on a CPU: True where kept. ``counters``: int64 [n], from :meth:`counters`."""
         keys = self.keys(site, counters.device)
         rows = (keys[:, None] + counters).view(-1, 1)
         mix_(rows, torch.empty_like(rows))
@@ -165,10 +165,6 @@ class DropoutContext:
         columns = self._columns(groups, counters.device)
         bound = threshold - STEPS // 2  # lanes are read as signed 16-bit integers
         total = rows.shape[0]
-        if rows.device.type != "cpu":
-            hashes = rows + columns
-            mix_(hashes, torch.empty_like(hashes))
-            return (hashes.view(torch.int16) >= bound)[:, :lanes]
         kept = torch.empty((total, groups * LANES), dtype=torch.bool)
         size = max(1, min(CHUNK // groups, total))
         buffer = torch.empty((size, groups), dtype=torch.int64)
@@ -283,15 +279,12 @@ class CounterDropout(nn.Module):
         if not self.active:
             return x
         if (places := self.context.table_places) is not None:
-            return self._drop_places(x, places)
+            return self._drop(x, (1, 1, 1, False), places)
         if x.dim() == 4:
             dropped = self.probabilities(x.flatten(0, 1), x.shape[1]).view(x.shape)
             return dropped * self.late_scale(x.device)
         slots, positions = self._slots(x.shape[0]), x.shape[1] if x.dim() == 3 else 1
-        if x.is_cuda:
-            return self._drop_at_once(x, (slots, 1, positions, False)).view(x.shape)
-        counters = self.context.counters(slots, 1, positions, x.device)
-        return self._drop(x, counters)
+        return self._drop(x, (slots, 1, positions, False))
 
     def probabilities(
         self, probs: Tensor, heads: int, head_major: bool = False, dtype: torch.dtype | None = None
@@ -302,13 +295,8 @@ class CounterDropout(nn.Module):
         """
         if not self.active:
             return probs if dtype is None else probs.to(dtype)
-        slots = self._slots(probs.shape[0] // heads)
-        if probs.is_cuda:
-            shape = (slots, heads, probs.shape[1], head_major)
-            return self._drop_at_once(probs, shape, dtype=dtype).view(probs.shape)
-        counters = self.context.counters(slots, heads, probs.shape[1], probs.device, head_major)
-        dropped = self._drop(probs, counters, scale=1.0)
-        return dropped if dtype is None else dropped.to(dtype)
+        shape = (self._slots(probs.shape[0] // heads), heads, probs.shape[1], head_major)
+        return self._drop(probs, shape, late=True, dtype=dtype)
 
     def late_scale(self, device: torch.device) -> float:
         """The factor that :meth:`probabilities` leaves to the values: on a CPU it costs less there."""
@@ -318,13 +306,7 @@ class CounterDropout(nn.Module):
         """Rows [n, d] that all examples share -> [R, n, d], dropped per replica; equal places drop alike."""
         if not self.active:
             return x.unsqueeze(0)
-        return self._drop_places(x.expand(self.context.replicas, *x.shape), places)
-
-    def _drop_places(self, x: Tensor, places: Tensor) -> Tensor:
-        """Drop [R, n, d] by its rows' ``places`` int64 [n], the same for every replica."""
-        if x.is_cuda:
-            return self._drop_at_once(x, (1, 1, 1, False), places).view(x.shape)
-        return self._drop(x, self.context.offsets(places))
+        return self._drop(x.expand(self.context.replicas, *x.shape), (1, 1, 1, False), places)
 
     def take_site(self) -> int:
         """Return the index in the context of the masks that come next."""
@@ -335,18 +317,31 @@ class CounterDropout(nn.Module):
             raise ValueError(f"a batch of {examples} examples cannot hold {self.context.replicas} replicas alike")
         return examples // self.context.replicas
 
-    def _drop(self, x: Tensor, counters: Tensor, scale: float | None = None) -> Tensor:
-        keep = self.context.keep(self.take_site(), self.threshold, counters, x.shape[-1]).view(x.shape)
-        dropped: Tensor = _Drop.apply(x, keep, self.scale if scale is None else scale)
-        return dropped
-
-    def _drop_at_once(
-        self, x: Tensor, shape: dropout_op.Shape, places: Tensor | None = None, dtype: torch.dtype | None = None
+    def _drop(
+        self,
+        x: Tensor,
+        shape: dropout_op.Shape,
+        places: Tensor | None = None,
+        *,
+        late: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """One operation on a GPU: [..., lanes] -> [R * n, lanes]."""
-        keys = self.context.keys(self.take_site(), x.device)
-        rows = x.reshape(-1, x.shape[-1])
-        return dropout_op.drop(rows, keys, places, shape, self.threshold - STEPS // 2, self.scale, dtype)
+        """Drop [..., lanes], whose rows are those of ``shape`` or lie, the same for every replica, at ``places`` [n].
+
+        ``late``: without the factor :meth:`late_scale`. ``dtype`` of the result: that of ``x`` unless given.
+        """
+        if x.is_cuda:
+            keys, rows = self.context.keys(self.take_site(), x.device), x.reshape(-1, x.shape[-1])
+            bound = self.threshold - STEPS // 2
+            return dropout_op.drop(rows, keys, places, shape, bound, self.scale, dtype).view(x.shape)
+        slots, heads, positions, head_major = shape
+        if places is None:
+            counters = self.context.counters(slots, heads, positions, x.device, head_major)
+        else:
+            counters = self.context.offsets(places)
+        keep = self.context.keep(self.take_site(), self.threshold, counters, x.shape[-1]).view(x.shape)
+        dropped: Tensor = _Drop.apply(x, keep, 1.0 if late else self.scale)
+        return dropped if dtype is None else dropped.to(dtype)
 
     def extra_repr(self) -> str:
         """For print(model)."""

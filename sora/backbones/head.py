@@ -120,10 +120,10 @@ class Head(nn.Module):
         super().__init__()
         if policy not in POLICIES:
             raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")
-        size, std = backbone.arch.hidden, backbone.arch.initializer_range
-        self.outputs, self.policy, self.pooling = outputs, policy, backbone.config.pooling
+        size, std = backbone.hidden, float(getattr(backbone.hf_config, "initializer_range", 0.02))
+        self.policy, self.pooling = policy, backbone.config.pooling
         self.spans, self.scale = spans, scale
-        self.form = form_of(backbone.arch.family, backbone.hf_config)
+        self.form = form_of(backbone.config.family, backbone.hf_config)
         self.replicas = len(generators)
         dense, out = [], []
         for generator in generators:  # both are drawn whatever is used, so that no option moves the other's draw
@@ -173,34 +173,31 @@ class Head(nn.Module):
     def export_state(self, replica: int) -> dict[str, Tensor]:
         """The head of one replica under the names of transformers' class; ``scale`` is folded into its last layer."""
         mean, sd = self.scale
-        state = {
-            f"{self.form.dense}.weight": self.dense,
-            f"{self.form.dense}.bias": self.dense_bias if self.form.bias else None,
-            f"{self.form.norm}.weight": self.norm,
-            f"{self.form.norm}.bias": self.norm_bias,
-            f"{self.form.output}.weight": self.out * sd,
-            f"{self.form.output}.bias": self.out_bias * sd + mean,
-        }
-        return {name: value[replica] for name, value in state.items() if value is not None}
+        state = {name: tensor[replica] for name, tensor in self._exported().items()}
+        weight, bias = (f"{self.form.output}.{kind}" for kind in ("weight", "bias"))
+        return state | {weight: state[weight] * sd, bias: state[bias] * sd + mean}
 
     @torch.no_grad()
     def load_exported(self, replica: int, state: dict[str, Tensor]) -> None:
         """Take what :meth:`export_state` gave. Raises ValueError where ``state`` is of another head."""
+        for name, tensor in self._exported().items():
+            if name in state and state[name].shape == tensor.shape[1:]:
+                tensor[replica].copy_(state[name])
+        found = self.export_state(replica)
+        if unlike := [name for name, x in found.items() if name not in state or not torch.equal(x, state[name])]:
+            raise ValueError(f"{', '.join(unlike)} cannot be taken from another head")
+
+    def _exported(self) -> dict[str, Tensor]:
+        """Its tensors [R, ...] under the names of transformers' class."""
         tensors = {
             f"{self.form.dense}.weight": self.dense,
-            f"{self.form.dense}.bias": self.dense_bias,
+            f"{self.form.dense}.bias": self.dense_bias if self.form.bias else None,
             f"{self.form.norm}.weight": self.norm,
             f"{self.form.norm}.bias": self.norm_bias,
             f"{self.form.output}.weight": self.out,
             f"{self.form.output}.bias": self.out_bias,
         }
-        for name, tensor in tensors.items():
-            if tensor is not None and name in state and state[name].shape == tensor.shape[1:]:
-                tensor[replica].copy_(state[name])
-        if unlike := [
-            n for n, x in self.export_state(replica).items() if n not in state or not torch.equal(x, state[n])
-        ]:
-            raise ValueError(f"{', '.join(unlike)} cannot be taken from another head")
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @property
     def fits_class(self) -> bool:
@@ -219,7 +216,7 @@ def fits_class(form: Form, pooling: str, spans: int) -> bool:
 
 def describe(backbone: Backbone, pooling: str) -> str:
     """One line on what is built where a family's name alone does not say it; empty for BERT, RoBERTa and DeBERTa."""
-    family = backbone.arch.family
+    family = backbone.config.family
     if family in ("bert", "roberta", "deberta-v2"):
         return ""
     form, arch = form_of(family, backbone.hf_config), backbone.hf_config.to_dict()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-import logging
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import logging as messages
 
 from sora.backbones import attention, build, deberta, encoder_checks, mpnet
 from sora.backbones.dropout import CounterDropout, DropoutContext, new_site, replace_dropouts
@@ -23,17 +22,6 @@ from sora.config import BackboneConfig
 from sora.errors import UserError
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of every encoder
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes that others need."""
-
-    family: str  # model_type of its configuration
-    hidden: int
-    layers: int
-    heads: int
-    initializer_range: float
 
 
 class Fp32LayerNorm(nn.LayerNorm):
@@ -58,7 +46,7 @@ class Backbone(nn.Module):
     Attributes:
         encoder: ``AutoModel`` without pooler. hf_config: its configuration.
         prefix: name of the encoder inside transformers' sequence-classification class.
-        source: what ``from_pretrained`` takes to get the same weights elsewhere.
+        source: what ``from_pretrained`` takes to get the same weights elsewhere. hidden: width of its states, d.
         pooler: pretrained ``weight`` [d, d] and ``bias`` [d] of the pooler, where the checkpoint has one; of the head
             of ModernBERT also ``norm.weight`` [d].
         dropout: the state of all dropout sites; a training step begins and ends it.
@@ -73,13 +61,7 @@ class Backbone(nn.Module):
         listed = FAMILIES.get(config.family)
         self.prefix = listed.prefix if listed else str(getattr(encoder, "base_model_prefix", ""))
         self.source = base_name(config)
-        self.arch = Architecture(
-            config.family,
-            hf_config.hidden_size,
-            hf_config.num_hidden_layers,
-            getattr(hf_config, "num_attention_heads", 1),
-            float(getattr(hf_config, "initializer_range", 0.02)),
-        )
+        self.hidden: int = hf_config.hidden_size
         self.pooler: dict[str, Tensor] = {}
         self.dropout = DropoutContext()
         self.autocast = False
@@ -139,7 +121,7 @@ class Backbone(nn.Module):
         every = dict(self.encoder.named_modules())
         linear = {name: module for name, module in every.items() if isinstance(module, nn.Linear)}
         if patterns is None:
-            listed = FAMILIES.get(self.arch.family)
+            listed = FAMILIES.get(self.config.family)
             if listed is None:
                 names = [name for block in repeated_blocks(self.encoder) for name in linear if inside(name, block)]
             else:
@@ -185,7 +167,8 @@ def load_backbone(
         UserError: an architecture that transformers refuses; weights that are missing, damaged, of another
             architecture, or of a class that cannot be packed.
     """
-    logging.getLogger("transformers").setLevel(logging.ERROR)  # its advice is about uses that are not ours
+    messages.set_verbosity_error()  # advice about uses that are not ours
+    messages.disable_progress_bar()
     hf_config = build.configuration(config)
     pooler: dict[str, Tensor] = {}
     if config.weights == "random":

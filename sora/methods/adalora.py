@@ -9,6 +9,7 @@ the running scores of every weight, buffers with the replica axis so that checkp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from sora.backbones import Backbone
 from sora.errors import UserError
 from sora.method_config import AdaloraConfig
+from sora.methods.bank import Bank
 from sora.methods.base import Plan
 from sora.methods.lora import Lora, LowRankLinear
-from sora.methods.scores import LayerScores, RowScores, Scores
 from sora.optim import ParameterGroup
 
 INIT_STD = 0.02  # of P and Q, as in the AdaLoRA authors' code; lambda starts at 0
@@ -60,58 +61,88 @@ class SvdLinear(LowRankLinear):
             a, b = draw_factors(self.r, self.in_features, self.out_features, generator)
             self.lora_A[replica].copy_(a)
             self.lora_B[replica].copy_(b)
-        self._gate.zero_()
-
-    @property
-    def _gate(self) -> nn.Parameter:
         assert self.gate is not None
-        return self.gate
+        self.gate.zero_()
 
     def live(self) -> Tensor:
         """Return bool [R, r]: triplets that are not dead; all of them while the layer has never been scored."""
         unscored = (self.sensitivity_gate == 0).all(dim=1, keepdim=True)
         return super().live() | unscored
 
-    @torch.no_grad()
-    def score(self, beta1: float, beta2: float, alive: Tensor) -> None:
-        """Update the running sensitivity |w grad| and its uncertainty (Eq. 9-10) from the present gradients.
-
-        Of the replicas that are not ``alive`` [R] nothing changes.
-        """
-        for name in self.SCORED:
-            tensor = getattr(self, name)
-            now = (tensor * tensor.grad).abs()
-            mean, spread = getattr(self, f"sensitivity_{name}"), getattr(self, f"uncertainty_{name}")
-            trains = alive.view(-1, *[1] * (tensor.ndim - 1))
-            mean.copy_(torch.where(trains, mean.lerp(now, 1 - beta1), mean))
-            spread.copy_(torch.where(trains, spread.lerp((now - mean).abs(), 1 - beta2), spread))
-
-    def importance(self) -> Tensor:
-        """Score of each triplet, [R, r]: s(lambda) + mean s(P) + mean s(Q), s = sensitivity * uncertainty (Eq. 7)."""
-        a, b, gate = (getattr(self, f"sensitivity_{n}") * getattr(self, f"uncertainty_{n}") for n in self.SCORED)
-        return gate + a.mean(-1) + b.mean(-1)
-
-    @torch.no_grad()
-    def keep(self, kept: Tensor, alive: Tensor) -> None:
-        """Set lambda to 0 where ``kept`` [R, r] is False, in the replicas that are ``alive`` [R]."""
-        trains = alive.unsqueeze(1)
-        self.kept.copy_(torch.where(trains, kept, self.kept))
-        self._gate.mul_(kept | ~trains)
-
-    def orthogonality(self) -> Tensor:
-        """Compute ||P^T P - I||_F and ||Q Q^T - I||_F, [2, R]; norms without the square, as in the authors' code."""
-        eye = torch.eye(self.r, dtype=self.lora_A.dtype, device=self.lora_A.device)
-        grams = [torch.bmm(x, x.transpose(1, 2)) - eye for x in (self.lora_A, self.lora_B)]
-        return torch.stack([torch.linalg.matrix_norm(gram) for gram in grams])
-
 
 def distances(matrices: Tensor) -> Tensor:
-    """Compute ||X X^T - I||_F of each X [r, width] in [n, R, r, width] -> [n, R]: ``orthogonality`` of all at once."""
+    """Compute ||X X^T - I||_F of each X [r, width] in [n, R, r, width] -> [n, R], as in the authors' code."""
     count, replicas, r, width = matrices.shape
     flat = matrices.reshape(-1, r, width)
     eye = torch.eye(r, dtype=flat.dtype, device=flat.device)
     grams = torch.baddbmm(eye, flat, flat.transpose(1, 2), beta=-1.0)
     return torch.linalg.matrix_norm(grams).view(count, replicas)
+
+
+class Scores:
+    """A score s(lambda) + mean s(P) + mean s(Q) of each triplet, s = sensitivity * uncertainty (Eq. 7).
+
+    The layers' buffers, by which checkpoints know the averages, become views of those here.
+    """
+
+    def __init__(self, bank: Bank, layers: Sequence[SvdLinear]) -> None:
+        assert bank.gate is not None
+        self.bank = bank
+        self.groups = (bank.adapter, bank.gate)
+        self.sensitivity = [torch.zeros_like(_values(group)) for group in self.groups]
+        self.uncertainty = [torch.zeros_like(_values(group)) for group in self.groups]
+        self.kept = torch.ones_like(self.sensitivity[1], dtype=torch.bool)
+        for kind, (matrices, gates) in (("sensitivity", self.sensitivity), ("uncertainty", self.uncertainty)):
+            a, b = matrices.tensor_split([bank.split], dim=1)
+            for name, whole in (("lora_A", a), ("lora_B", b), ("gate", gates)):
+                _bind(layers, f"{kind}_{name}", whole)
+        _bind(layers, "kept", self.kept)
+
+    @torch.no_grad()
+    def update(self, beta1: float, beta2: float, alive: Tensor) -> None:
+        """Update the running sensitivity |w grad| and its uncertainty (Eq. 9-10) from the present gradients.
+
+        Of the replicas that are not ``alive`` [R] nothing changes.
+        """
+        trains = alive.unsqueeze(1).to(self.sensitivity[0].dtype)
+        first, second = trains * (1 - beta1), trains * (1 - beta2)
+        for group, mean, spread in zip(self.groups, self.sensitivity, self.uncertainty, strict=True):
+            assert group.grads is not None
+            now = (_values(group) * group.grads).abs_()
+            if not now.is_cuda:  # there RowsAdam has emptied the gradients of the dead, which may not be finite
+                now.masked_fill_(~alive.unsqueeze(1), 0.0)
+            mean.lerp_(now, first)
+            spread.lerp_(now.sub_(mean).abs_(), second)
+
+    def importance(self) -> Tensor:
+        """Return the score of each triplet, [R, G] in the order of the layers."""
+        matrices, gates = (a * b for a, b in zip(self.sensitivity, self.uncertainty, strict=True))
+        a, b = matrices.tensor_split([self.bank.split], dim=1)
+        return gates + self.bank.by_rank(a, outer=False, mean=True) + self.bank.by_rank(b, outer=True, mean=True)
+
+    @torch.no_grad()
+    def keep(self, kept: Tensor, alive: Tensor) -> None:
+        """Set lambda to 0 where ``kept`` [R, G] is False, in the replicas that are ``alive`` [R]."""
+        trains = alive.unsqueeze(1)
+        self.kept.copy_(torch.where(trains, kept, self.kept))
+        _values(self.groups[1]).mul_(kept | ~trains)
+
+
+def _values(group: ParameterGroup) -> Tensor:
+    assert group.values is not None
+    return group.values
+
+
+def _bind(layers: Sequence[SvdLinear], name: str, whole: Tensor) -> None:
+    """Make the buffer ``name`` of each layer the next columns of ``whole`` [R, n], with the values it has."""
+    start = 0
+    for layer in layers:
+        old: Tensor = getattr(layer, name)
+        width = old[0].numel()
+        view = whole[:, start : start + width].view(old.shape)
+        view.copy_(old)
+        setattr(layer, name, view)
+        start += width
 
 
 def cubic_budget(step: int, warmup: int, last: int, start: int, end: int) -> int:
@@ -146,7 +177,6 @@ class Adalora(Lora):
     config: AdaloraConfig
     layers: dict[str, SvdLinear]  # type: ignore[assignment]
     penalises_matrices = True
-    scores: Scores | None = None
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """Attach as LoRA does. Raises UserError where the phases leave no step to allocate ranks in."""
@@ -186,17 +216,17 @@ class Adalora(Lora):
         """Return gamma times the mean over all P and Q of their distance from orthogonality (Eq. 4)."""
         if self.config.orthogonality == 0:
             return None
-        if self.bank is not None and self.bank.stacks:
-            norms = torch.cat([distances(stack) for stack in self.bank.stacks])  # [2 * matrices, R]
-        else:
-            norms = torch.cat([layer.orthogonality() for layer in self.layers.values()])
+        stacks: Sequence[Tensor] = self.bank.stacks if self.bank is not None else []
+        if not stacks:
+            stacks = [matrix.unsqueeze(0) for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
+        norms = torch.cat([distances(stack) for stack in stacks])  # [2 * matrices, R]
         return self.config.orthogonality * norms.mean(dim=0)
 
     def after_step(self, step: int, alive: Tensor) -> None:
         """Score, and at every ``interval`` steps between the first and the last phase spend the budget anew."""
-        config, scores = self.config, self._scores()
+        config, scores = self.config, self.scores
         if step > self.last:  # the final phase trains what was chosen
-            scores.keep_chosen(alive)
+            scores.keep(scores.kept, alive)
             return
         if step < self.last:
             scores.update(config.beta1, config.beta2, alive)
@@ -204,13 +234,11 @@ class Adalora(Lora):
             budget = cubic_budget(step, self.warmup, self.last, self.start, self.end)
             scores.keep(allocate(scores.importance(), budget), alive)
 
-    def _scores(self) -> Scores:
-        """Make the scores at the first step, when the optimiser has the tensors."""
-        if self.scores is None:
-            layers = list(self.layers.values())
-            ready = self.bank is not None and self.bank.ready
-            self.scores = RowScores(self.bank, layers) if ready and self.bank is not None else LayerScores(layers)
-        return self.scores
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """Return the running scores, made at the first step, when the optimiser has the tensors."""
+        assert self.bank is not None
+        return Scores(self.bank, list(self.layers.values()))
 
     def _allocates(self, step: int) -> bool:
         """Return whether the budget is spent anew after the 0-based update ``step``."""

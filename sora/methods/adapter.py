@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
 from sora.method_config import AdapterConfig
-from sora.methods.base import Method, Plan, Summary, replace_module
+from sora.methods.base import Method, Plan, per_replica, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -65,9 +65,7 @@ class BottleneckLinear(nn.Module):
         base, replicas = self.base, self.replicas
         out = F.linear(x.to(base.weight.dtype), base.weight, base.bias)
         shape = (replicas, *out.shape[1:]) if out.shape[0] == 1 else out.shape
-        if shape[0] % replicas:
-            raise ValueError(f"a batch of {shape[0]} rows does not split over {replicas} replicas")
-        rows = out.expand(shape).reshape(replicas, -1, base.out_features)
+        rows = per_replica(out.expand(shape), replicas)
         down, up = self.down.to(rows.dtype), self.up.to(rows.dtype)
         inner = torch.baddbmm(self.down_bias.to(rows.dtype).unsqueeze(1), rows, down.transpose(1, 2))
         lifted = torch.baddbmm(self.up_bias.to(rows.dtype).unsqueeze(1), F.gelu(inner), up)
@@ -77,9 +75,8 @@ class BottleneckLinear(nn.Module):
 class Adapter(Method):
     """Stacked bottlenecks of a pack."""
 
-    def __init__(self, config: AdapterConfig) -> None:
-        self.config = config
-        self.layers: dict[str, BottleneckLinear] = {}
+    config: AdapterConfig
+    layers: dict[str, BottleneckLinear]
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
@@ -98,10 +95,6 @@ class Adapter(Method):
             ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay),
             ParameterGroup("adapter.bias", biases, lr=lr),
         ]
-
-    def summary(self, replica: int) -> Summary:
-        count = sum(p[0].numel() for layer in self.layers.values() for p in layer.own().values())
-        return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         tensors = {f"{name}.{key}": p[replica] for name, layer in self.layers.items() for key, p in layer.own().items()}

@@ -153,7 +153,8 @@ class Bank:
 
 def _moved(table: np.ndarray, device: torch.device) -> Tensor:
     """Copy a table to the device, without waiting for it."""
-    return torch.from_numpy(table).pin_memory().to(device, non_blocking=True)
+    host = torch.from_numpy(table)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 class _Spread(torch.autograd.Function):

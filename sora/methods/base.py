@@ -1,11 +1,11 @@
-"""What the training loop knows of a method: this protocol and nothing else; and what methods share."""
+"""What the training loop knows of a method: this class and nothing else; and what methods share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class Summary:
     absent: int = 0
 
 
-class Method(Protocol):
+class Method:
     """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1).
 
     Two verbs more are a method's own choice. ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
@@ -64,11 +64,19 @@ class Method(Protocol):
     gives: where ``MethodConfig.TRAINS`` is false it is called in place of the steps.
     """
 
+    plan: Plan
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.layers: dict[str, Any] = {}  # the adapted modules by their names in the encoder
+
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """Insert trainable modules and freeze the rest. ``generators``: one CPU generator per replica."""
+        raise NotImplementedError
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """List what trains, and by which rule; without the head, whose groups the loop adds."""
+        raise NotImplementedError
 
     def penalty(self) -> Tensor | None:
         """Return [R], added to each replica's training loss, never to an evaluation loss; None for no penalty."""
@@ -82,7 +90,10 @@ class Method(Protocol):
         return None
 
     def summary(self, replica: int) -> Summary:
-        """Measure a replica's adapter with the weights it has now."""
+        """Measure a replica's adapter with the weights it has now: unless a method knows better, all that trains."""
+        tensors = [tensor for group in self.parameter_groups() for tensor in group.tensors.values()]
+        count = sum(tensor.numel() // self.plan.replicas for tensor in tensors)
+        return Summary(live=count, authors_formula=count)
 
     def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
         """Return ``Summary.ranks`` as ``step`` updates of stage 0 leave them if no gradient comes from the data.
@@ -93,9 +104,17 @@ class Method(Protocol):
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write the standard artefact of a replica, with the weights it has now, into ``folder``."""
+        raise NotImplementedError
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` where ``root`` has the submodule called ``name`` (dotted)."""
     parent, _, child = name.rpartition(".")
     setattr(root.get_submodule(parent), child, new)
+
+
+def per_replica(x: Tensor, replicas: int) -> Tensor:
+    """View [R*b, ..., d], replica-major, as [R, n, d]. Raises ValueError where the batch is none of ``replicas``."""
+    if x.shape[0] % replicas:
+        raise ValueError(f"a batch of {x.shape[0]} rows does not split over {replicas} replicas")
+    return x.reshape(replicas, -1, x.shape[-1])

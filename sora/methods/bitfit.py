@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
 from sora.errors import UserError
-from sora.method_config import BitfitConfig
-from sora.methods.base import Method, Plan, Summary, replace_module
+from sora.methods.base import Method, Plan, per_replica, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -32,8 +31,6 @@ class StackedBias(nn.Module):
 
     def __init__(self, base: nn.Linear | nn.LayerNorm, replicas: int) -> None:
         super().__init__()
-        if base.bias is None:
-            raise ValueError("a module without a bias has nothing to train here")
         self.base = base.requires_grad_(False)
         self.replicas = replicas
         self.bias = nn.Parameter(base.bias.detach().float().repeat(replicas, 1))
@@ -47,9 +44,7 @@ class StackedBias(nn.Module):
         bias = self.bias.to(out.dtype)
         if out.shape[0] == 1:
             return out + bias.view(self.replicas, *[1] * (out.dim() - 2), -1)
-        if out.shape[0] % self.replicas:
-            raise ValueError(f"a batch of {out.shape[0]} rows does not split over {self.replicas} replicas")
-        return (out.view(self.replicas, -1, out.shape[-1]) + bias.unsqueeze(1)).view(out.shape)
+        return (per_replica(out, self.replicas) + bias.unsqueeze(1)).view(out.shape)
 
     @torch.no_grad()
     def single(self, replica: int) -> nn.Module:
@@ -67,9 +62,7 @@ class StackedBias(nn.Module):
 class Bitfit(Method):
     """Stacked biases of a pack."""
 
-    def __init__(self, config: BitfitConfig) -> None:
-        self.config = config
-        self.layers: dict[str, StackedBias] = {}
+    layers: dict[str, StackedBias]
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
@@ -79,7 +72,7 @@ class Bitfit(Method):
             if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None and name != TABLE_NORM
         ]
         if not found:
-            raise UserError(f"method=bitfit: {backbone.arch.family} has no bias to train; choose another method")
+            raise UserError(f"method=bitfit: {backbone.config.family} has no bias to train; choose another method")
         for name, base in found:
             self.layers[name] = StackedBias(base, plan.replicas)
             replace_module(backbone.encoder, name, self.layers[name])
@@ -87,10 +80,6 @@ class Bitfit(Method):
     def parameter_groups(self) -> list[ParameterGroup]:
         biases = {f"{name}.bias": layer.bias for name, layer in self.layers.items()}
         return [ParameterGroup("adapter", biases, lr=self.plan.learning_rates())]
-
-    def summary(self, replica: int) -> Summary:
-        count = sum(layer.bias.shape[1] for layer in self.layers.values())
-        return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write a plain transformers model: no PEFT type holds biases alone."""

@@ -8,17 +8,13 @@ from pathlib import Path
 import torch
 
 from sora.backbones import Backbone, Head
-from sora.method_config import FullConfig
-from sora.methods.base import Method, Plan, Summary
+from sora.methods.base import Method, Plan
 from sora.optim import ParameterGroup
 from sora.publish import export
 
 
 class Full(Method):
     """Weight decay on matrices; biases and LayerNorms without, as BERT's own training had it."""
-
-    def __init__(self, config: FullConfig) -> None:
-        self.config = config
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         if plan.replicas != 1:
@@ -36,10 +32,6 @@ class Full(Method):
             ParameterGroup("matrices", matrices, lr=lr, weight_decay=decay, stacked=False),
             ParameterGroup("vectors", vectors, lr=lr, stacked=False),
         ]
-
-    def summary(self, replica: int) -> Summary:
-        count = sum(p.numel() for p in self.backbone.encoder.parameters())
-        return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         export.write_model(folder, self.backbone, head, replica)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from sora.backbones import Backbone, Head
 from sora.method_config import LoraConfig
 from sora.methods.bank import Bank
-from sora.methods.base import Method, Plan, Summary, replace_module
+from sora.methods.base import Method, Plan, Summary, per_replica, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -138,9 +138,7 @@ class LowRankLinear(nn.Module):
             return self._shared(x, a, b)
         if x.shape[0] == 1:  # each replica drops for itself
             x = x.expand(self.replicas, *x.shape[1:])
-        if x.shape[0] % self.replicas:
-            raise ValueError(f"a batch of {x.shape[0]} rows does not split over {self.replicas} replicas")
-        stacked = x.reshape(self.replicas, -1, self.in_features)
+        stacked = per_replica(x, self.replicas)
         if dropping or torch.is_autocast_enabled(x.device.type):  # autocast knows torch's own operations only
             out = F.linear(stacked, self.base.weight, self.base.bias)
             dropped = self.dropout(x).reshape_as(stacked) if self.dropout is not None else stacked
@@ -181,10 +179,8 @@ class Lora(Method):
     gated = False
     penalises_matrices = False  # whether ``penalty`` is of the A and B
     bank: Bank | None = None
-
-    def __init__(self, config: LoraConfig) -> None:
-        self.config = config
-        self.layers: dict[str, LowRankLinear] = {}
+    config: LoraConfig
+    layers: dict[str, LowRankLinear]
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
@@ -237,7 +233,7 @@ class Lora(Method):
         full = sum(layer.r * sizes[name] for name, layer in self.layers.items())
         return Summary(
             live=sum(ranks[name] * sizes[name] for name in ranks),
-            authors_formula=full - dead * 2 * self.backbone.arch.hidden,
+            authors_formula=full - dead * 2 * self.backbone.hidden,
             ranks=ranks,
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
 from sora.errors import UserError
 from sora.method_config import PEFT_VARIANTS, PeftConfig
-from sora.methods.base import Method, Plan, Summary
+from sora.methods.base import Method, Plan
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -49,8 +50,7 @@ UNREPEATED = ("corda", "eva", "lora_ga", "loftq", "pissa_niter")
 class Peft(Method):
     """One tuner of PEFT around the encoder."""
 
-    def __init__(self, config: PeftConfig) -> None:
-        self.config = config
+    config: PeftConfig
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """Insert PEFT's modules. Raises UserError for a tuner or an option that PEFT does not know or refuses."""
@@ -58,7 +58,7 @@ class Peft(Method):
 
         self.plan, self.backbone = plan, backbone
         self.classifies = fits_class(
-            form_of(backbone.arch.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
+            form_of(backbone.config.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
         )
         root = _Root(backbone, self.classifies)
         names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
@@ -105,15 +105,19 @@ class Peft(Method):
                 **options,
             )
 
-    def parameter_groups(self) -> list[ParameterGroup]:
+    @functools.cached_property
+    def groups(self) -> list[ParameterGroup]:
+        """Return what trains; the optimiser leaves the gradients of a step in it."""
         trained = {name: p for name, p in self.backbone.encoder.named_parameters() if p.requires_grad}
         lr, decay = self.plan.learning_rates(), self.plan.runs[0].trainer.weight_decay
         matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
         vectors = {name: p for name, p in trained.items() if p.ndim < 2}
-        self.groups = [
+        return [
             ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay, stacked=False),
             ParameterGroup("adapter.vectors", vectors, lr=lr, stacked=False),
         ]
+
+    def parameter_groups(self) -> list[ParameterGroup]:
         return self.groups
 
     def after_step(self, step: int, alive: Tensor) -> None:
@@ -126,13 +130,6 @@ class Peft(Method):
         if not any(bool(group.grads.any()) for group in self.groups if group.grads is not None):
             name = self.config.peft_type
             raise UserError(f"method.peft_type: {name} gets no gradient from this encoder; choose another tuner")
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.backbone.encoder.parameters() if p.requires_grad]
-
-    def summary(self, replica: int) -> Summary:
-        count = sum(p.numel() for p in self._trained())
-        return Summary(live=count, authors_formula=count)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write what PEFT's ``save_pretrained`` does, the head where :func:`sora.publish.export.write_peft` has it."""

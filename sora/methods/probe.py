@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled, span_means
 from sora.errors import UserError
-from sora.method_config import ProbeConfig
-from sora.methods.base import Method, Plan, Summary
+from sora.methods.base import Method, Plan
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -54,7 +53,7 @@ class LinearHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = Pool(backbone.config.pooling)
-        self.out = nn.Parameter(torch.zeros(1, outputs, backbone.arch.hidden * (1 + spans)))
+        self.out = nn.Parameter(torch.zeros(1, outputs, backbone.hidden * (1 + spans)))
         self.out_bias = nn.Parameter(torch.zeros(1, outputs))
 
     def forward(self, hidden: Tensor, attention_mask: Tensor, spans: Tensor | None = None) -> Tensor:
@@ -68,9 +67,6 @@ class LinearHead(nn.Module):
 
 class Probe(Method):
     """A linear head, solved for at once."""
-
-    def __init__(self, config: ProbeConfig) -> None:
-        self.config = config
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
@@ -91,10 +87,6 @@ class Probe(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return []
-
-    def summary(self, replica: int) -> Summary:
-        """Count nothing of the encoder; the head is counted as a head."""
-        return Summary(live=0, authors_formula=0)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)

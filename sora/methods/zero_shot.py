@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled
-from sora.method_config import ZeroShotConfig
-from sora.methods.base import Method, Plan, Summary
+from sora.methods.base import Method, Plan
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -42,9 +41,6 @@ class CosineHead(nn.Module):
 class ZeroShot(Method):
     """A cosine above the frozen encoder."""
 
-    def __init__(self, config: ZeroShotConfig) -> None:
-        self.config = config
-
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
 
@@ -55,9 +51,6 @@ class ZeroShot(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return []
-
-    def summary(self, replica: int) -> Summary:
-        return Summary(live=0, authors_formula=0)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write a file without tensors that describes the score."""

@@ -132,7 +132,7 @@ def write_plain(
     config = backbone.hf_config.to_dict()
     folder.mkdir(parents=True, exist_ok=True)
     if fits_class:
-        form = form_of(backbone.arch.family, backbone.hf_config)
+        form = form_of(backbone.config.family, backbone.hf_config)
         outputs = head[f"{form.output}.weight"].shape[0]
         config["architectures"] = [form.cls]
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(outputs)}

@@ -81,11 +81,9 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
 def why_not(task: TaskConfig, data: DataConfig) -> str:
     """Why the task's data cannot be had, as a sentence; empty where its place is found."""
     try:
-        if files := open_snapshot(task, data.dir or os.environ.get(ENV)):
-            for split in task.sizes:
-                files(split)
-        else:
-            data_folder(task, data.dir)
+        _, files = locate(task, data.dir)
+        for split in task.sizes:
+            files(split)
     except UserError as error:
         return str(error)
     return ""
@@ -125,8 +123,7 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
     official: dict[str, Examples] = {}
     partial: dict[str, str] = {}
     given = data.dir or os.environ.get(ENV)
-    snapshot_of = open_snapshot(task, given)
-    folder = Path() if snapshot_of else data_folder(task, data.dir)
+    of_hub, files_of = locate(task, data.dir)
     if task.spans and task.layout not in ("wic", "wsc"):
         raise UserError(f"task.spans: got {show(task.spans)}, but task={task.name} has no marked words; leave it empty")
     names = [task.files.get(split) for split in splits]
@@ -136,14 +133,14 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
         )
     for split in splits:
         source = f"{task.folder}/{task.files[split]}"
-        files = snapshot_of(split) if snapshot_of else [folder / task.files[split]]
+        files = files_of(split)
         path = files[0]
         if not path.exists():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
         if given:
             inside = (sorted(each.iterdir()) if each.is_dir() else [each] for each in files)  # a folder: a saved split
             check(Path(given).expanduser(), chain.from_iterable(inside))
-        if snapshot_of:
+        if of_hub:
             official[split] = read_snapshot(files, task, split, source)
         else:
             official[split] = read_official(path, task, split, source)
@@ -156,6 +153,14 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
                     "official file, or set data.allow_partial=true if there are some (the record will say so)"
                 )
     return official, partial
+
+
+def locate(task: TaskConfig, directory: str | None) -> tuple[bool, Callable[[str], list[Path]]]:
+    """Whether the data lies as the hub has it, and from a split to its files. ``directory`` is data.dir."""
+    if snapshot_of := open_snapshot(task, directory or os.environ.get(ENV)):
+        return True, snapshot_of
+    folder = data_folder(task, directory)
+    return False, lambda split: [folder / task.files[split]]
 
 
 def read_official(path: Path, task: TaskConfig, split: str, source: str) -> Examples:

@@ -29,65 +29,9 @@ from sora.errors import UserError
 Array = NDArray[Any]
 
 
-def accuracy(predictions: Array, labels: Array) -> float:
-    """Share of equal entries; both [N] class indices."""
-    return float(np.mean(predictions == labels))
-
-
-def f1(predictions: Array, labels: Array) -> float:
-    """F1 of class 1; both [N] of 0 and 1."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="binary", pos_label=1, zero_division=0))
-
-
-def f1_macro(predictions: Array, labels: Array, classes: int) -> float:
-    """Unweighted mean of the F1 of each of the ``classes``, also of one that occurs nowhere; both [N]."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", labels=range(classes), zero_division=0))
-
-
-def exact_match(predictions: Array, labels: Array, groups: Array) -> float:
-    """Share of the questions all of whose answers are judged right; all [N], ``groups`` the question of each answer."""
-    _, question = np.unique(groups, return_inverse=True)
-    wrong = np.bincount(question, weights=predictions != labels)
-    return float(np.mean(wrong == 0))
-
-
-def matthews(predictions: Array, labels: Array) -> float:
-    """Matthews correlation (phi for two classes), -1..1; 0 when either side is constant; both [N]."""
-    from sklearn.metrics import matthews_corrcoef
-
-    if _constant(predictions) or _constant(labels):
-        return 0.0
-    return float(matthews_corrcoef(labels, predictions))
-
-
-def pearson(predictions: Array, labels: Array) -> float:
-    """Pearson correlation, -1..1; 0 when undefined; both [N] real."""
-    from scipy.stats import pearsonr
-
-    return _correlation(pearsonr, predictions, labels)
-
-
-def spearman(predictions: Array, labels: Array) -> float:
-    """Spearman rank correlation with mean ranks for ties, -1..1; 0 when undefined; both [N] real."""
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, predictions, labels)
-
-
-def parity(predictions: Array, groups: Array) -> float:
-    """Share of the groups whose predictions all agree; both [N]."""
-    _, group = np.unique(groups, return_inverse=True)
-    first = predictions[np.unique(group, return_index=True)[1]]
-    return 1.0 - float(np.mean(np.bincount(group, weights=predictions != first[group]) > 0))
-
-
 @dataclass(frozen=True)
 class Scored:
-    """Predictions [N] beside what they are compared with (``Examples.gold``)."""
+    """Predictions [N] and what they are compared with (``Examples.gold``)."""
 
     predictions: Array
     labels: Array
@@ -102,43 +46,87 @@ class Scored:
             raise ValueError(f"this metric needs {name} [N] beside the labels")
         return value
 
-    def chosen(self, column: int) -> float:
-        """Mean credit of the predicted candidates, one per question."""
-        return float(np.mean(self.need("credit")[self.predictions == 1, column]))
+
+def accuracy(s: Scored) -> float:
+    """Share of equal classes."""
+    return float(np.mean(s.predictions == s.labels))
 
 
-METRICS: dict[str, Callable[[Scored], float]] = {
-    "accuracy": lambda s: accuracy(s.predictions, s.labels),
-    "f1": lambda s: f1(s.predictions, s.labels),
-    "f1_macro": lambda s: f1_macro(s.predictions, s.labels, s.classes),
-    "f1a": lambda s: f1(s.predictions, s.labels),  # of all answers to all questions
-    "em": lambda s: exact_match(s.predictions, s.labels, s.need("groups")),
-    "parity": lambda s: parity(s.predictions, s.need("groups")),
-    "matthews": lambda s: matthews(s.predictions, s.labels),
-    "pearson": lambda s: pearson(s.predictions, s.labels),
-    "spearman": lambda s: spearman(s.predictions, s.labels),
-}
-CANDIDATE_METRICS: dict[str, Callable[[Scored], float]] = {  # of the candidates chosen, credit as in Examples
-    "f1": lambda s: s.chosen(0),
-    "em": lambda s: s.chosen(1),
-}
+def f1(s: Scored) -> float:
+    """F1 of class 1."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(s.labels, s.predictions, average="binary", pos_label=1, zero_division=0))
 
 
-FITTING: dict[str, Callable[[TaskConfig], bool]] = {  # of a task with classes, where a metric does not fit them all
-    "f1": lambda task: task.num_outputs == 2,
-    "f1a": lambda task: task.scoring == "answers",
-    "em": lambda task: task.scoring in ("answers", "candidates"),
-    "parity": lambda task: bool(task.trained_on),  # a diagnostic set of pairs
-}
-OF_SCORES = ("pearson", "spearman")
+def f1_macro(s: Scored) -> float:
+    """Unweighted mean of the F1 of each class, also of one that occurs nowhere."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(s.labels, s.predictions, average="macro", labels=range(s.classes), zero_division=0))
+
+
+def exact_match(s: Scored) -> float:
+    """Share of the questions (``groups``) all of whose answers are judged right."""
+    _, question = np.unique(s.need("groups"), return_inverse=True)
+    wrong = np.bincount(question, weights=s.predictions != s.labels)
+    return float(np.mean(wrong == 0))
+
+
+def parity(s: Scored) -> float:
+    """Share of the ``groups`` whose predictions all agree."""
+    _, group = np.unique(s.need("groups"), return_inverse=True)
+    first = s.predictions[np.unique(group, return_index=True)[1]]
+    return 1.0 - float(np.mean(np.bincount(group, weights=s.predictions != first[group]) > 0))
+
+
+def matthews(s: Scored) -> float:
+    """Matthews correlation (phi for two classes), -1..1; 0 when either side is constant."""
+    from sklearn.metrics import matthews_corrcoef
+
+    if _constant(s.predictions) or _constant(s.labels):
+        return 0.0
+    return float(matthews_corrcoef(s.labels, s.predictions))
+
+
+def pearson(s: Scored) -> float:
+    """Pearson correlation, -1..1; 0 when undefined."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, s.predictions, s.labels)
+
+
+def spearman(s: Scored) -> float:
+    """Spearman rank correlation with mean ranks for ties, -1..1; 0 when undefined."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, s.predictions, s.labels)
+
+
+def credited(column: int) -> Callable[[Scored], float]:
+    """Mean of a column of ``credit`` over the candidates that were chosen, one a question."""
+    return lambda s: float(np.mean(s.need("credit")[s.predictions == 1, column]))
+
+
+def metrics_of(task: TaskConfig) -> dict[str, Callable[[Scored], float]]:
+    """Return the metrics that a task can have, by name."""
+    if task.regression:
+        return {"pearson": pearson, "spearman": spearman}
+    if task.scoring == "candidates":
+        return {"f1": credited(0), "em": credited(1)}
+    found = {"accuracy": accuracy, "f1_macro": f1_macro, "matthews": matthews}
+    if task.num_outputs == 2:
+        found["f1"] = f1
+    if task.scoring == "answers":
+        found |= {"f1a": f1, "em": exact_match}  # f1a: of all answers to all questions
+    if task.trained_on:
+        found["parity"] = parity  # of a diagnostic set of pairs
+    return found
 
 
 def check_metrics(task: TaskConfig) -> None:
     """Raise UserError, naming the key, for a metric that does not exist or that this task cannot have."""
-    known = CANDIDATE_METRICS if task.scoring == "candidates" else METRICS
-    fitting = [
-        name for name in known if (name in OF_SCORES) == task.regression and FITTING.get(name, lambda task: True)(task)
-    ]
+    fitting = metrics_of(task)
     named = [("task.metrics", name) for name in task.metrics or [""]]
     for key, name in [*named, ("task.select_metric", task.select_metric)]:
         if name not in fitting:
@@ -191,7 +179,7 @@ def score(
             f"{task.name}: predictions {predicted.shape} and labels {gold.shape}, both [N] expected, N > 0"
         )
     names = dict.fromkeys([*task.metrics, task.select_metric])
-    known = CANDIDATE_METRICS if task.scoring == "candidates" else METRICS
+    known = metrics_of(task)
     scored = Scored(predicted, gold, max(2, task.num_outputs), groups, credit)
     return {name: known[name](scored) for name in names}
 

@@ -13,8 +13,15 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from sora.backbones.auto import described
+from sora.config import BackboneConfig
 from tests import tiny
 
+DRY = ("method=sora", "dry_run=true")
+SHORT = (  # a command that trains for a moment
+    *("task=synthetic_pair", "task.sizes={train: 60, validation: 40}", "recipe=none", "budget=none"),
+    *("trainer.max_steps=4", "trainer.batch_size=4", "trainer.eval_every=2", "trainer.max_length=32"),
+)
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
 
 
@@ -22,6 +29,11 @@ def save_tokenizer(folder: Path, tokens: int = tiny.VOCABULARY, pad: int = 0) ->
     """A word tokenizer of ``tokens`` tokens; [CLS] a [SEP] b [SEP]."""
     words = [*SPECIAL, *(f"w{place}" for place in range(tokens - len(SPECIAL)))]
     words[0], words[pad] = words[pad], words[0]
+    word_tokenizer(words).save_pretrained(folder)
+
+
+def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose tokens are ``words``, SPECIAL among them: [CLS] a [SEP] b [SEP]."""
     made = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, "[UNK]"))
     made.pre_tokenizer = Whitespace()
     made.post_processor = TemplateProcessing(
@@ -30,9 +42,7 @@ def save_tokenizer(folder: Path, tokens: int = tiny.VOCABULARY, pad: int = 0) ->
         special_tokens=[(word, words.index(word)) for word in ("[CLS]", "[SEP]")],
     )
     special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", **special).save_pretrained(
-        folder
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", **special)
 
 
 def arch_of(family: str, **changes: Any) -> dict[str, Any]:
@@ -65,3 +75,8 @@ def edit(path: Path, **changes: Any) -> None:
     """Set keys of a JSON file; None takes one away."""
     values = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+
+def auto(folder: Path, **changes: Any) -> BackboneConfig:
+    """``backbone=auto backbone.weights=<folder>``, with what its config.json says."""
+    return described(BackboneConfig("auto", "auto", weights=str(folder), pooling="auto", **changes))

@@ -1,11 +1,9 @@
-"""``backbone=auto``: an architecture from its own config.json, through the command; what is refused in one sentence."""
+"""``backbone=auto``: an architecture from its own config.json, through the command. Refusals: test_auto_refused.py."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,55 +12,21 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sora.backbones import load_backbone
+from sora.backbones import DropoutKey, load_backbone
 from sora.backbones.auto import described
 from sora.backbones.source import backbone_identity
-from sora.backbones.tokenizer import load_tokenizer
-from sora.cli import main as cli
 from sora.config import BackboneConfig
 from sora.errors import UserError
 from sora.publish.find_run import find_run, publish
 from sora.runs import records
 from sora.tasks import load
 from tests import tiny
-from tests.backbones.folders import edit, save_model, save_tokenizer
+from tests.backbones.folders import DRY, SHORT, auto, save_model
 from tests.backbones.test_encoders import batch
 from tests.hub_cache import fill
-
-TASK = ("task=synthetic_pair", "task.sizes={train: 60, validation: 40}", "recipe=none", "budget=none")
-SHORT = ("trainer.max_steps=4", "trainer.batch_size=4", "trainer.eval_every=2", "trainer.max_length=32")
-DRY = ("method=sora", "dry_run=true")
-
-
-def auto(folder: Path, **changes: Any) -> BackboneConfig:
-    return described(BackboneConfig("auto", "auto", weights=str(folder), pooling="auto", **changes))
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """The command in this process: its exit status, what it printed, what it said."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str, flags: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["run.py", *flags, *TASK, *SHORT, *words])
-        capfd.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            status = left.code if isinstance(left.code, int) else 1
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
-
-
-# -- read ----------------------------------------------------------------------------------------------------------
+from tests.typed import called, refused
 
 
 @pytest.mark.parametrize("family", tiny.EVERY)
@@ -76,6 +40,8 @@ def test_a_saved_folder_describes_itself(family: str, tmp_path: Path) -> None:
     expected = model.base_model(**inputs)[0]
     torch.testing.assert_close(backbone(inputs) * mask, expected * mask, rtol=0, atol=1e-5)
     assert len(backbone.linear_targets()) == MATRICES[family]
+    if family == "bert":
+        assert torch.equal(backbone.pooler["weight"], model.bert.pooler.dense.weight)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     assert auto(tmp_path / "b").name == config.name, "the name is of the weights, not of their place"
     layers = tiny.ARCHITECTURES[family].get("num_hidden_layers", tiny.LAYERS)
@@ -138,7 +104,7 @@ def test_every_form_that_weights_come_in_gives_the_same_encoder(tmp_path: Path) 
     assert len(names) == 4, "other files are other weights, as far as a hash can tell"
 
 
-def test_one_yaml_pins_what_auto_reads(tmp_path: Path, command: Any) -> None:
+def test_one_yaml_pins_what_auto_reads(tmp_path: Path) -> None:
     """Eight lines in a folder of one's own; without a hash it would take whatever lies there."""
     save_model(tmp_path / "model")
     sha256 = backbone_identity(auto(tmp_path / "model"))["sha256"]
@@ -150,18 +116,15 @@ def test_one_yaml_pins_what_auto_reads(tmp_path: Path, command: Any) -> None:
     )
     (tmp_path / "models").mkdir()
     shutil.copytree(tmp_path / "model", tmp_path / "models" / "mine")
-    status, out, err = command("backbone=mine", *DRY, flags=("--config-dir", str(tmp_path / "conf")))
-    assert status == 0, err
-    assert json.loads(out)["backbone"] == "mine"
+    words = ("--config-dir", str(tmp_path / "conf"), *SHORT, "backbone=mine", *DRY)
+    done = called(tmp_path, *words)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["backbone"] == "mine"
     pinned.write_text(pinned.read_text().replace(sha256, "ab" * 32))
-    status, out, err = command("backbone=mine", *DRY, flags=("--config-dir", str(tmp_path / "conf")))
-    assert status == 2
-    assert "but backbone=mine pins abababababab..." in err
+    assert "but backbone=mine pins abababababab..." in refused(tmp_path, *words)
 
 
-def test_a_name_on_the_hub_is_read_from_its_cache(
-    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_on_the_hub_is_read_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its newest revision or a given one; adapters and cards name it as their base."""
     save_model(tmp_path / "own", "electra")
     files = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
@@ -173,8 +136,8 @@ def test_a_name_on_the_hub_is_read_from_its_cache(
         assert described(replace(named, revision=revision)).name == auto(tmp_path / "own").name
     with pytest.raises(UserError, match=r"its cache has revision ffffffffffff, not eeeeeeeeeeee \(backbone.revision\)"):
         described(replace(named, revision="e" * 40))
-    status, _, err = command(*words, "method=lora")
-    assert status == 0, err
+    done = called(tmp_path, *SHORT, *words, "method=lora")
+    assert done.status == 0, done.err
     (config,) = (tmp_path / "runs").glob("*/adapter/adapter_config.json")
     assert json.loads(config.read_text())["base_model_name_or_path"] == "org/own-electra"
 
@@ -183,10 +146,14 @@ def test_a_name_on_the_hub_is_read_from_its_cache(
 
 
 @pytest.mark.parametrize("family", ["modernbert", "albert"])
-def test_a_pack_trains_and_its_adapter_reloads_in_plain_peft(family: str, tmp_path: Path, command: Any) -> None:
+def test_a_pack_trains_and_its_adapter_reloads_in_plain_peft(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     model = save_model(tmp_path / "own", family)
-    status, _, err = command("method=sora", "seed=[0,1]", "backbone=auto", "backbone.weights=own", "method.r=2")
-    assert status == 0, err
+    words = ("method=sora", "seed=[0,1]", "backbone=auto", "backbone.weights=own", "method.r=2")
+    done = called(tmp_path, *SHORT, *words)
+    assert done.status == 0, done.err
     found = records.read_many(tmp_path / "results")
     assert [record["config"]["seed"] for record in found] == [0, 1]
     assert {record["config"]["backbone"]["name"] for record in found} == {auto(tmp_path / "own").name}
@@ -216,157 +183,16 @@ def test_a_pack_trains_and_its_adapter_reloads_in_plain_peft(family: str, tmp_pa
     assert model.num_labels == 5
 
 
-# -- refused -------------------------------------------------------------------------------------------------------
-
-
-def _lfs(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
-
-
-def _sharded(folder: Path) -> None:
-    model = AutoModel.from_pretrained(folder)
-    (folder / "model.safetensors").unlink()
-    model.save_pretrained(folder, max_shard_size="10KB")
-    next(iter(sorted(folder.glob("model-*")))).unlink()
-
-
-def _layers(count: int) -> Callable[[Path], None]:
-    return lambda folder: edit(folder / "config.json", num_hidden_layers=count)
-
-
-def _other(kind: str, **values: Any) -> Callable[[Path], None]:
-    def put(folder: Path) -> None:
-        config = AutoConfig.for_model(kind, **values)
-        config.save_pretrained(folder)
-
-    return put
-
-
-def _cut(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
-def _adapter(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    (folder / "adapter_config.json").write_text("{}")
-
-
-def _no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-GPT2 = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4}
-BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no config.json": (lambda folder: (folder / "config.json").unlink(), "no config.json there"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
-    "a torn config.json": (lambda folder: (folder / "config.json").write_text("{"), "not the config.json of a model"),
-    "no model_type": (lambda folder: edit(folder / "config.json", model_type=None), "names no model_type"),
-    "a PEFT adapter": (_adapter, "holds a PEFT adapter, no model; merge it into its base first"),
-    "a pointer of Git LFS": (_lfs, "a pointer of Git LFS, not the file itself; run git lfs pull"),
-    "a missing shard": (_sharded, "this shard is missing, though model.safetensors.index.json lists it"),
-    "extra layers": (_layers(1), "has no place in it; 16 tensors do not fit"),
-    "missing layers": (_layers(3), "encoder.layer.2.attention.output.LayerNorm.bias is missing"),
-    "another hidden size": (
-        lambda folder: edit(folder / "config.json", hidden_size=64),
-        "is [32], [64] expected",
-    ),
-    "a truncated file": (_cut, "cannot be read as weights"),
-    "an unknown architecture": (
-        lambda folder: edit(folder / "config.json", model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
-        "transformers cannot build this ownbert (ValueError: Unrecognized model",
-    ),
-    "a decoder": (_other("gpt2", **GPT2), "gpt2 is a decoder, which reads from left to right"),
-    "a decoder of BERT's family": (lambda folder: edit(folder / "config.json", is_decoder=True), "bert is a decoder"),
-    "an encoder-decoder": (_other("t5", d_model=32), "t5 is an encoder-decoder"),
-    "a model of images": (_other("vit"), "vit is a model of images"),
-    "quantised weights": (
-        lambda folder: edit(folder / "config.json", quantization_config={"bits": 4}),
-        "the weights are quantised, which is not supported",
-    ),
-    "an activation that does not exist": (
-        lambda folder: edit(folder / "config.json", hidden_act="gelou"),
-        "transformers cannot build this bert",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_what_no_backbone_is_made_of(case: str, tmp_path: Path) -> None:
-    save_model(tmp_path)
-    spoil, said = BAD[case]
-    spoil(tmp_path)
-    with pytest.raises(UserError) as refused:
-        load_backbone(auto(tmp_path))
-    assert said in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (_no_tokenizer, "no tokenizer in"),
-        (lambda folder: save_tokenizer(folder, 70), "70 tokens, but the embeddings have 60 rows"),
-        (lambda folder: save_tokenizer(folder, pad=3), "padding is token 3, but the backbone's is 0"),
-        (lambda folder: (folder / "tokenizer.json").write_text("{"), "its tokenizer cannot be read"),
-    ],
-)
-def test_a_tokenizer_that_does_not_fit(spoil: Any, said: str, tmp_path: Path) -> None:
-    save_model(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(UserError, match=said):
-        load_tokenizer(auto(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("backbone=auto",), "name one with backbone.weights=FOLDER, or its name on the hub"),
-        (("backbone=auto", "backbone.weights=random"), "reads its architecture from a model"),
-        (("backbone=auto", "backbone.weights=org/model"), "no weights for org/model: HF_HUB_OFFLINE is set"),
-        (("backbone=auto", "backbone.weights=./nowhere"), "no such folder"),
-        (("backbone=auto", "backbone.hub=./own"), "backbone.hub: got './own', a folder"),
-        (
-            ("backbone=minilm-l6", "backbone.hub=google-bert/bert-base-uncased"),
-            "backbone=minilm-l6 is sentence-transformers/all-MiniLM-L6-v2; for another model take backbone=auto "
-            "backbone.weights=google-bert/bert-base-uncased",
-        ),
-        (("backbone=minilm-l6", "backbone.weights=own"), "but backbone=minilm-l6 has 30522"),
-        (("backbone=auto", "backbone.weights=own", "trainer.max_length=65"), "reads at most 64 tokens"),
-        (("backbone=auto", "backbone.weights=own", "method.r=33"), "must be at most 32, the hidden size"),
-        (("backbone=auto", "backbone.weights=own", "method.targets=[qurey]"), "'qurey' matches no module"),
-    ],
-)
-def test_what_the_command_refuses(words: tuple[str, ...], said: str, tmp_path: Path, command: Any) -> None:
-    save_model(tmp_path / "own")
-    status, _, err = command(*words, *DRY)
-    assert (status, said in err) == (2, True), err
-    assert "Traceback" not in err
-
-
-def test_a_home_folder_is_found(tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_model(tmp_path / "own")
-    status, out, err = command("backbone=auto", "backbone.weights='~/own'", *DRY)
-    assert status == 0, err
-    assert json.loads(out)["backbone"] == auto(tmp_path / "own").name
-
-
-def test_more_layers_than_the_pinned_backbone_has(tmp_path: Path) -> None:
-    """A folder without config.json: its tensors say it."""
-    save_model(tmp_path, num_hidden_layers=4)
-    config = replace(auto(tmp_path), name="mine")
-    (tmp_path / "config.json").unlink()
-    config.arch["num_hidden_layers"] = 2
-    with pytest.raises(UserError, match=r"encoder\.layer\.2\S+ has no place in it; 32 tensors do not fit"):
-        load_backbone(config)
+    done = called(tmp_path, *SHORT, "backbone=auto", "backbone.weights='~/own'", *DRY)
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["backbone"] == auto(tmp_path / "own").name
 
 
 @pytest.mark.parametrize(("family", "by_interface"), [("rembert", 0), ("ernie", tiny.LAYERS)])
 def test_a_family_that_is_not_listed_drops_by_counted_masks(family: str, by_interface: int, tmp_path: Path) -> None:
-    from sora.backbones import DropoutKey
-
     save_model(tmp_path, family)
     backbone = load_backbone(auto(tmp_path))
     every = backbone.encoder.named_modules(remove_duplicate=False)
@@ -381,46 +207,3 @@ def test_a_family_that_is_not_listed_drops_by_counted_masks(family: str, by_inte
     backbone = load_backbone(only)
     backbone.dropout.begin(DropoutKey((1,), 0))
     assert not torch.equal(backbone(batch(family)), quiet), "that of the attention probabilities alone"
-
-
-class Convolved(torch.nn.Module):
-    """An encoder whose tokens see their neighbours, padding or not."""
-
-    def __init__(self, encoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        out = self.encoder(**inputs)
-        out.last_hidden_state = out.last_hidden_state + out.last_hidden_state.roll(-1, 1)
-        return out
-
-
-class Noisy(Convolved):
-    """An encoder that drops by torch's own generator."""
-
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        out = self.encoder(**inputs)
-        out.last_hidden_state = torch.nn.functional.dropout(out.last_hidden_state, 0.1, self.training)
-        return out
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [(Convolved, "the padding or another example of the batch reaches a token"), (Noisy, "set backbone.dropout=0")],
-)
-def test_a_family_that_is_not_listed_is_run_before_it_is_taken(kind: Any, said: str, tmp_path: Path) -> None:
-    from sora.backbones import encoder_checks
-
-    save_model(tmp_path, "ernie")
-    backbone = load_backbone(auto(tmp_path, dropout=0.0))
-    backbone.encoder = kind(backbone.encoder).eval()
-    with pytest.raises(UserError, match=said):
-        encoder_checks.check(backbone)
-
-
-def test_fourier_transforms_over_the_batch_are_refused(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 60}
-    AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
-        load_backbone(auto(tmp_path))

@@ -84,7 +84,7 @@ def test_the_kernel_draws_the_masks_of_the_cpu_or_is_not_used():
     assert done.stdout.splitlines() == ["''", "its masks differ from the CPU's"]
 
 
-def test_without_triton_the_reason_is_told(monkeypatch):
+def test_without_triton_the_reason_is_given(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "sora.backbones.dropout_kernel", raising=False)
     dropout_op.fault.cache_clear()

@@ -105,7 +105,7 @@ def test_what_the_hub_does_not_have(hub: Path) -> None:
     assert other == "there is no such repository, or it needs a login (hf auth login)"
 
 
-def test_without_a_network_it_is_told_at_once(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_it_is_refused_at_once(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:  # bound, so nobody else's, but not listening
         silent.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{silent.getsockname()[1]}"

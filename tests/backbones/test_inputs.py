@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
 from sora.backbones.head import span_means
 from sora.backbones.tokenizer import encode
 from sora.errors import UserError
+from tests.backbones.folders import SPECIAL, word_tokenizer
 
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "p0", "p1", "p2", "p3", "p4", "p5", "q0", "q1", "q2", "q3"]
-ID = {word: place for place, word in enumerate(WORDS)}
+WORDS = [*SPECIAL, "p0", "p1", "p2", "p3", "p4", "p5", "q0", "q1", "q2", "q3"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words are tokens; [CLS] a [SEP] b [SEP]."""
-    made = Tokenizer(WordLevel(ID, "[UNK]"))
-    made.pre_tokenizer = Whitespace()
-    special = [("[CLS]", ID["[CLS]"]), ("[SEP]", ID["[SEP]"])]
-    made.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+def tokenizer() -> Any:
+    return word_tokenizer(WORDS)
 
 
 def words(encoding, row: int) -> str:

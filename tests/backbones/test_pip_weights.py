@@ -14,8 +14,7 @@ from sora.backbones.pip_weights import assemble
 from sora.backbones.prepared import check_all
 from sora.cli import prepare
 from sora.errors import UserError
-from tests.backbones.folders import save_model
-from tests.backbones.test_auto import auto
+from tests.backbones.folders import auto, save_model
 
 PACKAGES = [f"tiny-model-part-{number:03d}==0.0.1" for number in (1, 2, 3)]
 

@@ -104,16 +104,6 @@ def test_how_many_rows_of_mrpc_the_normaliser_changes(deberta: Any, as_it_comes:
     assert sum(mine != theirs for mine, theirs in pairs) == 1
 
 
-def test_golden_ids_of_mpnet_are_berts_after_four_tokens() -> None:
-    """Its vocabulary is <s>, <pad>, </s>, <unk>, BERT's 30,522 and <mask>: 30,527."""
-    for text, ids in GOLDEN["mpnet"].items():
-        bert = GOLDEN[BERT][text]
-        assert ids[0] == 0
-        assert ids[-1] == 2
-        assert [token - 4 for token in ids[1:-1]] == bert[1:-1]
-    assert backbone("mpnet-base").arch["vocab_size"] == backbone("minilm-l6").arch["vocab_size"] + 5
-
-
 def test_every_pinned_backbone_names_golden_ids_and_nobody_elses_weights_are_held_to_them() -> None:
     names = sorted(path.stem for path in (CONF / "backbone").glob("*.yaml"))
     for name in set(names) - {"auto"}:
@@ -133,19 +123,9 @@ def refused(config: BackboneConfig, folder: Path) -> str:
 
 def test_another_models_tokenizer_is_refused() -> None:
     folder = tokenizer_folder(backbone("minilm-l6"))
-    small = backbone("minilm-l6")
-    small.arch["vocab_size"] = 1000
-    assert "30,522 tokens, but the embeddings have 1,000 rows" in refused(small, folder)
-    message = refused(backbone("roberta-base"), folder)
-    assert message.startswith(f"{folder}: the tokenizer does not fit backbone=roberta-base")
-    assert "padding is token 0, but the backbone's is 1" in message
-    assert "other token ids" in refused(backbone("deberta-v3-base", tokenizer="hf"), folder)
-
-
-def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
-    shutil.copytree(tokenizer_folder(backbone("minilm-l6")), tmp_path / "copy")
-    (tmp_path / "copy" / "tokenizer.json").write_text("{")
-    assert f"{tmp_path / 'copy'}: its tokenizer cannot be read" in refused(backbone("minilm-l6"), tmp_path / "copy")
+    message = refused(backbone("deberta-v3-base", tokenizer="hf"), folder)
+    assert message.startswith(f"{folder}: the tokenizer does not fit backbone=deberta-v3-base (")
+    assert "other token ids" in message
 
 
 def test_a_damaged_sentencepiece_model_is_named(tmp_path: Path, shared: Path) -> None:

@@ -52,8 +52,3 @@ def test_it_starts_near_the_identity_and_draws_alike_alone_and_packed():
         assert drawn.std().item() == pytest.approx(0.0088, rel=0.05)
     x = torch.randn(2, 3, 400)
     assert (pack(x) - base(x)).abs().max() < 0.05
-
-
-def test_a_batch_that_does_not_split_is_refused():
-    with pytest.raises(ValueError, match="5 rows"):
-        make()(torch.randn(5, 2, 6, dtype=torch.float64))

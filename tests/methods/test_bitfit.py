@@ -36,10 +36,3 @@ def test_a_shared_input_comes_out_once_a_replica():
     layer = stacked(nn.Linear(6, 4))
     x = torch.randn(1, 7, 6, dtype=torch.float64)
     torch.testing.assert_close(layer(x), layer(x.expand(3, 7, 6)))
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="without a bias"):
-        StackedBias(nn.Linear(2, 2, bias=False), 2)
-    with pytest.raises(ValueError, match="5 rows"):
-        stacked(nn.Linear(6, 4))(torch.randn(5, 2, 6, dtype=torch.float64))

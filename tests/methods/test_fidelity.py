@@ -33,12 +33,12 @@ def test_fidelity_is_a_name_for_four_switches():
     assert (head.head, head.protocol.name) == (authors.head, authors.protocol.name)
 
 
-@pytest.mark.parametrize(("switch", "other"), FLIPS.items())
-def test_each_switch_changes_the_gates(switch, other, tmp_path):
+def test_each_switch_changes_the_gates(tmp_path):
     base = {"threshold": 5e-2, "penalty": 1.0}
     default = gates(tiny.runs(method=base), tmp_path / "default")
-    flipped = gates(tiny.runs(method=base | {switch: other}), tmp_path / "flipped")
-    assert (default - flipped).abs().max() > 1e-4
+    for switch, other in FLIPS.items():
+        flipped = gates(tiny.runs(method=base | {switch: other}), tmp_path / switch)
+        assert (default - flipped).abs().max() > 1e-4, switch
 
 
 def test_l1_term_is_lambda_times_mean_or_sum():

@@ -272,9 +272,10 @@ def test_the_initial_scores_of_adalora_order_nothing() -> None:
     pack = tiny.pack(tiny.runs(method=ADALORA))
     batch, labels = pack.splits["train"].batch(np.arange(8), pack.device)
     losses_of(pack.model(batch), labels, 1).sum().backward()
-    for layer in pack.method.layers.values():  # type: ignore[attr-defined]
-        layer.score(0.85, 0.85, torch.tensor([True]))
-        assert not layer.importance().any()
+    assert pack.optimizer.grads.any()
+    scores = pack.method.scores  # type: ignore[attr-defined]
+    scores.update(0.85, 0.85, torch.tensor([True]))
+    assert not scores.importance().any()
 
 
 def test_adalora_without_data_keeps_the_largest_initial_triplets() -> None:
@@ -284,10 +285,7 @@ def test_adalora_without_data_keeps_the_largest_initial_triplets() -> None:
     layers, everyone = method.layers, torch.tensor([True, True])
     assert method.no_data_ranks(0, 20).keys() == method.summary(0).ranks.keys()
     for step in range(20):
-        for layer in layers.values():
-            for name in layer.SCORED:
-                tensor = getattr(layer, name)
-                tensor.grad = torch.full_like(tensor, 0.3)
+        pack.optimizer.grads.fill_(0.3)
         method.after_step(step, everyone)
         for replica in (0, 1):
             kept = {name: int(layer.kept[replica].sum()) for name, layer in layers.items()}

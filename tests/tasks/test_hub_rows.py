@@ -9,7 +9,6 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, disable_progress_bars
 
 from sora.config import DataConfig, ProtocolConfig
-from sora.errors import UserError
 from sora.tasks import load, load_task, load_test
 from tests.superglue import FOLDERS, download, numbered
 
@@ -103,13 +102,3 @@ def test_the_examples_of_the_official_files(name: str, tmp_path: Path) -> None:
     assert same.idx is not None
     assert test.idx.tolist() == same.idx.tolist()
     assert test.answers == same.answers
-
-
-def test_missing_columns_are_named(tmp_path: Path) -> None:
-    snapshot(tmp_path, "multirc")
-    path = tmp_path / "multirc" / "train-00000-of-00001.parquet"
-    Dataset.from_parquet(str(path)).remove_columns("paragraph").to_parquet(path)
-    with pytest.raises(
-        UserError, match=r"column 'paragraph' is missing, there are 'question', 'answer', 'idx', 'label'"
-    ):
-        load(load_task("multirc"), ProtocolConfig("dev"), DataConfig(dir=str(tmp_path), allow_partial=True))

@@ -130,6 +130,7 @@ MISTAKES = [  # task, what is wrong in a row, what is said
     ("cb", {"label": "maybe"}, "label 'maybe' is not one of entailment, contradiction, neutral"),
     ("cb", {"label": ...}, "no label"),
     ("cb", {"idx": True}, "idx is True, an integer expected"),
+    ("cb", {"idx": 99}, "idx 99 was given before"),
     ("boolq", {"label": "true "}, "is not one of false, true"),
     ("boolq", {"label": 1}, "label '1' is not one of"),
     ("copa", {"question": "why"}, "question is 'why', cause or effect expected"),
@@ -169,11 +170,6 @@ def test_a_wrong_row_is_named(tmp_path: Path, name: str, changes: dict[str, Any]
         read(tmp_path, name, good, row(name, **changes))
     assert "train.jsonl:2: " in str(refused.value)
     assert message in str(refused.value)
-
-
-def test_numbers_occur_once_in_a_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.jsonl:3: idx 0 was given before"):
-        read(tmp_path, "cb", row("cb"), row("cb", idx=1), row("cb"))
 
 
 @pytest.mark.parametrize(

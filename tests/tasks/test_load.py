@@ -169,7 +169,7 @@ PARTIAL = {
 }
 
 
-@pytest.mark.parametrize("name", ["cola", "sst2", "mrpc", "stsb", "rte"])
+@pytest.mark.parametrize("name", ["rte", "sst2"])  # one of each split; the counts of all: test_tsv.py
 def test_complete_real_tasks(shared: Path, name: str) -> None:
     task = load_task(name)
     found: TaskData = load(task, PAPER, DataConfig(str(shared / "data")))

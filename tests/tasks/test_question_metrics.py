@@ -7,7 +7,7 @@ import pytest
 
 from sora.tasks import compute_metrics, load_task
 from sora.tasks.formats import best_credit, normalised, token_f1
-from sora.tasks.metrics import exact_match, f1_macro, parity, predict, score
+from sora.tasks.metrics import Scored, exact_match, f1_macro, parity, predict, score
 
 MULTIRC, RECORD = load_task("multirc"), load_task("record")
 
@@ -39,10 +39,11 @@ def test_exact_match_does_not_depend_on_order_or_numbers() -> None:
     rng = np.random.default_rng(0)
     groups, labels, predictions = rng.integers(0, 40, 200), rng.integers(0, 2, 200), rng.integers(0, 2, 200)
     by_hand = [np.array_equal(labels[groups == g], predictions[groups == g]) for g in np.unique(groups)]
-    found = exact_match(predictions, labels, groups)
+    found = exact_match(Scored(predictions, labels, 2, groups))
     assert found == pytest.approx(np.mean(by_hand))
     order = rng.permutation(200)
-    assert exact_match(predictions[order], labels[order], groups[order] * 7 - 3) == pytest.approx(found)
+    moved = Scored(predictions[order], labels[order], 2, groups[order] * 7 - 3)
+    assert exact_match(moved) == pytest.approx(found)
 
 
 def test_groups_are_asked_for() -> None:
@@ -112,10 +113,12 @@ def test_token_f1_is_symmetric() -> None:
 
 def test_macro_f1_is_over_all_classes() -> None:
     """The example of T5's own test, and a class that is nowhere."""
-    assert f1_macro(np.array([0, 0, 2, 2]), np.array([0, 1, 1, 2]), 3) == pytest.approx(4 / 9)
-    assert f1_macro(np.array([0, 1]), np.array([0, 1]), 3) == pytest.approx(2 / 3)
-    assert f1_macro(np.zeros(3), np.array([0, 1, 2]), 3) == pytest.approx(0.5 / 3)
+    assert f1_macro(Scored(np.array([0, 0, 2, 2]), np.array([0, 1, 1, 2]), 3)) == pytest.approx(4 / 9)
+    assert f1_macro(Scored(np.array([0, 1]), np.array([0, 1]), 3)) == pytest.approx(2 / 3)
+    assert f1_macro(Scored(np.zeros(3), np.array([0, 1, 2]), 3)) == pytest.approx(0.5 / 3)
 
 
 def test_parity_counts_pairs_that_agree() -> None:
-    assert parity(np.array([0, 0, 1, 0, 1, 1]), np.array([5, 5, 1, 1, 7, 7])) == pytest.approx(2 / 3)
+    assert parity(Scored(np.array([0, 0, 1, 0, 1, 1]), np.zeros(6), 2, np.array([5, 5, 1, 1, 7, 7]))) == pytest.approx(
+        2 / 3
+    )

@@ -174,16 +174,6 @@ def test_a_half_saved_data_set_is_named(tmp_path: Path) -> None:
     assert refused(DataConfig(str(tmp_path))).startswith(f"{arrow.parent}: cannot be read (")
 
 
-def test_missing_rows_are_counted(tmp_path: Path) -> None:
-    sets = rte()
-    sets["train"] = sets["train"].select(range(39))
-    parquet(sets, tmp_path)
-    assert "train-00000-of-00001.parquet: 40 expected, 39 found" in refused(DataConfig(str(tmp_path)))
-    assert load(TASK, PAPER, DataConfig(str(tmp_path), allow_partial=True)).partial == {
-        "train": "40 expected, 39 found"
-    }
-
-
 ROWS = [{"sentence1": "a", "sentence2": "b", "label": 0, "idx": 0}]
 
 
