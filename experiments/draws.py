@@ -85,9 +85,7 @@ def _same_items(study: Study, column: Column, usable: list[tuple[str, Arrays]]) 
     common = max(ids, key=ids.count) if ids else b""
     for (run_id, _), each in zip(usable, ids, strict=True):
         if each != common:
-            study.problems.append(
-                f"{study.paths[run_id]}: its {column.split} items are not those of the study's other runs"
-            )
+            study.problems.append(f"{study.paths[run_id]}: its {column.split} items are not those of most runs here")
     return [pair for pair, each in zip(usable, ids, strict=True) if each == common]
 
 

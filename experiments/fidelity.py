@@ -7,6 +7,7 @@ import pandas as pd
 from experiments.comparisons import comparison_table, sides
 from experiments.draws import draws
 from experiments.scores import by_seed, cells, chosen, detail_table, long, paired, score_table
+from experiments.stats import sd
 from experiments.study import REFUSABLE, Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Table, size
 from sora.method_config import SoraConfig
@@ -104,7 +105,7 @@ def _changes(study: Study, runs: pd.DataFrame) -> Table:
         pairs = paired(by_seed(part), by_seed(rows[(rows["setting"] == BASE) & (rows["label"] == label)]), ["points"])
         gaps = (pairs["points"] - pairs["points_b"]).dropna() if setting != BASE else pd.Series(dtype=float)
         row = {"setting": setting, "metric": label, "runs": part["done"].sum(), "runs of": len(part)}
-        row |= {"score": part["points"].mean(), "score sd": part["points"].std(ddof=0)}
+        row |= {"score": part["points"].mean(), "score sd": sd(part["points"])}
         row |= {"difference": gaps.mean(), "smallest": gaps.min(), "largest": gaps.max()}
         row |= {"dead ranks, %": part["dead"].mean(), "live weights": part["params.live"].mean()}
         data.append(row | {"by the code's formula": part["params.authors_formula"].mean()})

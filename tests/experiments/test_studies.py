@@ -202,6 +202,33 @@ def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None
     assert row(table, "SoRA")["data dependence"].text == "1.00"
 
 
+@pytest.mark.parametrize(
+    ("regimes", "words"),
+    [
+        ([{"rho": 0.2, "travel": 1.0}, {"rho": 0.5, "travel": 0.5}], ""),
+        ([{"rho": 0.6, "travel": 1.0}, {"rho": 0.2, "travel": 0.4}], "In 2 of 2 runs of SoRA"),
+        ([{"rho": 0.2, "travel": 1.0}, {"rho": 0.2, "travel": 0.4}], "In 1 of 2 runs of SoRA"),
+    ],
+)
+def test_what_shows_ranks_says_where_the_loss_could_not_hold_them(
+    tmp_path: Path, regimes: list[dict[str, float]], words: str
+) -> None:
+    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": [0, 1]})
+    for path in of(tmp_path, "sora", "rte"):
+        record = json.loads(path.read_text())
+        record["regime"] = regimes[record["config"]["seed"]] | {"shrink": 1.0}
+        path.write_text(json.dumps(record))
+    found = artefacts(tmp_path)
+    assert ("".join(found["rank_map"].notes).startswith(words), bool(found["rank_map"].notes)) == (True, bool(words))
+    assert words in found["ranks_sora-rte"].caption
+    page = conditions(reading.study(tmp_path))
+    rhos, travels = (
+        ", ".join(f"{v:g}" for v in sorted({each[name] for each in regimes})) for name in ("rho", "travel")
+    )
+    cells = [cell.strip() for cell in page.splitlines()[-1].strip("|").split("|")]
+    assert cells[-2:] == [rhos, travels]
+
+
 def test_agreement_on_dead_modules_leaves_out_pairs_without_any() -> None:
     runs = pd.DataFrame(
         [{"a": 0, "b": 0, "c": 3}, {"a": 0, "b": 1, "c": 2}, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 1, "c": 1}]
