@@ -36,6 +36,11 @@ class Draws:
             return None
         return self.scores.T[[self.place[run_id] for run_id in run_ids]].T  # rows are fast to copy
 
+    def difference(self, run_ids: Sequence[str], others: Sequence[str], stream: int = 0) -> Floats | None:
+        """[B] mean differences to the others, run by run, over resampled seeds; None where items are not known."""
+        first, second = self.of(run_ids), self.of(others)
+        return None if first is None or second is None else bootstrap.mean_over_seeds(first - second, stream=stream)
+
     def interval(self, run_ids: Sequence[str]) -> Interval:
         """95 % over seeds and items for the mean of the runs; NaN where a run's items are not known."""
         scores = self.of(run_ids)

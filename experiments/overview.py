@@ -220,12 +220,11 @@ def differences(sections: Sequence[Section]) -> pd.DataFrame:
 
 
 def _tested(study: Study) -> Iterator[dict[str, object]]:
-    for test in primary.tests(study):
-        (low, high), (least, most) = test.over_seeds, test.over_items
-        row: dict[str, object] = {"group": f"SoRA-small {test.family.name}", "task": test.task, "label": test.label}
-        row |= {"words": in_words(test.task, study.columns(test.task)[0].metric), "seeds": len(test.differences)}
-        row |= {"difference": float(np.mean(test.differences)), "low": low, "high": high, "least": least, "most": most}
-        yield row | {"margin": -test.bound or np.nan, "live": test.share, "verdict": test.verdict}
+    for test in primary.tests(study).to_dict("records"):
+        row = {name: test[column] for name, column in ENDS.items()}
+        row |= {"group": f"SoRA-small {test['comparison']}", "task": test["name"], "label": test["task"]}
+        row |= {"words": in_words(test["name"], test["metric"]), "margin": test["margin"], "live": test["share"]}
+        yield row | {"verdict": test["verdict"]}
 
 
 def _compared(section: Section) -> Iterator[dict[str, object]]:

@@ -125,8 +125,10 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """Holm's adjusted p-values of one family, in the order given (statsmodels)."""
-    found: Floats = multipletests(np.asarray(p_values, dtype=np.float64), method="holm")[1]
+    """Holm's adjusted p-values of one family, in the order given (statsmodels); NaN stays, and counts for nothing."""
+    found = np.array(p_values, dtype=np.float64)
+    if (known := ~np.isnan(found)).any():
+        found[known] = multipletests(found[known], method="holm")[1]
     return found
 
 
