@@ -34,8 +34,10 @@ class Definition:
     accepts: frozenset[str] = frozenset()
 
     def build(self, study: Study) -> list[Artefact]:
-        """The study's tables and figures."""
-        return [artefact for artefact in self.make(study) if artefact is not None]
+        """The study's tables and figures; what shows ranks says where the loss could not hold them up."""
+        words = importlib.import_module("experiments.conditions").caution(study.runs)
+        found = [artefact for artefact in self.make(study) if artefact is not None]
+        return [artefact.remarked(words) if words and artefact.ranks else artefact for artefact in found]
 
 
 def find(name: str) -> Definition:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 
-from experiments import primary, stats
+from experiments import primary
 from experiments.comparisons import compare
 from experiments.draws import Draws, draws
 from experiments.labels import MAJORITY
 from experiments.learning_curves import learning_curves
 from experiments.scores import by_seed, cells, detail_table, long, score_columns
-from experiments.stats import NONE
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Table, counts, size
 
@@ -53,7 +51,7 @@ CAPTION = (
 def build(study: Study) -> list[Artefact | None]:
     """The main table, the comparisons that were fixed beforehand, learning curves, details."""
     runs = ordered(study.runs).assign(trials=1)
-    found, drawn = cells(study, runs, "arm"), draws(study, runs)
+    found, drawn = cells(study, runs, "arm"), draws(study, study.runs)
     named = found.assign(arm=found["arm"].map(lambda arm: ARMS.get(arm, arm)))
     return [
         table(study, runs, found, drawn),
@@ -81,7 +79,8 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: dict[str
     found = pd.concat([found, pd.DataFrame(constant)], ignore_index=True)
     found = found.sort_values("label", key=lambda each: each.map(labels.index), kind="stable", ignore_index=True)
     sides = {key: by_seed(part) for key, part in long(study, runs).groupby(["label", "arm"], sort=False)}
-    verdicts = {(test.label, test.family.other): test for test in primary.tests(study)}
+    tests = primary.tests(study).to_dict("records")
+    verdicts = {(test["task"], test["other"]): f"{test['comparison']}: {test['verdict']}" for test in tests}
     places = list(zip(found["label"], found["arm"], strict=True))
     data = pd.DataFrame({"task": found["label"], "arm": found["arm"].map(lambda arm: ARMS.get(arm, arm))})
     data["n"], data["n of"] = counts(found["n"]), counts(found["of"])
@@ -106,18 +105,14 @@ def difference(
 ) -> tuple[float, ...]:
     """Arm minus LoRA r = 8 in points, its t interval and its bootstrap interval; NaN where there is none."""
     if arm == BASE or mine is None or base is None or mine.empty or base.empty:
-        return (math.nan, *NONE, *NONE)
+        return (math.nan,) * len(GAPS)
     if arm in SEEDLESS:  # one run stands for every seed
         mine = mine.iloc[[0] * len(base)].set_axis(base.index)
-    common = mine.index.intersection(base.index, sort=False)
-    gaps = (mine.loc[common, "points"] - base.loc[common, "points"]).to_numpy(float)
-    if not len(gaps):
-        return (math.nan, *NONE, *NONE)
     over = compare("", mine, base, drawn)
-    return (float(np.mean(gaps)), *stats.t_interval(gaps), *(NONE if over is None else over.found.interval))
+    return (math.nan,) * len(GAPS) if over is None else (over.mean, *over.over_seeds, *over.over_items.interval)
 
 
-def _verdict(verdicts: dict[tuple[str, str], primary.Test], label: str, arm: str) -> str:
+def _verdict(verdicts: dict[tuple[str, str], str], label: str, arm: str) -> str:
     """Beside SoRA-small the first comparison, beside its controls the other two."""
-    test = verdicts.get((label, BASE if arm == primary.SMALL else "" if arm == BASE else arm))
-    return "" if test is None else f"{'SoRA-small ' if arm != primary.SMALL else ''}{test.family.name}: {test.verdict}"
+    words = verdicts.get((label, BASE if arm == primary.SMALL else "" if arm == BASE else arm), "")
+    return f"SoRA-small {words}" if words and arm != primary.SMALL else words

@@ -21,6 +21,7 @@ coverage that comes of it, measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from experiments.stats import Floats, Interval
+from experiments.stats import NONE, Floats, Interval
 
 METRICS = ("accuracy", "f1", "f1_macro", "matthews", "pearson")  # that are functions of sums over items
 DRAWS = 20_000_000  # items drawn for one task at most, as long as that leaves LEAST resamples
@@ -159,6 +160,9 @@ class Difference:
     interval: Interval
     p: float  # two-sided, of the hypothesis that the true difference is 0
     standard_error: float  # SD of the resampled means
+
+
+NOTHING = Difference(math.nan, NONE, math.nan, math.nan)
 
 
 def summary(mean: float, draws: Floats) -> Difference:

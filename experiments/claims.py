@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from experiments import bootstrap, primary, published
+from experiments.arms import ARMS
 from experiments.comparisons import compare
 from experiments.draws import Draws, draws
 from experiments.efficiency import slower, timed
@@ -145,7 +147,7 @@ def _within(values: Sequence[float], low: float, high: float) -> Interval:
 def _bootstrapped(a: pd.DataFrame, b: pd.DataFrame, drawn: Draws | None) -> Interval:
     """Of the difference of the mean scores of two sides."""
     found = compare("", by_seed(a), by_seed(b), drawn)
-    return NONE if found is None else found.found.interval
+    return NONE if found is None else found.over_items.interval
 
 
 def _first(study: Study, runs: pd.DataFrame) -> Iterator[tuple[Column, pd.DataFrame]]:
@@ -163,79 +165,58 @@ def _gaps(a: pd.DataFrame, b: pd.DataFrame, column: str = "points") -> pd.DataFr
 # -- Table 1 -----------------------------------------------------------------------------------------------------
 
 
+PAIRS = {  # column -> SoRA, the other, its method in the paper, SoRA's advantage and parameters fewer on average there
+    "method": (("sora", "lora", "lora", "+0.98", "31.5 %"), ("sora", "adalora", "adalora", "+0.53", "28.3 %")),
+    "arm": (("sora_best", "lora_r8", "lora", "+0.98", "31.5 %"), (primary.SMALL, "lora_r8", "lora", "", "31.5 %")),
+}
+
+
 def _main_table(study: Study) -> Iterator[Claim]:
-    if "arm" in study.runs:
-        yield from _fixed_beforehand(study)
-        return
-    runs = chosen(study, "method")
-    drawn = draws(study, runs)
-    for other, average, fewer in (("lora", "+0.98", "31.5 %"), ("adalora", "+0.53", "28.3 %")):
+    yield from _fixed_beforehand(study)
+    key = "arm" if "arm" in study.runs else "method"
+    runs = study.runs if key == "arm" else chosen(study, key)
+    drawn, names = draws(study, runs), METHODS | ARMS
+    for first, second, theirs, average, fewer in PAIRS[key]:
         for column, rows in _first(study, runs):
-            a, b = rows[rows["method"] == "sora"], rows[rows["method"] == other]
-            if not a.empty and not b.empty:
-                names = "SoRA", METHODS[other]
-                yield _higher(study, column, names, a, b, drawn, _in_table_1(column, other, average))
-                given = other == "lora" and _only_cuts(a, b)
-                yield _fewer(study, column, names, a, b, fewer, given)
+            a, b = (rows[rows[key] == each] for each in (first, second))
+            if a.empty or b.empty:
+                continue
+            about: dict[str, Any] = {"task": column.label, "study": study.key}
+            about["dependence"] = float(a["data_dependence"].mean())
+            if first != primary.SMALL:  # of which the comparisons fixed beforehand are
+                gaps = _gaps(a, b)
+                values = tuple(gaps["a"] - gaps["b"])
+                hull = _hull(values, _bootstrapped(a, b, drawn.get(column.label)))
+                claim = f"{names[first]} scores higher than {names[second]}"
+                paper = _in_table_1(column, theirs, average)
+                yield Claim(claim, paper, values=values, unit="points", interval=hull, **about)
+            live = _gaps(a, b, "params.live")
+            values = tuple(100 * (live["a"] / live["b"].where(live["b"] > 0) - 1).dropna())
+            ends = _within(values, -100.0, math.inf)  # of changes, none of which takes away more than all
+            claim = f"{names[first]} has fewer live parameters than {names[second]}"
+            given = theirs == "lora" and _only_cuts(a, b)
+            paper = f"{fewer} fewer on average (text)"
+            yield Claim(claim, paper, values=values, unit="%", towards=-1, interval=ends, given=given, **about)
 
 
 def _fixed_beforehand(study: Study) -> Iterator[Claim]:
-    """The primary comparisons, then the paper's claims on SoRA-best and SoRA-small."""
-    for test in primary.tests(study):
-        paper = _in_table_1(study.columns(test.task)[0], "lora", "+0.98")
+    """The primary comparisons, of a study made of arms."""
+    for test in primary.tests(study).to_dict("records"):
+        margin, paper = test["margin"], _in_table_1(study.columns(test["name"])[0], "lora", "+0.98")
         yield Claim(
-            f"SoRA-small is {test.family.name}",
-            paper if test.family.margin else "not in the paper",
-            test.label,
-            test.differences,
+            f"SoRA-small is {test['comparison']}",
+            "not in the paper" if math.isnan(margin) else paper,
+            test["task"],
+            test["values"],
             "points",
             study.key,
-            bound=test.bound,
-            interval=test.interval,
-            margin=-test.bound if test.bound else math.nan,
-            holm=test.holm,
-            dependence=test.dependence,
+            bound=0.0 if math.isnan(margin) else -margin,
+            interval=Interval(test["low"], test["high"]),
+            margin=margin,
+            holm=test["p (Holm)"],
+            dependence=test["data dependence"],
             primary=True,
         )
-    runs = study.runs[study.runs["arm"].isin(["sora_best", "sora_small", "lora_r8"])]
-    drawn = draws(study, runs)
-    for column, rows in _first(study, runs):
-        lora = rows[rows["arm"] == "lora_r8"]
-        for arm, name in (("sora_best", "SoRA-best"), ("sora_small", "SoRA-small")):
-            sora = rows[rows["arm"] == arm]
-            if lora.empty or sora.empty:
-                continue
-            names, own = (name, "LoRA r = 8"), float(sora["data_dependence"].mean())
-            if arm == "sora_best":
-                found = _higher(study, column, names, sora, lora, drawn, _in_table_1(column, "lora", "+0.98"))
-                yield replace(found, dependence=own)
-            yield replace(_fewer(study, column, names, sora, lora, "31.5 %", given=True), dependence=own)
-
-
-def _higher(
-    study: Study,
-    column: Column,
-    names: tuple[str, str],
-    a: pd.DataFrame,
-    b: pd.DataFrame,
-    drawn: Mapping[str, Draws],
-    paper: str,
-) -> Claim:
-    gaps = _gaps(a, b)
-    values = tuple(gaps["a"] - gaps["b"])
-    hull = _hull(values, _bootstrapped(a, b, drawn.get(column.label)))
-    claim = f"{names[0]} scores higher than {names[1]}"
-    return Claim(claim, paper, column.label, values, "points", study.key, interval=hull)
-
-
-def _fewer(
-    study: Study, column: Column, names: tuple[str, str], a: pd.DataFrame, b: pd.DataFrame, paper: str, given: bool
-) -> Claim:
-    live = _gaps(a, b, "params.live")
-    values = tuple(100 * (live["a"] / live["b"].where(live["b"] > 0) - 1).dropna())
-    ends = _within(values, -100.0, math.inf)  # of changes, none of which takes away more than all
-    claim, paper = f"{names[0]} has fewer live parameters than {names[1]}", f"{paper} fewer on average (text)"
-    return Claim(claim, paper, column.label, values, "%", study.key, -1, interval=ends, given=given)
 
 
 def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
@@ -286,7 +267,7 @@ def _rank_budget(study: Study) -> Iterator[Claim]:
         gaps = pd.concat([_gaps(*pair).eval("a - b") for pair in pairs], axis=1)
         values = tuple(gaps.dropna().mean(axis=1))
         found = [compare("", by_seed(a), by_seed(b), drawn.get(column.label)) for a, b in pairs]
-        whole = [one.draws for one in found if one is not None]
+        whole = [one.draws for one in found if one is not None and one.draws is not None]
         all_there = len(whole) == len(pairs) and len(values) == len(gaps)
         ends = _hull(values, bootstrap.percentile(np.mean(whole, axis=0)) if all_there else NONE)
         claim = "SoRA scores higher than LoRA at equal r, averaged over r"

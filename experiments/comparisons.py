@@ -26,12 +26,17 @@ class Comparison:
     """A setting minus its baseline on one number, in points; ``label``: of the number, or ``average`` of the tasks."""
 
     label: str
-    seeds: int
-    found: bootstrap.Difference
-    over_seeds: Interval
-    improvement: float
-    draws: Floats
+    mean: float
     by_seed: tuple[Floats, ...]  # [S] differences of each task, or of what stands for all of them
+    over_seeds: Interval
+    over_items: bootstrap.Difference  # and seeds; of NaN where a run has no score or no items
+    improvement: float
+    draws: Floats | None
+
+    @property
+    def seeds(self) -> int:
+        """How many both have, on the task with fewest."""
+        return min(map(len, self.by_seed))
 
 
 def sides(study: Study, runs: pd.DataFrame, key: str) -> dict[object, Side]:
@@ -52,23 +57,22 @@ def compare(
     stream: int = 0,
     only: Sequence[object] | None = None,
 ) -> Comparison | None:
-    """``a`` minus ``b`` over the seeds both have; None without ``drawn``, or where a run has no score or no items.
+    """``a`` minus ``b`` over the seeds both have; None where they have none in common.
 
     ``stream``: comparisons of one stream and as many seeds draw them together. ``only``: these seeds alone, in this
     order.
     """
-    if drawn is None:
-        return None
     pairs = paired(a, b, ["run_id", "points"])
-    pairs = pairs if only is None else pairs.loc[list(only)]
-    first, second = drawn.of(list(pairs["run_id"])), drawn.of(list(pairs["run_id_b"]))
-    x, y = pairs["points"].to_numpy(float), pairs["points_b"].to_numpy(float)
-    if first is None or second is None or np.isnan(x - y).any():
+    if pairs.empty:
         return None
-    draws = bootstrap.mean_over_seeds(first - second, stream=stream)
-    summary = bootstrap.summary(float(x.mean() - y.mean()), draws)
+    pairs = pairs if only is None else pairs.loc[list(only)]
+    x, y = pairs["points"].to_numpy(float), pairs["points_b"].to_numpy(float)
+    mean, draws = float(x.mean() - y.mean()), None
+    if drawn is not None and not np.isnan(x - y).any():
+        draws = drawn.difference(list(pairs["run_id"]), list(pairs["run_id_b"]), stream)
+    over_items = bootstrap.NOTHING if draws is None else bootstrap.summary(mean, draws)
     improvement = stats.probability_of_improvement(x, y)
-    return Comparison(label, len(x), summary, stats.t_interval(x - y), improvement, draws, (x - y,))
+    return Comparison(label, mean, (x - y,), stats.t_interval(x - y), over_items, improvement, draws)
 
 
 def compared(study: Study, a: Side, b: Side, drawn: Mapping[str, Draws]) -> list[Comparison]:
@@ -82,6 +86,7 @@ def compared(study: Study, a: Side, b: Side, drawn: Mapping[str, Draws]) -> list
         each
         for label, pair in pairs.items()
         if (each := compare(label, *pair, drawn[label], stream=labels.index(label) if apart else 0))
+        and each.draws is not None
     ]
     if len(found) < len(labels) or len(found) < 2:
         return found
@@ -89,23 +94,22 @@ def compared(study: Study, a: Side, b: Side, drawn: Mapping[str, Draws]) -> list
         return [*found, _average(found, together=False)]
     common = [each for each in seeds[0] if all(each in other for other in seeds)]
     shared = [compare(label, *pair, drawn[label], only=common) for label, pair in pairs.items()] if common else []
-    whole = [each for each in shared if each is not None]
+    whole = [each for each in shared if each is not None and each.draws is not None]
     return [*found, _average(whole, together=True)] if len(whole) == len(found) else found
 
 
 def _average(found: Sequence[Comparison], together: bool) -> Comparison:
     """Over the tasks; ``together``: they share their seeds, so that what varies is each seed's own average."""
-    least = min(len(each.draws) for each in found)
-    draws = np.mean([each.draws[:least] for each in found], axis=0)
+    drawn = [each.draws for each in found if each.draws is not None]
+    draws = np.mean([each[: min(map(len, drawn))] for each in drawn], axis=0)
     mean, improvement = (
-        float(np.mean(values)) for values in zip(*((e.found.mean, e.improvement) for e in found), strict=True)
+        float(np.mean(values)) for values in zip(*((e.mean, e.improvement) for e in found), strict=True)
     )
     gaps = tuple(gap for each in found for gap in each.by_seed)
     if together:
         gaps = (np.mean(gaps, axis=0),)
-    seeds = min(each.seeds for each in found)
-    summary = bootstrap.summary(mean, draws)
-    return Comparison(AVERAGE, seeds, summary, stats.t_interval_of_average(gaps), improvement, draws, gaps)
+    over_items = bootstrap.summary(mean, draws)
+    return Comparison(AVERAGE, mean, gaps, stats.t_interval_of_average(gaps), over_items, improvement, draws)
 
 
 def comparison_table(
@@ -158,20 +162,24 @@ CAPTION = (
 )
 
 
+def smallest_gap(each: Comparison) -> float:
+    """The difference that items and seeds alone would each show in 80 % of cases; NaN where one of them cannot."""
+    gap = float(np.max([stats.detectable_gap(each.over_items.standard_error), stats.seeds_gap(each.by_seed)]))
+    return gap if gap > 0 else math.nan
+
+
 def _row(each: Comparison) -> dict[str, object]:
-    over_seeds = stats.seeds_gap(each.by_seed)
-    gap = max(stats.detectable_gap(each.found.standard_error), 0.0 if math.isnan(over_seeds) else over_seeds)
     return {
         "metric": each.label,
         "seeds": each.seeds,
-        "difference": each.found.mean,
-        "bootstrap interval": each.found.interval.low,
-        "bootstrap interval high": each.found.interval.high,
+        "difference": each.mean,
+        "bootstrap interval": each.over_items.interval.low,
+        "bootstrap interval high": each.over_items.interval.high,
         "t interval": each.over_seeds.low,
         "t interval high": each.over_seeds.high,
-        "p": each.found.p,
+        "p": each.over_items.p,
         "improvement": each.improvement,
-        "smallest gap": gap if gap > 0 else math.nan,
+        "smallest gap": smallest_gap(each),
     }
 
 

@@ -10,6 +10,7 @@ from experiments.tables import EMPTY, pipes
 from sora.runs.recipes import values_of
 
 RATE = "trainer.learning_rate"
+LARGEST_RHO, SMALLEST_TRAVEL = 0.5, 0.5  # those of sora/methods/regime.py, which would need torch here
 PROTOCOLS = {
     "paper": "selected and reported on the two halves of the validation set (SST-2, QNLI, QQP: selected on 1,000 "
     "training examples, reported on the whole validation set), as the SoRA authors' code splits",
@@ -30,8 +31,37 @@ def conditions(study: Study) -> str:
 
 
 def conditions_table(study: Study) -> pd.DataFrame:
-    """A row for each task that has a run, in words."""
-    return pd.DataFrame([_row(*each) for each in study.done.groupby("task", sort=False)])
+    """A row for each task and the methods that were trained alike on it, in words."""
+    done = study.done
+    rows = pd.DataFrame(
+        [
+            _row(task, str(method), part)
+            for task in study.tasks
+            for method, part in done[done["task"] == task].groupby("method", sort=False)
+        ]
+    ).fillna(EMPTY)
+    alike = rows.groupby([name for name in rows if name != "method"], sort=False)["method"].agg(", ".join)
+    return alike.reset_index()[[*rows]]
+
+
+def rho(runs: pd.DataFrame) -> pd.Series:
+    """ξ / learning rate of SoRA's runs by their records, of records without a regime by their settings; else NaN."""
+    xi, rate = pd.to_numeric(runs["method.threshold"]), pd.to_numeric(runs[RATE])
+    settings = (xi / rate).where((xi > 0) & (runs["method"] == "sora"))
+    return pd.to_numeric(runs["regime.rho"]).fillna(settings)
+
+
+def caution(runs: pd.DataFrame) -> str:
+    """How many of SoRA's runs could not keep a rank by what they learned, in a sentence; empty where all could."""
+    sora = runs[(runs["method"] == "sora") & runs["done"].astype(bool)]
+    hopeless = (rho(sora) > LARGEST_RHO) | (pd.to_numeric(sora["regime.travel"]) < SMALLEST_TRAVEL)
+    if not hopeless.any():
+        return ""
+    return (
+        f"In {hopeless.sum()} of {len(sora)} runs of SoRA ρ (ξ / learning rate) is above {LARGEST_RHO} or travel (how "
+        f"far a gate can move in all) below {SMALLEST_TRAVEL}: no gate can be held up by the loss, ranks follow the "
+        "initial draw."
+    )
 
 
 def described(study: Study) -> str:
@@ -53,22 +83,19 @@ def described(study: Study) -> str:
     return " ".join(sentences)
 
 
-def _row(task: str, runs: pd.DataFrame) -> dict[str, str]:
+def _row(task: str, method: str, runs: pd.DataFrame) -> dict[str, str]:
     rows = values_of("task", task).get("train_rows")
-    xi, rate = pd.to_numeric(runs["method.threshold"]), pd.to_numeric(runs[RATE])
-    rho = (xi / rate).where(xi > 0)
     found = {
         "task": in_words(task) + (f", {rows:,} fixed rows" if rows else ""),
+        "method": METHODS.get(method, method),
         "examples": _listed(runs["data.train"], ","),
-        "steps at most": _listed(runs["trainer.max_steps"]),
+        "steps": _listed(runs["last.step"]),
         "epochs": _listed(pd.to_numeric(runs["epochs"]).round(1)),
         "batch": _listed(runs["trainer.batch_size"]),
-        "peak learning rate": "; ".join(
-            f"{METHODS.get(str(method), method)} {_listed(part)}"
-            for method, part in rate.groupby(runs["method"], sort=False)
-        ),
-        "ξ": _listed(xi),
-        "ρ = ξ / rate": _listed(rho.round(3)),
+        "peak learning rate": _listed(runs[RATE]),
+        "ξ": _listed(pd.to_numeric(runs["method.threshold"])),
+        "ρ": _listed(rho(runs).round(3)),
+        "travel": _listed(pd.to_numeric(runs["regime.travel"]).round(3)),
     }
     if trials := sorted(set(_trials(runs)) - {""}):
         found["chosen before by"] = "; ".join(trials)
@@ -88,11 +115,11 @@ def _tuned(done: pd.DataFrame) -> list[str]:
     """Whether settings were chosen beforehand, by a recipe of ours, and for all methods by the same trials."""
     trials = _trials(done)
     if not trials.any():
-        return ["No hyper-parameter was chosen on these examples."] if len(done) else []
+        return ["No recipe of these runs names trials that chose its settings."] if len(done) else []
     alike = trials.groupby(done["task"]).nunique().max() == 1 and done.groupby("task")["method"].nunique().max() > 1
     words = "Settings were chosen beforehand" + (", by the same trials for every method" if alike else "")
     without = int((trials == "").sum())
-    return [f"{words}." + (f" {without} of {len(done)} runs have one that nothing chose." if without else "")]
+    return [f"{words}." + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")]
 
 
 def _trials(runs: pd.DataFrame) -> pd.Series:

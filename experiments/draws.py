@@ -36,6 +36,11 @@ class Draws:
             return None
         return self.scores.T[[self.place[run_id] for run_id in run_ids]].T  # rows are fast to copy
 
+    def difference(self, run_ids: Sequence[str], others: Sequence[str], stream: int = 0) -> Floats | None:
+        """[B] mean differences to the others, run by run, over resampled seeds; None where items are not known."""
+        first, second = self.of(run_ids), self.of(others)
+        return None if first is None or second is None else bootstrap.mean_over_seeds(first - second, stream=stream)
+
     def interval(self, run_ids: Sequence[str]) -> Interval:
         """95 % over seeds and items for the mean of the runs; NaN where a run's items are not known."""
         scores = self.of(run_ids)
@@ -85,9 +90,7 @@ def _same_items(study: Study, column: Column, usable: list[tuple[str, Arrays]]) 
     common = max(ids, key=ids.count) if ids else b""
     for (run_id, _), each in zip(usable, ids, strict=True):
         if each != common:
-            study.problems.append(
-                f"{study.paths[run_id]}: its {column.split} items are not those of the study's other runs"
-            )
+            study.problems.append(f"{study.paths[run_id]}: its {column.split} items are not those of most runs here")
     return [pair for pair, each in zip(usable, ids, strict=True) if each == common]
 
 

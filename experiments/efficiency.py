@@ -8,6 +8,7 @@ import pandas as pd
 from experiments.labels import METHODS, TASKS
 from experiments.published import NAMES, seconds_per_epoch
 from experiments.scores import by_seed, paired
+from experiments.stats import sd
 from experiments.study import Study
 from experiments.tables import Artefact, Table, counts, size
 
@@ -56,7 +57,7 @@ def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
         row: dict[str, object] = {"task": TASKS.get(str(task), task)}
         for method in methods:
             seconds, name = part.loc[part["method"] == method, "seconds"], METHODS.get(method, method)
-            row |= {name: seconds.mean(), f"{name} sd": seconds.std(ddof=0)}
+            row |= {name: seconds.mean(), f"{name} sd": sd(seconds)}
         if set(PAIR) <= set(methods):
             row["SoRA to AdaLoRA"] = slower(*(part[part["method"] == method] for method in reversed(PAIR))).mean()
         theirs = [seconds_per_epoch().get((task, method), np.nan) for method in PAIR]

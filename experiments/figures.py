@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from experiments.labels import METHODS as NAMES
 from experiments.tables import Figure
@@ -76,12 +76,20 @@ def first_of_row(axis: Axes) -> bool:
 
 
 def log_scale(axis: Axes, values: Sequence[float] = ()) -> None:
-    """A logarithmic x axis, labelled at ``values``; without them at powers of ten, below two of which at 1 and 3."""
+    """A logarithmic x axis over a factor of 2 at least, labelled at ``values``.
+
+    Without them at powers of ten, below two of which at 1 and 3, below a factor of 4 at round numbers.
+    """
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     low, high = axis.get_xlim()
+    if high < 2 * low:
+        middle = (low * high) ** 0.5
+        low, high = axis.set_xlim(middle / 2**0.5, middle * 2**0.5)
     if len(values):
         axis.set_xticks(sorted(set(values)), minor=False)
+    elif high < 4 * low:
+        axis.xaxis.set_major_locator(MaxNLocator(3))
     elif high < 100 * low:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     else:
@@ -146,7 +154,7 @@ def curves(
         legend_below(canvas)
 
     wide, high = tiling(len(labels))
-    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.2 * high + 0.6))
+    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.2 * high + 0.6), x[0] == "live")
 
 
 def heat_maps(

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.figures import WIDTH, first_of_row, legend_below, line, panels, short
 from experiments.labels import METHODS, in_words
+from experiments.stats import sd
 from experiments.study import Study
 from experiments.tables import Figure
 from sora import runs as results
@@ -52,11 +53,13 @@ def _curves(task: str, part: pd.DataFrame, shown: dict[str, str], names: Mapping
         for key, axis in zip(shown, panels(canvas, list(shown.values()), 3), strict=True):
             values = part.assign(value=pd.to_numeric(part[key])).dropna(subset="value")
             for name, mine in values.groupby("line", sort=False):
-                found = mine.groupby("step")["value"].agg(["mean", lambda x: x.std(ddof=0)]).round(4)
-                mean, sd = found.iloc[:, 0], found.iloc[:, 1]
+                found = mine.groupby("step")["value"].agg(["mean", sd]).round(4)
+                mean, spread = found["mean"], found["sd"]
                 style = line(name, list(names)) | {"marker": ""}
                 axis.plot(mean.index, mean, label=names.get(str(name), name), **style)
-                axis.fill_between(mean.index, mean - sd, mean + sd, color=style["color"], alpha=0.13, linewidth=0)
+                axis.fill_between(
+                    mean.index, mean - spread, mean + spread, color=style["color"], alpha=0.13, linewidth=0
+                )
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axis.xaxis.set_major_formatter(lambda value, _: short(value))
             axis.set_xlabel("step")
@@ -65,7 +68,7 @@ def _curves(task: str, part: pd.DataFrame, shown: dict[str, str], names: Mapping
         legend_below(canvas)
 
     about = f"learning_curves-{task}", f"{in_words(task)}: score, loss and live ranks by step", CAPTION
-    return Figure(*about, draw, (max(4.6, WIDTH / 3 * len(shown)), 2.9))
+    return Figure(*about, draw, (max(4.6, WIDTH / 3 * len(shown)), 2.9), "live_ranks" in shown)
 
 
 def gates(study: Study) -> Figure | None:
@@ -98,4 +101,4 @@ def gates(study: Study) -> Figure | None:
     caption = "Share of all gates of a run in each bin of magnitude at every evaluation, mean over seeds."
     rows = -(-len(maps) // 3)
     size = (max(4.6, WIDTH / 3 * min(3, len(maps))), 2.7 * rows)
-    return Figure("gate_magnitudes", "Magnitudes of the gates by step", caption, draw, size)
+    return Figure("gate_magnitudes", "Magnitudes of the gates by step", caption, draw, size, True)

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Canvas
 
 from experiments.figures import COLOURS, LINES, MARKERS, WIDTH, legend_below, panels, tiling
 from experiments.labels import TASKS
+from experiments.stats import sd
 from experiments.study import SEEDS, Study
 from experiments.tables import Figure
 from sora.runs.dataframe import points
@@ -139,7 +140,7 @@ def figure(
         legend_below(canvas, columns)
 
     wide, high = tiling(len(lines))
-    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + room))
+    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + room), True)
 
 
 def _draw_line(axis: Axes, line: Line) -> None:
@@ -151,9 +152,9 @@ def _draw_line(axis: Axes, line: Line) -> None:
         axis.plot(part["live"], part[line.share].round(3), color=colour, linewidth=0.6, alpha=0.45)
     if known.empty:
         return
-    mean, sd = known.groupby("level")[line.share].mean(), known.groupby("level")[line.share].std(ddof=0)
+    mean, spread = known.groupby("level")[line.share].mean(), known.groupby("level")[line.share].agg(sd)
     live = line.levels.groupby("level")["live"].mean().reindex(mean.index).round(1)
-    axis.fill_between(live, (mean - sd).round(3), (mean + sd).round(3), color=colour, alpha=0.15, linewidth=0)
+    axis.fill_between(live, (mean - spread).round(3), (mean + spread).round(3), color=colour, alpha=0.15, linewidth=0)
     size = 4.5 if style else 7.0  # so that both markers show where two curves are equal
     look: Any = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
     axis.plot(live, mean.round(3), markersize=size, label=line.label, **look)

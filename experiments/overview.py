@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from experiments import primary
 from experiments.arms import ARMS
@@ -17,6 +18,7 @@ from experiments.conditions import RATE
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
 from experiments.labels import CONSTANT, METHODS, in_words
 from experiments.scores import chosen, long
+from experiments.stats import sd
 from experiments.study import SEEDS, Study
 from experiments.summary import Section, headline, judged
 from experiments.tables import Figure
@@ -33,6 +35,7 @@ COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails
 COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
 CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
 SHADE = "#e3e3e3"  # of a margin
+LEAST = 1.0  # points that an axis spans
 UNTRAINED = ("probe", "zero_shot", "svd_cut")  # no training that could differ
 
 
@@ -84,7 +87,7 @@ def settings(sections: Sequence[Section]) -> pd.DataFrame:
     keys = ["backbone", "task", "label", "metric", "trained as", "method", "series", "setting"]
     found = runs.groupby(keys, sort=False).agg(
         mean=("points", "mean"),
-        sd=("points", lambda x: x.std(ddof=0)),
+        sd=("points", sd),
         n=("points", "count"),
         live=("params.live", "mean"),
         **{key: (key, "first") for key in SWEPT.values()},
@@ -170,7 +173,7 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
             style["linestyle"] = "none"
         bars = {"yerr": mine["sd"].fillna(0), "elinewidth": 0.8, "capsize": 2}
         axis.errorbar(mine["x"], mine["mean"], label=name, **bars, **style)
-    low, high = (points["mean"] - points["sd"]).min(), (points["mean"] + points["sd"]).max()
+    low, high = (points["mean"] - points["sd"].fillna(0)).min(), (points["mean"] + points["sd"].fillna(0)).max()
     room = max(high - low, 0.5)
     lines = part[part["method"].isin(LINES)].drop_duplicates("method")
     near = lines[lines["mean"].between(low - 0.8 * room, high + 0.8 * room)]
@@ -179,8 +182,10 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
         axis.axhline(row.mean, linestyle=dashes, color=colour, linewidth=1.2, label=METHODS.get(row.method, row.method))
     far = [f"{METHODS.get(r.method, r.method)} {r.mean:.1f}" for r in lines.drop(near.index).itertuples()]
     ends = [*near["mean"], low, high]
-    pad = 0.06 * max(max(ends) - min(ends), 0.5)
-    axis.set_ylim(min(ends) - pad * (3.4 if far else 1), max(ends) + pad)
+    lacking = max(0.0, LEAST - (max(ends) - min(ends))) / 2
+    pad = 0.06 * max(max(ends) - min(ends), LEAST)
+    axis.set_ylim(min(ends) - lacking - pad * (3.4 if far else 1), max(ends) + lacking + pad)
+    axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.margins(x=0.12)
     log_scale(axis)
     if zero.any():  # no logarithm: they stand left of the rest
@@ -215,12 +220,11 @@ def differences(sections: Sequence[Section]) -> pd.DataFrame:
 
 
 def _tested(study: Study) -> Iterator[dict[str, object]]:
-    for test in primary.tests(study):
-        (low, high), (least, most) = test.over_seeds, test.over_items
-        row: dict[str, object] = {"group": f"SoRA-small {test.family.name}", "task": test.task, "label": test.label}
-        row |= {"words": in_words(test.task, study.columns(test.task)[0].metric), "seeds": len(test.differences)}
-        row |= {"difference": float(np.mean(test.differences)), "low": low, "high": high, "least": least, "most": most}
-        yield row | {"margin": -test.bound or np.nan, "live": test.share, "verdict": test.verdict}
+    for test in primary.tests(study).to_dict("records"):
+        row = {name: test[column] for name, column in ENDS.items()}
+        row |= {"group": f"SoRA-small {test['comparison']}", "task": test["name"], "label": test["task"]}
+        row |= {"words": in_words(test["name"], test["metric"]), "margin": test["margin"], "live": test["share"]}
+        yield row | {"verdict": test["verdict"]}
 
 
 def _compared(section: Section) -> Iterator[dict[str, object]]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from experiments.labels import TASKS
 from experiments.levels import SENTENCE, SHARES, Line, curves, figure, interpolated, levels, varied
-from experiments.stats import t_interval
+from experiments.stats import sd, t_interval
 from experiments.study import Study
 from experiments.tables import SIGNED, Artefact, Figure, Table
 
@@ -87,7 +87,7 @@ def _budgets(shown: pd.DataFrame, found: pd.DataFrame, one_shot: dict[str, str])
             whole = len(values) > 0 and values.notna().all()
             gaps = (values - at_share(theirs, share)).dropna() if whole and name != base else []
             low, high = t_interval(gaps)
-            row |= {head: values.mean() if whole else math.nan, f"{head} sd": values.std(ddof=0) if whole else math.nan}
+            row |= {head: values.mean() if whole else math.nan, f"{head} sd": sd(values) if whole else math.nan}
             row |= {f"{head}, minus one-shot": low, f"{head}, minus one-shot high": high}
         rows.append(row)
     data = pd.DataFrame(rows)

@@ -15,7 +15,7 @@ from experiments import published
 from experiments.figures import WIDTH
 from experiments.labels import METHODS, TASKS, in_words
 from experiments.learning_curves import gates
-from experiments.stats import spearman
+from experiments.stats import sd, spearman
 from experiments.study import Study
 from experiments.tables import Artefact, Figure, Table, counts, size
 from sora import runs as results
@@ -53,7 +53,7 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         table = mine.pivot_table(index="run_id", columns="module", values="rank", aggfunc="first")
         total, dead = table.sum(axis=1), (table == 0).sum(axis=1)
         row = {"method": METHODS.get(str(method), method), "task": TASKS.get(str(task), task)}
-        row |= {"runs": part["done"].sum(), "runs of": len(part), "ranks": total.mean(), "ranks sd": total.std(ddof=0)}
+        row |= {"runs": part["done"].sum(), "runs of": len(part), "ranks": total.mean(), "ranks sd": sd(total)}
         row |= {"kept": part["kept"].mean(), "dead modules": dead.mean()}
         row |= {name: pd.to_numeric(part[key]).mean() for name, key in COUNTED.items()}
         row |= {"rank agreement": agreement(table), "agreement on dead modules": dead_agreement(table)}
@@ -150,4 +150,5 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
         caption += f" The first {SEEDS} of {ranks['run_id'].nunique()} runs."
     layers = len(grid(runs[0]))
     size = (WIDTH * min(1.0, 0.25 + 0.2 * len(runs)), (0.19 * layers + 0.5) * len(rows) + 0.9)
-    return Figure(f"ranks_{method}-{task}", f"{in_words(task)}: ranks that stay, seed by seed", caption, draw, size)
+    title = f"{in_words(task)}: ranks that stay, seed by seed"
+    return Figure(f"ranks_{method}-{task}", title, caption, draw, size, True)

@@ -151,7 +151,7 @@ def _figure(figure: Figure, svg: bytes) -> dict[str, Any]:
 def _provenance(study: Study) -> pd.DataFrame:
     """Which code, device, weights and data; no machine's name and no time."""
     done = study.done
-    rows = [("manifest", f"studies/{study.key}.json"), ("fixed", ", ".join(f"{k}={v}" for k, v in study.fixed.items()))]
+    rows = [("fixed", ", ".join(f"{k}={v}" for k, v in study.fixed.items()))]
     rows += [(f"axis {axis}", ", ".join(map(str, values))) for axis, values in study.axes.items()]
     columns = {"code": "provenance.git", "device": "provenance.device", "precision": "precision"}
     columns |= {"weights": "weights.sha256", "data sha256": "data.sha256"}

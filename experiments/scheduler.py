@@ -9,6 +9,7 @@ import pandas as pd
 from experiments import published
 from experiments.labels import METRICS, TASKS
 from experiments.levels import SENTENCE, SHARES, THIRDS, Line, curves, figure, interpolated, levels, varied
+from experiments.stats import sd
 from experiments.study import Study
 from experiments.tables import Artefact, Table, counts, size
 
@@ -87,7 +88,7 @@ def _levels(shown: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> Table | None
             row |= {"runs": len(each), "runs of": shown.loc[title, "runs of"], "live": round(mean["live"])}
             row["% of dense"] = 100 * mean["live"] / mean["dense"] if mean["dense"] else math.nan
             for name, key in (*((f"{share} %", share) for share in SHARES), ("report", "report")):
-                row |= {name: mean[key], f"{name} sd": each[key].std(ddof=0)}
+                row |= {name: mean[key], f"{name} sd": sd(each[key])}
             rows.append(row | dict(zip(ALIVE, mean[[*THIRDS]], strict=True)))
         metrics |= dict(zip(part["task"], part["metric"], strict=True))
     if not rows:

@@ -10,7 +10,7 @@ import pandas as pd
 from experiments import published
 from experiments.draws import Draws
 from experiments.labels import METHODS, TASKS
-from experiments.stats import NONE, t_interval
+from experiments.stats import NONE, sd, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, SIGNED, Table, counts, size
 
@@ -64,11 +64,11 @@ def cells(study: Study, runs: pd.DataFrame, *keys: str) -> pd.DataFrame:
     rows["id_done"] = rows["run_id"].where(rows["done"])
     found = rows.groupby([*keys, "task", "label", "metric", "split"], sort=False, dropna=False).agg(
         mean=("points", "mean"),
-        sd=("points", lambda x: x.std(ddof=0)),
+        sd=("points", sd),
         sample_sd=("points", "std"),
         points=("points", lambda x: tuple(x.dropna())),
         last=("last", "mean"),
-        last_sd=("last", lambda x: x.std(ddof=0)),
+        last_sd=("last", sd),
         select=("at_select", "mean"),
         n=("done", "sum"),
         of=("done", "size"),
@@ -172,7 +172,8 @@ def detail_table(study: Study, found: pd.DataFrame, heads: Mapping[str, str], dr
     caption = (
         "Scores in points. Intervals: 95 %; bootstrap over seeds and items, t over seeds only (docs/statistics.md says "
         "how often they cover). Select - report: difference of the two scores of the selected weights: optimism about "
-        "the choice among them and, where the splits are of two files, the difference of those."
+        "the choice among them and, where the splits are of two files, the difference of those. Last: the last "
+        "step's weights. Remarks: one-class (one answer for every item) is said of the selected weights."
     )
     formats = {"live": size, "trainable": size, "select - report": SIGNED, **dict.fromkeys(heads.values(), "{:g}")}
     return Table("details", "Details of each cell", caption, data, formats)

@@ -12,6 +12,7 @@ from statsmodels.stats.anova import anova_lm
 from experiments.figures import heat_maps
 from experiments.labels import METHODS
 from experiments.scores import long
+from experiments.stats import sd
 from experiments.study import Study
 from experiments.tables import Artefact, Table
 
@@ -65,7 +66,7 @@ def _table(groups: dict[tuple[str, str], pd.DataFrame]) -> Table:
     data = pd.DataFrame(
         [
             {"method": method, "metric": label, "runs": part["done"].sum(), "runs of": len(part)}
-            | {"mean": part["points"].mean(), "SD": part["points"].std(ddof=0)}
+            | {"mean": part["points"].mean(), "SD": sd(part["points"])}
             | parts(grid(part))
             for (method, label), part in groups.items()
         ]

@@ -106,4 +106,4 @@ def _curve(study: Study, found: pd.DataFrame, setting: Setting) -> Figure | None
 
     caption = "Left: mean score over seeds, band: one population SD. Right: mean live parameters."
     title = f"Score and live parameters by {setting.head}"
-    return Figure(f"score_by_{study.name}", title, caption, draw, (WIDTH * 2 / 3, 2.1 * len(labels)))
+    return Figure(f"score_by_{study.name}", title, caption, draw, (WIDTH * 2 / 3, 2.1 * len(labels)), True)

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
@@ -29,6 +30,11 @@ class Interval(NamedTuple):
 
 
 NONE = Interval(math.nan, math.nan)
+
+
+def sd(values: pd.Series) -> float:
+    """The population SD of the values that are known; NaN of a single one, which shows no spread."""
+    return float(values.std(ddof=0)) if values.count() > 1 else math.nan
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -119,8 +125,10 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def holm(p_values: Sequence[float]) -> Floats:
-    """Holm's adjusted p-values of one family, in the order given (statsmodels)."""
-    found: Floats = multipletests(np.asarray(p_values, dtype=np.float64), method="holm")[1]
+    """Holm's adjusted p-values of one family, in the order given (statsmodels); NaN stays, and counts for nothing."""
+    found = np.array(p_values, dtype=np.float64)
+    if (known := ~np.isnan(found)).any():
+        found[known] = multipletests(found[known], method="holm")[1]
     return found
 
 

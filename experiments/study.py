@@ -33,7 +33,7 @@ COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora
     *("params.live", "params.trainable", "params.authors_formula", "pack.size", "throughput.examples_per_s"),
     *("time.setup_s", "time.train_s", "time.eval_s", "memory.peak_bytes", "provenance.recipe.tuned"),
     *("flags.one_class", "flags.synthetic", "flags.random_weights", "flags.partial", "provenance.device"),
-    "provenance.threads",
+    *("provenance.threads", "last.step", "regime.rho", "regime.travel"),
 )
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
 SINGLE = "runs"  # the study of the runs that no manifest names
@@ -244,9 +244,11 @@ def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
     table = frame.reset_index(drop=True)
     commands = [found.records[run_id]["provenance"]["command"] for run_id in table["run_id"]]
     table = table.assign(command=commands, reason="")
-    about_the_task = [key for key in table if key.startswith("task.")]
+    given = {key for key in table if key.startswith("task.")}  # by the task; what follows from the backbone's name:
+    by_backbone = table.astype(str).groupby("backbone").nunique().max() == 1
+    given |= {key for key in table if key.startswith("backbone.") and by_backbone[key]}
     keys = ["backbone", "task", "method", "protocol", *frame.attrs["configured"], "seed"]
-    keys = [key for key in keys if key not in about_the_task and table[key].astype(str).nunique() > 1]
+    keys = [key for key in keys if key not in given and table[key].astype(str).nunique() > 1]
     axes = {key: list(table[key].unique()) for key in dict.fromkeys(["task", "method", *keys])}
     return _made(SINGLE, "", axes, {}, table, found)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from experiments import conditions
 from experiments.conditions import conditions_table, described
 from experiments.labels import CONSTANT, MAJORITY, METHODS, in_words
 from experiments.primary import MARGINS
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 ORDER = ("main_table", "rank_budget", "threshold", "rank_map")  # stand first, in this order
 LAST = ("efficiency", "fidelity", "seeds", "learning_rate", "runs")  # and these last
-LARGE_RHO = 0.5  # LARGEST_RHO of sora/methods/regime.py, which this page would need torch to import
 PICTURES = ("learning_curves", "ranks_", "gate_", "score_by_rate_and")  # beginnings of names; shown on the first page
 CAPTION = (
     "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
@@ -123,21 +123,11 @@ def headline(differences: pd.DataFrame) -> str:
 
 
 def caution(sections: Sequence[Section]) -> str:
-    """How many of SoRA's runs in the main tables have a rho above LARGE_RHO, in a sentence; empty where none has."""
-    large = every = 0
-    for section in sections:
-        runs = section.study.runs
-        if section.study.name != "main_table":
-            continue
-        found = runs[(runs["method"] == "sora") & runs["done"].astype(bool)]
-        rho = pd.to_numeric(found["method.threshold"]) / pd.to_numeric(found["trainer.learning_rate"])
-        large, every = large + int((rho > LARGE_RHO).sum()), every + len(rho)
-    if not large:
-        return ""
-    return (
-        f"Do not read this as a comparison of methods: in {large} of {every} runs of SoRA the threshold is more than "
-        f"{LARGE_RHO} of the learning rate, so that the initial draw, not the data, decided which ranks died."
-    )
+    """What must be known before anything is compared, of the main tables, or of all runs where there is none."""
+    studies = [section.study for section in sections]
+    studies = [study for study in studies if study.name == "main_table"] or studies
+    words = conditions.caution(pd.concat([study.runs for study in studies], ignore_index=True)) if studies else ""
+    return f"Do not read this as a comparison of methods. {words}" if words else ""
 
 
 def page(
@@ -151,14 +141,11 @@ def page(
     if overview.headline:
         lines += [overview.headline if warning else f"**{overview.headline}**", ""]
     lines.append("Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).")
-    for section in sections:
-        table = main_table(section, overview.settings)
-        if table is None:
-            continue
+    for section, table in _first_tables(sections, overview.settings):
         link = f"[All of its tables](tables/{section.study.key}/README.md)."
         lines += ["", f"## {section.heading}", "", _once(table.show), "", f"{table.caption} {link}", ""]
         trained = conditions_table(section.study).drop(columns="chosen before by", errors="ignore")
-        lines += [pipes(trained), "", described(section.study)]
+        lines += [_once(trained), "", described(section.study)]
     pictures = [("overview", figure) for figure in overview.figures]
     pictures += [
         (section.study.key, figure)
@@ -182,9 +169,24 @@ def page(
     return "\n".join([*lines, "", published, ""])
 
 
+def _first_tables(sections: Sequence[Section], settings: pd.DataFrame) -> list[tuple[Section, Table]]:
+    """The main tables; where there is none the first table of every study that has a run."""
+    found = [(section, table) for section in sections if (table := main_table(section, settings)) is not None]
+    if found:
+        return found
+    return [
+        (section, table)
+        for section in sections
+        if len(section.study.done)
+        for table in [each for each in section.artefacts if isinstance(each, Table)][:1]
+    ]
+
+
 def _once(show: pd.DataFrame) -> str:
     """A pipe table that names a task in its first row alone."""
-    return pipes(show.assign(task=show["task"].where(show["task"] != show["task"].shift(), "")))
+    if "task" in show:
+        show = show.assign(task=show["task"].where(show["task"] != show["task"].shift(), ""))
+    return pipes(show)
 
 
 def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table | None:
@@ -194,10 +196,12 @@ def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table 
     linear probes and zero-shot scores become rows where the study has none itself.
     """
     study = section.study
+    if study.name != "main_table" or not study.runs["done"].any():
+        return None
     if "arm" in study.runs:  # its table has its controls already
-        return next((each for each in section.artefacts if isinstance(each, Table) and each.name == "main_table"), None)
+        return next(each for each in section.artefacts if isinstance(each, Table) and each.name == "main_table")
     details, found = section.table("details"), section.table("comparisons")
-    if study.name != "main_table" or details is None or not study.runs["done"].any():
+    if details is None:
         return None
     columns = {column.label: column for task in study.tasks for column in study.columns(task)}
     data = details.rename(columns=OF_DETAILS)

@@ -19,13 +19,16 @@ def build(study: Study) -> list[Artefact | None]:
     found = cells(study, study.runs.assign(trials=1), *(axis for axis in axes if axis != "task"))
     data = settings_of(found, {axis: axis for axis in axes}).assign(metric=found["label"])
     data = data.join(score_columns(found, "selected weights"))
-    data = data.join(score_columns(found, "last weights", "last", "last_sd"))
+    data = data.join(score_columns(found.assign(one_class=0), "last weights", "last", "last_sd"))
     data["live parameters"] = counts(found["live"])
     if found["data_dependence"].notna().any():
         data["data dependence"] = found["data_dependence"]
     formats = {"live parameters": size, **dict.fromkeys(axes, "{:g}")}
-    words = "Mean ± population SD over seeds, in points."
-    return [Table("scores", "Scores of the sweep", words, data, formats), *rate_by_threshold(study)]
+    words = (
+        "Mean ± population SD over seeds, in points, report split; (n/m): n of m runs. One-class: runs whose selected "
+        "weights give every item one answer; of the last weights it is not known."
+    )
+    return [Table("scores", "Scores by setting", words, data, formats), *rate_by_threshold(study)]
 
 
 def rate_by_threshold(study: Study) -> list[Artefact | None]:

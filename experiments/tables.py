@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,15 @@ class Table:
         found = {name: self.words[name] if name in self.words else self._shown(name) for name in self.columns}
         return pd.DataFrame(found, index=self.data.index, dtype=object)
 
+    @property
+    def ranks(self) -> bool:
+        """Whether it shows ranks, or sizes that follow from them."""
+        return not RANKED.isdisjoint(self.data.columns)
+
+    def remarked(self, words: str) -> Table:
+        """The same with a note more."""
+        return replace(self, notes=[*self.notes, words])
+
     def _shown(self, name: str) -> pd.Series:
         data, write = self.data, self._writer(name)
         there = pd.Series([not (pd.isna(value) or value == "") for value in data[name]], data.index)
@@ -105,18 +114,27 @@ def _of(found: pd.Series, every: pd.Series) -> pd.Series:
 
 
 SIGNED = "{:+,.2f}"
+RANKED = {"ranks", "live", "live parameters", "live weights", "data dependence"}
 COMPANIONS = (" high", " sd", " n", " of", " diverged", " one_class")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. ``draw`` fills an empty canvas of ``size`` inches; it sees the style of experiments/figures.py."""
+    """A figure. ``draw`` fills an empty canvas of ``size`` inches; it sees the style of experiments/figures.py.
+
+    ``ranks``: whether it shows ranks, or sizes that follow from them.
+    """
 
     name: str
     title: str
     caption: str
     draw: Callable[[Canvas], None]
     size: tuple[float, float] = (6.4, 4.0)
+    ranks: bool = False
+
+    def remarked(self, words: str) -> Figure:
+        """The same with a caption that says so too."""
+        return replace(self, caption=f"{self.caption} {words}")
 
 
 Artefact = Table | Figure

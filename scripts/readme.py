@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.tables import Table, size
+from experiments.tables import EMPTY, Table, size
 from sora.errors import UserError
 from sora.files import write_text
 
@@ -22,13 +22,18 @@ BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def block(results: Path) -> str:
-    """Each main table as Markdown, a row for each method: live parameters and mean ± SD of each task."""
+    """Each main table as Markdown, a row for each method or arm: live parameters and mean ± SD of each task."""
     parts = []
     for path in sorted(results.glob("tables/main_table-*/main_table.csv")):
         table = Table("main_table", "", "", pd.read_csv(path), {"live parameters": size})
-        tasks = [name for name in table.columns if f"{name} sd" in table.data]
+        shown, tasks = table.show, [name for name in table.columns if f"{name} sd" in table.data]
+        if "arm" in shown:  # a row for each task and arm
+            tasks, arms = list(shown["task"].unique()), shown["arm"].unique()
+            live = table.data.groupby("arm")["live parameters"].mean().map(size)
+            wide = shown.pivot(index="arm", columns="task", values="score").fillna(EMPTY).loc[arms, tasks]
+            shown = wide.assign(**{"live parameters": live}).reset_index(names="method")
         lines = [f"| {' | '.join(['method', 'live parameters', *tasks])} |", f"|---|---:|{'---:|' * len(tasks)}"]
-        lines += [f"| {' | '.join(cells)} |" for cells in table.show[["method", "live parameters", *tasks]].to_numpy()]
+        lines += [f"| {' | '.join(cells)} |" for cells in shown[["method", "live parameters", *tasks]].to_numpy()]
         page = path.with_name("README.md").relative_to(results.parent).as_posix()
         parts.append("\n".join([*lines, "", f"Mean ± SD over seeds, in points: [details and settings]({page})."]))
     return "\n\n".join(parts)

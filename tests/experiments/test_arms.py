@@ -14,6 +14,7 @@ import pytest
 import sora.runs
 from experiments import bootstrap
 from experiments.study import load
+from scripts import readme
 from sora.errors import UserError
 from sora.runs import manifest as studies
 from sora.runs import records
@@ -108,6 +109,14 @@ def test_the_first_page_has_sentence_and_table(whole: Path) -> None:
     page = (whole / "README.md").read_text(encoding="utf-8")
     assert "**Non-inferiority of SoRA-small to LoRA r = 8" in page
     assert "| LoRA of equal size" in page
+
+
+@pytest.mark.usefixtures("found")
+def test_the_readme_of_the_project_has_a_row_for_each_arm(whole: Path) -> None:
+    head, _, *rows = readme.block(whole).splitlines()
+    assert head == "| method | live parameters | SST-2 acc. |"
+    assert rows[1] == "| SoRA-small | 0.20M | 77.00 ± 0.82 |"
+    assert rows[3] == "| Linear probe | 0 | 70.00 |", "one run has no spread"
 
 
 def test_a_missing_run_is_counted(results: Path) -> None:

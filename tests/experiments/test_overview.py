@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 import experiments
@@ -17,6 +20,7 @@ from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
 from experiments.tables import Figure
+from scripts import demo
 from sora.runs import records
 from tests.experiments import armed, made, reading
 
@@ -97,6 +101,61 @@ def test_baselines_of_other_studies_are_rows_of_the_main_table(swept: list[Secti
     assert list(table.show["n"]) == ["–", "1", "1", "3", "3", "3"]
 
 
+@pytest.mark.parametrize("least", [300_000.0, 0.0])
+def test_the_axes_of_two_settings_can_be_read(swept: list[Section], least: float) -> None:
+    """Scores 0.01 apart and sizes 1 % apart, or none: an axis spans a point and a factor of 2, and has few labels."""
+    found = overview.settings(swept)
+    found = found[found["method"].isin(["lora", "sora"])].drop_duplicates("method")
+    (figure,) = overview.pareto(found.assign(live=[least, 303_000.0], mean=[70.0, 70.01], sd=[np.nan, 0.0]))
+    canvas = drawn(figure)
+    (axis,) = canvas.axes
+    low, high = axis.get_xlim()
+    assert high >= 2 * low
+    assert np.ptp(axis.get_ylim()) >= 1
+    for ticks, limits in ((axis.get_xticks(), axis.get_xlim()), (axis.get_yticks(), axis.get_ylim())):
+        assert 2 <= sum(limits[0] <= tick <= limits[1] for tick in ticks) <= 5
+    assert whole(canvas)
+
+
+def drawn(figure: Figure) -> Canvas:
+    """The canvas as it is before it becomes a file."""
+    canvas = Canvas(figsize=figure.size, layout="constrained")
+    FigureCanvasAgg(canvas)
+    with rc_context(figures.STYLE):
+        figure.draw(canvas)
+        canvas.draw_without_rendering()
+    return canvas
+
+
+def whole(canvas: Canvas) -> bool:
+    """Whether nothing reaches over the picture's edge."""
+    box, (width, height) = canvas.get_tightbbox(), canvas.get_size_inches()
+    return min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_a_map_of_two_layers_is_whole(seeds: int, tmp_path: Path) -> None:
+    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": list(range(seeds))}, items=20)
+
+    def two_layers(record: dict[str, Any]) -> None:
+        record["ranks"] = {f"model.layer.{i}.{name}": i for i in (0, 1) for name in ("attn.Wqkv", "mlp.Wo")}
+        record["no_data_ranks"] = {"selected": record["ranks"]}
+
+    change(tmp_path, two_layers)
+    study = reading.study(tmp_path)
+    figure = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
+    assert whole(drawn(figure))
+
+
+def test_the_map_of_the_demo_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = {f"encoder.layer.{i}.attention.self.{name}": i for i in (0, 1) for name in ("query", "key", "value")}
+    canvases: list[Canvas] = []
+    monkeypatch.setattr(demo, "render", lambda figure: (canvases.append(drawn(figure)) or b"", b""))
+    record = {"run_id": "0", "ranks": ranks, "config": {"method": {"r": 8}}}
+    demo.draw_ranks([record], tmp_path / "live_ranks.png")
+    assert whole(canvases[0])
+
+
 def test_nothing_gives_nothing() -> None:
     above = overview.overview([])
     assert (above.headline, list(above.figures), len(above.coverage)) == ("", [], 0)
@@ -139,7 +198,7 @@ def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
         )
     (section,) = sections(tmp_path)
     found = overview.differences([section])
-    assert list(found["verdict"]) == [test.verdict for test in primary.tests(section.study)]
+    assert list(found["verdict"]) == list(primary.tests(section.study)["verdict"])
     assert list(found["live"]) == pytest.approx([50, 100])
     above = overview.overview([section])
     assert above.headline == primary.headline(section.study)

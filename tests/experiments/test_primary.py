@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from experiments import bootstrap, claims, primary
-from experiments.primary import FAILS, FAMILIES, HOLDS, OPEN, Test
-from experiments.stats import NONE, Interval
+from experiments.primary import ENDS, FAILS, FAMILIES, HOLDS, OPEN
+from experiments.stats import NONE
 from experiments.study import Study
 from tests.conftest import ROOT
 from tests.experiments import armed, made, reading
 from tests.experiments.armed import SEEDS, right
-
-Test.__test__ = False  # type: ignore[attr-defined]  # a class of the program, not of pytest
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,10 +28,6 @@ def fewer_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "MOST", 2_000)
         yield
-
-
-def one(over_seeds: Interval, over_items: Interval, bound: float) -> Test:
-    return Test(FAMILIES[0], "t", "T", (0.0, 0.0), bound, over_seeds, over_items, 0.5, 1.0, 0.5, 50.0)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +49,8 @@ def one(over_seeds: Interval, over_items: Interval, bound: float) -> Test:
 def test_both_intervals_decide(
     seeds: tuple[float, float], items: tuple[float, float], bound: float, verdict: str
 ) -> None:
-    assert one(Interval(*seeds), Interval(*items), bound).verdict == verdict
+    row = dict(zip(ENDS, (*seeds, *items), strict=True)) | {"margin": -bound or math.nan, "comparison": "c", "p": 0.5}
+    assert list(primary.judged(pd.DataFrame([row]))["verdict"]) == [verdict]
 
 
 def test_p_by_hand() -> None:
@@ -74,10 +70,9 @@ def test_p_by_hand() -> None:
 
 
 def test_holm_is_over_the_tasks_of_one_comparison() -> None:
-    made_up = [replace(one(NONE, NONE, 0.0), p=p) for p in (0.01, 0.04, math.nan, 0.03)]
-    assert [test.holm for test in primary.corrected(made_up)] == pytest.approx(
-        [0.03, 0.06, math.nan, 0.06], nan_ok=True
-    )
+    rows = pd.DataFrame({"comparison": [*"aaaab"], "p": [0.01, 0.04, math.nan, 0.03, 0.02]})
+    found = primary.judged(rows.assign(margin=math.nan, **dict.fromkeys(ENDS, math.nan)))
+    assert list(found["p (Holm)"]) == pytest.approx([0.03, 0.06, math.nan, 0.06, 0.02], nan_ok=True)
 
 
 def test_margins_are_those_of_the_page() -> None:
@@ -91,33 +86,38 @@ def test_a_difference_by_hand(tmp_path: Path) -> None:
     """400 answers, so one is a quarter of a point: SoRA-small gains 4, 8 and 12 of them."""
     armed.arm(tmp_path, "lora_r8", {seed: right(300) for seed in SEEDS}, live=400_000)
     armed.arm(tmp_path, "sora_small", dict(zip(SEEDS, map(right, (304, 308, 312)), strict=True)), live=100_000)
-    (test,) = primary.tests(reading.study(tmp_path))
-    assert test.family is FAMILIES[0]
-    assert test.differences == pytest.approx((1.0, 2.0, 3.0))
-    assert test.over_seeds == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
-    assert test.bound == -1.0
-    assert test.share == 25.0
+    (test,) = of_study(tmp_path)
+    assert test["other"] == "lora_r8"
+    assert test["values"] == pytest.approx((1.0, 2.0, 3.0))
+    half = 4.302653 / math.sqrt(3)
+    assert (test["t interval"], test["t interval high"]) == pytest.approx((2 - half, 2 + half), abs=1e-5)
+    assert (test["margin"], test["share"]) == (1.0, 25.0)
     # Items: each of the additional ones is in a resample or not; about sqrt(p (1 - p) / 400) around the mean.
-    assert 0.3 < test.over_items.low < 1.0
-    assert 3.0 < test.over_items.high < 4.0
-    assert test.verdict == HOLDS, "-0.48 and 0.6 are above -1"
+    assert 0.3 < test["bootstrap interval"] < 1.0
+    assert 3.0 < test["bootstrap interval high"] < 4.0
+    assert test["verdict"] == HOLDS, "-0.48 and 0.6 are above -1"
     armed.arm(tmp_path, "lora_equal", {seed: right(300) for seed in SEEDS})
-    better = primary.tests(reading.study(tmp_path))[1]
-    assert better.differences == pytest.approx((1.0, 2.0, 3.0))
-    assert better.verdict == OPEN, "-0.48 is not above 0"
+    better = of_study(tmp_path)[1]
+    assert better["values"] == pytest.approx((1.0, 2.0, 3.0))
+    assert better["verdict"] == OPEN, "-0.48 is not above 0"
     power = TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8)  # in units of the SD, which is 1 here
-    assert better.detectable == pytest.approx(power, rel=1e-3)
+    assert better["smallest gap"] == pytest.approx(power, rel=1e-3)
+
+
+def of_study(results: Path) -> list[dict[str, Any]]:
+    """The tests of the only study, a row each."""
+    return primary.tests(reading.study(results)).to_dict("records")
 
 
 def test_seeds_that_agree_do_not_decide_for_the_items(tmp_path: Path) -> None:
     """Half a point more in every seed, 42 answers against 40 others: Student's interval has no width, the items do."""
     for name, start in (("lora_r8", 0), ("lora_equal", 0), ("sora_small", 40)):
         armed.arm(tmp_path, name, {seed: right(302 if start else 300, start=start) for seed in SEEDS})
-    found = {test.family.other: test for test in primary.tests(reading.study(tmp_path))}
-    assert found["lora_equal"].over_seeds == pytest.approx((0.5, 0.5))
-    assert found["lora_equal"].over_items.low < 0 < found["lora_equal"].over_items.high
-    assert found["lora_equal"].verdict == OPEN
-    assert found["lora_r8"].verdict == OPEN
+    found = {test["other"]: test for test in of_study(tmp_path)}
+    equal = found["lora_equal"]
+    assert [equal[name] for name in ENDS[:2]] == pytest.approx([0.5, 0.5])
+    assert equal["bootstrap interval"] < 0 < equal["bootstrap interval high"]
+    assert (equal["verdict"], found["lora_r8"]["verdict"]) == (OPEN, OPEN)
 
 
 def test_sides_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
@@ -128,8 +128,7 @@ def test_sides_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
             armed.arm(tmp_path / folder, name, other)
         armed.arm(tmp_path / folder, "sora_small", small)
     verdicts = {
-        folder: {test.verdict for test in primary.tests(reading.study(tmp_path / folder))}
-        for folder in ("as it is", "exchanged")
+        folder: {test["verdict"] for test in of_study(tmp_path / folder)} for folder in ("as it is", "exchanged")
     }
     assert verdicts == {"as it is": {HOLDS}, "exchanged": {FAILS}}
 
@@ -137,8 +136,8 @@ def test_sides_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
 def test_only_seeds_that_both_have(tmp_path: Path) -> None:
     armed.arm(tmp_path, "sora_small", {seed: right(300) for seed in (*SEEDS, 81)})
     armed.arm(tmp_path, "lora_permuted", {21: right(296), 42: right(292)})
-    (test,) = primary.tests(reading.study(tmp_path))
-    assert test.differences == pytest.approx((1.0, 2.0))
+    (test,) = of_study(tmp_path)
+    assert test["values"] == pytest.approx((1.0, 2.0))
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +158,11 @@ def test_each_comparison_is_corrected_by_itself(three_tasks: Study) -> None:
     """Holm's p over its three tasks, by statsmodels; over all nine tests they would be larger."""
     found = primary.tests(three_tasks)
     for family in FAMILIES:
-        own = [test for test in found if test.family is family]
+        own = found[found["comparison"] == family.name]
         assert len(own) == 3
-        expected = multipletests([test.p for test in own], method="holm")[1]
-        assert [test.holm for test in own] == pytest.approx(list(expected), abs=1e-12)
-    everything = multipletests([test.p for test in found], method="holm")[1]
-    assert [test.holm for test in found] != pytest.approx(list(everything), abs=1e-3)
+        assert list(own["p (Holm)"]) == pytest.approx(list(multipletests(own["p"], method="holm")[1]), abs=1e-12)
+    everything = multipletests(found["p"], method="holm")[1]
+    assert list(found["p (Holm)"]) != pytest.approx(list(everything), abs=1e-3)
 
 
 def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(three_tasks: Study) -> None:
@@ -177,7 +175,7 @@ def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(three_tasks: S
 
 
 def test_an_advantage_that_does_not_outlive_holm_says_so(three_tasks: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    weak = [replace(test, holm=0.08) for test in primary.tests(three_tasks)]
+    weak = primary.tests(three_tasks).assign(**{"p (Holm)": 0.08})
     monkeypatch.setattr(primary, "tests", lambda study: weak)
     assert "holds on SST-2 acc. (p = 0.08 after Holm)" in primary.headline(three_tasks)
 

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure as Canvas
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 import experiments
-from experiments import learning_rate, published, rank_map, seeds
+from experiments import published, rank_map, seeds
 from experiments.conditions import conditions
 from experiments.figures import render
 from experiments.rank_budget import at_live
@@ -67,17 +68,33 @@ def test_values_that_are_lists_or_objects_can_be_swept_over(tmp_path: Path) -> N
     assert len(table.data) == 2
 
 
+VALUES = {  # study -> the axes that it has besides method, task and seed
+    "learning_rate": {"trainer.learning_rate": [1e-4, 4e-4]},
+    "rank_budget": {"method.r": [2, 4]},
+    "threshold": {"method.threshold": [1e-4, 4e-4]},
+    "penalty": {"method.penalty": [0.1, 1]},
+    "seeds": {"seeds.init": [0, 1], "seeds.data": [0, 1]},
+}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_study_has_a_page_before_its_first_run(tmp_path: Path, name: str) -> None:
-    axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}
-    axes |= {"learning_rate": {"trainer.learning_rate": [1e-4]}, "rank_budget": {"method.r": [2]}}.get(name, {})
-    axes |= {"threshold": {"method.threshold": [1e-4]}, "penalty": {"method.penalty": [0.1]}}.get(name, {})
-    axes |= {"seeds": {"seeds.init": [0], "seeds.data": [0]}}.get(name, {})
+def test_every_study_has_a_page_before_its_first_run_and_after(tmp_path: Path, name: str) -> None:
+    axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]} | VALUES.get(name, {})
     studies.write(tmp_path, made.manifest(name, axes))
     (study,) = load(tmp_path, lambda _: frozenset()).studies
     built = experiments.find(name).build(study)
     assert any(isinstance(artefact, Table) for artefact in built) or name in ("scheduler", "pruning_baselines")
     assert conditions(study).startswith("Backbone" if study.values("backbone") else "Seeds")
+    made.study(tmp_path, name, axes, items=20)
+    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    built = experiments.find(name).build(study)
+    assert len({artefact.name for artefact in built}) == len(built)
+    for artefact in built:
+        if isinstance(artefact, Table):
+            assert artefact.data.columns.is_unique
+            assert len(artefact.show) == len(artefact.data)
+        else:
+            artefact.draw(Canvas(figsize=artefact.size))
 
 
 # -- rank_budget -----------------------------------------------------------------------------------------------
@@ -202,6 +219,33 @@ def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None
     assert row(table, "SoRA")["data dependence"].text == "1.00"
 
 
+@pytest.mark.parametrize(
+    ("regimes", "words"),
+    [
+        ([{"rho": 0.2, "travel": 1.0}, {"rho": 0.5, "travel": 0.5}], ""),
+        ([{"rho": 0.6, "travel": 1.0}, {"rho": 0.2, "travel": 0.4}], "In 2 of 2 runs of SoRA"),
+        ([{"rho": 0.2, "travel": 1.0}, {"rho": 0.2, "travel": 0.4}], "In 1 of 2 runs of SoRA"),
+    ],
+)
+def test_what_shows_ranks_says_where_the_loss_could_not_hold_them(
+    tmp_path: Path, regimes: list[dict[str, float]], words: str
+) -> None:
+    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": [0, 1]})
+    for path in of(tmp_path, "sora", "rte"):
+        record = json.loads(path.read_text())
+        record["regime"] = regimes[record["config"]["seed"]] | {"shrink": 1.0}
+        path.write_text(json.dumps(record))
+    found = artefacts(tmp_path)
+    assert ("".join(found["rank_map"].notes).startswith(words), bool(found["rank_map"].notes)) == (True, bool(words))
+    assert words in found["ranks_sora-rte"].caption
+    page = conditions(reading.study(tmp_path))
+    rhos, travels = (
+        ", ".join(f"{v:g}" for v in sorted({each[name] for each in regimes})) for name in ("rho", "travel")
+    )
+    cells = [cell.strip() for cell in page.splitlines()[-1].strip("|").split("|")]
+    assert cells[-2:] == [rhos, travels]
+
+
 def test_agreement_on_dead_modules_leaves_out_pairs_without_any() -> None:
     runs = pd.DataFrame(
         [{"a": 0, "b": 0, "c": 3}, {"a": 0, "b": 1, "c": 2}, {"a": 1, "b": 1, "c": 1}, {"a": 2, "b": 1, "c": 1}]
@@ -237,29 +281,6 @@ def test_the_readings_are_compared_with_the_same_head(tmp_path: Path) -> None:
     difference = row(found["comparisons"], "authors frozen")["difference"].value
     assert difference == pytest.approx(scores["paper", "frozen"] - scores["authors", "frozen"], abs=1e-4)
     assert "switches" in found
-
-
-# -- learning_rate ---------------------------------------------------------------------------------------------
-
-
-def test_the_best_learning_rate_is_chosen_on_the_select_split(tmp_path: Path) -> None:
-    rates = [1e-4, 4e-4, 1.6e-3]
-    axes = {"method": ["lora", "sora"], "trainer.learning_rate": rates, "task": ["rte"], "seed": SEEDS}
-    manifest = made.study(tmp_path, "learning_rate", axes, leave_out=3)
-    found = artefacts(tmp_path)
-    means = {}
-    for rate in rates:
-        runs = [r for r in manifest["runs"] if r["axes"]["method"] == "lora"]
-        paths = [tmp_path / r["record"] for r in runs if r["axes"]["trainer.learning_rate"] == rate]
-        metrics = [json.loads(path.read_text())["metrics"]["selected"] for path in paths]
-        means[rate] = [100 * np.mean([m[split]["accuracy"] for m in metrics]) for split in ("select", "report")]
-    best = max(means, key=lambda rate: means[rate][0])
-    cells = row(found["learning_rate"], "LoRA")
-    assert (cells["best"].value, cells["select"].value) == (best, pytest.approx(means[best][0]))
-    assert cells["report"].value == pytest.approx(means[best][1])
-    assert (cells["remark"].text == learning_rate.EDGE) == (best != 4e-4)
-    assert row(found["learning_rate"], "SoRA")["learning rates"].text == "2/3"
-    assert "All methods have the same grid" in str(found["learning_rate"].caption)
 
 
 # -- seeds -----------------------------------------------------------------------------------------------------
@@ -320,22 +341,3 @@ def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
     png, svg = render(found["score_by_init_and_data"])
     assert png.startswith(b"\x89PNG")
     assert b"<svg" in svg
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_names_are_unique_and_figures_draw(tmp_path: Path, name: str) -> None:
-    axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}
-    axes |= {"learning_rate": {"trainer.learning_rate": [1e-4, 4e-4]}, "rank_budget": {"method.r": [2, 4]}}.get(
-        name, {}
-    )
-    axes |= {"threshold": {"method.threshold": [1e-4, 4e-4]}, "penalty": {"method.penalty": [0.1, 1]}}.get(name, {})
-    made.study(tmp_path, name, axes)
-    study = load(tmp_path, lambda _: frozenset()).studies[0]
-    built = experiments.find(name).build(study)
-    assert len({artefact.name for artefact in built}) == len(built)
-    for artefact in built:
-        if isinstance(artefact, Table):
-            assert artefact.data.columns.is_unique
-            assert len(artefact.show) == len(artefact.data)
-        else:
-            assert all(render(artefact))

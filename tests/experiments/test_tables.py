@@ -234,7 +234,7 @@ def test_the_first_page_begins_with_the_finding_and_the_main_table(built: Path) 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
     assert rows[0][:6] == ["task", "method", "n", "score", "live parameters", "minus LoRA"]
     assert [row[1] for row in rows[2:5]] == ["Constant answer", "LoRA", "SoRA"]
-    assert rows[5][:3] == ["task", "examples", "steps at most"]  # the conditions
+    assert rows[5][:3] == ["task", "method", "examples"]  # the conditions
     links = re.findall(r"\]\(([^)]*)\)", page)
     assert len(links) > 3
     assert [link for link in links if not (built / link).exists()] == []
@@ -248,10 +248,12 @@ def test_runs_outside_a_sweep_have_a_table_and_are_rows_of_the_csv(tmp_path: Pat
     made.study(tmp_path, "mine", {"method": ["sora"], "task": ["rte"], "seed": [0, 1]}, items=20)
     assert tables.main(["--results", str(tmp_path), "--strict"]) == 0
     rows = list(csv.DictReader((tmp_path / "tables" / "runs" / "scores.csv").open(encoding="utf-8")))
-    assert [(float(row["trainer.learning_rate"]), row["selected weights n"]) for row in rows] == [
-        (1e-4, "2"),
-        (8e-4, "1"),
-    ]
+    places = [(float(row["trainer.learning_rate"]), row["selected weights n"]) for row in rows]
+    assert places == [(1e-4, "2"), (8e-4, "1")]
+    assert rows[1]["selected weights sd"] == "", "one run has no spread"
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for heading in ("Sweep mine", "Runs outside a sweep"):  # no main table: every study's first table
+        assert f"## {heading}, minilm-l6, RTE" in page
     found = pd.read_csv(tmp_path / "runs.csv")
     assert list(found["studies"].isna()) == [True] * 3 + [False] * 2
     made.studies.write(tmp_path, made.manifest("all", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]}))

@@ -155,8 +155,8 @@ def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
     [
         (["A (studies/x)", "A (studies/y)"], "Settings were chosen beforehand, by the same trials for every method."),
         (["A", "B"], "Settings were chosen beforehand."),
-        (["A", ""], "Settings were chosen beforehand. 1 of 2 runs have one that nothing chose."),
-        (["", ""], "No hyper-parameter was chosen on these examples."),
+        (["A", ""], "Settings were chosen beforehand. The recipes of 1 of 2 runs name no trials."),
+        (["", ""], "No recipe of these runs names trials that chose its settings."),
     ],
 )
 def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(
