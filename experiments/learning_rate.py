@@ -61,10 +61,11 @@ def _best(found: pd.DataFrame) -> Table:
         rows.append(row)
     grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
     same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
+    same = f" {same}" if len(grids) > 1 else ""
     caption = (
         "The learning rate with the best mean on the select split, and its score on the report split (points, mean ± "
         "population SD over seeds). Learning rates: those of which every seed has a score, of those planned; another "
-        f"study of the same task may have tried more. {same}"
+        f"study of the same task may have tried more.{same}"
     )
     data = pd.DataFrame(rows)
     return Table("learning_rate", "Best learning rate of each method", caption, data, {"best": "{:g}"})

@@ -32,9 +32,13 @@ def build(study: Study) -> list[Artefact | None]:
 
 
 def rate_by_threshold(study: Study) -> list[Artefact | None]:
-    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary."""
+    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary.
+
+    Where ξ goes with the rate (one rho), a map would be a diagonal.
+    """
     runs = study.done.dropna(subset=["method.threshold"])
-    if runs["method.threshold"].nunique() < 2 or runs[RATE].nunique() < 2:
+    thresholds = runs.groupby(RATE)["method.threshold"].nunique()
+    if len(thresholds) < 2 or thresholds.max() < 2:
         return []
     maps: dict[str, dict[str, pd.DataFrame]] = {"score": {}, "ranks": {}}
     for task, part in runs.groupby("task", sort=False):

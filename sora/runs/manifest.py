@@ -187,8 +187,10 @@ def of_parts(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
         if all(isinstance(value, int | float) for value in values):
             values.sort()
     name, fixed = manifests[0]["study"], manifests[0]["fixed"]
-    whole = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed}
-    return whole | {"runs": [run for run, _ in places.values()], "hash": digest(name, axes, fixed)}, problems
+    runs = [run for run, _ in places.values()]
+    runs.sort(key=lambda run: [axes[name].index(run["axes"][name]) for name in axes])
+    whole = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": runs}
+    return whole | {"hash": digest(name, axes, fixed)}, problems
 
 
 def _hashable(value: Any) -> Any:

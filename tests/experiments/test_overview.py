@@ -269,3 +269,7 @@ def test_rate_and_threshold_are_a_map_where_both_vary(tmp_path: Path) -> None:
     maps = [each for each in sweep.rate_by_threshold(reading.study(tmp_path / "two")) if isinstance(each, Figure)]
     assert [each.name for each in maps] == ["score_by_rate_and_threshold", "ranks_by_rate_and_threshold"]
     assert figures.render(maps[0])[0].startswith(b"\x89PNG")
+    for rate, threshold in ((1e-4, 1e-5), (1e-3, 1e-4)):  # one rho
+        place = axes | {"method.threshold": [threshold], "trainer.learning_rate": [rate]}
+        made.study(tmp_path / "diagonal", "threshold", place, items=20)
+    assert sweep.rate_by_threshold(reading.study(tmp_path / "diagonal")) == []
