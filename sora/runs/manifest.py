@@ -181,15 +181,15 @@ def of_parts(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
             first, there = places.setdefault(_place(run), (dict(run), file))
             if first["run_id"] != run["run_id"]:
                 first["contradicted"] = True
-                runs = f"runs {first['run_id']} and {run['run_id']} at {_place(run)}"
-                problems.append(f"{there} and {file}: contradict each other ({runs}); delete one")
+                what = f"runs {first['run_id']} and {run['run_id']} at {_place(run)}"
+                problems.append(f"{there} and {file}: contradict each other ({what}); delete one")
     for values in axes.values():
         if all(isinstance(value, int | float) for value in values):
             values.sort()
     name, fixed = manifests[0]["study"], manifests[0]["fixed"]
-    runs = [run for run, _ in places.values()]
-    runs.sort(key=lambda run: [axes[name].index(run["axes"][name]) for name in axes])
-    whole = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": runs}
+    entries = [run for run, _ in places.values()]
+    entries.sort(key=lambda run: [axes[name].index(run["axes"][name]) for name in axes])
+    whole = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": entries}
     return whole | {"hash": digest(name, axes, fixed)}, problems
 
 
