@@ -32,9 +32,10 @@ def build(study: Study) -> list[Artefact | None]:
 
 
 def rate_by_threshold(study: Study) -> list[Artefact | None]:
-    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary."""
+    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary apart."""
     runs = study.done.dropna(subset=["method.threshold"])
-    if runs["method.threshold"].nunique() < 2 or runs[RATE].nunique() < 2:
+    places = runs[["method.threshold", RATE]].drop_duplicates()
+    if len(places) <= max(places.nunique()):
         return []
     maps: dict[str, dict[str, pd.DataFrame]] = {"score": {}, "ranks": {}}
     for task, part in runs.groupby("task", sort=False):
