@@ -88,7 +88,7 @@ def _row(task: str, method: str, runs: pd.DataFrame) -> dict[str, str]:
     found = {
         "task": in_words(task) + (f", {rows:,} fixed rows" if rows else ""),
         "method": METHODS.get(method, method),
-        "examples": _listed(runs["data.train"], ","),
+        "examples": _listed(runs["data.train"], ",.0f"),
         "steps": _listed(runs["last.step"]),
         "epochs": _listed(pd.to_numeric(runs["epochs"]).round(1)),
         "batch": _listed(runs["trainer.batch_size"]),
@@ -105,10 +105,9 @@ def _row(task: str, method: str, runs: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def _listed(values: pd.Series, thousands: str = "") -> str:
+def _listed(values: pd.Series, form: str = "g") -> str:
     """The values, ascending, each once; a dash where there are none."""
-    known = sorted(values.dropna().unique())
-    return ", ".join(f"{value:{thousands}}" if thousands else f"{value:g}" for value in known) or EMPTY
+    return ", ".join(f"{value:{form}}" for value in sorted(values.dropna().unique())) or EMPTY
 
 
 def _tuned(done: pd.DataFrame) -> list[str]:

@@ -27,29 +27,16 @@ class Setting:
     words: str
 
 
+XI_WORDS = "The threshold of SoRA's proximal step; a larger one leaves fewer ranks."
+LAMBDA_WORDS = "The weight of the L1 term in SoRA's loss, which the paper's table calls η_t."
+MATRICES_WORDS = (
+    "The paper tuned λ so that all rows keep about as many parameters; here every other setting is the same in all "
+    "rows, so compare scores together with live parameters."
+)
 SETTINGS = {  # study -> what it varies
-    "threshold": Setting(
-        "Threshold ξ (Table 6)",
-        "method.threshold",
-        "ξ",
-        "6",
-        "The threshold of SoRA's proximal step; a larger one leaves fewer ranks.",
-    ),
-    "penalty": Setting(
-        "Penalty λ (Table 7)",
-        "method.penalty",
-        "λ",
-        "7",
-        "The weight of the L1 term in SoRA's loss, which the paper's table calls η_t.",
-    ),
-    "modules": Setting(
-        "Which matrices (Table 3)",
-        "matrices adapted",
-        "matrices",
-        "3",
-        "The paper tuned λ so that all rows keep about as many parameters; here every other setting is the same in "
-        "all rows, so compare scores together with live parameters.",
-    ),
+    "threshold": Setting("Threshold ξ (Table 6)", "method.threshold", "ξ", "6", XI_WORDS),
+    "penalty": Setting("Penalty λ (Table 7)", "method.penalty", "λ", "7", LAMBDA_WORDS),
+    "modules": Setting("Which matrices (Table 3)", "matrices adapted", "matrices", "3", MATRICES_WORDS),
 }
 SUFFIXES = {"query": "Q", "key": "K", "value": "V", "attention.output.dense": "A.O"}
 SUFFIXES |= {"intermediate.dense": "FF.W1", "output.dense": "FF.W2"}

@@ -46,16 +46,10 @@ def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return t_interval_of_average([values], confidence)
 
 
-class Average(NamedTuple):
-    """The average of the means of independent samples, its standard error, and the error's degrees of freedom."""
+def average(samples: Sequence[ArrayLike]) -> tuple[float, float, float] | None:
+    """The average of the means of K independent samples, its standard error, and that one's degrees of freedom.
 
-    mean: float
-    error: float
-    freedom: float
-
-
-def average(samples: Sequence[ArrayLike]) -> Average | None:
-    """Welch's (1947, Biometrika 34(1-2)), of the average of the means of K samples; None where one has a single value.
+    Welch's (1947, Biometrika 34(1-2)); None where a sample has a single value.
 
     With the means m_i of n_i values and v_i = s_i^2 / n_i: error = sqrt(sum(v)) / K, freedom = sum(v)^2 / sum(v_i^2 /
     (n_i - 1)), 0 where nothing varies.
@@ -66,7 +60,7 @@ def average(samples: Sequence[ArrayLike]) -> Average | None:
     parts = np.array([each.var(ddof=1) / each.size for each in values])
     below = sum(v * v / (each.size - 1) for v, each in zip(parts, values, strict=True))
     mean = float(np.mean([each.mean() for each in values]))
-    return Average(mean, math.sqrt(parts.sum()) / len(values), parts.sum() ** 2 / below if below else 0.0)
+    return mean, math.sqrt(parts.sum()) / len(values), parts.sum() ** 2 / below if below else 0.0
 
 
 def t_interval_of_average(samples: Sequence[ArrayLike], confidence: float = 0.95) -> Interval:
@@ -74,9 +68,10 @@ def t_interval_of_average(samples: Sequence[ArrayLike], confidence: float = 0.95
     found = average(samples)
     if found is None:
         return NONE
-    if found.freedom <= 0:
-        return Interval(found.mean, found.mean)
-    return Interval(*map(float, stats.t.interval(confidence, found.freedom, found.mean, found.error)))
+    mean, error, freedom = found
+    if not freedom:
+        return Interval(mean, mean)
+    return Interval(*map(float, stats.t.interval(confidence, freedom, mean, error)))
 
 
 def detectable_gap(standard_error: float, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -92,15 +87,16 @@ def seeds_gap(samples: Sequence[ArrayLike], alpha: float = 0.05, power: float = 
     """The true average of the samples' means that a t test over seeds would find with probability ``power``.
 
     The standard error of :func:`average` times the noncentrality at which the noncentral t exceeds the critical value
-    so
-    often, the far tail left out: 4.3 standard errors and more with three seeds, where :func:`detectable_gap` has 2.8.
+    so often, the far tail aside: 4.3 standard errors and more with three seeds, where :func:`detectable_gap` has 2.8.
     NaN where a sample has one value.
     """
     found = average(samples)
-    if found is None or found.freedom <= 0:
-        return math.nan if found is None else 0.0
-    critical = float(stats.t.ppf(1 - alpha / 2, found.freedom))
-    return found.error * float(special.nctdtrinc(found.freedom, 1 - power, critical))
+    if found is None:
+        return math.nan
+    _, error, freedom = found
+    if not freedom:
+        return 0.0
+    return error * float(special.nctdtrinc(freedom, 1 - power, float(stats.t.ppf(1 - alpha / 2, freedom))))
 
 
 def smallest_sign_p(seeds: int) -> float:

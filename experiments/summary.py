@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -77,22 +76,16 @@ def in_order(sections: Sequence[Section]) -> list[Section]:
 
 
 def headings(sections: Sequence[Section]) -> dict[str, str]:
-    """The heading of each study by its key; of those that would be equal, with the first setting that differs."""
-    found = {section.study.key: section.heading for section in sections}
-    for heading, alike in Counter(found.values()).items():
-        if alike == 1:
-            continue
-        same = [section.study for section in sections if found[section.study.key] == heading]
-        for study in same:
-            keys = [*study.axes, *study.fixed]
-            words = {key: [_setting(each, key) for each in same] for key in keys}
-            key = next((key for key in keys if len(set(words[key])) > 1), None)
-            found[study.key] += f", {key} {words[key][same.index(study)]}" if key else f", {study.hash}"
-    return found
-
-
-def _setting(study: Study, key: str) -> str:
-    return ", ".join(map(str, study.axes.get(key, [study.fixed.get(key)])))
+    """The heading of each study by its key; of those that would be equal, with the first settings that differ."""
+    studies = [section.study for section in sections]
+    found = pd.Series([section.heading for section in sections], [study.key for study in studies], dtype=object)
+    for key in dict.fromkeys(key for study in studies for key in (*study.axes, *study.fixed)):
+        words = [", ".join(map(str, study.axes.get(key, [study.fixed.get(key, EMPTY)]))) for study in studies]
+        setting = pd.Series(words, found.index, dtype=object)
+        differ = setting.groupby(found).transform("nunique") > 1
+        found = found.where(~differ, found + f", {key} " + setting)
+    alike = found.duplicated(keep=False)
+    return found.where(~alike, found + ", " + pd.Series([study.hash for study in studies], found.index)).to_dict()
 
 
 def judged(verdict: str, low: float, high: float, margin: float) -> str:

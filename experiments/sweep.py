@@ -32,13 +32,10 @@ def build(study: Study) -> list[Artefact | None]:
 
 
 def rate_by_threshold(study: Study) -> list[Artefact | None]:
-    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary.
-
-    Where ξ goes with the rate (one rho), a map would be a diagonal.
-    """
+    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary apart."""
     runs = study.done.dropna(subset=["method.threshold"])
-    thresholds = runs.groupby(RATE)["method.threshold"].nunique()
-    if len(thresholds) < 2 or thresholds.max() < 2:
+    places = runs[["method.threshold", RATE]].drop_duplicates()
+    if len(places) <= max(places.nunique()):
         return []
     maps: dict[str, dict[str, pd.DataFrame]] = {"score": {}, "ranks": {}}
     for task, part in runs.groupby("task", sort=False):

@@ -1,6 +1,6 @@
 """Kill a training at random moments and check that it ends with the record of an undisturbed one.
 
-    SORA_DATA=/path/to/glue python scripts/chaos.py --kills 20 [--seed 0] [--jobs 1] [--keep FOLDER] [overrides]
+    SORA_DATA=/path/to/glue python scripts/chaos.py --kills 20 [--seed 0] [--keep FOLDER] [overrides]
 
 A run of RTE on minilm-l6 is trained once without disturbance. Then, --kills times in a fresh folder, the same command
 is started, killed with SIGKILL, and repeated until it ends. The moments are spread over the four things that a training
@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import pkgutil
 import random
@@ -24,7 +23,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +48,6 @@ RTE = (
     "trainer.checkpoint_every=3",
 )
 PRELOAD = ("sora.cli.main", "sora.training.session", "transformers.models.bert.modeling_bert")
-_BOOKS = threading.Lock()  # starting a process also reads the exit statuses of all others, and each can be read once
 Span = tuple[float, float]  # seconds since the process began
 
 
@@ -71,11 +68,8 @@ def run(
     ``prepare``, a function of some module, is called in that process before the command.
     """
     process = _processes().Process(target=_command, args=(folder, list(overrides), kill, prepare))
-    with _BOOKS:
-        process.start()
-    multiprocessing.connection.wait([process.sentinel])
-    with _BOOKS:
-        process.join()
+    process.start()
+    process.join()
     assert process.exitcode is not None
     return process.exitcode
 
@@ -123,7 +117,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=20, help="how often to kill it (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, one core each (default: 1)")
     parser.add_argument("--keep", type=Path, help="keep what the runs leave in this folder (default: remove it)")
     parser.add_argument("overrides", nargs="*", default=[], help="further overrides of the run, such as seed=[0,1]")
     options = parser.parse_args(arguments)
@@ -138,19 +131,14 @@ def main(arguments: Sequence[str]) -> int:
             return status
         expected, undisturbed = left(whole), spans(whole)
         print("undisturbed: " + ", ".join(f"{len(each)} x {phase}" for phase, each in undisturbed.items()), flush=True)
-
-        def attempt(number: int, kill: Kill) -> bool:
+        equal = 0
+        for number, kill in enumerate(moments(undisturbed, options.kills, random.Random(options.seed)), start=1):
             folder = place.resolve() / f"kill-{number:02d}"
-            killed = disturbed(folder, overrides, kill)
-            same = left(folder) == expected
+            killed, same = disturbed(folder, overrides, kill), left(folder) == expected
             where = f"{kill.phase} {kill.call + 1}, {kill.delay_s * 1000:.1f} ms after its begin"
             end = "the command was over before" if not killed else "equal" if same else "DIFFERENT"
             print(f"{number:3d}  killed in {where}: {end}", flush=True)
-            return killed and same
-
-        kills = list(moments(undisturbed, options.kills, random.Random(options.seed)))
-        with ThreadPoolExecutor(options.jobs) as pool:
-            equal = sum(pool.map(attempt, range(1, len(kills) + 1), kills))
+            equal += killed and same
     print(f"{equal} of {options.kills} equal")
     return 0 if equal == options.kills else 1
 

@@ -29,7 +29,7 @@ def block(results: Path) -> str:
         shown, tasks = table.show, [name for name in table.columns if f"{name} sd" in table.data]
         if "arm" in shown:  # a row for each task and arm
             tasks, arms = list(shown["task"].unique()), shown["arm"].unique()
-            live = table.data.groupby("arm")["live parameters"].mean().map(size)
+            live = table.data.groupby("arm")["live parameters"].mean().map(size, na_action="ignore").fillna(EMPTY)
             wide = shown.pivot(index="arm", columns="task", values="score").fillna(EMPTY).loc[arms, tasks]
             shown = wide.assign(**{"live parameters": live}).reset_index(names="method")
         lines = [f"| {' | '.join(['method', 'live parameters', *tasks])} |", f"|---|---:|{'---:|' * len(tasks)}"]

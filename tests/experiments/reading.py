@@ -42,9 +42,10 @@ def row(table: Table, *start: str) -> dict[str, Cell]:
 
 def rows(table: Table) -> list[dict[str, Cell]]:
     """Every row, by column."""
+    show = table.show  # made anew each time
     return [
-        {name: Cell(str(table.show[name][i]), value(table, i, name), extra(table, i, name)) for name in table.columns}
-        for i in table.data.index
+        {name: Cell(str(show[name][i]), value(table, i, name), extra(table, i, name)) for name in show}
+        for i in show.index
     ]
 
 

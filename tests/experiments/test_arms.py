@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import sora.runs
-from experiments import bootstrap
+from experiments import bootstrap, figures
 from experiments.study import load
-from scripts import readme
+from scripts import readme, tables
 from sora.errors import UserError
 from sora.runs import manifest as studies
 from sora.runs import records
@@ -117,6 +117,15 @@ def test_the_readme_of_the_project_has_a_row_for_each_arm(whole: Path) -> None:
     assert head == "| method | live parameters | SST-2 acc. |"
     assert rows[1] == "| SoRA-small | 0.20M | 77.00 ± 0.82 |"
     assert rows[3] == "| Linear probe | 0 | 70.00 |", "one run has no spread"
+
+
+def test_an_arm_without_a_run_has_no_number(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the arms that a study begins with, the first has no record yet."""
+    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
+    for path in (results / "records").rglob("lora-s*"):
+        path.unlink()
+    tables.build(results)
+    assert readme.block(results).splitlines()[2] == "| LoRA r = 8 | – | – |"
 
 
 def test_a_missing_run_is_counted(results: Path) -> None:

@@ -265,6 +265,13 @@ def test_rate_and_threshold_are_a_map_where_both_vary(tmp_path: Path) -> None:
     axes = {"method": ["sora"], "task": ["rte"], "method.threshold": [1e-5, 1e-4], "seed": [0]}
     made.study(tmp_path / "one", "threshold", axes, items=20)
     assert sweep.rate_by_threshold(reading.study(tmp_path / "one")) == []
+    apart = [{"trainer.learning_rate": [rate], "method.threshold": [rate / 10]} for rate in (1e-4, 1e-3)]
+    diagonal = [run for each in apart for run in made.manifest("threshold", axes | each)["runs"]]
+    for run in diagonal:
+        made.write_run(tmp_path / "single", run["axes"], items=20)
+    single = load(tmp_path / "single").single
+    assert single is not None
+    assert sweep.rate_by_threshold(single) == [], "ξ goes with the rate"
     made.study(tmp_path / "two", "threshold", axes | {"trainer.learning_rate": [1e-4, 1e-3]}, items=20)
     maps = [each for each in sweep.rate_by_threshold(reading.study(tmp_path / "two")) if isinstance(each, Figure)]
     assert [each.name for each in maps] == ["score_by_rate_and_threshold", "ranks_by_rate_and_threshold"]

@@ -93,14 +93,17 @@ def test_the_strip_says_what_is_there_in_words_and_colours(page: Path) -> None:
 def test_links_can_be_told_apart(tmp_path: Path) -> None:
     """Studies of one kind and one task name what differs; of other tasks, the task."""
     rates = "trainer.learning_rate"
+    fixed = {"backbone": "minilm-l6", "trainer.max_steps": "60"}
     for task, values in (("rte", [1e-4, 2e-4]), ("rte", [4e-4, 8e-4]), ("cola", [1e-4])):
         made.studies.write(tmp_path, made.manifest("learning_rate", {"task": [task], rates: values}))
+    made.studies.write(tmp_path, made.manifest("learning_rate", {"task": ["rte"], rates: [4e-4, 8e-4]}, fixed))
     studies = load(tmp_path, lambda _: frozenset()).studies
     found = headings([Section(study, "Learning rate", [], {}) for study in studies])
     assert sorted(found.values()) == [
         "Learning rate, minilm-l6, CoLA",
         "Learning rate, minilm-l6, RTE, trainer.learning_rate 0.0001, 0.0002",
-        "Learning rate, minilm-l6, RTE, trainer.learning_rate 0.0004, 0.0008",
+        "Learning rate, minilm-l6, RTE, trainer.learning_rate 0.0004, 0.0008, trainer.max_steps 30",
+        "Learning rate, minilm-l6, RTE, trainer.learning_rate 0.0004, 0.0008, trainer.max_steps 60",
     ]
 
 

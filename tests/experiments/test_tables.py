@@ -34,8 +34,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("built") / "results"
     made.study(results, "main_table", AXES, leave_out=1, items=40)
     code = (
-        "import sys; from scripts import tables; status = tables.main(sys.argv[1:]); "
-        "print('torch' in sys.modules, 'transformers' in sys.modules); sys.exit(status)"
+        "import sys; from scripts import merge_results, status, study, tables, tune; code = tables.main(sys.argv[1:]); "
+        "print('torch' in sys.modules, 'transformers' in sys.modules); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "--results", str(results)]
     done = subprocess.run(
