@@ -2,7 +2,8 @@
 
 Differences are SoRA-small minus another arm, in points, paired by seed. A verdict looks at two 95 % intervals,
 Student's t over the seeds and the bootstrap over seeds and items: it holds where both lie above the bound, fails where
-both lie below, and else cannot be decided. Holm's correction is within each comparison, over the tasks.
+both lie below, and else cannot be decided; before every seed of SoRA-small has its partner it is unfinished, as a look
+ahead would be a test more. Holm's correction is within each comparison, over the tasks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from experiments.scores import by_seed, long, paired
 from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
-HOLDS, FAILS, OPEN = "holds", "fails", "cannot be decided"
+HOLDS, FAILS, OPEN, UNFINISHED = "holds", "fails", "cannot be decided", "is unfinished"
 MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
 SMALL = "sora_small"
 
@@ -50,8 +51,8 @@ def tests(study: Study) -> pd.DataFrame:
     """Every comparison on every task where both arms have a seed in common, family by family, a row each.
 
     The columns of the table, and ``name`` and ``metric`` of the task, ``other`` arm, ``values`` (one difference for
-    each seed that both have), ``share`` (SoRA-small's live parameters in percent of the other's), and what
-    :func:`judged` adds. ``smallest gap``: the difference that would be found in 80 % of cases by both intervals.
+    each seed that both have), ``planned`` (seeds of SoRA-small), ``share`` (SoRA-small's live parameters in percent of
+    the other's), and what :func:`judged` adds. ``smallest gap``: the difference that would be found in 80 % of cases by both intervals.
     """
     if "arm" not in study.runs:
         return pd.DataFrame(columns=SHOWN)
@@ -69,7 +70,10 @@ def tests(study: Study) -> pd.DataFrame:
             row = {"comparison": family.name, "task": label, "name": task, "metric": metric, "other": family.other}
             row |= {"seeds": over.seeds, "difference": over.mean, "margin": margin, "values": over.by_seed[0]}
             row |= dict(zip(ENDS, (*over.over_seeds, *over.over_items.interval), strict=True))
-            row["p"] = p_value(over.by_seed[0], -margin if family.margin else 0.0, one_sided=family.margin)
+            row["planned"] = int(((study.runs["arm"] == SMALL) & (study.runs["task"] == task)).sum())
+            bound = -margin if family.margin else 0.0
+            whole = over.seeds == row["planned"]
+            row["p"] = p_value(over.by_seed[0], bound, one_sided=family.margin) if whole else math.nan
             row["smallest gap"] = smallest_gap(over)
             row["data dependence"] = a["data_dependence"].mean()
             row["share"] = 100 * live["params.live"] / (live["params.live_b"] or math.nan)
@@ -81,7 +85,8 @@ def judged(found: pd.DataFrame) -> pd.DataFrame:
     """Add the verdict, ``low`` and ``high`` (what both intervals reach together), and Holm's p over the tasks."""
     low, high = found[ENDS[::2]].min(axis=1, skipna=False), found[ENDS[1::2]].max(axis=1, skipna=False)
     bound = -found["margin"].fillna(0.0)
-    verdicts = np.select([low > bound, high < bound], [HOLDS, FAILS], OPEN)
+    early = found["seeds"] < found["planned"]
+    verdicts = np.select([early, low > bound, high < bound], [UNFINISHED, HOLDS, FAILS], OPEN)
     holm = found.groupby("comparison")["p"].transform(stats.holm)
     return found.assign(low=low, high=high, verdict=verdicts, **{"p (Holm)": holm})
 
@@ -101,10 +106,10 @@ def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool
 CAPTION = (
     "SoRA-small minus the other arm, in points, paired by seed. Both intervals are 95 %: Student's t over the "
     "seeds, and a bootstrap over seeds and examples. A comparison holds where both lie above minus the margin "
-    "(above 0 where there is none), fails where both lie below it, and else cannot be decided. p: of the t test, "
-    "one-sided against the margin, two-sided against 0; Holm: corrected over the tasks of a comparison. Smallest "
-    "gap: the difference that both would find in 80 % of cases. The comparisons, margins and seeds were fixed in "
-    "docs/study.md before the first run."
+    "(above 0 where there is none), fails where both lie below it, and else cannot be decided; it is unfinished until "
+    "every seed of SoRA-small has its partner. p: of the t test, one-sided against the margin, two-sided against 0; "
+    "Holm: corrected over the tasks of a comparison. Smallest gap: the difference that both would find in 80 % of "
+    "cases. The comparisons, margins and seeds were fixed in docs/study.md before the first run."
 )
 
 
@@ -124,7 +129,7 @@ def headline(study: Study) -> str:
         own = found[found["comparison"] == family.name]
         verdicts = [
             f"{verdict} on {_listed([_named(test) for test in part.to_dict('records')])}"
-            for verdict in (HOLDS, FAILS, OPEN)
+            for verdict in (HOLDS, FAILS, OPEN, UNFINISHED)
             if len(part := own[own["verdict"] == verdict])
         ]
         words = family.words if parts or family is FAMILIES[0] else family.words.replace("its", "SoRA-small's", 1)

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from experiments import bootstrap, claims, primary
-from experiments.primary import ENDS, FAILS, FAMILIES, HOLDS, OPEN
+from experiments.primary import ENDS, FAILS, FAMILIES, HOLDS, OPEN, UNFINISHED
 from experiments.stats import NONE
 from experiments.study import Study
 from tests.conftest import ROOT
@@ -50,7 +50,8 @@ def test_both_intervals_decide(
     seeds: tuple[float, float], items: tuple[float, float], bound: float, verdict: str
 ) -> None:
     row = dict(zip(ENDS, (*seeds, *items), strict=True)) | {"margin": -bound or math.nan, "comparison": "c", "p": 0.5}
-    assert list(primary.judged(pd.DataFrame([row]))["verdict"]) == [verdict]
+    row |= {"seeds": 6, "planned": 6}
+    assert list(primary.judged(pd.DataFrame([row, row | {"seeds": 5}]))["verdict"]) == [verdict, UNFINISHED]
 
 
 def test_p_by_hand() -> None:
@@ -71,7 +72,7 @@ def test_p_by_hand() -> None:
 
 def test_holm_is_over_the_tasks_of_one_comparison() -> None:
     rows = pd.DataFrame({"comparison": [*"aaaab"], "p": [0.01, 0.04, math.nan, 0.03, 0.02]})
-    found = primary.judged(rows.assign(margin=math.nan, **dict.fromkeys(ENDS, math.nan)))
+    found = primary.judged(rows.assign(margin=math.nan, seeds=6, planned=6, **dict.fromkeys(ENDS, math.nan)))
     assert list(found["p (Holm)"]) == pytest.approx([0.03, 0.06, math.nan, 0.06, 0.02], nan_ok=True)
 
 
@@ -102,6 +103,10 @@ def test_a_difference_by_hand(tmp_path: Path) -> None:
     assert better["verdict"] == OPEN, "-0.48 is not above 0"
     power = TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8)  # in units of the SD, which is 1 here
     assert better["smallest gap"] == pytest.approx(power, rel=1e-3)
+    armed.arm(tmp_path, "lora_permuted", {seed: right(200) for seed in SEEDS[:2]})
+    early = of_study(tmp_path)[2]
+    assert (early["seeds"], early["planned"], early["verdict"]) == (2, 3, UNFINISHED)
+    assert math.isnan(early["p"])
 
 
 def of_study(results: Path) -> list[dict[str, Any]]:
