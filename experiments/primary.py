@@ -52,7 +52,8 @@ def tests(study: Study) -> pd.DataFrame:
 
     The columns of the table, and ``name`` and ``metric`` of the task, ``other`` arm, ``values`` (one difference for
     each seed that both have), ``planned`` (seeds of SoRA-small), ``share`` (SoRA-small's live parameters in percent of
-    the other's), and what :func:`judged` adds. ``smallest gap``: the difference that would be found in 80 % of cases by both intervals.
+    the other's), and what :func:`judged` adds. ``smallest gap``: the difference that would be found in 80 % of cases by
+    both intervals.
     """
     if "arm" not in study.runs:
         return pd.DataFrame(columns=SHOWN)
