@@ -114,6 +114,7 @@ def metrics_of(task: TaskConfig) -> dict[str, Callable[[Scored], float]]:
         return {"pearson": pearson, "spearman": spearman}
     if task.scoring == "candidates":
         return {"f1": credited(0), "em": credited(1)}
+    found: dict[str, Callable[[Scored], float]]
     found = {"accuracy": accuracy, "f1_macro": f1_macro, "matthews": matthews}
     if task.num_outputs == 2:
         found["f1"] = f1

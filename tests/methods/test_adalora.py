@@ -1,5 +1,7 @@
 """AdaLoRA's allocator against PEFT's and against a case worked by hand; what PEFT's users stumble over, tested."""
 
+import math
+
 import pytest
 import torch
 from peft import AdaLoraConfig, get_peft_model
@@ -143,9 +145,9 @@ def test_resuming_keeps_scores_and_budget(step, whole, tmp_path):
     assert whole.method.summary(0) == again.pack.method.summary(0)
 
 
-@pytest.mark.parametrize("healthy", [2, 8])
-def test_a_replica_whose_norm_overflowed_stays_as_it_was(healthy, whole, tmp_path):
-    """Its gradients are finite, so its scores could move: in the warm-up, and between two allocations."""
+@pytest.mark.parametrize(("healthy", "large"), [(2, 1e30), (8, 1e30), (8, math.inf)])
+def test_a_replica_that_diverged_stays_as_it_was(healthy, large, whole, tmp_path):
+    """Also with finite gradients of an infinite norm its scores could move: in the warm-up, between two allocations."""
     pack = tiny.pack(tiny.runs(seeds=[0, 1], method=METHOD, trainer={"checkpoint_every": 1}))
     factor, before = torch.ones(2, 1, 1), {}
 
@@ -155,12 +157,14 @@ def test_a_replica_whose_norm_overflowed_stays_as_it_was(healthy, whole, tmp_pat
 
     def poison(step):
         if step == healthy:
-            factor[0] = 1e30
+            factor[0] = large
             before.update(state(pack, 0))
         elif step == healthy + 1:
-            assert torch.isfinite(pack.optimizer.grads).all()
+            assert bool(torch.isfinite(pack.optimizer.grads).all()) is math.isfinite(large)
 
-    pack.model.head.out.register_hook(lambda grad: grad * factor)
+    first = next(iter(pack.method.layers.values()))
+    for parameter in (pack.model.head.out, first.lora_A):
+        parameter.register_hook(lambda grad: grad * factor)
     loop = tiny.finish(pack, tmp_path / "poisoned", after_checkpoint=poison)
     assert [progress.diverged_at for progress in loop.progress] == [healthy + 1, None]
     for name, value in state(pack, 0).items():
