@@ -28,11 +28,6 @@ def test_one_run_reaches_the_runner(typed: Command, tmp_path: Path) -> None:
     assert list((tmp_path / "runs" / ".hydra").iterdir()) == []
 
 
-def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
-    done = typed("seed=[2,0]")
-    assert [[run.seed for run in pack] for pack in done.packs] == [[2, 0]]
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

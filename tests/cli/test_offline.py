@@ -167,17 +167,12 @@ def test_the_manifest_lists_every_file(prepared: Path) -> None:
     assert check_all(prepared) == len(listed)
 
 
-@pytest.fixture
-def copy(prepared: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared, tmp_path / "copy"))
-
-
-def spoiled(copy: Path) -> str:
+def spoiled(folder: Path) -> str:
     """What a run from a spoiled folder says."""
-    config = replace(backbone_config("minilm-l6"), dir=str(copy / "models"))
+    config = replace(backbone_config("minilm-l6"), dir=str(folder / "models"))
 
     def read_all() -> None:
-        load(TASK, ProtocolConfig(), DataConfig(str(copy)))
+        load(TASK, ProtocolConfig(), DataConfig(str(folder)))
         backbone_identity(config)
         tokenizer_folder(config)
 
@@ -187,12 +182,16 @@ def spoiled(copy: Path) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_was_not_finished_is_refused(copy: Path) -> None:
-    (copy / UNFINISHED).touch()
-    assert spoiled(copy).startswith(f"{copy}: was not filled to the end")
+def test_a_folder_that_was_not_finished_is_refused(prepared: Path) -> None:
+    (prepared / UNFINISHED).touch()
+    try:
+        assert spoiled(prepared).startswith(f"{prepared}: was not filled to the end")
+    finally:
+        (prepared / UNFINISHED).unlink()
 
 
-def test_changed_files_are_named(copy: Path) -> None:
+def test_changed_files_are_named(prepared: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(prepared, tmp_path / "copy"))
     data = copy / "glue" / "rte" / "validation-00000-of-00001.parquet"
     content = data.read_bytes()
     data.write_bytes(content[:-4] + b"PAR0")
@@ -215,9 +214,9 @@ def test_changed_files_are_named(copy: Path) -> None:
     assert spoiled(copy).startswith(f"{added}: missing, changed or added since")
 
 
-def test_a_missing_backbone_is_named(copy: Path) -> None:
-    config = replace(backbone_config("deberta-v3-base"), dir=str(copy / "models"))
-    with pytest.raises(UserError, match=f"backbone.dir={copy / 'models'}: no folder deberta-v3-base there"):
+def test_a_missing_backbone_is_named(prepared: Path) -> None:
+    config = replace(backbone_config("deberta-v3-base"), dir=str(prepared / "models"))
+    with pytest.raises(UserError, match=f"backbone.dir={prepared / 'models'}: no folder deberta-v3-base there"):
         backbone_identity(config)
 
 

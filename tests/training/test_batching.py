@@ -57,11 +57,6 @@ def test_resuming_needs_only_the_step():
         assert all(np.array_equal(a, b) for a, b in zip(whole[step:], rest, strict=True))
 
 
-def test_epochs_differ():
-    first, second = (np.concatenate(epoch_batches(lengths_of(300), 8, 0, epoch, True)) for epoch in (0, 1))
-    assert not np.array_equal(first, second)
-
-
 def test_buckets_save_padding_and_replicas_pad_alike():
     """A pack is padded to its longest example: with shared slots little more than each replica alone."""
     lengths = lengths_of(8 * MEGABATCH * 3)
