@@ -153,7 +153,7 @@ def test_the_results_in_pandas() -> None:
     done = run(ROOT, "-c", blocks("python"))
     assert done.returncode == 0, done.stderr
     assert "minilm" not in done.stderr
-    assert re.search(r"^\w+ +lora", done.stdout, re.MULTILINE)
+    assert re.search(r"^\w+ +\w+ +-?\d", done.stdout, re.MULTILINE)
 
 
 def test_what_is_stated_of_the_earlier_study() -> None:
