@@ -9,8 +9,8 @@ ahead would be a test more. Holm's correction is within each comparison, over th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -143,7 +143,7 @@ def headline(study: Study) -> str:
     return sentence if sentence.endswith(".") else f"{sentence}."
 
 
-def _named(test: dict[str, object]) -> str:
+def _named(test: Mapping[Any, Any]) -> str:
     """The task; with p where the corrected one does not bear out the intervals."""
     weak = test["verdict"] == HOLDS or (test["verdict"] == FAILS and pd.isna(test["margin"]))
     holm = test["p (Holm)"]
