@@ -6,9 +6,9 @@ import pandas as pd
 
 from experiments.comparisons import comparison_table, sides
 from experiments.draws import draws
-from experiments.scores import cells, chosen, detail_table, score_table
+from experiments.scores import by_seed, cells, chosen, detail_table, long, paired, score_table
 from experiments.study import REFUSABLE, Study
-from experiments.tables import EMPTY, Artefact, Table
+from experiments.tables import EMPTY, SIGNED, Artefact, Table, size
 from sora.method_config import SoraConfig
 
 TITLE = "SoRA as its paper prints it and as its code has it"
@@ -71,6 +71,7 @@ def build(study: Study) -> list[Artefact | None]:
     return [
         switches(),
         score_table(study, "fidelity", "Scores by reading", found, heads),
+        *([_changes(study, runs)] if "fidelity" in keys else []),
         comparison_table(study, families, drawn),
         detail_table(study, found, heads, drawn),
     ]
@@ -93,3 +94,25 @@ def switches() -> Table:
         "(schedule.lr=authors_zero), where Algorithm 1 trains on; no setting below has a schedule.",
     ]
     return Table("switches", "Where the paper and the released code differ", caption, data, notes=notes)
+
+
+def _changes(study: Study, runs: pd.DataFrame) -> Table:
+    """Each setting against the released code's: the score paired by seed, dead ranks, sizes by both counts."""
+    rows, data = long(study, runs), []
+    rows["dead"] = 100 * (1 - pd.to_numeric(rows["ranks"]) / (rows["method.r"] * rows["matrices"]))
+    for (setting, label), part in rows.groupby(["setting", "label"], sort=False):
+        pairs = paired(by_seed(part), by_seed(rows[(rows["setting"] == BASE) & (rows["label"] == label)]), ["points"])
+        gaps = (pairs["points"] - pairs["points_b"]).dropna() if setting != BASE else pd.Series(dtype=float)
+        row = {"setting": setting, "metric": label, "runs": part["done"].sum(), "runs of": len(part)}
+        row |= {"score": part["points"].mean(), "score sd": part["points"].std(ddof=0)}
+        row |= {"difference": gaps.mean(), "smallest": gaps.min(), "largest": gaps.max()}
+        row |= {"dead ranks, %": part["dead"].mean(), "live weights": part["params.live"].mean()}
+        data.append(row | {"by the code's formula": part["params.authors_formula"].mean()})
+    caption = (
+        "Points, means over seeds; the difference to the released code's setting is paired by seed: its mean, and the "
+        "smallest and largest of the seeds. A difference that changes sign between seeds, or is no larger than their "
+        "spread, shows nothing."
+    )
+    formats = {"live weights": size, "by the code's formula": size, "dead ranks, %": "{:.1f}"}
+    formats |= dict.fromkeys(("difference", "smallest", "largest"), SIGNED)
+    return Table("changes", "What each changes", caption, pd.DataFrame(data), formats)

@@ -1,6 +1,8 @@
 """From conf/ to runs: types, ranges, packs, what stands for what; every mistake names its key."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,14 +196,19 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
     ("changes", "said"),
     [
         ({"seed": -1}, "seed: got -1, must be an integer >= 0"),
+        ({"seed": 0.5}, "seed: got 0.5, must be an integer >= 0"),
         ({"seed": True}, "seed: got True, must be an integer >= 0"),
         ({"seed": 2**63}, "seed: got 9223372036854775808"),
         ({"trainer__batch_size": 8.0}, "trainer.batch_size: got 8.0, must be an integer >= 1"),
+        ({"trainer__epochs": 10**400}, "the number has too many digits, must be below 1e308"),
+        ({"trainer__epochs": "many"}, "trainer.epochs: got 'many', must be a number > 0"),
         ({"trainer__epochs": float("nan")}, "trainer.epochs: got nan, must be a number > 0"),
+        ({"trainer__batch_size": None}, "trainer.batch_size: got null, must be an integer >= 1"),
         ({"trainer__bucketing": "maybe"}, "trainer.bucketing: got 'maybe', must be true or false"),
         ({"trainer__max_steps": 0}, "trainer.max_steps: got 0, must be an integer >= 1 and <= 1000000000 or null"),
         ({"trainer__epochs": 1e308}, "trainer.epochs: got 1e+308, must be a number > 0 and <= 1000000000"),
         ({"trainer__warmup_ratio": 1}, "trainer.warmup_ratio: got 1.0, must be a number >= 0 and < 1"),
+        ({"trainer__batchsize": 4}, "trainer.batchsize: no such key; did you mean batch_size?"),
         ({"precision": "fp23"}, "must be one of fp32, tf32, bf16; did you mean fp32?"),
         (
             {"method__name": "sorra"},
@@ -225,6 +232,7 @@ def test_packs_that_cannot_be(changes: dict[str, Any], said: str) -> None:
         ({"sead": 1}, "sead: no such key; did you mean seed?"),
         ({"method": {"name": "peft", "options": 5}}, "method.options: got 5, must be a group of PEFT's keys, or null"),
         ({"method": {"name": "masked_lora", "ranks": {"a": "x"}}}, "method.ranks.a: got x, must be from 0 to"),
+        ({"resume": "yes"}, "resume: got 'yes', must be one of auto, never"),
     ],
 )
 def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: str) -> None:
@@ -265,3 +273,8 @@ def test_positions_bound_the_length_only_where_they_are_absolute() -> None:
     assert "at most 512 tokens" in refusal(backbone=roberta, trainer__max_length=513)
     relative = TINY | {"arch": {"max_position_embeddings": 512, "position_biased_input": False}}
     assert build_runs(plain(backbone=relative, trainer__max_length=2048))
+
+
+def test_the_configuration_never_imports_torch() -> None:
+    code = "import sys, sora.cli.main, sora.runs.records, sora.runs.run_id; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONF.parent, check=False).returncode == 0

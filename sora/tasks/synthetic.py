@@ -33,6 +33,8 @@ def generate(task: TaskConfig) -> dict[str, Examples]:
 
     Raises UserError for more examples than it has distinct texts.
     """
+    if task.generator not in GENERATORS:
+        raise UserError(f"task.generator: empty, must be one of {', '.join(GENERATORS)}")
     taken: set[tuple[str, ...]] = set()
     return {split: _split(task, split, taken) for split in sorted(task.sizes)}
 

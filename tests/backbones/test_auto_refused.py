@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +197,21 @@ def test_fourier_transforms_over_the_batch_are_refused(tmp_path: Path) -> None:
     AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
         load_backbone(auto(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "qwen2 is a decoder"),
+        ({"model_type": "bert", "is_decoder": True}, "bert is a decoder"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
+        ({"model_type": "vit", "image_size": 224}, "vit is a model of images"),
+        ({"model_type": 5}, "names no model_type"),
+    ],
+)
+def test_a_config_json_is_judged_before_any_weights_are_fetched(
+    tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        auto(tmp_path)

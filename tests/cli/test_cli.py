@@ -28,30 +28,40 @@ def test_one_run_reaches_the_runner(typed: Command, tmp_path: Path) -> None:
     assert list((tmp_path / "runs" / ".hydra").iterdir()) == []
 
 
+def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
+    done = typed("seed=[2,0]")
+    assert [[run.seed for run in pack] for pack in done.packs] == [[2, 0]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["methd=sora"], "methd: no such key; did you mean method?"),
         (["method=sorra"], "method=sorra: no such choice, must be one of ... lora, ... sora ... did you mean sora?"),
+        (["method.treshold=1"], "method.treshold: no such key; did you mean method.threshold?"),
         (["method=lora", "method.threshold=1"], "method.threshold: no key of this method, only of method=sora"),
         (["hydra.sweeper.max_pakc=3"], "hydra.sweeper.max_pakc: no such key; did you mean hydra.sweeper.max_pack?"),
         (["~x"], "x: no such key; python run.py --help lists the keys"),
-        (["seed=[0"], "seed=[0: no viable alternative at input '[0'"),
-        (["seed=0,1"], "Ambiguous value for argument 'seed=0,1' ... add --multirun"),
+        (["seed=[0"], "seed=[0: cannot be read (no viable alternative at input '[0'); write key=value"),
+        (["seed=0,1"], "seed: got several values; -m seed=0,1 is a sweep, seed=[0,1] a list"),
+        (["seed=abc"], "seed: got 'abc', must be an integer >= 0"),
+        (["trainer.epochs=none"], "trainer.epochs: got 'none', must be a number > 0 and <= 1000000000"),
+        (["trainer.epochs=1" + 400 * "0"], "trainer.epochs: the number has too many digits"),
         (["data.dir=${nowhere}"], "data.dir: cannot be resolved"),
         (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
         (
             ["budget=minilm-l6/synthetic_graded", "recipe=deberta-v3-base/sora/rte"],
-            "trainer.epochs=50: has no effect, given the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded",
+            "trainer.epochs=50: has no effect, given the trainer.max_steps=160 of budget=minilm-l6/synthetic_graded",
         ),
         (
             ["budget=minilm-l6/synthetic_graded", "trainer.epochs=1"],
-            "trainer.epochs=1: has no effect, given the trainer.max_steps=120 of budget=minilm-l6/synthetic_graded; "
+            "trainer.epochs=1: has no effect, given the trainer.max_steps=160 of budget=minilm-l6/synthetic_graded; "
             "add trainer.max_steps=null or budget=none",
         ),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
         (["paths.runs="], "paths.runs: empty, must be a folder"),
         (["schedule=null"], "a group (schedule=, recipe=, task=, ...) was given null"),
+        (["--task", "cb"], "unrecognized arguments: --task"),
         (["--confg-dir=D"], "unrecognized arguments: --confg-dir=D; did you mean --config-dir?"),
         (["--config-dir", "nowhere"], "Additional config directory ... nowhere' not found"),
         (["-m", "seed=0,1", "--cfg", "job"], "--cfg shows the configuration of one run; leave -m out"),
@@ -59,9 +69,12 @@ def test_one_run_reaches_the_runner(typed: Command, tmp_path: Path) -> None:
         (["task=mine", "--config-dir", "broken"], "mine.yaml, line "),
         (["cluster=joblib"], "cluster=joblib: one run trains here; add -m"),
         (["study.tasks=[rte]"], "study.tasks: has no effect without experiment=; name a study with experiment="),
+        (["-m", "study.seeds=[0,1]"], "study.seeds: has no effect without experiment="),
         (["schedule.count=5"], "schedule.count: has no effect without schedule=; add schedule=sparsify"),
-        (["+trainer.epochs=2"], "already at 'trainer.epochs'. Either remove + prefix: 'trainer.epochs=2'"),
+        (["tracker.mode=online"], "tracker.mode: has no effect without tracker=; add tracker=wandb"),
+        (["+trainer.epochs=2"], "+trainer.epochs: there is such a key; write trainer.epochs=<value>, without the +"),
         (["seed=null"], "seed: got null, must be an integer >= 0"),
+        (["--experimental-rerun=x"], "--experimental-rerun: not supported"),
         (["data.label=y"], "data.label: is read by task=own, not by task=rte; add task=own"),
         (["method=probe", "trainer.epochs=2"], "trainer.epochs: method=probe takes no optimiser steps"),
         (["-m", "experiment=main_table,threshold"], "experiment=main_table,threshold: one sweep has one experiment"),

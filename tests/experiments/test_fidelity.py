@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiments import fidelity
+from experiments.tables import EMPTY
 from sora.runs import manifest as studies
 from sora.runs.run_id import run_id
 from tests.composing import CONF, runs
@@ -61,20 +62,30 @@ def test_what_is_typed_goes_before_the_group(tmp_path: Path) -> None:
     assert run.head == "classifier"
 
 
-def test_each_setting_is_compared_with_the_released_code(tmp_path: Path) -> None:
+def test_the_table_of_changes_by_hand(tmp_path: Path) -> None:
     axes = {"method": ["sora"], "fidelity": ["authors", "only_prox", "paper"], "task": ["rte"], "seed": list(SEEDS)}
     manifest = made.study(tmp_path, "fidelity", axes, items=20)
     scores = {"authors": [0.5, 0.6, 0.7], "only_prox": [0.52, 0.6, 0.73], "paper": [0.4, 0.65, 0.7]}
     for run in manifest["runs"]:
-        path = tmp_path / run["record"]
+        path, name, seed = tmp_path / run["record"], run["axes"]["fidelity"], run["axes"]["seed"]
         record = json.loads(path.read_text())
-        record["metrics"]["selected"]["report"]["accuracy"] = scores[run["axes"]["fidelity"]][run["axes"]["seed"]]
+        record["metrics"]["selected"]["report"]["accuracy"] = scores[name][seed]
+        record["config"]["method"]["r"] = 4
+        record["ranks"] = dict(zip("ab", (1, 0) if name == "paper" else (4, 2), strict=True))
+        record["params"] |= {"live": 1000 * sum(record["ranks"].values()), "authors_formula": 5000}
         path.write_text(json.dumps(record))
     (tmp_path / manifest["runs"][6]["record"]).unlink()  # paper, seed 0
     found = artefacts(tmp_path)
-    gaps = {name: row(found["comparisons"], "authors", name)["difference"].value for name in ("only_prox", "paper")}
-    assert gaps == pytest.approx({"only_prox": (2 + 0 + 3) / 3, "paper": (5 + 0) / 2}), "the seeds that both have"
-    assert row(found["fidelity"], "paper")["RTE acc."].text.endswith("(2/3)")
+    base = row(found["changes"], "authors")
+    assert (base["score"].text, base["difference"].text, base["dead ranks, %"].text) == ("60.00 ± 8.16", EMPTY, "25.0")
+    assert (base["live weights"].text, base["by the code's formula"].text) == ("6.0k", "5.0k")
+    prox = row(found["changes"], "only_prox")
+    assert [prox[name].text for name in ("difference", "smallest", "largest")] == ["+1.67", "+0.00", "+3.00"]
+    paper = row(found["changes"], "paper")
+    assert paper["runs"].text == "2/3"
+    assert paper["difference"].value == pytest.approx((5 + 0) / 2), "the seeds that both have"
+    assert paper["dead ranks, %"].text == "87.5"
+    assert {each for each in found["comparisons"].data["method"]} == {"only_prox", "paper"}
     assert list(found["switches"].data["switch"]) == [*(f"method.{key}" for key in CODE), "head"]
 
 

@@ -74,6 +74,12 @@ def test_holm_is_over_the_tasks_of_one_comparison() -> None:
     rows = pd.DataFrame({"comparison": [*"aaaab"], "p": [0.01, 0.04, math.nan, 0.03, 0.02]})
     found = primary.judged(rows.assign(margin=math.nan, seeds=6, planned=6, **dict.fromkeys(ENDS, math.nan)))
     assert list(found["p (Holm)"]) == pytest.approx([0.03, 0.06, math.nan, 0.06, 0.02], nan_ok=True)
+    early = primary.judged(
+        pd.DataFrame({"comparison": "a", "p": [0.02, math.nan], "seeds": 6, "planned": [6, 9]}).assign(
+            margin=math.nan, **dict.fromkeys(ENDS, math.nan)
+        )
+    )
+    assert list(early["p (Holm)"]) == pytest.approx([0.04, math.nan], nan_ok=True), "an unfinished task will count"
 
 
 def test_margins_are_those_of_the_page() -> None:
