@@ -116,7 +116,9 @@ def _tuned(done: pd.DataFrame) -> list[str]:
     if not trials.any():
         return ["No recipe of these runs names trials that chose its settings."] if len(done) else []
     alike = trials.groupby(done["task"]).nunique().max() == 1 and done.groupby("task")["method"].nunique().max() > 1
-    words = "Settings were chosen beforehand" + (", by the same trials for every method" if alike else "")
+    words = "Settings were chosen by earlier trials, which each record names" + (
+        "; the same for every method" if alike else ""
+    )
     without = int((trials == "").sum())
     return [f"{words}." + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")]
 

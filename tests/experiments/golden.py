@@ -14,8 +14,22 @@ from pathlib import Path
 
 FILE = Path(__file__).parents[1] / "golden" / "results_tables.csv"
 KEYS = (  # columns that say which row it is; all others hold values
-    *("baseline", "reading", "head", "switch", "claim", "method", "task", "metric", "schedule", "source", "study"),
-    *("r", "ξ", "level", "of", "learning rate", "trials", "paper: live"),
+    *(
+        "arm",
+        "comparison",
+        "baseline",
+        "reading",
+        "head",
+        "switch",
+        "claim",
+        "method",
+        "task",
+        "metric",
+        "schedule",
+        "source",
+        "study",
+    ),
+    *("r", "ξ", "method.rho", "level", "of", "learning rate", "trials", "paper: live"),
 )
 Place = tuple[str, str, str]  # table, row, column
 

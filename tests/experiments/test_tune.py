@@ -153,9 +153,15 @@ def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        (["A (studies/x)", "A (studies/y)"], "Settings were chosen beforehand, by the same trials for every method."),
-        (["A", "B"], "Settings were chosen beforehand."),
-        (["A", ""], "Settings were chosen beforehand. The recipes of 1 of 2 runs name no trials."),
+        (
+            ["A (studies/x)", "A (studies/y)"],
+            "Settings were chosen by earlier trials, which each record names; the same for every method.",
+        ),
+        (["A", "B"], "Settings were chosen by earlier trials, which each record names."),
+        (
+            ["A", ""],
+            "Settings were chosen by earlier trials, which each record names. The recipes of 1 of 2 runs name no trials.",
+        ),
         (["", ""], "No recipe of these runs names trials that chose its settings."),
     ],
 )
