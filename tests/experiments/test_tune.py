@@ -160,7 +160,8 @@ def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
         (["A", "B"], "Settings were chosen by earlier trials, which each record names."),
         (
             ["A", ""],
-            "Settings were chosen by earlier trials, which each record names. The recipes of 1 of 2 runs name no trials.",
+            "Settings were chosen by earlier trials, which each record names. "
+            "The recipes of 1 of 2 runs name no trials.",
         ),
         (["", ""], "No recipe of these runs names trials that chose its settings."),
     ],
