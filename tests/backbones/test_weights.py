@@ -84,7 +84,7 @@ def test_weights_of_another_architecture_or_of_no_place(tmp_path):
 def test_what_is_imported_late():
     """A run that is finished needs neither torch nor transformers, and W&B is for those who ask for it."""
     program = (
-        "import sys, sora.backbones.source, sora.runs.run_id, sora.runs.records, sora.training.runner\n"
+        "import sys, sora.cli.main, sora.backbones.source, sora.runs.run_id, sora.runs.records, sora.training.runner\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
         "import sora.training.session as session, sora.training.logging.wandb\n"
         "from types import SimpleNamespace as Some\n"
