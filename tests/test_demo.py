@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from scripts import demo
 from sora.methods.regime import LARGEST_RHO, SMALLEST_TRAVEL
-from tests.composing import runs
+from tests.composing import CONF, runs
 from tests.experiments import made
 
 
@@ -25,11 +27,16 @@ def test_the_loss_can_hold_a_gate_up(tmp_path: Path) -> None:
 
 
 def test_both_methods_have_one_budget(tmp_path: Path) -> None:
-    trainers = []
+    """But for the learning rate, which SoRA's recipe sets together with its threshold."""
+    found = {}
     for method in ("lora", "sora"):
         words = [word for word in demo.command(method)[1:] if not word.startswith(("backbone=", "paths.", "seed="))]
-        trainers.append(runs(tmp_path, *words, backbone="minilm-l6")[0].trainer)
-    assert trainers[0] == trainers[1]
+        (found[method],) = runs(tmp_path, *words, backbone="minilm-l6")
+    recipe = yaml.safe_load((CONF / "recipe" / found["sora"].recipe).with_suffix(".yaml").read_text())
+    assert found["sora"].trainer.learning_rate == recipe["trainer"]["learning_rate"]
+    assert found["sora"].method.threshold == recipe["method"]["threshold"]  # type: ignore[attr-defined]
+    rate = found["lora"].trainer.learning_rate
+    assert replace(found["sora"].trainer, learning_rate=rate) == found["lora"].trainer
 
 
 def test_the_map_of_ranks_is_a_picture(tmp_path: Path) -> None:

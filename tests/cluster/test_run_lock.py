@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,39 @@ def test_a_pack_is_held_whole_or_not_at_all(tmp_path):
     assert not (tmp_path / "c").exists()
     assert holder(tmp_path / "c") is None, "a run that nobody began"
     assert not (tmp_path / "c").exists()
+
+
+def contend(folder, start, results):
+    """Try once; while holding, leave a mark that no other holder may find."""
+    start.wait()
+    try:
+        with run_locks({"abc": folder}):
+            (folder / "mark").touch(exist_ok=False)
+            time.sleep(0.05)
+            (folder / "mark").unlink()
+            results.put("held")
+    except UserError:
+        results.put("refused")
+    except FileExistsError:
+        results.put("two at once")
+
+
+@pytest.mark.parametrize("left_behind", ["nothing", "a dead process"])
+def test_of_many_at_once_never_two_hold(tmp_path, left_behind):
+    if left_behind == "a dead process":
+        dying = HOLDER.replace("time.sleep(600)", "import os; os._exit(9)")
+        assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
+    context = multiprocessing.get_context("forkserver")
+    start, results = context.Event(), context.Queue()
+    processes = [context.Process(target=contend, args=(tmp_path, start, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    start.set()
+    outcomes = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert "two at once" not in outcomes
+    assert "held" in outcomes
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):

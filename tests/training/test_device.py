@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def test_only_bf16_on_a_processor_without_kernels_is_slow(monkeypatch: pytest.Mo
     assert device.slow("bf16", torch.device("cuda")) == ""
     monkeypatch.setattr(device, "bf16_kernels", lambda: True)
     assert device.slow("bf16", CPU) == ""
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="oneDNN's rule is known here for x86-64 alone"
+)
+def test_kernels_follow_the_processors_flags() -> None:
+    flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+    assert device.bf16_kernels() == ({"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= set(flags))
 
 
 @pytest.mark.usefixtures("old_processor")

@@ -157,6 +157,16 @@ def test_a_run_goes_on_from_where_it_was_beside_one_that_begins(tmp_path):
     assert later[0]["flags"]["members_changed"]
 
 
+def test_a_record_that_lost_its_arrays_is_made_whole_again(tmp_path):
+    (record,) = run_pack(runs(tmp_path, [0]), "python run.py")
+    (arrays,) = tmp_path.glob("results/records/**/*.npz")
+    content = arrays.read_bytes()
+    arrays.unlink()
+    (again,) = run_pack(runs(tmp_path, [0]), "python run.py")
+    assert arrays.read_bytes() == content
+    assert records.science(again) == records.science(record)
+
+
 CB = ("task=cb", "trainer.max_steps=2")
 
 
@@ -223,7 +233,7 @@ def test_predictions_that_do_not_fit_are_made_in_smaller_packs(
     assert len(sizes) == 7, "predictions that are there are not made again"
 
 
-@pytest.mark.parametrize("place", ["predict", "load_file"])
+@pytest.mark.parametrize("place", ["predict", "build_pack", "load_file"])
 def test_one_run_that_cannot_predict_is_a_sentence(place, trained, tmp_path, monkeypatch):
     runs = asked(trained, tmp_path, [0])
 

@@ -29,7 +29,7 @@ TASK = {
     "select_metric": "pearson",
     "max_length": 32,
 }
-METHODS = ("sora", "adalora", "full")
+METHODS = ("sora", "lora", "adalora", "bitfit", "full")
 
 
 def pack(
