@@ -125,5 +125,5 @@ def _tuned(done: pd.DataFrame) -> list[str]:
 
 def _trials(runs: pd.DataFrame) -> pd.Series:
     """By which trials a recipe chose each run's settings, without the study they are in; empty where none did."""
-    words = runs["provenance.recipe.tuned"].map(lambda text: text.partition(" (")[0] if isinstance(text, str) else "")
-    return words.astype(object)
+    told = runs["provenance.recipe.tuned"].map(lambda text: text if isinstance(text, str) else "")
+    return told.astype(object).str.replace(r" \([^)]*\)", "", regex=True)
