@@ -97,7 +97,7 @@ def test_links_can_be_told_apart(tmp_path: Path) -> None:
     for task, values in (("rte", [1e-4, 2e-4]), ("rte", [4e-4, 8e-4]), ("cola", [1e-4])):
         made.studies.write(tmp_path, made.manifest("learning_rate", {"task": [task], rates: values}))
     made.studies.write(tmp_path, made.manifest("learning_rate", {"task": ["rte"], rates: [4e-4, 8e-4]}, fixed))
-    studies = load(tmp_path, lambda _: frozenset()).studies
+    studies = load(tmp_path, lambda _: frozenset(), by_manifest=True).studies
     found = headings([Section(study, "Learning rate", [], {}) for study in studies])
     assert sorted(found.values()) == [
         "Learning rate, minilm-l6, CoLA",
