@@ -180,5 +180,6 @@ def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(
     (study,) = load(tmp_path, lambda name: frozenset()).studies
     page = conditions(study)
     assert says in page
-    cell = "; ".join(sorted({words.partition(" (")[0] for words in told} - {""}))
-    assert (f"| {cell} " in page) == bool(cell)
+    for words in filter(None, told):  # a row of their own where they differ, without the names of their studies
+        assert f"| {words.partition(' (')[0]} " in page
+    assert "studies/" not in page
