@@ -56,9 +56,11 @@ HOLDOUT = {"cola": 7696, "mrpc": 3302, "rte": 2241, "sst2": 66349, "stsb": 5175,
 
 @functools.cache
 def composed_run(backbone: str, method: str, task: str) -> RunConfig:
-    """What ``python run.py`` with these three trains."""
+    """What ``python run.py`` with these three trains; the second recipe of a task, <task>_best, is named."""
+    words = [f"method={method}", f"task={task.removesuffix('_best')}", "protocol=holdout"]
+    words += [f"recipe={backbone}/{method}/{task}"] if task.endswith("_best") else []
     with tempfile.TemporaryDirectory() as folder:
-        (run,) = runs(Path(folder), f"method={method}", f"task={task}", "protocol=holdout", backbone=backbone)
+        (run,) = runs(Path(folder), *words, backbone=backbone)
     return run
 
 
