@@ -124,7 +124,7 @@ def test_data_files_are_looked_for_in_their_folder_alone(place):
         tiny.runs(task={"reader": "tsv", "files": {"train": place}})
 
 
-@given(st.text("./\\\0ab", max_size=12))
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "..a"]) | st.text(max_size=5), max_size=4).map("/".join))
 @fuzz
 def test_a_place_that_counts_as_inside_is_inside(text):
     base = Path("/base/of/data")
@@ -153,8 +153,8 @@ rows = st.lists(st.tuples(texts.filter(str.strip), texts.filter(str.strip)), max
 @given(rows, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
 def test_a_well_formed_tsv_has_the_rows_it_has(tmp_path, content, newline, mark, last):
     task = load_task("rte")
-    lines = ["index\tsentence1\tsentence2\tlabel"]
-    lines += [f"{number}\t{a}\t{b}\t{task.labels[number % 2]}" for number, (a, b) in enumerate(content)]
+    lines = ["sentence1\tsentence2\tlabel"]
+    lines += [f"{a}\t{b}\t{task.labels[number % 2]}" for number, (a, b) in enumerate(content)]
     path = tmp_path / "train.tsv"
     path.write_bytes(("\ufeff" * mark + newline.join(lines) + newline * last).encode())
     examples = read_official(path, task, "train", path.name)
