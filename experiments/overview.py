@@ -33,6 +33,7 @@ LINES = {CONSTANT: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((
 LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
 COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails": COLOURS[1]}
 COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
+COLOUR |= {"is unfinished": "#bbbbbb"}
 CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
 SHADE = "#e3e3e3"  # of a margin
 LEAST = 1.0  # points that an axis spans
