@@ -62,12 +62,13 @@ class Claim:
     holm: float = math.nan
     dependence: float = math.nan
     primary: bool = False
+    unfinished: bool = False
 
     @property
     def verdict(self) -> str:
-        """holds | fails | cannot be decided at this size | by construction."""
-        if self.given:
-            return GIVEN
+        """holds | fails | cannot be decided at this size | by construction | is unfinished."""
+        if self.given or self.unfinished:
+            return GIVEN if self.given else primary.UNFINISHED
         low, high = sorted(self.towards * (end - self.bound) for end in self.interval)
         return HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
@@ -216,6 +217,7 @@ def _fixed_beforehand(study: Study) -> Iterator[Claim]:
             holm=test["p (Holm)"],
             dependence=test["data dependence"],
             primary=True,
+            unfinished=test["verdict"] == primary.UNFINISHED,
         )
 
 

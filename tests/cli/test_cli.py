@@ -51,11 +51,11 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["recipe=deberta-v3-base/sora/rtee"], "did you mean deberta-v3-base/sora/rte?"),
         (
             ["budget=minilm-l6/synthetic_graded", "recipe=deberta-v3-base/sora/rte"],
-            "trainer.epochs=50: has no effect, given the trainer.max_steps=160 of budget=minilm-l6/synthetic_graded",
+            "trainer.epochs=50: has no effect, given the trainer.max_steps=250 of budget=minilm-l6/synthetic_graded",
         ),
         (
             ["budget=minilm-l6/synthetic_graded", "trainer.epochs=1"],
-            "trainer.epochs=1: has no effect, given the trainer.max_steps=160 of budget=minilm-l6/synthetic_graded; "
+            "trainer.epochs=1: has no effect, given the trainer.max_steps=250 of budget=minilm-l6/synthetic_graded; "
             "add trainer.max_steps=null or budget=none",
         ),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
