@@ -13,7 +13,7 @@ from sora.cluster.run_lock import holder
 
 DONE, RUNNING, STOPPED, FAILED = "done", "running", "stopped", "failed"
 WAITING, UNUSABLE = "not started", "unusable"
-TODO = (FAILED, STOPPED, WAITING)
+UNDONE = (FAILED, STOPPED, WAITING)
 
 
 def progress(study: Study, folder: Path) -> pd.DataFrame:
@@ -71,10 +71,10 @@ def described(study: Study, runs: pd.DataFrame, commands: int, shown_as: Callabl
             lines.append(f"  {state}: {run['run_id']} {axes}: {run['words']}")
     if cost := _cost(runs):
         lines.append(f"  the rest: {cost}")
-    todo = list(runs.loc[runs["state"].isin(TODO), "command"]) if commands else []
-    lines += [f"  {shown_as(command)}" for command in todo[:commands]]
-    if len(todo) > commands:
-        lines.append(f"  and {len(todo) - commands} more; --commands {len(todo)} lists them")
+    undone = list(runs.loc[runs["state"].isin(UNDONE), "command"]) if commands else []
+    lines += [f"  {shown_as(command)}" for command in undone[:commands]]
+    if len(undone) > commands:
+        lines.append(f"  and {len(undone) - commands} more; --commands {len(undone)} lists them")
     return "\n".join(lines)
 
 

@@ -30,6 +30,9 @@ def block(results: Path) -> str:
         if "arm" in shown:  # a row for each task and arm
             tasks, arms = list(shown["task"].unique()), shown["arm"].unique()
             live = table.data.groupby("arm")["live parameters"].mean().map(size, na_action="ignore").fillna(EMPTY)
+            few = (table.data["n"] > 0) & (table.data["n"] < table.data.groupby("task")["n"].transform("max"))
+            counts = table.data["n"].map(" (n = {:.0f})".format).where(few, "")
+            shown = shown.assign(score=shown["score"] + counts)
             wide = shown.pivot(index="arm", columns="task", values="score").fillna(EMPTY).loc[arms, tasks]
             shown = wide.assign(**{"live parameters": live}).reset_index(names="method")
         lines = [f"| {' | '.join(['method', 'live parameters', *tasks])} |", f"|---|---:|{'---:|' * len(tasks)}"]

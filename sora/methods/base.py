@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ class Summary:
     absent: int = 0
 
 
-class Method:
+class Method(ABC):
     """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1).
 
     Two verbs more are a method's own choice. ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
@@ -70,13 +71,13 @@ class Method:
         self.config = config
         self.layers: dict[str, Any] = {}  # the adapted modules by their names in the encoder
 
+    @abstractmethod
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         """Insert trainable modules and freeze the rest. ``generators``: one CPU generator per replica."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameter_groups(self) -> list[ParameterGroup]:
         """List what trains, and by which rule; without the head, whose groups the loop adds."""
-        raise NotImplementedError
 
     def penalty(self) -> Tensor | None:
         """Return [R], added to each replica's training loss, never to an evaluation loss; None for no penalty."""
@@ -102,9 +103,9 @@ class Method:
         """
         return {}
 
+    @abstractmethod
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write the standard artefact of a replica, with the weights it has now, into ``folder``."""
-        raise NotImplementedError
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:

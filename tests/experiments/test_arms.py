@@ -115,8 +115,8 @@ def test_the_first_page_has_sentence_and_table(whole: Path) -> None:
 def test_the_readme_of_the_project_has_a_row_for_each_arm(whole: Path) -> None:
     head, _, *rows = readme.block(whole).splitlines()
     assert head == "| method | live parameters | SST-2 acc. |"
-    assert rows[1] == "| SoRA-small | 0.20M | 77.00 ± 0.82 |"
-    assert rows[3] == "| Linear probe | 0 | 70.00 |", "one run has no spread"
+    assert rows[1] == "| SoRA-small | 0.20M | 77.00 ± 0.82 (n = 3) |", "LoRA has four"
+    assert rows[3] == "| Linear probe | 0 | 70.00 (n = 1) |", "one run has no spread"
 
 
 def test_an_arm_without_a_run_has_no_number(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
