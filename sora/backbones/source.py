@@ -62,7 +62,8 @@ def weights_files(config: BackboneConfig) -> tuple[Path, ...]:
     first = _found(config, "weights", WEIGHT_FILES)
     if not first.name.endswith(INDEX):
         return (first,)
-    shards = sorted(set(_read_json(first).get("weight_map", {}).values()))
+    with as_user_error(first, "damaged", "fetch it again", (KeyError, AttributeError, TypeError)):
+        shards = sorted(set(_read_json(first)["weight_map"].values()))
     return tuple(_found(config, f"{name}, which {first.name} lists,", [name]) for name in shards)
 
 
