@@ -68,13 +68,13 @@ def weights_files(config: BackboneConfig) -> tuple[Path, ...]:
 
 
 def read_config_json(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
-    """config.json beside the weights, with its place. Raises NotThere, and UserError for a damaged one."""
+    """config.json next to the weights, with its place. Raises NotThere, and UserError for a damaged one."""
     path = _found(config, CONFIG, [CONFIG])
     return path, _read_json(path)
 
 
 def check_config_json(config: BackboneConfig) -> None:
-    """Raises UserError where the config.json beside the weights says another architecture than ``config.arch``."""
+    """Raises UserError where the config.json next to the weights says another architecture than ``config.arch``."""
     try:
         path, values = read_config_json(config)
     except NotThere:

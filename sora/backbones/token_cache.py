@@ -88,8 +88,8 @@ def cached(folder: Path, key: str, tokenise: Callable[[], Encoding]) -> Encoding
         with contextlib.suppress(*DAMAGED):
             return _read(path)
         made = tokenise()
-        with as_user_error(folder, "the cache cannot be written", WAY_OUT), replaced(path) as beside:
-            _write(beside, made)
+        with as_user_error(folder, "the cache cannot be written", WAY_OUT), replaced(path) as partial:
+            _write(partial, made)
         return made
 
 

@@ -46,7 +46,7 @@ def prepare(
     allow_partial: bool = False,
     config_dir: str | None = None,
 ) -> int:
-    """Read tasks and backbones, copy their files into ``out`` beside a manifest; returns the number of files in it.
+    """Read tasks and backbones, copy their files and a manifest into ``out``; returns the number of files in it.
 
     Args:
         data_dir: folder of the tasks; None = SORA_DATA, else the hub.
