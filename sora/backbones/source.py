@@ -27,7 +27,7 @@ INDEX = ".index.json"  # after either name: the list of the shards of a large mo
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)  # in order of preference
 CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-BESIDE = ("tokenizer_config.json", CONFIG, "merges.txt", "added_tokens.json", "special_tokens_map.json")
+TOKENIZER_CONFIGS = ("tokenizer_config.json", CONFIG, "merges.txt", "added_tokens.json", "special_tokens_map.json")
 WAYS_OUT = (
     "give a folder that save_pretrained wrote (backbone.weights=FOLDER), fill the hub's cache where there is a "
     "network, or use backbone=minilm-l6, whose weights pip carries"
@@ -98,7 +98,7 @@ def tokenizer_folder(config: BackboneConfig) -> Path:
     """The folder of the tokenizer's files. Random weights take the pretrained model's. Raises UserError."""
     found = _found(config, "tokenizer", TOKENIZER_FILES)
     if _folder(config) is None:
-        for name in BESIDE:
+        for name in TOKENIZER_CONFIGS:
             with contextlib.suppress(NotThere):  # no repository has them all
                 fetch(_repository(config), name)
     return found.parent
@@ -106,7 +106,7 @@ def tokenizer_folder(config: BackboneConfig) -> Path:
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files in ``folder`` from which a tokenizer is built."""
-    return [path for name in (*TOKENIZER_FILES, *BESIDE) if (path := folder / name).is_file()]
+    return [path for name in (*TOKENIZER_FILES, *TOKENIZER_CONFIGS) if (path := folder / name).is_file()]
 
 
 def _checked_hash(config: BackboneConfig, path: Path) -> str:
