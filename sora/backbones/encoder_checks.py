@@ -1,4 +1,4 @@
-"""What is asked of an encoder before it is taken, above all of one that :mod:`sora.backbones.families` does not list.
+"""Looks at an encoder that :mod:`sora.backbones.families` does not list, before it is taken.
 
 A listed family is known to be bidirectional, to keep examples and padding apart, and to drop where masks are counted.
 Of any other this is seen by running it.
