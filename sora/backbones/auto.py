@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sora.backbones.families import ENCODERS, FAMILIES, NAMES, dimension, own_pooling
-from sora.backbones.source import backbone_identity, read_config_json, tokenizer_folder, weights_files
+from sora.backbones.source import backbone_identity, read_config_json, tokenizer_folder
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
@@ -59,20 +59,13 @@ def _placed(config: BackboneConfig) -> BackboneConfig:
 
 
 def _read(config: BackboneConfig) -> BackboneConfig:
-    which = config.hub or config.dir or config.package if config.weights == "pretrained" else config.weights
-    if config.weights == "random" or not which:
+    named = config.weights != "pretrained" or config.hub or config.dir or config.package
+    if config.weights == "random" or not named:
         raise UserError(
             f"backbone={config.name}: reads its architecture from a model; name one with backbone.weights=FOLDER, or "
             "its name on the hub"
         )
-    found = read_config_json(config)
-    if found is None:
-        weights_files(config)  # says so where there is no model at all
-        raise UserError(
-            f"backbone.weights={which}: no config.json there, which says what the weights are; give a folder that "
-            "save_pretrained wrote"
-        )
-    path, values = found
+    path, values = read_config_json(config)
     kind = values.get("model_type")
     if why := _unsupported(values):
         raise UserError(f"{path}: {why}; {ENCODERS}")
@@ -88,20 +81,21 @@ def _read(config: BackboneConfig) -> BackboneConfig:
 
 
 def _unsupported(values: dict[str, Any]) -> str:
-    """Why a model is not taken, as far as its config.json shows."""
+    """Why a model is not taken, as far as its config.json shows; the rest is seen when it is run."""
     kind = values.get("model_type")
-    classes = [str(name) for name in values.get("architectures") or []]
     if not isinstance(kind, str) or not kind:
         return "names no model_type, so it is not of a model of transformers"
+    classes = [str(name) for name in values.get("architectures") or []]
+    what = ""
     if "quantization_config" in values:
-        return "the weights are quantised, which is not supported"
-    if values.get("is_encoder_decoder"):
-        return f"{kind} is an encoder-decoder, which is not supported"
-    if values.get("is_decoder") or (kind not in FAMILIES and any("CausalLM" in name for name in classes)):
-        return f"{kind} is a decoder, which reads from left to right and is not supported"
-    if "vision_config" in values or "image_size" in values:
-        return f"{kind} is a model of images, which is not supported"
-    return ""
+        what = "quantised"
+    elif values.get("is_encoder_decoder"):
+        what = "an encoder-decoder"
+    elif values.get("is_decoder") or (kind not in FAMILIES and any("CausalLM" in name for name in classes)):
+        what = "a decoder, which reads from left to right"
+    elif "vision_config" in values or "image_size" in values:
+        what = "a model of images"
+    return f"this {kind} is {what}, which is not supported" if what else ""
 
 
 def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, Any]:
@@ -116,5 +110,5 @@ def _name(config: BackboneConfig) -> str:
     """``modernbert-22x768-3f2a91c0``."""
     layers, hidden = (dimension(config.arch, key, 0) for key in ("num_hidden_layers", "hidden_size"))
     kind = re.sub(r"[^\w.+-]", "-", config.family)
-    identity = backbone_identity(config)
-    return f"{kind}-{layers}x{hidden}-{str(identity.get('sha256', identity.get('random')))[:8]}"
+    (identity,) = backbone_identity(config).values()
+    return f"{kind}-{layers}x{hidden}-{str(identity)[:8]}"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sora.backbones import attention, encoder_checks
+from sora.backbones import attention
 from sora.backbones.families import FAMILIES
-from sora.backbones.source import WAYS_OUT, check_config_json, checked_hash, weights_files
-from sora.backbones.weights import read_state
+from sora.backbones.source import WAYS_OUT, backbone_identity, check_config_json, weights_files
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
@@ -32,37 +35,41 @@ OTHERS = {"pooler.dense.weight": "weight", "pooler.dense.bias": "bias"}
 
 
 def configuration(config: BackboneConfig) -> Any:
-    """transformers' configuration of ``config.arch``, with the dropout asked for.
-
-    Raises:
-        UserError: transformers refuses it, or it is of a model that is no text encoder.
-    """
+    """transformers' configuration of ``config.arch``, with the dropout asked for. Raises UserError if it is refused."""
     from transformers import AutoConfig
 
     arch = dict(config.arch)
     kind = arch.pop("model_type", config.family)
-    try:
+    with _building(kind):
         if config.dropout is not None:
             given = {key for key in AutoConfig.for_model(kind).to_dict() | arch if "drop" in key}
             arch |= dict.fromkeys([*PROBABILITIES, *sorted(given)], config.dropout)
         hf_config = AutoConfig.for_model(kind, **arch)
-    except Exception as error:  # of any type: a size that is no number is a TypeError
-        raise _refused(kind, error) from error
-    encoder_checks.check_kind(kind, hf_config)
     return hf_config
 
 
-def _refused(kind: str, error: Exception) -> UserError:
-    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
-    return UserError(f"backbone.arch: transformers cannot build this {kind} ({reason})")
+@contextmanager
+def _building(kind: str) -> Iterator[None]:
+    """Turn what transformers raises into UserError: a size that is no number is a TypeError, a bad name a KeyError."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
+        raise UserError(f"backbone.arch: transformers cannot build this {kind} ({reason})") from error
 
 
-def _options(cls: Any) -> dict[str, Any]:
-    """How the encoder is built: in fp32, with our attention where it can be had, without a pooler."""
-    ours = cls.config_class.model_type in FAMILIES or getattr(cls, "_supports_attention_backend", False)
-    ours = ours and cls.config_class.model_type != "deberta-v2"
+def _class(hf_config: Any) -> tuple[Any, dict[str, Any]]:
+    """The class of the bare encoder, and how it is built: fp32, our attention where it can be had, no pooler."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    cls: Any = MODEL_MAPPING[type(hf_config)]
+    ours = hf_config.model_type in FAMILIES or getattr(cls, "_supports_attention_backend", False)
+    ours = ours and hf_config.model_type != "deberta-v2"
     pooler = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-    return {
+    return cls, {
         "dtype": torch.float32,
         "attn_implementation": attention.register() if ours else "eager",
         **({"add_pooling_layer": False} if pooler else {}),
@@ -73,70 +80,65 @@ def random(config: BackboneConfig, hf_config: Any) -> nn.Module:
     """The encoder with weights drawn from ``backbone.init_seed``. Raises UserError where transformers refuses it."""
     from transformers import AutoModel
 
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.init_seed)
-            made: nn.Module = AutoModel.from_config(hf_config, **_options(encoder_checks.encoder_class(hf_config)))
-    except Exception as error:  # of any type: an activation that does not exist is a KeyError, a size a ValueError
-        raise _refused(hf_config.model_type, error) from error
+    with _building(hf_config.model_type):
+        torch.manual_seed(config.init_seed)
+        made: nn.Module = AutoModel.from_config(hf_config, **_class(hf_config)[1])
     return made
 
 
-def pretrained(config: BackboneConfig, hf_config: Any, cache: Path | None) -> tuple[nn.Module, dict[str, Tensor]]:
+def pretrained(config: BackboneConfig, hf_config: Any) -> tuple[nn.Module, dict[str, Tensor]]:
     """The encoder with the weights of its files, and those of its pooler, {} where the files have none.
 
     Raises:
-        UserError: the files are of another architecture, lack a tensor or hold more of the encoder than is built.
+        UserError: the files are not those that are pinned, or of another architecture: they lack a tensor of the
+            encoder, hold one of another shape, or more than are built.
     """
-    files = weights_files(config)
     check_config_json(config)
-    state = read_state(files, checked_hash(config, files), cache)
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # LayerNorm's names in the oldest checkpoints
-        state = {key.removesuffix(old) + new if key.endswith(old) else key: value for key, value in state.items()}
-    cls = encoder_checks.encoder_class(hf_config)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            encoder, report = cls.from_pretrained(
-                None,
-                config=hf_config,
-                state_dict=dict(state),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **_options(cls),
-            )
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _refused(hf_config.model_type, error) from error
-    _check_report(config, files[0], encoder, state, report)
-    return encoder, _pooler(config.family, state)
-
-
-def _check_report(
-    config: BackboneConfig, path: Path, encoder: nn.Module, state: dict[str, Tensor], report: dict[str, Any]
-) -> None:
-    """Refuse what transformers' loader only reports: tensors that are missing, of another shape, or left over."""
-    unlike = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    wanted = {key: list(value.shape) for key, value in encoder.state_dict().items()}
-    missing = set(report["missing_keys"]) | {key for key in unlike if key not in wanted}
-    prefix = f"{encoder.base_model_prefix}."
-    prefixed = any(key.startswith(prefix) for key in state)  # else the encoder was saved alone
-    left = [
-        key
-        for key in report["unexpected_keys"]
-        if (not prefixed or key.startswith(prefix)) and not HARMLESS.search(key.removeprefix(prefix))
-    ]
-    wrong = [f"{key} is missing" for key in sorted(missing)]
-    for key in sorted(unlike - missing):
-        found = next((list(state[name].shape) for name in (key, prefix + key) if name in state), "another shape")
-        wrong.append(f"{key} is {found}, {wanted[key]} expected")
-    wrong += [f"{key} has no place in it" for key in sorted(left)]
+    backbone_identity(config)
+    files = weights_files(config)
+    state = read_state(files)
+    with _building(hf_config.model_type):
+        cls, how = _class(hf_config)
+        prefix = f"{cls.base_model_prefix}."
+        own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        encoder, report = cls.from_pretrained(
+            None,
+            config=hf_config,
+            state_dict=own or dict(state),  # the encoder was saved alone
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **how,
+        )
+    wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
+    for key, found, wanted in sorted(report["mismatched_keys"]):
+        wrong.append(f"{key} is {list(found)}, {list(wanted)} expected")
+    wrong += [f"{key} has no place in it" for key in sorted(report["unexpected_keys"]) if not HARMLESS.search(key)]
     if wrong:
         more = f"; {len(wrong)} tensors do not fit" if len(wrong) > 1 else ""
         raise UserError(
-            f"{path}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
-            f"belong to (backbone=auto backbone.weights={path.parent} reads its config.json), or {WAYS_OUT}"
+            f"{files[0]}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
+            f"belong to (backbone=auto backbone.weights={files[0].parent} reads its config.json), or {WAYS_OUT}"
         )
+    return encoder, _pooler(config.family, state)
+
+
+def read_state(files: Sequence[Path]) -> dict[str, Tensor]:
+    """The tensors of ``files``, the shards of one model, in the dtype of the files; nothing else is unpickled.
+
+    Raises UserError for a file that cannot be read.
+    """
+    state: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            if path.suffix == ".bin":
+                mapped = zipfile.is_zipfile(path)  # not before torch 1.6
+                state |= torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            else:
+                state |= load_file(path)
+        except Exception as error:  # each reader has its own errors for a damaged file
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{path}: cannot be read as weights ({reason}); fetch the file again") from error
+    return state
 
 
 def _pooler(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

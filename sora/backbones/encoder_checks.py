@@ -1,4 +1,4 @@
-"""What is asked of an encoder before it is taken, above all of one that :mod:`sora.backbones.families` does not list.
+"""Looks at an encoder that :mod:`sora.backbones.families` does not list, before it is taken.
 
 A listed family is known to be bidirectional, to keep examples and padding apart, and to drop where masks are counted.
 Of any other this is seen by running it.
@@ -6,51 +6,19 @@ Of any other this is seen by running it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sora.backbones import attention
-from sora.backbones.families import ENCODERS, FAMILIES
+from sora.backbones.families import ENCODERS
 from sora.errors import UserError
 
 if TYPE_CHECKING:
     from sora.backbones.load import Backbone
 
 TOLERANCE = 1e-4  # of the largest output, in fp32
-
-
-def check_kind(kind: str, hf_config: Any) -> None:
-    """Raises UserError for a model that is no encoder of text."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    what = ""
-    if getattr(hf_config, "is_encoder_decoder", False):
-        what = "an encoder-decoder"
-    elif getattr(hf_config, "is_decoder", False) or (
-        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    ):
-        what = "a decoder, which reads from left to right"
-    elif kind not in FAMILIES:
-        reads = getattr(encoder_class(hf_config), "main_input_name", "input_ids")
-        if reads != "input_ids" or hasattr(hf_config, "vision_config"):
-            what = f"a model of {'images' if 'pixel' in reads or hasattr(hf_config, 'vision_config') else reads}"
-    if what:
-        raise UserError(f"backbone: {kind} is {what}, which is not supported; {ENCODERS}")
-
-
-def encoder_class(hf_config: Any) -> Any:
-    """transformers' class of the bare encoder. Raises UserError where there is none, or more than one."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    found = MODEL_MAPPING.get(type(hf_config), None)
-    if not isinstance(found, type):
-        raise UserError(f"backbone: transformers has no AutoModel for {hf_config.model_type}; {ENCODERS}")
-    return found
 
 
 @torch.no_grad()

@@ -14,8 +14,6 @@ from transformers.activations import ACT2FN
 from sora.backbones.families import FAMILIES, uses
 from sora.backbones.load import Backbone
 
-POLICIES = ("classifier+pooler", "classifier", "frozen")
-
 
 @dataclass(frozen=True)
 class Form:
@@ -118,8 +116,6 @@ class Head(nn.Module):
         scale: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
-        if policy not in POLICIES:
-            raise ValueError(f"head policy {policy!r}: one of {', '.join(POLICIES)}")
         size, std = backbone.hidden, float(getattr(backbone.hf_config, "initializer_range", 0.02))
         self.policy, self.pooling = policy, backbone.config.pooling
         self.spans, self.scale = spans, scale

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +24,8 @@ class Repository:
     def cached(self) -> Path:
         """Where the cache keeps it."""
         from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
 
-        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type=self.kind)
+        return Path(constants.HF_HUB_CACHE) / f"{self.kind}s--{self.name.replace('/', '--')}"
 
 
 class NotThere(UserError):
@@ -37,14 +34,8 @@ class NotThere(UserError):
 
 def fetch(repository: Repository, name: str) -> Path:
     """The file ``name`` in the hub's cache, downloaded if need be. Raises NotThere with the reason."""
-    from huggingface_hub import try_to_load_from_cache
-
-    revision, kind = repository.revision or None, repository.kind
-    with _reasons(repository):
-        there = try_to_load_from_cache(repository.name, name, revision=revision, repo_type=kind)
-    if revision and isinstance(there, str):
-        return Path(there)
-    return snapshot(repository, [name]) / name
+    held = repository.cached / "snapshots" / repository.revision / name
+    return held if repository.revision and held.is_file() else snapshot(repository, [name]) / name
 
 
 def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
@@ -56,48 +47,34 @@ def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    revision, kind, alone = repository.revision or None, repository.kind, constants.is_offline_mode()
-    with _reasons(repository):
-        if not alone:  # asked first: a download tries for half a minute to reach a hub
+    revision, kind, offline = repository.revision or None, repository.kind, constants.is_offline_mode()
+    unknown = (errors.RevisionNotFoundError, errors.RepositoryNotFoundError, ValueError)
+    try:
+        if not offline:  # asked first: a download tries for half a minute to reach a hub
             try:
                 revision = HfApi().repo_info(repository.name, repo_type=kind, revision=revision, timeout=PATIENCE).sha
-            except (errors.RevisionNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError, ValueError):
+            except unknown:
                 raise
             except Exception:  # what the network and the hub answer comes in many types
-                alone = True
+                offline = True
         folder = Path(
             snapshot_download(
-                repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=alone
+                repository.name, revision=revision, repo_type=kind, allow_patterns=patterns, local_files_only=offline
             )
         )
-    if not any(any(folder.glob(pattern)) for pattern in patterns or ["*"]):
-        listed = (repository.cached / "trees" / f"{folder.name}.json").is_file()  # what the repository holds
-        raise NotThere("the repository has no such file" if listed or not alone else _without_network(repository))
-    return folder
-
-
-@contextlib.contextmanager
-def _reasons(repository: Repository) -> Iterator[None]:
-    """Turn what the client raises into NotThere."""
-    from huggingface_hub import errors
-
-    try:
-        yield
     except errors.RevisionNotFoundError as error:
         raise NotThere(f"the repository has no revision {repository.revision}; correct {repository.key}") from error
-    except errors.RepositoryNotFoundError as error:
-        raise NotThere("there is no such repository, or it needs a login (hf auth login)") from error
-    except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError) as error:
+    except errors.LocalEntryNotFoundError as error:
         raise NotThere(_without_network(repository)) from error
-    except (errors.HFValidationError, ValueError) as error:
-        raise NotThere("that is no name of a repository, such as org/model") from error
-    except OSError as error:
-        if error.errno is None:  # the network's errors are OSErrors without a number
-            raise NotThere(f"the hub answered {type(error).__name__}") from error
-        reason = error.strerror or type(error).__name__
-        raise NotThere(f"the cache {repository.cached} cannot be written ({reason}); set HF_HOME") from error
-    except Exception as error:  # what the network and the hub answer comes in many types
-        raise NotThere(f"the hub answered {type(error).__name__}") from error
+    except unknown as error:
+        raise NotThere("there is no such repository (org/model), or it needs a login (hf auth login)") from error
+    except Exception as error:  # of the network, or of a disk
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise NotThere(f"it could not be downloaded to {repository.cached} ({why}); HF_HOME moves it") from error
+    if not any(any(folder.glob(pattern)) for pattern in patterns or ["*"]):
+        listed = (repository.cached / "trees" / f"{folder.name}.json").is_file()  # what the repository holds
+        raise NotThere("the repository has no such file" if listed or not offline else _without_network(repository))
+    return folder
 
 
 def _without_network(repository: Repository) -> str:
@@ -105,21 +82,13 @@ def _without_network(repository: Repository) -> str:
     from huggingface_hub import constants
 
     why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "the hub cannot be reached"
-    return f"{why}, and {_cache_of(repository)}"
-
-
-def _cache_of(repository: Repository) -> str:
-    """What the cache holds of a repository, as the end of a sentence."""
-    snapshots = repository.cached / "snapshots"
-    there = sorted(path.name[:12] for path in snapshots.iterdir()) if snapshots.is_dir() else []
-    if not there:
-        return "its cache lacks the repository"
-    wanted = repository.revision[:12] or "main"
-    if wanted != "main" and wanted not in there:
-        return f"its cache has revision {', '.join(there)}, not {wanted} ({repository.key})"
-    if any((repository.cached / "blobs").glob("*.incomplete")):
-        return "its cache holds a download that was broken off"
-    return "its cache lacks the file"
+    held = sorted(path.name[:12] for path in (repository.cached / "snapshots").glob("*"))
+    if not held:
+        return f"{why}, and its cache lacks the repository"
+    wanted = repository.revision[:12]
+    if wanted and wanted not in held:
+        return f"{why}, and its cache has revision {', '.join(held)}, not {wanted} ({repository.key})"
+    return f"{why}, and its cache lacks the file"
 
 
 def blob_hash(path: Path) -> str | None:

@@ -52,12 +52,9 @@ class Backbone(nn.Module):
         dropout: the state of all dropout sites; a training step begins and ends it.
     """
 
-    def __init__(
-        self, config: BackboneConfig, encoder: nn.Module, hf_config: Any, precision: str, replicas: int
-    ) -> None:
+    def __init__(self, config: BackboneConfig, encoder: nn.Module, hf_config: Any, precision: str) -> None:
         super().__init__()
-        self.config, self.encoder, self.hf_config = config, encoder, hf_config
-        self.precision, self.replicas = precision, replicas
+        self.config, self.encoder, self.hf_config, self.precision = config, encoder, hf_config, precision
         listed = FAMILIES.get(config.family)
         self.prefix = listed.prefix if listed else str(getattr(encoder, "base_model_prefix", ""))
         self.source = base_name(config)
@@ -120,24 +117,22 @@ class Backbone(nn.Module):
         """
         every = dict(self.encoder.named_modules())
         linear = {name: module for name, module in every.items() if isinstance(module, nn.Linear)}
+        lists = tuple(f"{name}." for name, module in every.items() if isinstance(module, nn.ModuleList))
+        in_blocks = [name for name in linear if name.startswith(lists)]
         if patterns is None:
             listed = FAMILIES.get(self.config.family)
             if listed is None:
-                names = [name for block in repeated_blocks(self.encoder) for name in linear if inside(name, block)]
-            else:
-                blocks = [name for name in every if re.fullmatch(listed.blocks, name)]
-                names = [f"{block}.{end}" for block in blocks for end in listed.targets]
-            return {name: linear[name] for name in names}
+                return {name: linear[name] for name in in_blocks}
+            blocks = [name for name in every if re.fullmatch(listed.blocks, name)]
+            return {name: linear[name] for name in (f"{block}.{end}" for block in blocks for end in listed.targets)}
         chosen: set[str] = set()
         for pattern in patterns:
             found = {name for name in linear if matches(name, pattern)}
             if not found:
-                other = [name for name in every if name and matches(name, pattern)]
-                what = f"matches {other[0]}, which is no linear layer" if other else "matches no module"
-                default = (name for block in repeated_blocks(self.encoder) for name in linear if inside(name, block))
-                candidates = ", ".join(dict.fromkeys(re.sub(r".*?\.\d+\.", "", name, count=1) for name in default))
+                candidates = dict.fromkeys(re.sub(r".*?\.\d+\.", "", name, count=1) for name in in_blocks)
                 raise UserError(
-                    f"method.targets: {pattern!r} {what} of backbone={self.config.name}; each layer has {candidates}"
+                    f"method.targets: {pattern!r} matches no linear layer of backbone={self.config.name}; each layer "
+                    f"has {', '.join(candidates)}"
                 )
             chosen |= found
         return {name: module for name, module in linear.items() if name in chosen}
@@ -153,15 +148,12 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or name.endswith(f".{pattern}")
 
 
-def load_backbone(
-    config: BackboneConfig, *, precision: str = "fp32", replicas: int = 1, cache: Path | None = None
-) -> Backbone:
+def load_backbone(config: BackboneConfig, *, precision: str = "fp32") -> Backbone:
     """Build the encoder of ``config.arch`` with its weights, everything frozen.
 
     Weights are read as fp32 whatever the file holds. ``precision``: fp32; tf32, which lets a GPU round the inputs of
     fp32 products; bf16, to which the checkpoint is rounded and in which the frozen weights are multiplied. LayerNorm,
     softmax and all that trains compute in fp32 from there, full fine-tuning and biases from the rounded values.
-    A pickled file is converted once into the folder ``cache``; None reads the pickle every time.
 
     Raises:
         UserError: an architecture that transformers refuses; weights that are missing, damaged, of another
@@ -174,10 +166,10 @@ def load_backbone(
     if config.weights == "random":
         encoder = build.random(config, hf_config)
     else:
-        encoder, pooler = build.pretrained(config, hf_config, cache)
+        encoder, pooler = build.pretrained(config, hf_config)
     encoder.requires_grad_(False)
     encoder.eval()
-    backbone = Backbone(config, encoder, hf_config, precision, replicas)
+    backbone = Backbone(config, encoder, hf_config, precision)
     backbone.pooler = pooler
     backbone.count_dropouts()
     if config.family == "deberta-v2":
@@ -205,25 +197,6 @@ def _count_attention(backbone: Backbone, end: str) -> None:
         if not isinstance(site, CounterDropout):
             site = backbone.dropout_site(float(site or 0.0), f"{name}.attention_dropout")
         module.attention_site = site
-
-
-def repeated_blocks(encoder: nn.Module) -> list[str]:
-    """Full names of the repeated blocks: the members of the outermost lists that hold linear layers."""
-    blocks: list[str] = []
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.ModuleList) and not any(inside(name, block) for block in blocks):
-            members = (f"{name}.{place}" for place in range(len(module)))
-            blocks += [each for each in members if _has_linear(encoder.get_submodule(each))]
-    return blocks
-
-
-def inside(name: str, block: str) -> bool:
-    """Whether the module ``name`` is part of ``block``, or the block itself."""
-    return name == block or name.startswith(f"{block}.")
-
-
-def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(each, nn.Linear) for each in module.modules())
 
 
 def _to_bf16(encoder: nn.Module) -> None:

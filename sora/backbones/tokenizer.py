@@ -16,6 +16,7 @@ from sora.backbones.source import tokenizer_folder
 from sora.backbones.token_check import check_fit
 from sora.config import BackboneConfig
 from sora.errors import UserError
+from sora.files import as_user_error
 
 SENTENCEPIECE = "spm.model"
 
@@ -60,14 +61,9 @@ def sentencepiece_normalizer(model: Path) -> Any:
     from tokenizers.normalizers import Precompiled, Replace, Sequence, Strip
 
     proto = sentencepiece_model_pb2.ModelProto()
-    try:
+    advice = "put the file of the pretrained model there, or take backbone.tokenizer=hf"
+    with as_user_error(model, "no sentencepiece model", advice, (OSError, DecodeError)):
         proto.ParseFromString(model.read_bytes())
-    except (OSError, DecodeError) as error:
-        reason = getattr(error, "strerror", error)
-        raise UserError(
-            f"{model}: no sentencepiece model ({reason}); put the file of the pretrained model there, or take "
-            "backbone.tokenizer=hf"
-        ) from error
     charsmap = proto.normalizer_spec.precompiled_charsmap
     return Sequence([Strip(), Precompiled(charsmap), Replace(Regex(" {2,}"), " ")])
 

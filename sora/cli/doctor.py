@@ -22,11 +22,11 @@ from torch import Tensor
 
 from sora import schedules
 from sora.backbones import DropoutKey
-from sora.backbones.cache import cache_folder
+from sora.backbones.build import read_state
 from sora.backbones.source import backbone_identity, weights_files
+from sora.backbones.token_cache import cache_folder
 from sora.backbones.token_check import differences, golden_of
 from sora.backbones.tokenizer import load_tokenizer
-from sora.backbones.weights import PICKLE, read_state
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.methods.regime import regime
@@ -121,7 +121,7 @@ def _weights(case: Case) -> tuple[str, str]:
         return "note", f"random, from init_seed {config.init_seed}: no result of a pretrained {config.name}"
     sha256 = backbone_identity(config)["sha256"]
     files = weights_files(config)
-    found = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in read_state(files, sha256, None).values()})
+    found = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in read_state(files).values()})
     name = files[0].name if len(files) == 1 else f"{len(files)} shards"
     return "ok", f"{name} of {config.name}, sha256 {sha256[:12]}: {', '.join(found)} in the file, read as float32"
 
@@ -205,12 +205,10 @@ def _memory(case: Case) -> tuple[str, str]:
 def _disk(case: Case) -> tuple[str, str]:
     run, examples = case.run, sum(case.data.sizes.values())
     rows = len(case.runs) * estimate.trainable(run) * estimate.FLOAT
-    files = weights_files(run.backbone) if run.backbone.weights != "random" else []
-    converted = sum(path.stat().st_size for path in files if path.suffix == PICKLE)
     needed: dict[str, tuple[str | Path, int]] = {  # bytes; of paths.runs: checkpoints, adapter, selected weights
         "paths.runs": (run.paths.runs, rows * ((KEEP + 1) * ROW_COPIES + 2)),
         "paths.results": (run.paths.results, examples * (run.task.num_outputs * estimate.FLOAT + 16)),
-        "paths.cache": (cache_folder("", run.paths.cache), int(converted + examples * 5 * case.facts.tokens(run)[0])),
+        "paths.cache": (cache_folder(run.paths.cache).parent, int(examples * 5 * case.facts.tokens(run)[0])),
     }
     level, notes = "ok", []
     keys: dict[int, list[str]] = {}  # disk -> the keys whose folders lie on it

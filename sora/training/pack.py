@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sora import methods, schedules
 from sora.backbones import Backbone, Encoding, Head, load_backbone
-from sora.backbones.cache import cache_folder
+from sora.backbones.token_cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.methods import Method, Plan
@@ -121,12 +121,7 @@ def build_pack(
     """
     run = runs[0]
     trainer = run.trainer
-    backbone = load_backbone(
-        run.backbone,
-        precision=run.precision,
-        replicas=len(runs),
-        cache=cache_folder("weights", run.paths.cache),
-    )
+    backbone = load_backbone(run.backbone, precision=run.precision)
     backbone.to(device=device)
     if dtype == torch.float64:
         backbone.double()
@@ -181,7 +176,7 @@ def encode_split(backbone: Backbone, examples: Examples, run: RunConfig) -> Enco
     tokens = backbone.encode(
         examples.texts,
         int(run.trainer.max_length or task.max_length),
-        cache_folder("tokens", run.paths.cache),
+        cache_folder(run.paths.cache),
         choices=task.choices,
         truncate=task.truncate,
         spans=examples.spans,
@@ -196,7 +191,7 @@ def _encode_apart(backbone: Backbone, examples: Examples, run: RunConfig) -> Enc
         raise UserError(f"method=zero_shot: compares two texts, but task={run.task.name} has {len(examples.texts)}")
     length = int(run.trainer.max_length or run.task.max_length)
     both = [text for pair in zip(*examples.texts, strict=True) for text in pair]
-    tokens = backbone.encode((both,), length, cache_folder("tokens", run.paths.cache), where=examples.where)
+    tokens = backbone.encode((both,), length, cache_folder(run.paths.cache), where=examples.where)
     return replace(tokens, choices=2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from sora.backbones import encoder_checks, load_backbone
+from sora.backbones.auto import described
 from sora.backbones.tokenizer import load_tokenizer
+from sora.config import BackboneConfig
 from sora.errors import UserError
 from tests.backbones.folders import DRY, SHORT, auto, edit, save_model, save_tokenizer
 from tests.typed import refused
@@ -30,16 +31,8 @@ def _sharded(folder: Path) -> None:
     next(iter(sorted(folder.glob("model-*")))).unlink()
 
 
-def _layers(count: int) -> Callable[[Path], None]:
-    return lambda folder: edit(folder / "config.json", num_hidden_layers=count)
-
-
-def _other(kind: str, **values: Any) -> Callable[[Path], None]:
-    def put(folder: Path) -> None:
-        config = AutoConfig.for_model(kind, **values)
-        config.save_pretrained(folder)
-
-    return put
+def _says(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "config.json", **values)
 
 
 def _cut(folder: Path) -> None:
@@ -53,48 +46,26 @@ def _code(folder: Path) -> None:
 
 
 def _adapter(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    (folder / "adapter_config.json").write_text("{}")
+    (folder / "config.json").rename(folder / "adapter_config.json")
 
 
-def _no_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-GPT2 = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4}
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no config.json": (lambda folder: (folder / "config.json").unlink(), "no config.json there"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "neither model.safetensors nor"),
-    "a torn config.json": (lambda folder: (folder / "config.json").write_text("{"), "not the config.json of a model"),
-    "no model_type": (lambda folder: edit(folder / "config.json", model_type=None), "names no model_type"),
-    "a PEFT adapter": (_adapter, "holds a PEFT adapter, no model; merge it into its base first"),
+    "no config.json": (lambda folder: (folder / "config.json").unlink(), "no config.json in"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no weights in"),
+    "a PEFT adapter": (_adapter, "it holds a PEFT adapter, no model; merge that into its base first"),
+    "a torn config.json": (lambda folder: (folder / "config.json").write_text("{"), "config.json: damaged ("),
     "a pointer of Git LFS": (_lfs, "a pointer of Git LFS, not the file itself; run git lfs pull"),
-    "a missing shard": (_sharded, "this shard is missing, though model.safetensors.index.json lists it"),
-    "extra layers": (_layers(1), "has no place in it; 16 tensors do not fit"),
-    "missing layers": (_layers(3), "encoder.layer.2.attention.output.LayerNorm.bias is missing"),
-    "another hidden size": (
-        lambda folder: edit(folder / "config.json", hidden_size=64),
-        "is [32], [64] expected",
-    ),
+    "a missing shard": (_sharded, "which model.safetensors.index.json lists, in"),
+    "extra layers": (_says(num_hidden_layers=1), "has no place in it; 16 tensors do not fit"),
+    "missing layers": (_says(num_hidden_layers=3), "encoder.layer.2.attention.output.LayerNorm.bias is missing"),
+    "another hidden size": (_says(hidden_size=64), "is [32], [64] expected"),
     "a truncated file": (_cut, "cannot be read as weights"),
     "a pickle of code": (_code, "pytorch_model.bin: cannot be read as weights"),
     "an unknown architecture": (
-        lambda folder: edit(folder / "config.json", model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
+        _says(model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
         "transformers cannot build this ownbert (ValueError: Unrecognized model",
     ),
-    "a decoder": (_other("gpt2", **GPT2), "gpt2 is a decoder, which reads from left to right"),
-    "a decoder of BERT's family": (lambda folder: edit(folder / "config.json", is_decoder=True), "bert is a decoder"),
-    "an encoder-decoder": (_other("t5", d_model=32), "t5 is an encoder-decoder"),
-    "a model of images": (_other("vit"), "vit is a model of images"),
-    "quantised weights": (
-        lambda folder: edit(folder / "config.json", quantization_config={"bits": 4}),
-        "the weights are quantised, which is not supported",
-    ),
-    "an activation that does not exist": (
-        lambda folder: edit(folder / "config.json", hidden_act="gelou"),
-        "transformers cannot build this bert",
-    ),
+    "an activation that does not exist": (_says(hidden_act="gelou"), "transformers cannot build this bert"),
 }
 
 
@@ -110,9 +81,28 @@ def test_what_no_backbone_is_made_of(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "qwen2 is a decoder"),
+        ({"model_type": "bert", "is_decoder": True}, "bert is a decoder"),
+        ({"model_type": "bert", "quantization_config": {"bits": 4}}, "bert is quantised"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
+        ({"model_type": "vit", "image_size": 224}, "vit is a model of images"),
+        ({"model_type": 5}, "names no model_type"),
+    ],
+)
+def test_a_config_json_is_judged_before_any_weights_are_fetched(
+    tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        auto(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_no_tokenizer, "no tokenizer in"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer in"),
         (lambda folder: save_tokenizer(folder, 70), "70 tokens, but the embeddings have 60 rows"),
         (lambda folder: save_tokenizer(folder, pad=3), "padding is token 3, but the backbone's is 0"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "its tokenizer cannot be read"),
@@ -126,20 +116,29 @@ def test_a_tokenizer_that_does_not_fit(spoil: Any, said: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "name one with backbone.weights=FOLDER, or its name on the hub"),
+        ({"weights": "random"}, "reads its architecture from a model"),
+        ({"weights": "org/model"}, "no config.json in org/model: HF_HUB_OFFLINE is set"),
+        ({"weights": "./nowhere"}, "no such folder"),
+        ({"hub": "./own"}, "backbone.hub: got './own', a folder"),
+    ],
+)
+def test_what_names_no_model(given: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        described(BackboneConfig("auto", "auto", pooling="auto", **given))
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("backbone=auto",), "name one with backbone.weights=FOLDER, or its name on the hub"),
-        (("backbone=auto", "backbone.weights=random"), "reads its architecture from a model"),
-        (("backbone=auto", "backbone.weights=org/model"), "no weights for org/model: HF_HUB_OFFLINE is set"),
-        (("backbone=auto", "backbone.weights=./nowhere"), "no such folder"),
-        (("backbone=auto", "backbone.hub=./own"), "backbone.hub: got './own', a folder"),
         (
             ("backbone=minilm-l6", "backbone.hub=google-bert/bert-base-uncased"),
             "backbone=minilm-l6 is sentence-transformers/all-MiniLM-L6-v2; for another model take backbone=auto "
             "backbone.weights=google-bert/bert-base-uncased",
         ),
         (("backbone=minilm-l6", "backbone.weights=own"), "but backbone=minilm-l6 has 30522"),
-        (("backbone=auto", "backbone.weights=own", "trainer.max_length=65"), "reads at most 64 tokens"),
         (("backbone=auto", "backbone.weights=own", "method.r=33"), "must be at most 32, the hidden size"),
     ],
 )
@@ -148,18 +147,27 @@ def test_what_the_command_refuses(words: tuple[str, ...], said: str, tmp_path: P
     assert said in refused(tmp_path, *SHORT, *words, *DRY)
 
 
-def test_more_layers_than_the_pinned_backbone_has(tmp_path: Path) -> None:
-    """A folder without config.json: its tensors say it."""
-    save_model(tmp_path, num_hidden_layers=4)
-    config = replace(auto(tmp_path), name="mine")
-    (tmp_path / "config.json").unlink()
-    config.arch["num_hidden_layers"] = 2
-    with pytest.raises(UserError, match=r"encoder\.layer\.2\S+ has no place in it; 32 tensors do not fit"):
-        load_backbone(config)
+# -- encoders that are run before they are taken ---------------------------------------------------------------------
 
 
-class Convolved(torch.nn.Module):
-    """An encoder whose tokens see their neighbours, padding or not."""
+@pytest.mark.parametrize(
+    ("kind", "sizes", "said"),
+    [
+        ("fnet", {"intermediate_size": 48}, "in fnet the padding or another example of the batch reaches a token"),
+        ("gpt2", {"num_attention_heads": 4}, "in gpt2 a token does not see those behind it, as in a decoder"),
+    ],
+)
+def test_a_fourier_transform_over_the_batch_and_a_decoder(
+    kind: str, sizes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    config = AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=2, vocab_size=60, **sizes)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=said):
+        load_backbone(auto(tmp_path))
+
+
+class Noisy(torch.nn.Module):
+    """An encoder that drops by torch's own generator."""
 
     def __init__(self, encoder: torch.nn.Module) -> None:
         super().__init__()
@@ -167,51 +175,13 @@ class Convolved(torch.nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         out = self.encoder(**inputs)
-        out.last_hidden_state = out.last_hidden_state + out.last_hidden_state.roll(-1, 1)
-        return out
-
-
-class Noisy(Convolved):
-    """An encoder that drops by torch's own generator."""
-
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        out = self.encoder(**inputs)
         out.last_hidden_state = torch.nn.functional.dropout(out.last_hidden_state, 0.1, self.training)
         return out
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [(Convolved, "the padding or another example of the batch reaches a token"), (Noisy, "set backbone.dropout=0")],
-)
-def test_a_family_that_is_not_listed_is_run_before_it_is_taken(kind: Any, said: str, tmp_path: Path) -> None:
+def test_dropout_that_cannot_be_counted(tmp_path: Path) -> None:
     save_model(tmp_path, "ernie")
     backbone = load_backbone(auto(tmp_path, dropout=0.0))
-    backbone.encoder = kind(backbone.encoder).eval()
-    with pytest.raises(UserError, match=said):
+    backbone.encoder = Noisy(backbone.encoder).eval()
+    with pytest.raises(UserError, match=r"set backbone.dropout=0"):
         encoder_checks.check(backbone)
-
-
-def test_fourier_transforms_over_the_batch_are_refused(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 60}
-    AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
-        load_backbone(auto(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}, "qwen2 is a decoder"),
-        ({"model_type": "bert", "is_decoder": True}, "bert is a decoder"),
-        ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
-        ({"model_type": "vit", "image_size": 224}, "vit is a model of images"),
-        ({"model_type": 5}, "names no model_type"),
-    ],
-)
-def test_a_config_json_is_judged_before_any_weights_are_fetched(
-    tmp_path: Path, values: dict[str, Any], said: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(UserError, match=said):
-        auto(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from sora.backbones import DropoutKey, Head, load_backbone
+from sora.backbones import Head, load_backbone
 from sora.backbones.families import FAMILIES
 from sora.backbones.head import pooled as pool
 from tests import tiny
@@ -18,16 +18,22 @@ def generators(*seeds):
 LISTED = [family for family in tiny.EVERY if family in FAMILIES]
 
 
-@pytest.mark.parametrize("family", LISTED)
-def test_logits_equal_transformers(family):
-    backbone = load_backbone(config(family), replicas=2)
+MEAN = {"classifier_pooling": "mean", "norm_bias": True, "classifier_bias": True}  # as ModernBERT's class can be
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "arch"), [*((family, "cls", {}) for family in LISTED), ("modernbert", "mean", MEAN)]
+)
+def test_logits_equal_transformers(family, pooling, arch):
+    cfg = config(family, pooling=pooling)
+    cfg.arch |= arch
+    backbone = load_backbone(cfg)
     head = Head(backbone, outputs=3, policy="classifier+pooler", generators=generators(1, 2))
+    assert head.fits_class
     with torch.no_grad():
-        if head.form.bias:
-            head.dense_bias.normal_()
-        if head.norm is not None:
-            head.norm.normal_()
-        head.out_bias.normal_()
+        for tensor in (head.dense_bias if head.form.bias else None, head.norm, head.norm_bias, head.out_bias):
+            if tensor is not None:
+                tensor.normal_()
     inputs = {name: tensor.repeat(2, 1) for name, tensor in batch(family).items()}
     got = head(backbone(inputs), inputs["attention_mask"]).view(2, 4, 3)
     hf = type(backbone.hf_config).from_dict(backbone.hf_config.to_dict())
@@ -86,23 +92,6 @@ def test_mean_pooling_leaves_padding_out():
     torch.testing.assert_close(pool(hidden, mask, "mean"), pooled)
 
 
-@pytest.mark.parametrize("family", tiny.EVERY)
-def test_dropout_only_in_a_training_step(family):
-    backbone = load_backbone(config(family, dropout=0.3))
-    head = Head(backbone, outputs=2, policy="classifier", generators=generators(0))
-    hidden, mask = torch.randn(4, 6, tiny.HIDDEN), torch.ones(4, 6)
-    quiet = head(hidden, mask)
-    backbone.dropout.begin(DropoutKey((1,), 0))
-    assert not torch.allclose(head(hidden, mask), quiet)
-    backbone.dropout.end()
-    assert torch.equal(head(hidden, mask), quiet)
-
-
-def test_an_unknown_policy_is_refused():
-    with pytest.raises(ValueError, match="classifier\\+pooler"):
-        Head(load_backbone(config("bert")), outputs=2, policy="all", generators=generators(0))
-
-
 def test_debertas_own_dropout_before_the_classifier():
     """AdaLoRA's recipes set ``cls_dropout``; ``backbone.dropout`` rules over it too."""
 
@@ -134,22 +123,3 @@ def test_a_family_without_a_head_of_its_own_gets_ours():
     head = Head(backbone, outputs=2, policy="classifier+pooler", generators=generators(0))
     assert not head.fits_class
     assert set(head.export_state(0)) == {"dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"}
-
-
-def test_modernbert_pools_as_its_configuration_says():
-    """The class means over the tokens where ``classifier_pooling`` is mean; ``backbone.pooling=auto`` takes that."""
-    cfg = config("modernbert", pooling="mean")
-    cfg.arch |= {"classifier_pooling": "mean", "norm_bias": True, "classifier_bias": True}
-    backbone = load_backbone(cfg)
-    head = Head(backbone, outputs=3, policy="classifier+pooler", generators=generators(1))
-    assert head.fits_class
-    with torch.no_grad():
-        head.norm_bias.normal_()
-        head.dense_bias.normal_()
-    hf = type(backbone.hf_config).from_dict(backbone.hf_config.to_dict() | {"num_labels": 3})
-    model = AutoModelForSequenceClassification.from_config(hf, attn_implementation="eager").eval()
-    state = {f"{backbone.prefix}.{key}": value for key, value in backbone.encoder.state_dict().items()}
-    model.load_state_dict(state | head.export_state(0))
-    inputs = batch("modernbert")
-    got = head(backbone(inputs), inputs["attention_mask"])
-    torch.testing.assert_close(got, model(**inputs).logits, rtol=0, atol=1e-5)

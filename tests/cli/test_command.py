@@ -218,7 +218,7 @@ def test_real_glue(task: str, tmp_path: Path, shared: Path) -> None:
     ("overrides", "expected"),
     [
         (["method.targets=[nothing]"], "nothing ... query"),
-        (["method.targets=[attention.self]"], "method.targets ... attention.self, which is no linear layer"),
+        (["method.targets=[attention.self]"], "method.targets ... matches no linear layer"),
         (["method=peft", "method.options={lora_alhpa: 16}"], "method.options.lora_alhpa ... did you mean lora_alpha"),
         (["task=rte", "data.dir=/nowhere"], "/nowhere ... RTE"),
         (["task=rte"], "data.dir"),

@@ -21,7 +21,7 @@ from tests import tiny
 
 def plain_model(config, classes=2):
     """transformers' own class with the frozen weights of the backbone and a fresh head."""
-    backbone = load_backbone(config.backbone, precision="fp32", replicas=1)
+    backbone = load_backbone(config.backbone)
     hf = type(backbone.hf_config).from_dict(backbone.hf_config.to_dict())
     hf.num_labels = classes
     model = AutoModelForSequenceClassification.from_config(hf, attn_implementation="eager")
@@ -82,7 +82,7 @@ def test_mean_pooling_exports_an_encoder_adapter_and_a_head(tmp_path):
     folder = tmp_path / "adapter"
     loop.pack.method.export(0, folder, loop.pack.model.head)
     assert (folder / "head.safetensors").is_file()
-    backbone = load_backbone(loop.pack.runs[0].backbone, precision="fp32", replicas=1)
+    backbone = load_backbone(loop.pack.runs[0].backbone)
     hf = type(backbone.hf_config).from_dict(backbone.hf_config.to_dict())
     encoder = AutoModel.from_config(hf, attn_implementation="eager", add_pooling_layer=False)
     encoder.load_state_dict(backbone.encoder.state_dict())

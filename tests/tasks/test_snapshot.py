@@ -222,5 +222,3 @@ def test_what_the_hub_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "its cache has revision bcdcba79d07b, not ffffffffffff (task.revision)" in refused(DataConfig(), other)
     next((tmp_path / "hub").rglob("rte/train-00000-of-00001.parquet")).unlink()
     assert "its cache lacks the file" in refused(DataConfig())
-    (tmp_path / "hub/datasets--nyu-mll--glue/blobs/0.incomplete").touch()
-    assert "holds a download that was broken off" in refused(DataConfig())

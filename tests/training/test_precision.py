@@ -90,7 +90,7 @@ def test_a_trainable_tensor_in_half_precision_is_refused(monkeypatch: pytest.Mon
     with pytest.raises(AssertionError, match=r"1 trainable tensors are not torch.float32: head.out is torch.float16"):
         check_trainable(pack.model)
     pooler = {"weight": torch.eye(tiny.HIDDEN).half(), "bias": torch.zeros(tiny.HIDDEN).half()}
-    monkeypatch.setattr(build, "pretrained", lambda config, hf_config, _: (build.random(config, hf_config), pooler))
+    monkeypatch.setattr(build, "pretrained", lambda config, hf_config: (build.random(config, hf_config), pooler))
     monkeypatch.setattr("sora.backbones.source.backbone_identity", lambda *_: {})
     with pytest.raises(AssertionError, match=r"trainable tensors are not torch.float32: head.dense is torch.float16"):
         tiny.pack(tiny.runs("bert", backbone={"weights": "/", "arch": tiny.SHARED | tiny.ARCHITECTURES["bert"]}))
