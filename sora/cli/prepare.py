@@ -29,7 +29,7 @@ from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.files import as_user_error, replaced, write_text
 from sora.tasks import TaskConfig, load, load_task, load_test
-from sora.tasks.load import ENV, data_folder, open_snapshot
+from sora.tasks.load import ENV, locate
 
 CONF = files.CONF / "backbone"
 MODELS = "models"
@@ -146,15 +146,10 @@ def _unlabelled(split: str) -> bool:
 
 def _files(task: TaskConfig, split: str, data_dir: str | None) -> tuple[list[Path], Path, str]:
     """Return the files of a split, the folder that their names start from, and the name of that folder in ``out``."""
-    snapshot = open_snapshot(task, data_dir)
-    if not snapshot:
-        folder = data_folder(task, data_dir)
-        return [folder / task.files[split]], folder, task.folder
-    files = snapshot(split)
-    base = files[0].parent
-    if files[0].is_dir():  # of save_to_disk
-        return sorted(files[0].iterdir()), base, task.hub_config
-    return files, base, task.hub_config
+    source = locate(task, data_dir)
+    files = source.files(split)
+    base, name = files[0].parent, task.hub_config if source.of_hub else task.folder
+    return sorted(files[0].iterdir()) if files[0].is_dir() else files, base, name
 
 
 def _copy_task(task: TaskConfig, data_dir: str | None, out: Path) -> None:

@@ -93,35 +93,37 @@ def test_pair_rules_hold() -> None:
     a = synthetic.Deed("nurse", ("bought", "buy"), "three", "violins", "instruments", "at the harbour")
     b = synthetic.Deed("pilot", ("sold", "sell"), "two", "owls", "birds", "in the valley")
     c = synthetic.Deed("baker", ("hid", "hide"), "six", "saws", "tools", "near the church")
-    says = {
-        synthetic._agent: {True: "the nurse bought", False: "the baker bought"},
-        synthetic._things: {True: "bought violins", False: "bought saws"},
-        synthetic._kind: {True: "some instruments", False: "some tools"},
-        synthetic._place: {True: "at the harbour the nurse", False: "near the church the nurse"},
+
+    def clauses(rule: str, other: synthetic.Deed) -> tuple[str, str]:
+        return synthetic._clauses(rng, rule, a, b, other, holds)
+
+    words = {
+        "agent": ("the nurse bought", "the baker bought"),
+        "things": ("bought violins", "bought saws"),
+        "kind": ("some instruments", "some tools"),
+        "place": ("at the harbour the nurse", "near the church the nurse"),
     }
-    for rule, words in says.items():
-        for holds in (True, False):
-            assert words[holds] in rule(random.Random(0), a, b, c, holds)[1]
-
     numbers = {word: value for value, word in enumerate(synthetic.NUMBERS, 2)}
-    for seed in range(60):
-        for holds in (True, False):
-            rng = random.Random(seed)
-            first, hypothesis = synthetic._quantity(rng, a, b, c, holds)
-            there = numbers[first.split()[3]]
-            phrase, bound = hypothesis.split()[3], numbers[hypothesis.split()[5]]
-            assert (there > bound if phrase == "more" else there < bound) == holds
+    rng = random.Random(0)
+    for holds in 60 * (True, False):
+        for rule, (true, false) in words.items():
+            assert (true if holds else false) in clauses(rule, c)[1]
 
-            first, hypothesis = synthetic._negation(rng, a, b, c, holds)
-            assert ((" no " in first) == ("did not buy any" in hypothesis)) == holds
+        first, hypothesis = clauses("quantity", c)
+        there = numbers[first.split()[3]]
+        phrase, bound = hypothesis.split()[3], numbers[hypothesis.split()[5]]
+        assert (there > bound if phrase == "more" else there < bound) == holds
 
-            first, hypothesis = synthetic._monotone(rng, a, b, c, holds)
-            widens = "violins" in first and "instruments" in hypothesis
-            assert widens == (holds != (" no " in first))
+        first, hypothesis = clauses("negation", c)
+        assert ((" no " in first) == ("did not buy any" in hypothesis)) == holds
 
-            _, hypothesis = synthetic._roles(rng, a, b, b, holds)
-            passive = " by the " in hypothesis
-            assert hypothesis.startswith("the pilot" if passive == holds else "the nurse")
+        first, hypothesis = clauses("monotone", c)
+        widens = "violins" in first and "instruments" in hypothesis
+        assert widens == (holds != (" no " in first))
+
+        _, hypothesis = clauses("roles", b)
+        passive = " by the " in hypothesis
+        assert hypothesis.startswith("the pilot" if passive == holds else "the nurse")
 
 
 def test_more_examples_than_there_are_texts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
