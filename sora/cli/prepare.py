@@ -148,7 +148,7 @@ def _files(task: TaskConfig, split: str, data_dir: str | None) -> tuple[list[Pat
     """Return the files of a split, the folder that their names start from, and the name of that folder in ``out``."""
     source = locate(task, data_dir)
     files = source.files(split)
-    base, name = files[0].parent, task.hub_config if source.of_hub else task.folder
+    base, name = source.folder or files[0].parent, task.hub_config if source.of_hub else task.folder
     return sorted(files[0].iterdir()) if files[0].is_dir() else files, base, name
 
 

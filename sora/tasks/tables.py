@@ -112,7 +112,7 @@ def read_jsonl(path: Path, unfold: Unfold | None = None) -> Table:
     import pandas as pd
 
     text = text_of(path).rstrip()
-    if path.suffix == ".json" and text.startswith("["):
+    if path.suffix == ".json" and text.lstrip().startswith("["):
         values = [(f"{path}: element {count} (from 0)", each) for count, each in enumerate(_parsed(text, str(path)))]
     else:
         numbered = [(f"{path}:{number}", line) for number, line in enumerate(text.split("\n"), 1)]

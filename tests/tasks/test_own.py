@@ -135,7 +135,8 @@ def test_a_file_of_three_lines_is_a_task(typed: Command, tmp_path: Path) -> None
     assert named == [[("synthetic_pair", 0), ("synthetic_pair", 1)], [("reviews", 0), ("reviews", 1)]]
     run = done.packs[1][0]
     assert (run.task.benchmark, run.task.labels) == ("own", ["no", "yes"])
-    assert replace(run.task, files={}) == replace(described(files, name="reviews", max_length=128).task, files={})
+    by_keys = described(files, name="reviews").task
+    assert replace(run.task, files={}) == replace(by_keys, files={}, max_length=128)
     (manifest,) = (tmp_path / "results" / "studies").glob("*.json")
     planned = json.loads(manifest.read_text(encoding="utf-8"))
     assert planned["axes"]["task"] == ["synthetic_pair", "reviews"]  # as its records say
