@@ -171,9 +171,9 @@ def _clauses(rng: random.Random, rule: str, a: Deed, b: Deed, other: Deed, holds
             premise, wanted = (narrow, wide) if holds == (number != "no") else (wide, narrow)
             return premise.clause(), f"{did} {number} {wanted.things}"
         case _:  # a number against a bound on it, from either side
-            scene, bound = _draw(rng, range(len(NUMBERS)), 2)
-            phrase = "more than" if holds == (scene > bound) else "fewer than"
-            return replace(a, number=NUMBERS[scene]).clause(), f"{did} {phrase} {NUMBERS[bound]} {a.things}"
+            there, bound = _draw(rng, range(len(NUMBERS)), 2)
+            phrase = "more than" if holds == (there > bound) else "fewer than"
+            return replace(a, number=NUMBERS[there]).clause(), f"{did} {phrase} {NUMBERS[bound]} {a.things}"
 
 
 def _pair(rng: random.Random, target: int) -> tuple[str, str]:
