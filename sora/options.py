@@ -6,7 +6,7 @@ adds what is missing, and the command line needs a + for it (``defaults: [sora, 
 
 method   which keys there are depends on the method: ``defaults: [/method_options_<name>@_here_, _self_]``
 task     ``defaults: [/task_options@_here_, _self_]``; a task of the user's own has no such line, as there a null stands
-         for what is found in the files, and ``files`` is a text, a list or a group, which OmegaConf has no type for
+         for what is found in the files, and ``files`` is a text or a group, which OmegaConf has no type for
 """
 # ruff: noqa: RUF009  (opt() returns a dataclass field, so no default is shared)
 

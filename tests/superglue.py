@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sora.config import RunConfig
+from sora.tasks import load_task
 from tests.composing import runs
 
 PASSAGE = "Ann met Bo in Rome. Bo was late."  # Ann 0-2, Bo 8-9, Rome 14-17, Bo 20-21
@@ -83,16 +84,8 @@ def row(name: str, **changes: Any) -> dict[str, Any]:
     return values
 
 
-FOLDERS = {
-    "boolq": "BoolQ",
-    "cb": "CB",
-    "copa": "COPA",
-    "multirc": "MultiRC",
-    "record": "ReCoRD",
-    "rte_superglue": "RTE",
-    "wic": "WiC",
-    "wsc": "WSC",
-}
+NAMES = ("boolq", "cb", "copa", "multirc", "record", "rte_superglue", "wic", "wsc")
+FOLDERS = {name: load_task(name).folder for name in NAMES}
 TINY = (
     "recipe=none",
     "backbone.weights=random",

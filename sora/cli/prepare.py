@@ -31,7 +31,7 @@ from sora.config import BackboneConfig, DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.files import CONF, as_user_error, replaced, write_text
 from sora.tasks import TaskConfig, load, load_task, load_test
-from sora.tasks.load import ENV, data_folder, open_snapshot
+from sora.tasks.load import ENV, locate
 
 MODELS = "models"
 PART = re.compile(r".*\.zip\.\d+")
@@ -140,14 +140,11 @@ def _files_of_task(task: TaskConfig, data: DataConfig) -> dict[str, Path]:
 
 def _files(task: TaskConfig, split: str, data_dir: str | None) -> Iterator[tuple[str, Path]]:
     """The files of a split, each with its name in the folder."""
-    snapshot = open_snapshot(task, data_dir)
-    if not snapshot:
-        yield f"{task.benchmark}/{task.folder}/{task.files[split]}", data_folder(task, data_dir) / task.files[split]
-        return
-    for path in snapshot(split):
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]  # a folder of save_to_disk
-        for each in inside:
-            yield f"{task.benchmark}/{task.hub_config}/{each.relative_to(path.parent).as_posix()}", each
+    source = locate(task, data_dir)
+    files = source.files(split)
+    base, name = source.folder or files[0].parent, task.hub_config if source.of_hub else task.folder
+    for path in sorted(files[0].iterdir()) if files[0].is_dir() else files:  # a folder of save_to_disk
+        yield f"{task.benchmark}/{name}/{path.relative_to(base).as_posix()}", path
 
 
 def assemble(packages: Sequence[str], folder: Path) -> None:

@@ -12,7 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,9 @@ def flat(table: Table, task: TaskConfig, columns: dict[str, str], source: str, l
     ``columns``: text_a, text_b, label, and where there are any id (row of the official file), group, idx -> name there.
     Raises UserError with the place of a row whose text is empty or no text, or whose label is none of the task's.
     """
-    wanted = [name for key, name in columns.items() if labelled or key != "label"]
-    table.need(wanted)
-    for key in task.text_columns:
-        _check(table, columns[key], str, task.empty_text == "keep")
+    table.need([name for key, name in columns.items() if labelled or key != "label"])
+    keep = task.empty_text == "keep"
+    texts = tuple(_values(table, columns[key], str, keep) for key in task.text_columns)
     if not labelled:
         labels: Any = np.full(len(table.frame), *((math.nan, np.float32) if task.regression else (-1, np.int64)))
     elif task.regression:
@@ -51,13 +50,17 @@ def flat(table: Table, task: TaskConfig, columns: dict[str, str], source: str, l
         labels = targets(table, columns["label"], low, high)
     else:
         labels = class_indices(table, columns["label"], task.labels)
-    numbers = {key: _integers(table, columns[key]) for key in ("id", "group", "idx") if key in columns}
+    numbers = {
+        key: np.array(_values(table, columns[key], int), dtype=np.int64)
+        for key in ("id", "group", "idx")
+        if key in columns
+    }
     if "idx" in numbers:
         _check_unique(table, [(number,) for number in numbers["idx"].tolist()])
     return Examples(
         source,
         numbers.get("id", np.asarray(table.frame.index, dtype=np.int64)),
-        tuple(table.frame[columns[key]].tolist() for key in task.text_columns),
+        texts,
         labels,
         groups=numbers.get("group"),
         idx=numbers["idx"][:, None] if "idx" in numbers else None,
@@ -67,21 +70,16 @@ def flat(table: Table, task: TaskConfig, columns: dict[str, str], source: str, l
 _NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
 
 
-def _check(table: Table, name: str, kind: type[Any], may_be_empty: bool = False) -> None:
-    """Refuse a row whose value in a column is missing, of another type, or an empty text."""
-    for position, value in enumerate(table.frame[name].tolist()):
-        if type(value) is not kind:
+def _values(table: Table, name: str, kind: type[Any], may_be_empty: bool = False) -> list[Any]:
+    """A column. Raises UserError for a value that is missing, of another type, or an empty text."""
+    values = table.frame[name].tolist()
+    for position, value in enumerate(values):
+        if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
             found = "missing" if value is None else show(value)
             raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected")
-        if kind is int and not 0 <= value < 2**63:
-            raise table.refuse(position, f"{name} is {show(value)}, a number from 0 to 2^63 - 1 expected")
-        if kind is str and not may_be_empty and not str(value).strip():
+        if kind is str and not may_be_empty and not value.strip():
             raise table.refuse(position, f"{name} is empty")
-
-
-def _integers(table: Table, name: str) -> np.ndarray:
-    _check(table, name, int)
-    return np.array(table.frame[name].tolist(), dtype=np.int64)
+    return values
 
 
 def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:
@@ -89,8 +87,6 @@ def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:
     owners: dict[tuple[int, int], Any] = {}
     for position, path in enumerate(numbers):
         for level, number in enumerate(path):
-            if type(number) is not int or not 0 <= number < 2**63:
-                raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected")
             owner = path[:level] if level < len(path) - 1 else position
             if owners.setdefault((level, number), owner) != owner:
                 raise table.refuse(position, f"idx {number} was given before")
@@ -173,7 +169,7 @@ def wsc(row: Row, label: int) -> list[Example]:
 
 @dataclass(frozen=True)
 class Format:
-    """What a flat row of a layout holds beside ``label``, and the function that makes examples of it."""
+    """What a flat row of a layout holds other than ``label``, and the function that makes examples of it."""
 
     examples: Callable[[Row, int], list[Example]]
     columns: Mapping[str, type | None]  # None: of several types
@@ -193,43 +189,38 @@ FORMATS = {
 
 
 def examples_of(table: Table, task: TaskConfig, columns: dict[str, str], split: str, source: str) -> Examples:
-    """The examples of an official split. Raises UserError with the place of a row that is not as described."""
-    labelled = not split.startswith("test")
-    if task.layout == "flat":
-        return flat(table, task, columns, source, labelled)
-    return _formatted(table, task, split, source, labelled)
-
-
-def _formatted(table: Table, task: TaskConfig, split: str, source: str, labelled: bool) -> Examples:
-    """The examples of a table whose rows are those of ``task.layout``.
+    """The examples of an official split. Raises UserError with the place of a row that is not as described.
 
     ``ids`` count the rows of the official file, of which a passage is one.
     """
+    labelled = not split.startswith("test")
+    if task.layout == "flat":
+        return flat(table, task, columns, source, labelled)
     form = FORMATS[task.layout]
     label = ["label"] if labelled and task.layout != "record" else []  # whose right entities are its answers
-    columns = {name: kind for name, kind in form.columns.items() if labelled or name != "answers"}
-    table.need([*columns, *label])
-    for name, kind in columns.items():
+    kinds = {name: kind for name, kind in form.columns.items() if labelled or name != "answers"}
+    table.need([*kinds, *label])
+    for name, kind in kinds.items():
         if kind is not None:
-            _check(table, name, kind, name in form.empty)
+            _values(table, name, kind, name in form.empty)
     rows: list[Row] = table.frame.to_dict("records")
     numbers = [_numbers(row) for row in rows]
     _check_unique(table, numbers)
     labels = class_indices(table, "label", task.labels).tolist() if label else [-1] * len(rows)
+    file_rows = [0, *accumulate(int(one[0] != other[0]) for one, other in pairwise(numbers))]
     ids: list[int] = []
     examples: list[Example] = []
-    outermost = groupby(range(len(rows)), key=lambda position: numbers[position][0])
-    for number, (_, inside) in enumerate(outermost):
-        for position in inside:
-            row = rows[position] | {"mismatched": number in task.mismatched.get(split, [])}
-            if not labelled:
-                row["answers"] = None
-            try:
-                made = form.examples(row, labels[position])
-            except (ValueError, KeyError, TypeError) as error:
-                raise table.refuse(position, unlike(error)) from error
-            examples += made
-            ids += [number] * len(made)
+    for position, row in enumerate(rows):
+        number = file_rows[position]
+        row["mismatched"] = number in task.mismatched.get(split, [])
+        if not labelled:
+            row["answers"] = None
+        try:
+            made = form.examples(row, labels[position])
+        except (ValueError, KeyError, TypeError) as error:
+            raise table.refuse(position, unlike(error)) from error
+        examples += made
+        ids += [number] * len(made)
     return _assemble(task, source, ids, examples)
 
 
@@ -243,19 +234,23 @@ def _assemble(task: TaskConfig, source: str, ids: list[int], examples: list[Exam
     """The columns of ``Examples`` from examples one by one; ``ids`` are their file rows."""
     if task.spans == "marks":
         examples = [_with_marks(each) for each in examples]
-    first = examples[0] if examples else Example(("",), -1, (0,))
-    spans = task.spans == "vectors" and first.spans is not None
-    graded = all(each.credit is not None for each in examples)
+
+    def array(name: str, kind: type[Any]) -> Any:
+        """A column, or None where the examples have no such value."""
+        values = [getattr(each, name) for each in examples]
+        return None if not values or values[0] is None else np.asarray(values, dtype=kind)
+
+    answers = [each.answer for each in examples if each.answer is not None]
     return Examples(
         source,
         np.asarray(ids, dtype=np.int64),
-        tuple([each.texts[column] for each in examples] for column in range(len(first.texts))),
+        tuple(map(list, zip(*(each.texts for each in examples), strict=True))),
         np.asarray([each.label for each in examples], dtype=np.int64),
-        groups=None if first.group is None else np.asarray([each.group for each in examples], dtype=np.int64),
-        credit=np.asarray([each.credit for each in examples], dtype=np.float64) if examples and graded else None,
-        spans=np.asarray([each.spans for each in examples], dtype=np.int64) if spans else None,
-        idx=np.asarray([each.idx for each in examples], dtype=np.int64),
-        answers=None if first.answer is None else [str(each.answer) for each in examples],
+        groups=array("group", np.int64),
+        credit=array("credit", np.float64),
+        spans=array("spans", np.int64) if task.spans == "vectors" else None,
+        idx=array("idx", np.int64),
+        answers=answers or None,
     )
 
 

@@ -8,8 +8,8 @@ equal hash, and so the same run id, wherever it was read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from sora.backbones.hub import NotThere, Repository, snapshot
@@ -22,7 +22,7 @@ from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.formats import FORMATS, UNFOLD, examples_of
 from sora.tasks.metrics import check_metrics
 from sora.tasks.splits import count_rows, first, limited, make_splits, train_slice
-from sora.tasks.tables import of_dataset, read_delimited, read_jsonl, read_parquet, read_saved
+from sora.tasks.tables import of_dataset, read_datasets, read_delimited, read_jsonl
 
 ENV = "SORA_DATA"
 WHERE = {
@@ -49,13 +49,8 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
     if task.reader == "own":
         official = own.read(task, data.dir)
     else:
-        if missing := [split for split in ("train", "validation") if split not in task.sizes]:
-            raise UserError(
-                f"task.sizes: has no {missing[0]}, must have the number of examples of each official split; "
-                f"correct the YAML of task {task.name}"
-            )
-        needed = [split for split in ("train", "validation", "validation_mm") if split in task.sizes]
-        official, partial = _read(task, needed, data)
+        mismatched = ["validation_mm"] if "validation_mm" in task.sizes else []
+        official, partial = _read(task, ["train", "validation", *mismatched], data)
     official["train"] = train_slice(official["train"], task.train_rows)
     splits = make_splits(task, protocol.name, official)
     if data.limit:
@@ -81,36 +76,12 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
 def why_not(task: TaskConfig, data: DataConfig) -> str:
     """Why the task's data cannot be had, as a sentence; empty where its place is found."""
     try:
-        _, files = locate(task, data.dir)
+        source = locate(task, data.dir)
         for split in task.sizes:
-            files(split)
+            source.files(split)
     except UserError as error:
         return str(error)
     return ""
-
-
-def data_folder(task: TaskConfig, directory: str | None) -> Path:
-    """The folder of the task's official files: <dir>/<folder>, or <dir>/<benchmark>/<folder>.
-
-    ``directory`` is data.dir; when it is empty the environment variable SORA_DATA counts. Raises UserError.
-    """
-    key = "data.dir" if directory else ENV
-    given = directory or os.environ.get(ENV)
-    if not given:
-        raise UserError(
-            f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE[task.benchmark]}"
-        )
-    root = Path(given).expanduser()
-    tried = [root / task.folder, root / task.benchmark / task.folder]
-    for folder in tried:
-        if folder.is_dir():
-            return folder
-    places = " and ".join(str(folder) for folder in tried)
-    present = [p.name for base in (root, root / task.benchmark) if base.is_dir() for p in base.iterdir()]
-    raise UserError(
-        f"{key}={given}: no folder for task {task.name}; looked for {places}{nearest(task.folder, present)}. "
-        f"{WHERE[task.benchmark]}"
-    )
 
 
 def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[dict[str, Examples], dict[str, str]]:
@@ -120,30 +91,29 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
 
         made = generate(task)
         return {split: made[split] for split in splits}, {}
-    official: dict[str, Examples] = {}
-    partial: dict[str, str] = {}
-    given = data.dir or os.environ.get(ENV)
-    of_hub, files_of = locate(task, data.dir)
+    names = [task.files.get(split) for split in splits if split in task.sizes]
+    if None in names or len(set(names)) < len(splits):
+        raise UserError(
+            f"task.files: got {show(task.files)}, must name a file of its own for each of {', '.join(splits)}, and "
+            f"task.sizes the number of its examples; correct the YAML of task {task.name}"
+        )
     if task.spans and task.layout not in ("wic", "wsc"):
         raise UserError(f"task.spans: got {show(task.spans)}, but task={task.name} has no marked words; leave it empty")
-    names = [task.files.get(split) for split in splits]
-    if None in names or len(set(names)) < len(names):
-        raise UserError(
-            f"task.files: got {show(task.files)}, must name a file of its own for each of {', '.join(splits)}"
-        )
+    source = locate(task, data.dir)
+    official: dict[str, Examples] = {}
+    partial: dict[str, str] = {}
     for split in splits:
-        source = f"{task.folder}/{task.files[split]}"
-        files = files_of(split)
+        files = source.files(split)
         path = files[0]
         if not path.exists():
             raise UserError(f"{path} is missing (the {split} split of task {task.name}). {WHERE[task.benchmark]}")
-        if given:
-            inside = (sorted(each.iterdir()) if each.is_dir() else [each] for each in files)  # a folder: a saved split
-            check(Path(given).expanduser(), chain.from_iterable(inside))
-        if of_hub:
-            official[split] = read_snapshot(files, task, split, source)
+        if source.root:
+            check(source.root, sorted(path.iterdir()) if path.is_dir() else files)
+        stands_for = f"{task.folder}/{task.files[split]}"
+        if source.of_hub:
+            official[split] = read_snapshot(files, task, split, stands_for)
         else:
-            official[split] = read_official(path, task, split, source)
+            official[split] = read_official(path, task, split, stands_for)
         expected, found = task.sizes[split], count_rows(official[split])
         if found != expected:
             partial[split] = f"{expected:,} expected, {found:,} found"
@@ -153,14 +123,6 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
                     "official file, or set data.allow_partial=true if there are some (the record will say so)"
                 )
     return official, partial
-
-
-def locate(task: TaskConfig, directory: str | None) -> tuple[bool, Callable[[str], list[Path]]]:
-    """Whether the data lies as the hub has it, and from a split to its files. ``directory`` is data.dir."""
-    if snapshot_of := open_snapshot(task, directory or os.environ.get(ENV)):
-        return True, snapshot_of
-    folder = data_folder(task, directory)
-    return False, lambda split: [folder / task.files[split]]
 
 
 def read_official(path: Path, task: TaskConfig, split: str, source: str) -> Examples:
@@ -175,50 +137,82 @@ def read_official(path: Path, task: TaskConfig, split: str, source: str) -> Exam
     return examples_of(table, task, columns, split, source)
 
 
-# -- a snapshot of the hub's data set --------------------------------------------------------------------------
+def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: str) -> Examples:
+    """The examples of a split of the hub's data set; ``source`` is the official file that it stands for."""
+    columns = task.hub_columns or task.columns | {"label": "label", "idx": "idx"}
+    known = columns.values() if task.layout == "flat" else FORMATS[task.layout].columns
+    table = of_dataset(read_datasets(files), files, [*known, "label"])
+    return examples_of(table, task, columns, split, source)
 
 
-def open_snapshot(task: TaskConfig, given: str | None) -> Callable[[str], list[Path]] | None:
-    """From a split to its parquet files, or to its folder of ``save_to_disk``; None for the official download.
+# -- where an official task lies -------------------------------------------------------------------------------
 
-    ``given`` is data.dir; without one, and for a task that is there, it is the hub.
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of an official task lie."""
+
+    task: TaskConfig
+    root: Path | None  # data.dir; None: the hub's cache, or the hub
+    folder: Path | None  # the task's, below it
+    of_hub: bool  # as the hub has them, not as the official download
+
+    def files(self, split: str) -> list[Path]:
+        """The official file, there or not; or all parquet shards of a split, or the folder where it was saved.
+
+        Raises UserError where the hub's files are not there, and cannot be had.
+        """
+        task, name = self.task, self.task.hub_splits.get(split, split)
+        if self.folder and not self.of_hub:
+            return [self.folder / task.files[split]]
+        folder = self.folder or _in_cache(task, name)
+        if (folder / name / "state.json").is_file():
+            return [folder / name]
+        if not (files := sorted(folder.glob(f"{name}-*.parquet"))):
+            missing = folder / f"{name}-00000-of-00001.parquet"
+            raise UserError(f"{missing} is missing (the {split} split of task {task.name}); download it again")
+        return files
+
+
+def locate(task: TaskConfig, directory: str | None) -> Source:
+    """Find the task's files: <dir>/<folder> of the official download, else <dir>/<config> of the hub's data set, or
+    either below <dir>/<benchmark>.
+
+    ``directory`` is data.dir; when it is empty the environment variable SORA_DATA counts, and then the hub. Raises
+    UserError where there are none.
     """
-    if not task.hub:
-        return None
+    key, given = ("data.dir", directory) if directory else (ENV, os.environ.get(ENV))
     if not given:
-        return lambda split: hub_files(task, split)
+        if task.hub:
+            return Source(task, None, None, True)
+        raise UserError(
+            f"task {task.name} needs files, and neither data.dir nor the variable {ENV} is set. {WHERE[task.benchmark]}"
+        )
     root = Path(given).expanduser()
     bases = (root, root / task.benchmark)
-    if any((base / task.folder / name).is_file() for base in bases for name in task.files.values()):
-        return None
+    official = [base / task.folder for base in bases]
+    for folder in official:
+        if any((folder / name).is_file() for name in task.files.values()):
+            return Source(task, root, folder, False)
     names = [task.hub_splits.get(split, split) for split in task.sizes]
-    for folder in (base / task.hub_config for base in bases):
+    for folder in (base / task.hub_config for base in bases if task.hub):
         if any(any(folder.glob(f"{name}-*.parquet")) or (folder / name / "state.json").is_file() for name in names):
-            return lambda split: snapshot_files(task, split, folder)
-    return None
+            return Source(task, root, folder, True)
+    present = [path.name for base in bases if base.is_dir() for path in base.iterdir()]
+    raise UserError(
+        f"{key}={given}: no folder for task {task.name}; looked for {' and '.join(map(str, official))} and its files"
+        f"{nearest(task.folder, set(present) - {task.folder})}. {WHERE[task.benchmark]}"
+    )
 
 
-def snapshot_files(task: TaskConfig, split: str, folder: Path) -> list[Path]:
-    """The parquet files of a split, all of its shards, or the folder where it was saved. Raises UserError."""
-    name = task.hub_splits.get(split, split)
-    if (folder / name / "state.json").is_file():
-        return [folder / name]
-    files = sorted(folder.glob(f"{name}-*.parquet"))
-    if not files:
-        missing = folder / f"{name}-00000-of-00001.parquet"
-        raise UserError(f"{missing} is missing (the {split} split of task {task.name} is not whole); download it again")
-    return files
-
-
-def hub_files(task: TaskConfig, split: str) -> list[Path]:
-    """The files of a split in the hub's cache, downloaded if need be. Raises UserError where they cannot be had."""
+def _in_cache(task: TaskConfig, name: str) -> Path:
+    """The folder of a split's files in the hub's cache, downloaded if need be. Raises UserError."""
     repository = Repository(task.hub, task.revision, "dataset", "task.revision")
-    name = task.hub_splits.get(split, split)
     held = repository.cached / "snapshots" / task.revision / task.hub_config
+    if any(held.glob(f"{name}-*.parquet")):
+        return held
     try:
-        if any(held.glob(f"{name}-*.parquet")):
-            return snapshot_files(task, split, held)
-        folder = snapshot(repository, [f"{task.hub_config}/{name}-*.parquet"])
+        return snapshot(repository, [f"{task.hub_config}/{name}-*.parquet"]) / task.hub_config
     except NotThere as error:
         raise UserError(
             f"task {task.name}: no {task.hub_config}/{name}-00000-of-00001.parquet of {task.hub}: {error}; fill the "
@@ -226,13 +220,3 @@ def hub_files(task: TaskConfig, split: str) -> list[Path]:
             f"{task.revision} --include '{task.hub_config}/*'), or give a folder with the files (data.dir=FOLDER, or "
             f"the variable {ENV})"
         ) from error
-    return snapshot_files(task, split, folder / task.hub_config)
-
-
-def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: str) -> Examples:
-    """The examples of a split of the hub's data set; ``source`` is the official file that it stands for."""
-    dataset = read_parquet(files) if files[0].is_file() else read_saved(files[0])
-    place = str(files[0].parent if len(files) > 1 else files[0])
-    columns = task.hub_columns or task.columns | {"label": "label", "idx": "idx"}
-    known = columns.values() if task.layout == "flat" else FORMATS[task.layout].columns
-    return examples_of(of_dataset(dataset, place, [*known, "label"]), task, columns, split, source)

@@ -43,7 +43,7 @@ class Scored:
         """``groups`` or ``credit``. Raises ValueError when it was not given."""
         value: Array | None = getattr(self, name)
         if value is None:
-            raise ValueError(f"this metric needs {name} [N] beside the labels")
+            raise ValueError(f"this metric needs {name} [N] next to the labels")
         return value
 
 

@@ -33,8 +33,6 @@ def generate(task: TaskConfig) -> dict[str, Examples]:
 
     Raises UserError for more examples than it has distinct texts.
     """
-    if task.generator not in GENERATORS:
-        raise UserError(f"task.generator: empty, must be one of {', '.join(GENERATORS)}")
     taken: set[tuple[str, ...]] = set()
     return {split: _split(task, split, taken) for split in sorted(task.sizes)}
 
@@ -130,70 +128,52 @@ class Deed:
         return f"the {self.agent} {self.verb[0]} {self.number} {self.things} {self.place}"
 
 
-# draws, the deed in question, the deed beside it, the one a false hypothesis borrows from, does it hold?
-# -> the clause of the deed in question, and a clause that follows from it or does not
-Rule = Callable[[random.Random, Deed, Deed, Deed, bool], tuple[str, str]]
+WORDS = ("agent", "things", "kind", "place")  # rules that comparing words mostly solves
+LOGIC = ("roles", "negation", "monotone", "quantity")  # and those for which it does not
+RULES = 3 * WORDS + LOGIC
+NEW = 0.85  # share of false hypotheses of WORDS and roles that borrow from outside the scene
 
 
-def _agent(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """Who did it."""
-    things = a.kind if _coin(rng) else a.things
-    return a.clause(), f"the {(a if holds else other).agent} {a.verb[0]} {things} {a.place}"
+def _clauses(rng: random.Random, rule: str, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
+    """The clause of the deed ``a``, and a clause that follows from it or does not.
 
-
-def _things(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """What it was done to."""
-    return a.clause(), f"the {a.agent} {a.verb[0]} {(a if holds else other).things} {a.place}"
-
-
-def _kind(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """A thing is of its kind and of no other."""
-    return a.clause(), f"the {a.agent} {a.verb[0]} some {(a if holds else other).kind}"
-
-
-def _place(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """Where it happened."""
-    return a.clause(), f"{(a if holds else other).place} the {a.agent} {a.verb[0]} {a.things}"
-
-
-def _roles(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """Who did it to whom, in the active or the passive voice."""
-    met = _pick(rng, MET)
-    doer, patient = a.agent, b.agent
-    if not holds:
-        doer, patient = (patient, doer) if other is b else (other.agent, patient)
-    claim = f"the {patient} was {met} by the {doer}" if _coin(rng) else f"the {doer} {met} the {patient}"
-    return f"the {a.agent} {met} the {b.agent} {a.place}", claim
-
-
-def _negation(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """No things against some things."""
-    negative = _coin(rng)
-    scene = replace(a, number="no") if negative else a
-    claim = f"did not {a.verb[1]} any" if negative == holds else f"{a.verb[0]} some"
-    return scene.clause(), f"the {a.agent} {claim} {a.things}"
-
-
-def _monotone(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """Who bought violins bought instruments, not vice versa; who bought no instruments bought no violins."""
-    number = "no" if _coin(rng) else a.number
-    narrow, wide = replace(a, number=number), replace(a, number=number, things=a.kind)
-    premise, claim = (narrow, wide) if holds == (number != "no") else (wide, narrow)
-    return premise.clause(), f"the {a.agent} {a.verb[0]} {number} {claim.things}"
-
-
-def _quantity(rng: random.Random, a: Deed, b: Deed, other: Deed, holds: bool) -> tuple[str, str]:
-    """A number against a bound on it, from either side."""
-    scene, bound = _draw(rng, range(len(NUMBERS)), 2)
-    phrase = "more than" if holds == (scene > bound) else "fewer than"
-    claim = f"the {a.agent} {a.verb[0]} {phrase} {NUMBERS[bound]} {a.things}"
-    return replace(a, number=NUMBERS[scene]).clause(), claim
-
-
-WORDS = (_agent, _things, _kind, _place)  # rules that comparing words mostly solves
-LOGIC = (_roles, _negation, _monotone, _quantity)  # and those for which it does not
-RULES: tuple[Rule, ...] = 3 * WORDS + LOGIC
-NEW = 0.85  # share of false hypotheses of WORDS and _roles that borrow from outside the scene
+    Args:
+        b: the deed next to it.
+        other: the deed that a false hypothesis borrows from.
+        holds: whether the second follows from the first.
+    """
+    source, did = a if holds else other, f"the {a.agent} {a.verb[0]}"
+    match rule:
+        case "agent":  # who did it
+            things = a.kind if _coin(rng) else a.things
+            return a.clause(), f"the {source.agent} {a.verb[0]} {things} {a.place}"
+        case "things":  # what it was done to
+            return a.clause(), f"{did} {source.things} {a.place}"
+        case "kind":  # a thing is of its kind and of no other
+            return a.clause(), f"{did} some {source.kind}"
+        case "place":  # where it happened
+            return a.clause(), f"{source.place} {did} {a.things}"
+        case "roles":  # who did it to whom, in the active or the passive voice
+            met = _pick(rng, MET)
+            doer, patient = a.agent, b.agent
+            if not holds:
+                doer, patient = (patient, doer) if other is b else (other.agent, patient)
+            claim = f"the {patient} was {met} by the {doer}" if _coin(rng) else f"the {doer} {met} the {patient}"
+            return f"the {a.agent} {met} the {b.agent} {a.place}", claim
+        case "negation":  # no things against some things
+            negative = _coin(rng)
+            scene = replace(a, number="no") if negative else a
+            claim = f"the {a.agent} did not {a.verb[1]} any" if negative == holds else f"{did} some"
+            return scene.clause(), f"{claim} {a.things}"
+        case "monotone":  # who bought violins bought instruments, not vice versa; with "no" it is the other way round
+            number = "no" if _coin(rng) else a.number
+            narrow, wide = replace(a, number=number), replace(a, number=number, things=a.kind)
+            premise, wanted = (narrow, wide) if holds == (number != "no") else (wide, narrow)
+            return premise.clause(), f"{did} {number} {wanted.things}"
+        case _:  # a number against a bound on it, from either side
+            there, bound = _draw(rng, range(len(NUMBERS)), 2)
+            phrase = "more than" if holds == (there > bound) else "fewer than"
+            return replace(a, number=NUMBERS[there]).clause(), f"{did} {phrase} {NUMBERS[bound]} {a.things}"
 
 
 def _pair(rng: random.Random, target: int) -> tuple[str, str]:
@@ -205,7 +185,7 @@ def _pair(rng: random.Random, target: int) -> tuple[str, str]:
         for agent, verb, kind, place in zip(agents, verbs, kinds, places, strict=True)
     )
     other = c if rng.random() < NEW else b
-    first, hypothesis = _pick(rng, RULES)(rng, a, b, other, target == 0)
+    first, hypothesis = _clauses(rng, _pick(rng, RULES), a, b, other, target == 0)
     second = b.clause()
     if _coin(rng):
         first, second = second, first

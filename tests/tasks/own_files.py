@@ -34,27 +34,25 @@ def write(folder: Path, kind: str, labels: list[Any], splits: tuple[str, ...] = 
     named = {}
     for split in splits:
         rows, path = frame(split, labels), folder / f"{split}.{kind.split('-')[0]}"
-        records = rows.to_dict("records")
-        if kind == "csv":
-            rows.to_csv(path, index=False)
-        elif kind == "tsv":  # quoted where a field needs it, as pandas does
-            rows.to_csv(path, index=False, sep="\t")
-        elif kind == "csv-semicolons":
-            rows.to_csv(path, index=False, sep=";", encoding="utf-8-sig")
-        elif kind == "jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
-        elif kind == "json":
-            path.write_text(json.dumps(records, indent=1), encoding="utf-8")
-        elif kind == "parquet":
-            Dataset.from_list(records).to_parquet(path)
-        elif kind == "parquet-shards":
-            for number in range(2):
-                part = Dataset.from_list(records).shard(2, number, contiguous=True)
-                part.to_parquet(folder / f"{split}-{number:05d}-of-00002.parquet")
-            path = folder / f"{split}-*.parquet"
-        elif kind == "saved":
-            path = folder / split
-            Dataset.from_list(records).save_to_disk(path)
+        data = Dataset.from_list(rows.to_dict("records"))
+        match kind:
+            case "csv" | "tsv":  # quoted where a field needs it, as pandas does
+                rows.to_csv(path, index=False, sep="," if kind == "csv" else "\t")
+            case "csv-semicolons":
+                rows.to_csv(path, index=False, sep=";", encoding="utf-8-sig")
+            case "jsonl" | "json":
+                lines = [json.dumps(row) for row in data.to_list()]
+                path.write_text("[" + ",\n".join(lines) + "]" if kind == "json" else "\n".join(lines), encoding="utf-8")
+            case "parquet":
+                data.to_parquet(path)
+            case "parquet-shards":
+                path = folder / f"{split}-*.parquet"
+                for number in range(2):
+                    part = folder / f"{split}-{number:05d}-of-00002.parquet"
+                    data.shard(2, number, contiguous=True).to_parquet(part)
+            case "saved":
+                path = folder / split
+                data.save_to_disk(path)
         named[split] = str(path)
     return named
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
-from sora.tasks import Examples, load, load_task, load_test
+from sora.tasks import Examples, load, load_task
 from sora.tasks.formats import FORMATS
 from sora.tasks.load import read_official
 from tests.superglue import row
@@ -27,8 +26,9 @@ def read(folder: Path, name: str, *rows: dict[str, Any] | str, split: str = "tra
 
 
 def test_a_pair_and_its_label(tmp_path: Path) -> None:
-    found = read(tmp_path, "boolq", row("boolq"), row("boolq", idx=1, label=False))
-    assert found.texts == (["It is so."] * 2, ["is it so"] * 2)
+    unusual = json.dumps(row("boolq", passage="a\u2028b"), ensure_ascii=False)  # a line separator inside a line
+    found = read(tmp_path, "boolq", unusual, row("boolq", idx=1, label=False))
+    assert found.texts == (["a\u2028b", "It is so."], ["is it so"] * 2)
     assert found.labels.tolist() == [1, 0]
     assert found.ids.tolist() == [0, 1]
     assert found.idx is not None
@@ -63,14 +63,13 @@ def test_mentions_of_one_text_are_one_candidate(tmp_path: Path) -> None:
     assert found.credit.tolist() == [[0, 0], [1, 1]]
     assert found.groups is not None
     assert found.groups.tolist() == [9, 9]
-
-
-def test_every_alias_of_the_answer_is_right(tmp_path: Path) -> None:
-    both = [{"start": 0, "end": 2, "text": "Ann"}, {"start": 8, "end": 9, "text": "Bo"}]
-    found = read(tmp_path, "record", row("record", **{"qas.0.answers": both}))
-    assert (found.answers, found.labels.tolist()) == (["Ann", "Bo"], [1, 1])
+    aliases = [{"start": 0, "end": 2, "text": "Ann"}, {"start": 8, "end": 9, "text": "Bo"}]
+    found = read(tmp_path, "record", row("record", **{"qas.0.answers": aliases}))
+    assert found.labels.tolist() == [1, 1], "every alias of the answer is right"
     assert found.credit is not None
     assert found.credit.tolist() == [[1, 1], [1, 1]]
+    found = read(tmp_path, "record", row("record", **{"qas.0.answers": ...}), split="test")
+    assert (found.labels.tolist(), found.credit, found.answers) == ([-1, -1], None, ["Ann", "Bo"])
 
 
 def test_spans_as_places_or_as_marks(tmp_path: Path) -> None:
@@ -126,22 +125,17 @@ def test_an_official_mistake_is_taken_as_the_task_says(tmp_path: Path) -> None:
 MISTAKES = [  # task, what is wrong in a row, what is said
     ("cb", {"premise": ...}, "premise is missing, text expected"),
     ("cb", {"premise": 3}, "premise is 3, text expected"),
-    ("cb", {"premise": " "}, "premise is empty"),
-    ("cb", {"label": "maybe"}, "label 'maybe' is not one of entailment, contradiction, neutral"),
     ("cb", {"label": ...}, "no label"),
     ("cb", {"idx": True}, "idx is True, an integer expected"),
     ("cb", {"idx": 99}, "idx 99 was given before"),
     ("boolq", {"label": "true "}, "is not one of false, true"),
-    ("boolq", {"label": 1}, "label '1' is not one of"),
     ("copa", {"question": "why"}, "question is 'why', cause or effect expected"),
-    ("copa", {"label": 2}, "label '2' is not one of 0, 1"),
     ("multirc", {"passage": []}, "not as its task describes a row"),
     ("multirc", {"passage.questions.0.question": ...}, "KeyError('question')"),
     ("multirc", {"passage.questions.1.idx": 53}, "idx 53 was given before"),
     ("multirc", {"passage.questions.0.answers.1.idx": 5}, "idx 5 was given before"),
     ("multirc", {"passage.questions.0.answers.0.label": ...}, "no label"),
     ("record", {"passage.entities.0.end": 32}, "characters 0 to 32 of the passage"),
-    ("record", {"passage.entities.0.start": -1}, "characters -1 to 2 of the passage"),
     ("record", {"passage.entities": []}, "no entity is marked"),
     ("record", {"qas.0.answers.0.text": "Ann"}, "characters 8 to 9 of the passage are 'Bo', 'Ann' expected"),
     ("record", {"qas.0.query": "Who?"}, "query has no @placeholder"),
@@ -149,10 +143,7 @@ MISTAKES = [  # task, what is wrong in a row, what is said
     ("wic", {"end1": 99}, "characters 4 to 99 of sentence1"),
     ("wic", {"start1": 3}, "are ' bank', a whole word expected"),
     ("wic", {"end2": 8}, "characters 4 to 8 of sentence2 are 'bank', a whole word expected"),
-    ("cb", {"idx": -1}, "idx is -1, a number from 0 to 2^63 - 1 expected"),
-    ("cb", {"idx": 2**63}, "a number from 0 to 2^63 - 1 expected"),
-    ("multirc", {"passage.questions.0.idx": "5"}, "idx is '5', a number from 0"),
-    ("wsc", {"target.span1_text": "the young man"}, "span1_text is 'the young man', which is not the text"),
+    ("cb", {"idx": 2**63}, "idx is 9223372036854775808, an integer expected"),
     ("wsc", {"target.span2_index": 99}, "from word 99 on"),
 ]
 
@@ -174,27 +165,11 @@ def test_a_wrong_row_is_named(tmp_path: Path, name: str, changes: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [
-        ("{", r":2: not JSON \(.*column 2\)"),
-        ("[1]", r":2: \[1\], an object expected"),
-        ("", r":2: not JSON \("),
-    ],
+    [("{", r":2: not JSON \(.* column 2"), ("[1]", r":2: \[1\], an object expected"), ("", r":2: not JSON \(")],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, "cb", row("cb"), line, row("cb", idx=2))
-
-
-def test_no_final_line_end_and_a_line_separator_inside(tmp_path: Path) -> None:
-    found = read(tmp_path, "cb", json.dumps(row("cb", premise="a\u2028b"), ensure_ascii=False), row("cb", idx=1))
-    assert found.texts[0][0] == "a\u2028b"
-
-
-def test_a_test_row_has_no_label(tmp_path: Path) -> None:
-    found = read(tmp_path, "record", row("record", **{"qas.0.answers": ...}), split="test")
-    assert found.labels.tolist() == [-1, -1]
-    assert found.credit is None
-    assert found.answers == ["Ann", "Bo"]
 
 
 def test_pairs_of_a_diagnostic_set(tmp_path: Path) -> None:
@@ -204,34 +179,6 @@ def test_pairs_of_a_diagnostic_set(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 1]
     with pytest.raises(UserError, match="diagnostic set without training data; train one of rte_superglue, rte"):
         load(load_task("axg"), ProtocolConfig("paper"), DataConfig(dir=str(tmp_path)))
-
-
-COUNTS = {  # rows of the official files; label counts of MANIFEST.json
-    "boolq": ((73, 3270, 3245), [1237, 2033]),
-    "cb": ((250, 56, 250), [23, 28, 5]),
-    "copa": ((400, 100, 500), [55, 45]),
-    "multirc": ((456, 83, 166), [2773, 2075]),
-    "record": ((42, 5, 5), None),
-    "rte_superglue": ((2490, 277, 3000), [146, 131]),
-    "wic": ((5428, 638, 1400), [319, 319]),
-    "wsc": ((554, 104, 146), [66, 38]),
-}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_the_real_files(shared: Path, name: str) -> None:
-    """Every row is read and its spans fit; counts as published."""
-    task, data = load_task(name), DataConfig(dir=str(shared / "data"), allow_partial=True)
-    rows, labels = COUNTS[name]
-    found = load(task, ProtocolConfig("dev"), data)
-    test = load_test(task, data)["test"]
-    counted = [len(np.unique(each.ids)) for each in (found.splits["train"], found.splits["report"], test)]
-    assert counted == list(rows)
-    if labels is not None:
-        assert np.bincount(found.splits["report"].labels).tolist() == labels
-    assert set(found.partial) == {"boolq": {"train"}, "record": {"train", "validation"}}.get(name, set())
-    if task.items and name == "multirc":
-        assert (len(found.splits["train"]), len(found.splits["report"]), len(test)) == tuple(task.items.values())
 
 
 def test_the_guide_shows_the_function_as_it_is() -> None:

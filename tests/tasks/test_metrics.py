@@ -41,7 +41,7 @@ def test_correlations_by_hand() -> None:
     assert found["spearman"] == pytest.approx(0.5)  # 1 - 6 (0 + 1 + 1) / (3 (9 - 1))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(bits)
 def test_classes_against_the_confusion_matrix(pairs: list[tuple[int, int]]) -> None:
     predicted, gold = np.array(pairs).T
@@ -53,7 +53,7 @@ def test_classes_against_the_confusion_matrix(pairs: list[tuple[int, int]]) -> N
     assert found["matthews"] == pytest.approx((tp * tn - fp * fn) / square**0.5 if square else 0.0, abs=1e-12)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=40))
 def test_correlations_against_the_moments(pairs: list[tuple[int, int]]) -> None:
     x, y = np.array(pairs, dtype=float).T
@@ -93,23 +93,17 @@ def test_undefined_correlations_are_zero(predicted: list[float]) -> None:
     assert score(REAL, predicted, [1.0, 2.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
     assert score(REAL, [1.0, 2.0, 3.0], [4.0, 4.0, 4.0]) == {"pearson": 0.0, "spearman": 0.0}
     assert score(REAL, [1.0], [4.0]) == {"pearson": 0.0, "spearman": 0.0}
-
-
-def test_nearly_constant_predictions_give_a_finite_number() -> None:
-    predicted = 1.0 + np.array([0.0, 1e-16, 2e-16, 1e-15])
-    assert -1.0 <= score(REAL, predicted, [1.0, 2.0, 3.0, 4.0])["pearson"] <= 1.0
+    nearly_constant = 1.0 + np.array([0.0, 1e-16, 2e-16, 1e-15])
+    assert -1.0 <= score(REAL, nearly_constant, [1.0, 2.0, 3.0, 4.0])["pearson"] <= 1.0
 
 
 def test_classes_of_logits() -> None:
     logits = [[0.1, 0.2], [3.0, -1.0], [1.0, 1.0], [np.nan, -5.0], [np.inf, 0.0], [np.nan, np.nan]]
     assert predict(BINARY, logits).tolist() == [1, 0, 0, 1, 1, 0]
-
-
-def test_scores_of_logits() -> None:
     assert predict(REAL, np.array([[0.5], [2.5]], dtype=np.float16)).tolist() == [0.5, 2.5]
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 1), (4, 2, 1)])
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 1)])
 def test_logits_of_another_shape_are_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\[N, 2\] expected"):
         compute_metrics(BINARY, np.zeros(shape), np.zeros(4))
@@ -122,26 +116,19 @@ def test_lengths_that_differ_are_an_error(predicted: list[int], gold: list[int])
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value", "said"),
+    ("name", "key", "value", "says"),
     [
-        (
-            "rte",
-            "metrics",
-            ["foo"],
-            "no metric 'foo' for task=rte; there are accuracy, f1_macro, matthews, f1",
-        ),
+        ("rte", "metrics", ["foo"], "no metric 'foo' for task=rte; there are accuracy, f1_macro, matthews, f1"),
         ("rte", "metrics", [], "task.metrics: no metric ''"),
-        ("rte", "select_metric", "pearson", "task.select_metric: no metric 'pearson' for task=rte"),
-        ("rte", "select_metric", "em", "task.select_metric: no metric 'em' for task=rte"),
         ("cb", "select_metric", "f1", "task.select_metric: no metric 'f1' for task=cb; there are accuracy, f1_macro"),
         ("stsb", "select_metric", "accuracy", "no metric 'accuracy' for task=stsb; there are pearson, spearman"),
         ("record", "select_metric", "accuracy", "no metric 'accuracy' for task=record; there are f1, em"),
     ],
 )
 def test_a_metric_that_a_task_cannot_have_is_refused_before_the_training(
-    name: str, key: str, value: object, said: str
+    name: str, key: str, value: object, says: str
 ) -> None:
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(says)):
         check_metrics(dataclasses.replace(load_task(name), **{key: value}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,23 @@ def test_one_content_is_one_run_whatever_the_file(tmp_path: Path) -> None:
         assert data.splits["train"].texts[0][:3] == [f"{text} train {i}" for i, text in enumerate(TEXTS[:3])], kind
         assert data.splits["train"].labels[:4].tolist() == [0, 1, 0, 1]
         assert str(tmp_path) not in json.dumps({name: each.source for name, each in data.splits.items()})
-        names.add(name_of(run))
+        names.add(run_id(run, data.sha256, {}))
     assert len(names) == 1
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [([False, True], ["false", "true"]), ([1, 2], ["1", "2"]), ([-1, 0, 1], ["-1", "0", "1"]), ([10, 9], ["9", "10"])],
+    [
+        ([False, True], ["false", "true"]),
+        ([1, 2], ["1", "2"]),
+        ([-1, 0, 1], ["-1", "0", "1"]),
+        ([10, 9], ["9", "10"]),
+        (["None", "NA"], ["NA", "None"]),
+    ],
 )
 def test_labels_mean_the_same_in_every_file(tmp_path: Path, values: list[Any], words: list[str]) -> None:
-    """Integers and booleans by their words; labels 1 and 2 are classes too."""
-    expected = [words.index(json.dumps(values[i % len(values)])) for i in range(6)]
+    """By their words: those of integers and booleans, and those that look like nothing."""
+    expected = [words.index(json.dumps(values[i % len(values)]).strip('"')) for i in range(6)]
     for kind in ("tsv", "jsonl", "parquet"):
         run = described(write(tmp_path / kind, kind, values))
         assert run.task.labels == words
@@ -61,15 +68,14 @@ def test_labels_mean_the_same_in_every_file(tmp_path: Path, values: list[Any], w
 
 def test_the_order_of_given_labels_holds_in_every_file(tmp_path: Path) -> None:
     """labels [1, 0] with integers: the word 1 is class 0, also in a folder of numbered classes."""
-    for kind in ("tsv", "saved", "parquet", "jsonl"):
+    for kind in ("tsv", "saved", "jsonl"):
         run = described(write(tmp_path / kind, kind, [1, 0]), labels=[1, 0])
         assert first_labels(run) == [0, 1, 0, 1], kind
     rows = frame("train", [1, 0]).to_dict("records")
     types = Features({"a": Value("string"), "b": Value("string"), "y": ClassLabel(names=["bad", "good"])})
     numbered = str(tmp_path / "numbered")
-    DatasetDict({split: Dataset.from_list(rows, features=types) for split in ("train", "validation")}).save_to_disk(
-        numbered
-    )
+    data = Dataset.from_list(rows, features=types)
+    DatasetDict({"train": data, "validation": data}).save_to_disk(numbered)
     for labels in ([1, 0], ["good", "bad"]):
         assert first_labels(described(numbered, labels=labels)) == [0, 1, 0, 1]
     found = described(numbered)
@@ -78,14 +84,12 @@ def test_the_order_of_given_labels_holds_in_every_file(tmp_path: Path) -> None:
 
 
 def test_real_numbers_are_scores(tmp_path: Path) -> None:
-    for kind in ("csv", "parquet"):
-        run = described(write(tmp_path / kind, kind, [0.5, 2.0, 4.75]))
-        assert (run.task.labels, run.task.metrics) == ([], ["pearson", "spearman"])
-        assert first_labels(run, 3) == [0.5, 2.0, 4.75]
-    for kind in ("jsonl", "saved"):  # whole numbers are scores where their range is given
-        run = described(write(tmp_path / kind, kind, [0, 3, 5]), score_range=[0, 5])
-        assert run.task.regression
-        assert first_labels(run, 3) == [0.0, 3.0, 5.0]
+    run = described(write(tmp_path / "real", "csv", [0.5, 2.0, 4.75]))
+    assert (run.task.labels, run.task.metrics) == ([], ["pearson", "spearman"])
+    assert first_labels(run, 3) == [0.5, 2.0, 4.75]
+    run = described(write(tmp_path / "whole", "jsonl", [0, 3, 5]), score_range=[0, 5])  # given a range
+    assert run.task.regression
+    assert first_labels(run, 3) == [0.0, 3.0, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +123,7 @@ def test_a_test_file_without_labels_is_predicted_alone(tmp_path: Path, values: d
 
 
 def test_a_file_of_three_lines_is_a_task(typed: Command, tmp_path: Path) -> None:
-    """In a folder for --config-dir, beside official tasks in one sweep; the name is part of the run, paths are not."""
+    """In a folder for --config-dir, with official tasks in one sweep; the same as by keys alone."""
     files = write(tmp_path, "csv", ["no", "yes"])
     folder = tmp_path / "conf" / "task"
     folder.mkdir(parents=True)
@@ -129,16 +133,14 @@ def test_a_file_of_three_lines_is_a_task(typed: Command, tmp_path: Path) -> None
     assert done.status == 0, done.err
     named = [[(run.task.name, run.seed) for run in pack] for pack in done.packs]
     assert named == [[("synthetic_pair", 0), ("synthetic_pair", 1)], [("reviews", 0), ("reviews", 1)]]
-    own = ("data.text=[a,b]", "data.label=y", f"data.files={{train: {files['train']}, validation: validation.csv}}")
-    ((shell,),) = typed("task=own", *own, "task.name=reviews").packs
-    ((unnamed,),) = typed("task=own", *own).packs
     run = done.packs[1][0]
     assert (run.task.benchmark, run.task.labels) == ("own", ["no", "yes"])
-    assert name_of(run) == name_of(shell) != name_of(unnamed)
+    by_keys = described(files, name="reviews").task
+    assert replace(run.task, files={}) == replace(by_keys, files={}, max_length=128)
     (manifest,) = (tmp_path / "results" / "studies").glob("*.json")
     planned = json.loads(manifest.read_text(encoding="utf-8"))
     assert planned["axes"]["task"] == ["synthetic_pair", "reviews"]  # as its records say
-    alone = typed("task=synthetic_pair", *own)  # as the sweep's manifest lists it
+    alone = typed("task=synthetic_pair", "data.text=[a,b]", "data.files=x.csv")  # as the sweep's manifest lists it
     assert "data.files has no effect, task=synthetic_pair has files of its own" in alone.err
 
 
@@ -157,26 +159,23 @@ def test_a_data_set_of_the_hub_at_a_revision(tmp_path: Path, monkeypatch: pytest
         described("someone/others")
 
 
-def quoted(i: int, text: str) -> str:
-    return f"{text.format(i)}\tit is\t{('no', 'yes')[i % 2]}"
-
-
 @pytest.mark.parametrize(
-    ("rows", "first"),
+    ("header", "field", "first"),
     [
-        (['"It ""opened"" {}."'], 'It "opened" 0.'),  # as pandas writes it
-        (['"It opened {}.'], '"It opened 0.'),  # as GLUE has it
-        (['"It opened {}."'], None),  # it may be either
-        (['"It opened\tx\tno\nand closed {}"'], None),  # as CSV, two rows of three fields would be read as one
-        (['"It\topened {}"'], "It\topened 0"),
+        ("a\tb\ty", '"It ""opened"" {}."', 'It "opened" 0.'),  # as pandas writes it
+        ("a\tb\ty", '"It opened {}.', '"It opened 0.'),  # as GLUE has it
+        ("a\tb\ty", '"It opened {}."', None),  # it may be either
+        ('"a"\t"b"\t"y"', '"It opened {}."', "It opened 0."),
+        ("a\tb\ty", '"It ""opened""\tx\tno\nand closed {}"', None),  # as CSV, two rows of three fields would be one
+        ("a\tb\ty", '"It\topened {}"', "It\topened 0"),
     ],
 )
-def test_quoting_is_found(tmp_path: Path, rows: list[str], first: str | None) -> None:
+def test_quoting_is_found(tmp_path: Path, header: str, field: str, first: str | None) -> None:
     """And data.quoting decides where it could be both."""
-    lines = ["a\tb\ty", *(quoted(i, rows[i % len(rows)]) for i in range(6))]
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [header, *(f"{field.format(i)}\tit is\t{('no', 'yes')[i % 2]}" for i in range(6))]
     files = {split: str(tmp_path / f"{split}.tsv") for split in ("train", "validation")}
+    for file in files.values():
+        Path(file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     if first is not None:
         assert loaded(described(files)).splits["train"].texts[0][0] == first
         return
@@ -199,16 +198,6 @@ def test_what_was_found_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture
         "15 rows, separated by tabs, quoted as CSV; note: the texts of 3 of them are in train too"
     )
     assert test.endswith("10 rows, separated by tabs, quoted as CSV, labelled")
-
-
-def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
-    """NA, null and None are texts and labels, not gaps."""
-    files = write(tmp_path, "csv", ["no"])
-    for split, path in files.items():
-        frame(split, ["NA", "None"], b="null").to_csv(path, index=False)
-    run = described(files)
-    assert run.task.labels == ["NA", "None"]
-    assert set(loaded(run).splits["train"].texts[1]) == {"null"}
 
 
 def test_a_trial_takes_the_first_examples_of_each_split(tmp_path: Path) -> None:

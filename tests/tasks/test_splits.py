@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora.config import TaskConfig
 from sora.errors import UserError
 from sora.tasks.examples import Examples, splits_digest
-from sora.tasks.splits import check_disjoint, make_splits, stratified, torch_randperm, train_slice
+from sora.tasks.splits import make_splits, stratified, torch_randperm, train_slice
 
 HALVE = TaskConfig("toy", columns={"text_a": "a"}, labels=["0", "1"], paper_split="halve")
 HELDOUT = replace(HALVE, paper_split="heldout")
@@ -38,18 +38,19 @@ def permuted(size: int) -> list[int]:
     return torch.randperm(size, generator=torch.Generator().manual_seed(42)).tolist()
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 71, 277, 1043, 67349, 392702])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 277, 67349])
 def test_randperm_is_that_of_torch(size: int) -> None:
     assert torch_randperm(size, 42).tolist() == permuted(size)
 
 
+@settings(max_examples=40)
 @given(size=st.integers(0, 400), seed=st.integers(0, 2**32 - 1))
 def test_randperm_is_that_of_torch_for_any_seed(size: int, seed: int) -> None:
     expected = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     assert torch_randperm(size, seed).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("size", [277, 408, 1043, 1500, 9])
+@pytest.mark.parametrize("size", [277, 408, 9])
 def test_paper_halves_the_validation_set(size: int) -> None:
     given_data = official(50, size)
     splits = make_splits(HALVE, "paper", given_data)
@@ -69,25 +70,18 @@ def test_paper_sets_a_thousand_training_examples_apart() -> None:
     assert splits["report"] is given_data["validation"]
 
 
-def test_paper_halves_the_mismatched_set_too() -> None:
-    splits = make_splits(HALVE, "paper", official(50, 20, 31))
-    assert splits["report_mm"].ids.tolist() == permuted(31)[15:]
-
-
-@pytest.mark.parametrize("protocol", ["dev", "holdout"])
-def test_the_other_protocols_report_on_whole_validation_sets(protocol: str) -> None:
+@pytest.mark.parametrize(("protocol", "mismatched"), [("paper", permuted(31)[15:]), ("dev", None), ("holdout", None)])
+def test_the_mismatched_set_is_split_as_the_matched_one(protocol: str, mismatched: list[int] | None) -> None:
     splits = make_splits(HALVE, protocol, official(50, 20, 31))
-    assert splits["report"].ids.tolist() == list(range(20))
-    assert splits["report_mm"].ids.tolist() == list(range(31))
+    assert splits["report_mm"].ids.tolist() == (mismatched or list(range(31)))
+    if protocol != "paper":
+        assert splits["report"].ids.tolist() == list(range(20))
+    if protocol == "dev":
+        assert splits["select"] is splits["report"]
+        assert len(splits["train"]) == 50
 
 
-def test_dev_selects_where_it_reports() -> None:
-    splits = make_splits(HALVE, "dev", official(50, 20))
-    assert splits["select"] is splits["report"]
-    assert len(splits["train"]) == 50
-
-
-@pytest.mark.parametrize(("size", "held"), [(2, 1), (95, 9), (9_990, 999), (10_000, 1000), (12_345, 1000)])
+@pytest.mark.parametrize(("size", "held"), [(2, 1), (95, 9), (10_000, 1000), (12_345, 1000)])
 def test_holdout_selects_on_a_tenth_of_train(size: int, held: int) -> None:
     splits = make_splits(HALVE, "holdout", official(size, 20))
     assert len(splits["select"]) == held
@@ -98,6 +92,7 @@ def test_holdout_selects_on_a_tenth_of_train(size: int, held: int) -> None:
         assert abs(np.sum(splits["select"].labels == each) - np.sum(labels == each) * held / size) < 1
 
 
+@settings(max_examples=40)
 @given(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=5).filter(lambda counts: sum(counts) > 1),
     share=st.floats(0.01, 0.99),
@@ -125,6 +120,7 @@ def test_strata_of_a_real_target_are_its_tenths() -> None:
     assert np.histogram(chosen, bins=10, range=(0, 5))[0].tolist() == [10] * 10
 
 
+@settings(max_examples=25)
 @given(
     protocol=st.sampled_from(["paper", "holdout"]),
     train=st.integers(1001, 2500),
@@ -136,23 +132,12 @@ def test_no_example_is_in_two_splits(
     protocol: str, train: int, validation: int, mismatched: int, task: TaskConfig
 ) -> None:
     splits = make_splits(task, protocol, official(train, validation, mismatched))
-    rows = [
-        (examples.source, int(i)) for name in ("train", "select", "report") for examples in [splits[name]]
-        for i in examples.ids
-    ]  # fmt: skip
+    rows = [(splits[name].source, i) for name in ("train", "select", "report") for i in splits[name].ids.tolist()]
     assert len(rows) == len(set(rows)) == train + validation
     assert set(splits["train_subset"].ids.tolist()) <= set(splits["train"].ids.tolist())
 
 
-def test_a_shared_row_is_noticed() -> None:
-    whole = examples("dev.tsv", 10)
-    overlapping = {"select": whole.take([0, 1, 2]), "report": whole.take([2, 3])}
-    with pytest.raises(AssertionError, match=r"select and report share 1 rows of dev\.tsv, such as 2"):
-        check_disjoint(overlapping, allow=set())
-    check_disjoint(overlapping, allow={("select", "report")})
-
-
-@pytest.mark.parametrize("size", [5, 1000, 2490, 8551])
+@pytest.mark.parametrize("size", [5, 1000, 2490])
 def test_train_subset_is_what_datasets_gives(size: int) -> None:
     splits = make_splits(HALVE, "paper", official(size, 20))
     kept = min(size, 1000)
@@ -189,9 +174,9 @@ def two(**changes: object) -> Examples:
     return replace(made, **changes)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_digest_changes_with_any_content() -> None:
+    changes: list[dict[str, object]] = [
+        {},
         {"ids": np.array([4, 8])},
         {"ids": np.array([7, 4])},
         {"labels": np.array([1, 1])},
@@ -201,20 +186,20 @@ def two(**changes: object) -> Examples:
         {"texts": (["ab", "c"], ["d", "e\u0301"])},
         {"texts": (["d", "e"], ["ab", "c"])},
         {"texts": (["ab", "c"],)},
-    ],
-)
-def test_digest_changes_with_any_content(changes: dict[str, object]) -> None:
-    assert two(**changes).digest() != two().digest()
+        {"groups": np.array([0, 1])},
+        {"groups": np.array([0, 0])},
+        {"spans": np.zeros((2, 1, 3), dtype=np.int64)},
+        {"credit": np.zeros((2, 2))},
+    ]
+    assert len({two(**each).digest() for each in changes}) == len(changes)
+    assert two(idx=np.zeros((2, 1), dtype=np.int64), answers=["x"] * 2).digest() == two().digest()
 
 
-def test_digest_does_not_know_source_or_integer_width() -> None:
+def test_digest_does_not_know_source_or_integer_width_but_the_order() -> None:
     assert two(source="elsewhere.tsv").digest() == two().digest()
     assert two(labels=np.array([0, 1], dtype=np.int8)).digest() == two().digest()
     assert two().take([1, 0]).digest() != two().digest()
     assert two().take([1, 0]).take([1, 0]).digest() == two().digest()
-
-
-def test_digest_of_splits_knows_their_names() -> None:
     first, second = two(), two().take([0])
     assert splits_digest({"a": first, "b": second}) == splits_digest({"b": second, "a": first})
     assert splits_digest({"a": first, "b": second}) != splits_digest({"a": second, "b": first})
@@ -256,16 +241,3 @@ def test_a_partial_training_set_gives_a_tenth() -> None:
     task = replace(HELDOUT, sizes={"train": 5000})
     splits = make_splits(task, "paper", official(200, 30))
     assert (len(splits["train"]), len(splits["select"]), len(splits["report"])) == (180, 20, 30)
-
-
-def test_new_arrays_enter_the_digest_and_leave_the_others_alone() -> None:
-    plain = examples("a", 6)
-    digests = {
-        plain.digest(),
-        replace(plain, groups=np.arange(6)).digest(),
-        replace(plain, groups=np.arange(6) // 2).digest(),
-        replace(plain, spans=np.zeros((6, 1, 3), dtype=np.int64)).digest(),
-        replace(plain, credit=np.zeros((6, 2))).digest(),
-    }
-    assert len(digests) == 5
-    assert replace(plain, idx=np.zeros((6, 1), dtype=np.int64), answers=["x"] * 6).digest() == plain.digest()
