@@ -49,10 +49,6 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     found = parser.parse_intermixed_args(list(words))
     if found.dry_run:
         found.overrides.append("hydra.sweeper.dry_run=true")
-    if found.experimental_rerun:
-        raise UserError("--experimental-rerun: not supported; type the overrides")
-    if found.cfg and found.multirun:
-        raise UserError("--cfg shows the configuration of one run; leave -m out, and give one value for each key")
     return parser, found
 
 

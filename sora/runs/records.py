@@ -67,8 +67,7 @@ def record_path(results: Path, run: RunConfig, run_id: str) -> Path:
 
 def find(results: Path, run_id: str) -> Path | None:
     """Return the record of that run id, or None, also where its arrays are gone. Only the id in its name counts."""
-    paths = (Path(results) / "records").glob(f"**/*-{run_id}.json")
-    return min((path for path in paths if path.with_suffix(".npz").is_file()), default=None)
+    return finished(results).get(run_id)
 
 
 def finished(results: Path) -> dict[str, Path]:

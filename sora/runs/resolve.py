@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sora.backbones.auto import described
-from sora.backbones.families import NAMES, dimension, positions
+from sora.backbones.families import positions
 from sora.coercion import coerce, nearest, one_of, show
 from sora.config import HEADS, MEASURING, PathsConfig, RunConfig, SeedsConfig, TrainerConfig
 from sora.errors import UserError
@@ -179,18 +179,6 @@ def _check_together(run: RunConfig) -> None:
     """Refuse what only shows when the parts of a run meet. Raises UserError."""
     _check_places(run)
     backbone, task, method, length = run.backbone, run.task, run.method, run.trainer.max_length
-    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
-        for key in NAMES[name]:
-            value = backbone.arch.get(key)
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"backbone.arch.{key}: got {show(value)}, must be an integer >= 1")
-    hidden = dimension(backbone.arch, "hidden_size")
-    for key in ("r", "init_r"):
-        if hidden and getattr(method, key, 0) > hidden:
-            raise UserError(
-                f"method.{key}: got {getattr(method, key)}, must be at most {hidden}, the hidden size of "
-                f"backbone={backbone.name}"
-            )
     longest = positions(backbone.family, backbone.arch)
     if longest and length and length > longest:
         raise UserError(
@@ -201,19 +189,15 @@ def _check_together(run: RunConfig) -> None:
         raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
     if task.standardize and not task.regression:
         raise UserError(f"task.standardize: task={task.name} has classes, no targets to standardize; leave it false")
-    if method.name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
-        what = f"how similar two texts are, but task={task.name} asks another thing"
-        raise UserError(f"method=zero_shot: it says {what}")
-    if method.name == "probe" and task.choices > 1:
-        raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
+    alike = task.regression and not task.span_vectors  # what zero_shot says: how similar two texts are
+    if (task.choices > 1 and method.OWN_HEAD) or (method.name == "zero_shot" and not alike):
+        raise UserError(f"method={method.name}: cannot do what task={task.name} asks for; take another of the two")
     _check_schedule(run)
 
 
 def _check_places(run: RunConfig) -> None:
     """Names become parts of paths, and files are looked for in folders: none may lead out of them."""
     backbone, task = run.backbone, run.task
-    if not run.paths.results.strip():
-        raise UserError("paths.results: empty, must be a folder")
     for group, name in (("backbone", backbone.name), ("task", task.name)):
         if not is_name(name):
             raise UserError(f"{group}.name: got {show(name)}, must be letters, digits and . _ + -: it names a folder")

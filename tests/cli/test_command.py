@@ -129,15 +129,6 @@ def test_the_same_command_returns_at_once_and_names_the_record(pack: Pack) -> No
     assert {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*.*")} == before
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_other_methods(method: str, tmp_path: Path) -> None:
-    (record,) = trained(tmp_path, f"method={method}", "seed=5", *SMALL, "trainer.max_steps=2")
-    assert record["config"]["method"]["name"] == method
-    artefact = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
-    assert (tmp_path / "runs" / record["run_id"] / "adapter" / artefact).is_file()
-    assert record["params"]["live"] == {"lora": LIVE, "full": 22_565_376}[method]
-
-
 def test_a_damaged_record_is_not_called_finished(tmp_path: Path) -> None:
     command = ("method=lora", *SMALL, *NARROW, "trainer.max_steps=2")
     trained(tmp_path, *command)
