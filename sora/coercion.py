@@ -71,6 +71,8 @@ def coerce(cls: type[T], values: Any, where: str) -> T:
         plain = {str(key): node[key] for key in schema if key not in ready}
     except OmegaConfBaseException as error:
         raise UserError(explained(error, where)) from error
+    except OverflowError as error:
+        raise UserError(f"{where or 'config'}: a number has too many digits, must be below 1e308") from error
     made = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in plain.items()}
     result = cls(**made, **ready)
     check_ranges(result, where)

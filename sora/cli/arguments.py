@@ -47,6 +47,8 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
 
     parser.error = refuse  # type: ignore[method-assign]
     found = parser.parse_intermixed_args(list(words))
+    if found.experimental_rerun:
+        raise UserError("--experimental-rerun: not supported; type the overrides")
     if found.dry_run:
         found.overrides.append("hydra.sweeper.dry_run=true")
     return parser, found

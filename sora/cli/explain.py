@@ -31,6 +31,8 @@ def explain(error: Exception) -> str:
         return (
             "a group (schedule=, recipe=, task=, ...) was given null, a number or a list; it takes the name of a choice"
         )
+    if isinstance(error, OverflowError):
+        return "a number has too many digits, must be below 1e308"
     if isinstance(error, yaml.YAMLError):
         where = getattr(error, "problem_mark", None)
         place = f"{where.name}, line {where.line + 1}: " if where else ""

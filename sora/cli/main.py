@@ -31,7 +31,7 @@ from sora.errors import UserError
 from sora.files import CONF, expanded
 from sora.options import choices_described, keys_described
 from sora.runs.commands import program_name, published
-from sora.runs.recipes import check_idle, check_recipe
+from sora.runs.recipes import OWN, check_idle, check_recipe, check_untrained
 from sora.runs.resolve import build_runs
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         mistakes += 1
         _complain(explain(error))
-    except (yaml.YAMLError, ValueError, OSError) as error:
+    except (yaml.YAMLError, OverflowError, ValueError, OSError) as error:
         if in_job or (isinstance(error, ValueError) and not str(error).startswith(MISUSE)):
             raise
         mistakes += 1
@@ -112,7 +112,13 @@ def _check_single(config: Any, cfg: DictConfig) -> None:
         return  # one job of a study, as it is listed or sent to Slurm, which has the study's words
     if (cluster := OmegaConf.select(cfg, "cluster.name", default="local")) != "local":
         raise UserError(f"cluster={cluster}: one run trains here; add -m, or name a study with experiment=")
-    check_idle(config.runtime.choices, _overrides())
+    choices = config.runtime.choices
+    check_idle(choices, _overrides())
+    check_untrained(choices, _overrides())
+    typed = [each.partition("=")[0] for each in _overrides()]
+    unread = [key for key in OWN if key in typed and f"${{{key}}}" not in str(OmegaConf.to_container(cfg.task))]
+    if unread:  # as in a job of a sweep over own and official tasks
+        print(f"note: {unread[0]} has no effect, task={choices['task']} has files of its own", file=sys.stderr)
 
 
 def entry() -> None:

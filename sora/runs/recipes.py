@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sora.coercion import coerce, nearest
-from sora.config import BackboneConfig, RunConfig, ScheduleConfig, TrainerConfig
+from sora.config import MEASURING, BackboneConfig, RunConfig, ScheduleConfig, TrainerConfig
 from sora.errors import UserError
 from sora.files import CONF
 from sora.method_config import METHODS
@@ -73,6 +73,18 @@ def check_idle(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
         chosen = group in typed or choices.get(group) not in (None, "null", "none")
         if idle and not chosen and (group != "schedule" or not choices.get("experiment")):
             raise UserError(f"{idle[0]}: has no effect without {group}=; {advice}")
+
+
+def check_untrained(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse settings of a training where the method chosen has none. Raises UserError."""
+    method = METHODS.get(str(choices.get("method")))
+    if method is None or method.TRAINS:
+        return
+    measuring = {f"trainer.{name}" for name in MEASURING}
+    for each in overrides:
+        key = each.partition("=")[0].lstrip("+~")
+        if (key.startswith(("trainer.", "schedule")) and key not in measuring) or (key == "head" and method.OWN_HEAD):
+            raise UserError(f"{key}: method={choices['method']} takes no optimiser steps and no such key; leave it out")
 
 
 def origin(run: RunConfig) -> dict[str, Any]:

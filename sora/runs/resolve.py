@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sora.backbones.auto import described
-from sora.backbones.families import positions
+from sora.backbones.families import NAMES, dimension, positions
 from sora.coercion import coerce, nearest, one_of, show
 from sora.config import HEADS, MEASURING, PathsConfig, RunConfig, SeedsConfig, TrainerConfig
 from sora.errors import UserError
@@ -75,25 +75,22 @@ def _replicas(values: dict[str, Any]) -> list[dict[str, Any]]:
 def method_class(values: Mapping[str, Any]) -> type[MethodConfig]:
     """The options of the method that the plain configuration ``values`` names. Raises UserError."""
     group = values.get("method")
-    if not isinstance(group, dict):
-        raise UserError(f"method: got {show(group)}, must be a group of keys; choose one with method=<name>")
-    name = str(group.get("name", ""))
+    name = str(group.get("name", "")) if isinstance(group, dict) else show(group)
     if name not in METHODS:
         raise UserError(f"method.name: got {name!r}, must be {one_of(METHODS)}{nearest(name, METHODS)}")
     return METHODS[name]
 
 
 def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``values`` with the dotted keys of ``overrides`` set. Raises UserError where a key's group is none."""
+    """A copy of ``values`` with the dotted keys of ``overrides`` set; what is no group is refused where it is read."""
     result = deepcopy(values)
     for dotted, value in overrides.items():
         group, _, leaf = dotted.rpartition(".")
         if group and result.get(group) is None:  # its defaults
             result[group] = {}
         node = result[group] if group else result
-        if not isinstance(node, dict):
-            raise UserError(f"{group}: got {show(node)}, must be a group of keys")
-        node[leaf] = value
+        if isinstance(node, dict):
+            node[leaf] = value
     return result
 
 
@@ -179,6 +176,18 @@ def _check_together(run: RunConfig) -> None:
     """Refuse what only shows when the parts of a run meet. Raises UserError."""
     _check_places(run)
     backbone, task, method, length = run.backbone, run.task, run.method, run.trainer.max_length
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+        for key in NAMES[name]:
+            value = backbone.arch.get(key)
+            if value is not None and (type(value) is not int or value < 1):
+                raise UserError(f"backbone.arch.{key}: got {show(value)}, must be an integer >= 1")
+    hidden = dimension(backbone.arch, "hidden_size")
+    for key in ("r", "init_r"):
+        if hidden and getattr(method, key, 0) > hidden:
+            raise UserError(
+                f"method.{key}: got {getattr(method, key)}, must be at most {hidden}, the hidden size of "
+                f"backbone={backbone.name}"
+            )
     longest = positions(backbone.family, backbone.arch)
     if longest and length and length > longest:
         raise UserError(
@@ -189,9 +198,11 @@ def _check_together(run: RunConfig) -> None:
         raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
     if task.standardize and not task.regression:
         raise UserError(f"task.standardize: task={task.name} has classes, no targets to standardize; leave it false")
-    alike = task.regression and not task.span_vectors  # what zero_shot says: how similar two texts are
-    if (task.choices > 1 and method.OWN_HEAD) or (method.name == "zero_shot" and not alike):
-        raise UserError(f"method={method.name}: cannot do what task={task.name} asks for; take another of the two")
+    if method.name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
+        what = f"how similar two texts are, but task={task.name} asks another thing"
+        raise UserError(f"method=zero_shot: it says {what}")
+    if method.name == "probe" and task.choices > 1:
+        raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
     _check_schedule(run)
 
 

@@ -89,7 +89,6 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
         ("config.method", {}, "config.method.name is missing"),
         ("run_id", "XYZ", "run_id got 'XYZ', must match pattern"),
         ("status", "failed", "status got 'failed', must match pattern '^(ok|diverged)$'"),
-        ("flags.diverged_at", 7, "flags.diverged_at got 7, which contradicts status ok"),
         ("pack.members", ["ba9876543210"], "among them 0123456789ab"),
         ("schema", records.SCHEMA_VERSION + 1, "schema is 2, but 1 is the newest"),
     ],
@@ -111,8 +110,6 @@ def test_what_breaks_the_layout_is_refused_by_both_sides(tmp_path: Path, key: st
 def test_arrays_must_be_the_ones_the_record_names(tmp_path: Path) -> None:
     path = written(tmp_path)
     other = arrays() | {"report_ids": np.arange(1, 4)}
-    with pytest.raises(UserError, match="arrays_sha256"):
-        records.write(place(tmp_path, "ba9876543210"), record("ba9876543210"), other)
     np.savez(path.with_suffix(".npz"), allow_pickle=False, **other)
     with pytest.raises(UserError, match="is not the file"):
         records.read_arrays(path)

@@ -21,7 +21,7 @@ from tests.tasks.test_load import write
 from tests.typed import TOY, Command, Outcome
 
 WEIGHTS = {"random": 0}
-GRID = ("seed=0,1,2,3,4", "method.threshold=1e-5,5e-5,1e-4")
+GRID = ("seed=0,1,2", "method.threshold=1e-5,1e-4")
 
 
 def ids_of(runs: list[RunConfig]) -> list[str]:
@@ -67,21 +67,21 @@ STUDY = {
 }
 
 
-def test_thirty_runs_are_two_packs_with_the_ids_of_thirty_commands(typed: Command, tmp_path: Path) -> None:
+def test_twelve_runs_are_two_packs_with_the_ids_of_twelve_commands(typed: Command, tmp_path: Path) -> None:
     rarely = ("trainer.log_every=4", "trainer.checkpoint_every=7")  # which decide no number
     done = typed("-m", "method=sora", "task=synthetic_pair,synthetic_single", *GRID, *rarely, *TOY[1:])
-    assert (done.status, sizes(done)) == (0, [15, 15])
+    assert (done.status, sizes(done)) == (0, [6, 6])
     written = manifest_of(tmp_path)
     assert written["axes"] == {
         "method": ["sora"],
         "task": ["synthetic_pair", "synthetic_single"],
-        "seed": [0, 1, 2, 3, 4],
-        "method.threshold": [1e-5, 5e-5, 1e-4],
+        "seed": [0, 1, 2],
+        "method.threshold": [1e-5, 1e-4],
     }
     assert written["fixed"] == {"backbone": "tiny", "backbone.weights": "random"}
     trained = [name for pack in done.packs for name in ids_of(pack)]
     assert [run["run_id"] for run in written["runs"]] == trained
-    assert len(set(trained)) == 30
+    assert len(set(trained)) == 12
     for run in written["runs"][::7]:
         words = shlex.split(run["command"])
         assert words[:4] == ["python", "run.py", "--config-dir", "conf"]  # below the current folder
@@ -95,7 +95,7 @@ def test_thirty_runs_are_two_packs_with_the_ids_of_thirty_commands(typed: Comman
 
 def test_max_pack_bounds_the_jobs(typed: Command) -> None:
     done = typed("-m", "method=sora", "hydra.sweeper.max_pack=4", *GRID, *TOY)
-    assert sizes(done) == [4, 4, 4, 3]
+    assert sizes(done) == [4, 2]
     assert typed("-m", "hydra.sweeper.max_pack=0", "seed=0,1", *TOY).err == (
         "error: hydra.sweeper.max_pack: got 0, must be an integer >= 1 or null\n"
     )
@@ -255,7 +255,7 @@ def test_two_places_of_a_sweep_may_be_one_run(typed: Command, tmp_path: Path) ->
 
 def test_quoted_strings_are_their_text_at_any_depth(typed: Command, tmp_path: Path) -> None:
     options = "method.options={r: 2, modules: ['a b']},{r: 4, modules: ['a b']}"
-    done = typed("-m", "method=lora", "seed=0,1", "method.targets=['*.query*'],[\"*.key\",'*.value']", *TOY)
+    done = typed("-m", "method=lora", "seed=1", "method.targets=['*.query*'],[\"*.key\",'*.value']", *TOY)
     assert [pack[0].method.targets for pack in done.packs] == [["*.query*"], ["*.key", "*.value"]]
     written = manifest_of(tmp_path)
     assert written["axes"]["method.targets"] == [["*.query*"], ["*.key", "*.value"]]
