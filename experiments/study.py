@@ -179,8 +179,7 @@ def _united(manifests: Sequence[studies.Manifest], problems: list[str]) -> list[
         if studies.ARM not in group[0]["fixed"] and len(group) == 1:
             result += group
             continue
-        unite = studies.of_arms if studies.ARM in group[0]["fixed"] else studies.of_parts
-        united, found = unite(sorted(group, key=_first_task))
+        united, found = studies.joined(sorted(group, key=_first_task))
         problems += found
         result.append(united)
     return result

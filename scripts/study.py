@@ -216,7 +216,7 @@ class Driver:
         ]
         if not manifests:
             return {}
-        united, problems = studies.of_arms(manifests)
+        united, problems = studies.joined(manifests)
         done = records.finished(self.results)
         runs = [run for run in united["runs"] if (run["axes"]["arm"], run["axes"]["task"]) == (arm, task)]
         if any(run["contradicted"] for run in runs):

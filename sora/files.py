@@ -111,8 +111,8 @@ def parse_json(text: str) -> Any:
         value = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if "\\u" in text and re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
-        raise ValueError("a \\u escape that is half a character")
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString, Transformer, ValueType
+from hydra.core.override_parser.types import Override, QuotedString, Transformer
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException
@@ -102,10 +102,7 @@ class PackedSweeper(Sweeper):
         """The study's parameters and the arguments; of two with one key the later counts, in the place of the first."""
         for key, value in self.params.items():
             if value == "" and not any(each.startswith(f"{key}=") for each in arguments):
-                name = f"hydra.sweeper.params.{key}"
-                if key.startswith(("task", "seed")):  # seed, and seeds.init of experiment=seeds
-                    name = "study.tasks" if key == "task" else "study.seeds"
-                raise UserError(f"{name}: empty, must be a list of at least one, as in {name}=[...]")
+                raise UserError(f"{key}: the study sweeps over no value; give study.tasks=[...] and study.seeds=[...]")
         typed = [f"{key}={value}" for key, value in self.params.items()] + list(arguments)
         overrides = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         return list({override.get_key_element(): self._slot(override) for override in overrides}.values())
@@ -116,11 +113,7 @@ class PackedSweeper(Sweeper):
         key = override.key_or_group
         if override.is_sweep_override():
             if key in WHOLE or key.startswith(("paths.", "study.", "hydra")):
-                values = str(override.input_line).partition("=")[2]
-                plain = override.value_type == ValueType.SIMPLE_CHOICE_SWEEP and "[" not in values
-                advice = f"write {key}=[{values}]" if plain else f"write its values as one list, {key}=[...]"
-                if key not in LISTS:
-                    advice = "give one value, and a command for each"
+                advice = f"write {key}=[...]" if key in LISTS else "give one value, and a command for each"
                 raise UserError(f"{override.input_line}: one sweep has one {key}; {advice}")
             if not override.is_discrete_sweep():
                 raise HydraException(f"{override.input_line}: only lists, ranges and globs can be swept over")

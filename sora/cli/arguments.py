@@ -47,12 +47,10 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
 
     parser.error = refuse  # type: ignore[method-assign]
     found = parser.parse_intermixed_args(list(words))
-    if found.dry_run:
-        found.overrides.append("hydra.sweeper.dry_run=true")
     if found.experimental_rerun:
         raise UserError("--experimental-rerun: not supported; type the overrides")
-    if found.cfg and found.multirun:
-        raise UserError("--cfg shows the configuration of one run; leave -m out, and give one value for each key")
+    if found.dry_run:
+        found.overrides.append("hydra.sweeper.dry_run=true")
     return parser, found
 
 

@@ -19,7 +19,6 @@ __all__ = [
     "frozen",
     "history",
     "leaves",
-    "levels",
     "load",
     "points",
     "ranks",

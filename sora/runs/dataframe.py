@@ -1,4 +1,4 @@
-"""Records as DataFrames: one row a run, and longer ones with a row for each evaluation, level or matrix of a run.
+"""Records as DataFrames: one row a run, and longer ones with a row for each evaluation or matrix of a run.
 
 A column is named after the record's key it holds, such as ``params.live``, ``time.train_s``, ``flags.one_class``; a
 configured key after itself, such as ``method.r``. Scores are in points, 100 times the record's metric. docs/record.md
@@ -196,24 +196,6 @@ def history(records: Iterable[Record]) -> pd.DataFrame:
             | {f"select.{name}": points(value) for name, value in entry["select"].items()}
             for record in records
             for entry in record["history"]
-        ]
-    )
-
-
-def levels(records: Iterable[Record]) -> pd.DataFrame:
-    """List each level of each run as one row: run_id, level, step, threshold, sparsity, live, scores by split."""
-    return pd.DataFrame(
-        [
-            {"run_id": record["run_id"]}
-            | {key: value for key, value in entry.items() if not isinstance(value, Mapping)}
-            | {
-                f"{split}.{name}": points(value)
-                for split, scores in entry.items()
-                if isinstance(scores, Mapping) and split != "ranks"
-                for name, value in scores.items()
-            }
-            for record in records
-            for entry in record["level_results"]
         ]
     )
 

@@ -14,7 +14,6 @@ from typing import Any
 from sora import schedules
 from sora.backbones.families import dimension
 from sora.config import BackboneConfig, RunConfig
-from sora.method_config import PeftConfig
 from sora.tasks import TaskData
 
 CHARACTERS_PER_TOKEN = 3.9  # GLUE's English under the tokenizers of the backbones in conf/, on the low side
@@ -48,44 +47,20 @@ def facts_of(data: TaskData) -> DataFacts:
     return DataFacts(data.sha256, data.sizes, sum(lengths) / max(1, len(lengths)), max(lengths, default=0))
 
 
-@dataclass(frozen=True)
 class Shape:
     """The encoder's size, from its architecture."""
 
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    vocabulary: int
-    positions: int
-    distinct: int  # layers with weights of their own
-
-    @classmethod
-    def of(cls, backbone: BackboneConfig) -> Shape:
-        """Read from ``backbone.arch``."""
+    def __init__(self, backbone: BackboneConfig) -> None:
         arch: dict[str, Any] = backbone.arch
-        hidden = int(dimension(arch, "hidden_size"))
-        layers = int(dimension(arch, "num_hidden_layers", 12))
+        self.hidden = int(dimension(arch, "hidden_size"))
+        self.layers = int(dimension(arch, "num_hidden_layers", 12))
+        self.inner = int(dimension(arch, "intermediate_size", 4 * self.hidden))
+        self.heads = int(dimension(arch, "num_attention_heads", 12))
+        rows = int(dimension(arch, "vocab_size", 30522)) + int(dimension(arch, "max_position_embeddings", 512))
         shared = int(arch.get("num_hidden_groups", 1)) * int(arch.get("inner_group_num", 1))
-        return cls(
-            layers,
-            hidden,
-            int(dimension(arch, "intermediate_size", 4 * hidden)),
-            int(dimension(arch, "num_attention_heads", 12)),
-            int(dimension(arch, "vocab_size", 30522)),
-            int(dimension(arch, "max_position_embeddings", 512)),
-            shared if backbone.family == "albert" else layers,
-        )
-
-    @property
-    def matrices(self) -> int:
-        """Count the weights of the six matrices of every layer."""
-        return self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.inner)
-
-    @property
-    def parameters(self) -> int:
-        """Count all weights but vectors."""
-        return self.matrices * self.distinct // self.layers + (self.vocabulary + self.positions) * self.hidden
+        self.distinct = shared if backbone.family == "albert" else self.layers  # layers with weights of their own
+        self.layer = 4 * self.hidden**2 + 2 * self.hidden * self.inner  # weights of a layer's six matrices
+        self.parameters = self.layer * self.distinct + rows * self.hidden  # all but vectors
 
 
 def steps(run: RunConfig, facts: DataFacts) -> int:
@@ -100,23 +75,15 @@ def operations(runs: Sequence[RunConfig], facts: DataFacts) -> float:
     and the padding are within the error of the rest.
     """
     run = runs[0]
-    shape, (mean, _) = Shape.of(run.backbone), facts.tokens(run)
-    forward = 2.0 * shape.matrices + 4.0 * shape.layers * shape.hidden * mean
-    attention = 4.0 * shape.layers * shape.hidden * mean  # both its inputs need a gradient
-    backward = forward + attention + (2.0 * shape.matrices if run.method.name == "full" else 0.0)
+    shape, (mean, _) = Shape(run.backbone), facts.tokens(run)
+    products, attention = 2.0 * shape.layer * shape.layers, 4.0 * shape.layers * shape.hidden * mean
+    forward = products + attention
+    backward = products + 2 * attention + (products if run.method.name == "full" else 0.0)
     total = steps(run, facts)
     evaluations = math.ceil(total / schedules.steps_between(run.trainer.eval_every, total))
-    held_out = sum(facts.sizes.values()) - facts.sizes["train"]
-    evaluated = evaluations * facts.sizes["select"]
-    if run.schedule.levels:  # the last and the first level are the last and the selected weights
-        evaluated += (1 + len(run.schedule.levels)) * held_out
-    else:  # select has been evaluated with both
-        subset = facts.sizes.get("train_subset", 0)
-        often = min(2, evaluations)
-        asked = {"both": often, "selected": 1, "never": 0}[run.trainer.train_subset]
-        evaluated += often * (held_out - facts.sizes["select"] - subset) + asked * subset
-    trained = total * run.trainer.batch_size
-    return len(runs) * mean * (trained * (forward + backward) + evaluated * forward)
+    held_out = sum(facts.sizes.values()) - facts.sizes["train"]  # measured in the end, and after every level
+    evaluated = evaluations * facts.sizes["select"] + (2 + len(run.schedule.levels)) * held_out
+    return len(runs) * mean * (total * run.trainer.batch_size * (forward + backward) + evaluated * forward)
 
 
 def trainable(run: RunConfig) -> int:
@@ -124,15 +91,14 @@ def trainable(run: RunConfig) -> int:
 
     An estimate for PEFT's tuners, of which some have more factors than LoRA.
     """
-    shape, method = Shape.of(run.backbone), run.method
+    shape, method = Shape(run.backbone), run.method
     head = shape.hidden * (shape.hidden + max(1, len(run.task.labels)))
     if method.name == "full":
         return shape.parameters + head
-    if isinstance(method, PeftConfig):
-        rank = (method.options or {}).get("r", 8)  # of most tuners
-        rank = rank if isinstance(rank, int) else 8  # a mistake, which PEFT will tell of
-    else:
-        rank = next((getattr(method, name) for name in ("init_r", "r", "bottleneck") if hasattr(method, name)), 1)
+    rank = next((getattr(method, name) for name in ("init_r", "r", "bottleneck") if hasattr(method, name)), 1)
+    if method.name == "peft":
+        given = (getattr(method, "options", None) or {}).get("r")
+        rank = given if isinstance(given, int) else 8  # of most tuners; PEFT itself refuses what is no rank
     return head + shape.distinct * rank * (8 * shape.hidden + 2 * (shape.hidden + shape.inner))
 
 
@@ -144,7 +110,7 @@ def kept_bytes(runs: Sequence[RunConfig], length: int) -> int:
     attention is written out (sora/backbones/attention.py), its probabilities before and after dropout.
     """
     run = runs[0]
-    shape, size = Shape.of(run.backbone), _size(run)
+    shape, size = Shape(run.backbone), _size(run)
     examples = len(runs) * run.trainer.batch_size * run.task.choices
     tokens, squares = examples * length, examples * shape.heads * length**2
     dropping = _dropout(run, "attention_probs_dropout_prob") > 0.0
@@ -159,7 +125,7 @@ def kept_bytes(runs: Sequence[RunConfig], length: int) -> int:
 def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True) -> int:
     """Estimate the peak bytes of a pack on its longest batch, in training or evaluation; with ``cpu``, the process."""
     run = runs[0]
-    shape, size, (_, length) = Shape.of(run.backbone), _size(run), facts.tokens(run)
+    shape, size, (_, length) = Shape(run.backbone), _size(run), facts.tokens(run)
     weights = shape.parameters * (FLOAT if run.method.name == "full" else size)
     rows = len(runs) * trainable(run) * ROW_COPIES * FLOAT
     training = kept_bytes(runs, length) + _working(runs, length, run.trainer.batch_size, dropping=True)
@@ -169,7 +135,7 @@ def peak_bytes(runs: Sequence[RunConfig], facts: DataFacts, *, cpu: bool = True)
 
 def _working(runs: Sequence[RunConfig], length: int, batch: int, dropping: bool) -> float:
     """Estimate temporary bytes: the largest block's inputs and outputs, or attention's scores while computed."""
-    run, shape = runs[0], Shape.of(runs[0].backbone)
+    run, shape = runs[0], Shape(runs[0].backbone)
     examples = len(runs) * batch * run.task.choices
     block = examples * length * (2 * shape.inner + 2 * shape.hidden) * _size(run)
     if not _written_out(run, dropping and _dropout(run, "attention_probs_dropout_prob") > 0.0):

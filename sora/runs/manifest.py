@@ -57,7 +57,7 @@ Manifest = dict[str, Any]
 def make(
     study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str], runs: Sequence[Mapping[str, Any]]
 ) -> Manifest:
-    """Return a checked manifest.
+    """Return a manifest.
 
     Args:
         study: its name, letters, digits, ``_`` and ``-``.
@@ -67,7 +67,7 @@ def make(
             paths.results, and the ``command`` that computes it alone.
 
     Raises:
-        UserError: a name that cannot be a file's, or parts that contradict each other.
+        UserError: a name that cannot be a file's.
     """
     for key, name in (("study.name", study), (ARM, fixed.get(ARM, study))):
         if re.fullmatch(NAME, name) is None:
@@ -81,11 +81,10 @@ def make(
         "hash": digest(study, plain["axes"], plain["fixed"]),
         **plain,
     }
-    validate(manifest, f"study {study}")
     return manifest
 
 
-def digest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str]) -> str:
+def digest(study: str, axes: Mapping[str, Any], fixed: Mapping[str, str]) -> str:
     """Return the digest that names a manifest's file."""
     content = {"study": study, "axes": axes, "fixed": fixed}
     return run_id.digest(content)
@@ -121,80 +120,53 @@ def contradictions(one: Manifest, other: Manifest) -> list[str]:
     return [place for run in other["runs"] if ids.get(place := _place(run), run["run_id"]) != run["run_id"]]
 
 
-def of_arms(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
-    """The manifests of a study's arms as one, and a sentence for each two that contradict each other.
+def joined(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
+    """The manifests of one study as one, and a sentence for each two that contradict each other.
 
-    Its runs have one axis more, ``arm``, and None on axes that their own manifest does not have. ``fixed`` has what
-    all share. Where two manifests give an arm other settings, or another run at one place, neither is believed: the
-    runs of that arm on that task are ``contradicted``.
+    Those of arms get one axis more, ``arm``, and None on axes that their own manifest does not have; ``fixed`` has what
+    all share. Others, equal in ``fixed``, are the parts of one grid: the numbers of an axis come in their order.
+    Where two manifests name different runs at one place, or give an arm other settings, neither is believed: that run,
+    or all of that arm on that task, are ``contradicted``.
     """
-    settings: dict[tuple[str, Any], tuple[dict[str, str], str]] = {}
-    places: dict[str, tuple[dict[str, Any], str]] = {}
+    of_arms = ARM in manifests[0]["fixed"]
+    settings: dict[tuple[Any, Any], tuple[dict[str, str], str]] = {}
+    places: dict[str, tuple[dict[str, Any], str, Any]] = {}
     problems: dict[str, None] = {}
     refused = set()
     for manifest in manifests:
-        arm, file = manifest["fixed"][ARM], path(Path(), manifest).as_posix()
-        own = {key: text for key, text in manifest["fixed"].items() if key not in SOURCES}
+        fixed, file = manifest["fixed"], path(Path(), manifest).as_posix()
+        own = {key: text for key, text in fixed.items() if key not in SOURCES}
         for run in manifest["runs"]:
-            row = arm, run["axes"].get("task")
-            axes = {key: value for key, value in run["axes"].items() if key not in SOURCES}
-            place = json.dumps({"arm": arm, **axes}, sort_keys=True)
+            axes = {"arm": fixed[ARM], **run["axes"]} if of_arms else run["axes"]
+            place = json.dumps({key: axes[key] for key in axes if not (of_arms and key in SOURCES)}, sort_keys=True)
+            row = (axes["arm"], axes.get("task")) if of_arms else (place, None)
             known, other = settings.setdefault(row, (own, file))
-            first, there = places.setdefault(place, ({**run, "axes": {"arm": arm, **run["axes"]}}, file))
-            unlike = sorted(key for key in {**known, **own} if known.get(key) != own.get(key))
-            if unlike:
+            first, there, _ = places.setdefault(place, ({**run, "axes": axes}, file, row))
+            if unlike := sorted(key for key in {**known, **own} if known.get(key) != own.get(key)):
                 what = f"{unlike[0]} is {known.get(unlike[0], 'not given')} and {own.get(unlike[0], 'not given')}"
             elif first["run_id"] != run["run_id"]:
                 other, what = there, f"runs {first['run_id']} and {run['run_id']} at {place}"
             else:
                 continue
             refused.add(row)
-            problems[f"{other} and {file}: contradict each other on {arm} of {row[1]} ({what}); delete one"] = None
-    runs = [run for run, _ in places.values()]
-    names = dict.fromkeys(key for run in runs for key in run["axes"])
-    axes = {key: list(dict.fromkeys(_hashable(run["axes"].get(key)) for run in runs)) for key in names}
+            where = f" on {row[0]} of {row[1]}" if of_arms else ""
+            problems[f"{other} and {file}: contradict each other{where} ({what}); delete one"] = None
+    runs = [run | {"contradicted": row in refused} for run, _, row in places.values()]
+    names = list(dict.fromkeys(key for run in runs for key in run["axes"]))
+    for run in runs:
+        run["axes"] = {key: run["axes"].get(key) for key in names}
+    values: dict[str, list[Any]] = {key: [] for key in names}
+    for key, found in values.items():
+        for run in runs:
+            found += [run["axes"][key]] if run["axes"][key] not in found else []
+        if not of_arms and all(isinstance(value, int | float) for value in found):
+            found.sort()
+    if not of_arms:
+        runs.sort(key=lambda run: [values[key].index(run["axes"][key]) for key in names])
     shared = [set(manifest["fixed"].items()) for manifest in manifests]
     fixed = {key: text for key, text in manifests[0]["fixed"].items() if all((key, text) in each for each in shared)}
-    for run in runs:
-        run["contradicted"] = (run["axes"]["arm"], run["axes"].get("task")) in refused
-        run["axes"] = {key: run["axes"].get(key) for key in names}
-    name = manifests[0]["study"]
-    united = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": runs}
-    return united | {"hash": digest(name, axes, fixed)}, list(problems)
-
-
-def of_parts(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
-    """The manifests of one study with equal ``fixed`` as one, and a sentence for each two that contradict each other.
-
-    A grid that grew by further sweeps is one grid: each axis has the values of all, numbers in their order. A place at
-    which two manifests name different runs is ``contradicted``.
-    """
-    axes: dict[str, list[Any]] = {}
-    places: dict[str, tuple[dict[str, Any], str]] = {}
-    problems = []
-    for manifest in manifests:
-        file = path(Path(), manifest).as_posix()
-        for name, values in manifest["axes"].items():
-            known = axes.setdefault(name, [])
-            known += [value for value in values if value not in known]
-        for run in manifest["runs"]:
-            first, there = places.setdefault(_place(run), (dict(run), file))
-            if first["run_id"] != run["run_id"]:
-                first["contradicted"] = True
-                what = f"runs {first['run_id']} and {run['run_id']} at {_place(run)}"
-                problems.append(f"{there} and {file}: contradict each other ({what}); delete one")
-    for values in axes.values():
-        if all(isinstance(value, int | float) for value in values):
-            values.sort()
-    name, fixed = manifests[0]["study"], manifests[0]["fixed"]
-    entries = [run for run, _ in places.values()]
-    entries.sort(key=lambda run: [axes[name].index(run["axes"][name]) for name in axes])
-    whole = {"schema": SCHEMA_VERSION, "study": name, "axes": axes, "fixed": fixed, "runs": entries}
-    return whole | {"hash": digest(name, axes, fixed)}, problems
-
-
-def _hashable(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+    whole = {"schema": SCHEMA_VERSION, "study": manifests[0]["study"], "axes": values, "fixed": fixed, "runs": runs}
+    return whole | {"hash": digest(whole["study"], values, fixed)}, list(problems)
 
 
 def _place(run: Mapping[str, Any]) -> str:
@@ -222,21 +194,16 @@ def validate(manifest: Any, where: str) -> None:
     check(Layout, manifest, SCHEMA_VERSION, where, WAY_OUT)
     if manifest["hash"] != digest(manifest["study"], manifest["axes"], manifest["fixed"]):
         _refuse(where, "hash", "is not that of study, axes and fixed")
-    seen: dict[str, int] = {}
+    seen = set()
     for index, run in enumerate(manifest["runs"]):
-        key = f"runs.{index}"
-        record = run["record"]
+        record, axes, place = run["record"], manifest["axes"], _place(run)
         if not (record.startswith("records/") and record.endswith(f"-{run['run_id']}.json")) or "../" in record:
-            _refuse(where, f"{key}.record", f"got {run['record']!r}, must be records/.../...-{run['run_id']}.json")
-        if set(run["axes"]) != set(manifest["axes"]):
-            _refuse(where, f"{key}.axes", f"has the keys {sorted(run['axes'])}, must have {sorted(manifest['axes'])}")
-        for axis, value in run["axes"].items():
-            if value not in manifest["axes"][axis]:
-                _refuse(where, f"{key}.axes.{axis}", f"got {value!r}, which axes.{axis} does not list")
-        place = _place(run)
+            _refuse(where, f"runs.{index}.record", f"got {record!r}, must be records/.../...-{run['run_id']}.json")
+        if run["axes"].keys() != axes.keys() or any(value not in axes[key] for key, value in run["axes"].items()):
+            _refuse(where, f"runs.{index}.axes", f"got {place}, which is no place of its axes")
         if place in seen:
-            _refuse(where, f"{key}.axes", f"are those of runs.{seen[place]} too")
-        seen[place] = index
+            _refuse(where, f"runs.{index}.axes", f"got {place}, which is another run's too")
+        seen.add(place)
 
 
 def _refuse(where: str, key: str, what: str) -> None:

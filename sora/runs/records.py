@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from sora.coercion import show
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import as_user_error, read_json, write_bytes, write_text, zipped
@@ -44,16 +43,10 @@ def validate(record: Any, where: str) -> None:
     ``where``: the file, for messages. Raises UserError that names the file and the key.
     """
     check(Record, record, SCHEMA_VERSION, where, WAY_OUT)
-    if (record["status"] == "diverged") != (record["flags"]["diverged_at"] is not None):
-        diverged_at = show(record["flags"]["diverged_at"])
-        _refuse(where, "flags.diverged_at", f"got {diverged_at}, which contradicts status {record['status']}")
     pack = record["pack"]
     if pack["size"] != len(pack["members"]) or record["run_id"] not in pack["members"]:
-        _refuse(where, "pack.members", f"must be {pack['size']} run ids, among them {record['run_id']}")
-
-
-def _refuse(where: str, key: str, what: str) -> None:
-    raise UserError(f"{where}: {key} {what}; {WAY_OUT}")
+        what = f"must be {pack['size']} run ids, among them {record['run_id']}"
+        raise UserError(f"{where}: pack.members {what}; {WAY_OUT}")
 
 
 # -- where records lie ---------------------------------------------------------------------------------------
@@ -67,8 +60,7 @@ def record_path(results: Path, run: RunConfig, run_id: str) -> Path:
 
 def find(results: Path, run_id: str) -> Path | None:
     """Return the record of that run id, or None, also where its arrays are gone. Only the id in its name counts."""
-    paths = (Path(results) / "records").glob(f"**/*-{run_id}.json")
-    return min((path for path in paths if path.with_suffix(".npz").is_file()), default=None)
+    return finished(results).get(run_id)
 
 
 def finished(results: Path) -> dict[str, Path]:
@@ -87,12 +79,10 @@ def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> dict[str, An
 
     Non-finite numbers become null.
 
-    Raises UserError when the record breaks the layout, does not name these arrays, or cannot be written.
+    Raises UserError when the record breaks the layout or cannot be written.
     """
     plain = _finite(dict(record))
     validate(plain, str(path))
-    if plain["data"]["arrays_sha256"] != arrays_digest(arrays):
-        _refuse(str(path), "data.arrays_sha256", "is not the hash of the arrays to be written")
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path.with_suffix(".npz"), _npz(arrays))
     write_text(path, text)

@@ -75,25 +75,22 @@ def _replicas(values: dict[str, Any]) -> list[dict[str, Any]]:
 def method_class(values: Mapping[str, Any]) -> type[MethodConfig]:
     """The options of the method that the plain configuration ``values`` names. Raises UserError."""
     group = values.get("method")
-    if not isinstance(group, dict):
-        raise UserError(f"method: got {show(group)}, must be a group of keys; choose one with method=<name>")
-    name = str(group.get("name", ""))
+    name = str(group.get("name", "")) if isinstance(group, dict) else show(group)
     if name not in METHODS:
         raise UserError(f"method.name: got {name!r}, must be {one_of(METHODS)}{nearest(name, METHODS)}")
     return METHODS[name]
 
 
 def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``values`` with the dotted keys of ``overrides`` set. Raises UserError where a key's group is none."""
+    """A copy of ``values`` with the dotted keys of ``overrides`` set; what is no group is refused where it is read."""
     result = deepcopy(values)
     for dotted, value in overrides.items():
         group, _, leaf = dotted.rpartition(".")
         if group and result.get(group) is None:  # its defaults
             result[group] = {}
         node = result[group] if group else result
-        if not isinstance(node, dict):
-            raise UserError(f"{group}: got {show(node)}, must be a group of keys")
-        node[leaf] = value
+        if isinstance(node, dict):
+            node[leaf] = value
     return result
 
 
@@ -212,8 +209,6 @@ def _check_together(run: RunConfig) -> None:
 def _check_places(run: RunConfig) -> None:
     """Names become parts of paths, and files are looked for in folders: none may lead out of them."""
     backbone, task = run.backbone, run.task
-    if not run.paths.results.strip():
-        raise UserError("paths.results: empty, must be a folder")
     for group, name in (("backbone", backbone.name), ("task", task.name)):
         if not is_name(name):
             raise UserError(f"{group}.name: got {show(name)}, must be letters, digits and . _ + -: it names a folder")

@@ -11,6 +11,7 @@ from sora.errors import UserError
 from sora.runs import records
 
 Record = Mapping[str, Any]
+CONTRADICTION = "two records that contradict each other"
 
 
 @dataclass(frozen=True)
@@ -36,36 +37,22 @@ def read(folder: Path | str) -> Results:
         raise UserError(f"{folder}: no such folder of results; give the one that paths.results named when training")
     found = Results()
     for path in sorted((Path(folder) / "records").rglob("*.json")):
-        _add(found, path)
+        run_id = path.stem.rpartition("-")[2]
+        try:
+            record = records.read(path)
+            if record["run_id"] != run_id:
+                raise UserError(f"{path}: holds run {record['run_id']}, not the one it is named after; remove it")
+        except UserError as error:
+            found.problems.append(str(error))
+            found.spoilt.setdefault(run_id, "damaged record")
+            continue
+        if run_id in found.records and records.science(found.records[run_id]) != records.science(record):
+            other = found.paths[run_id]
+            found.problems.append(f"{path}: says of run {run_id} other things than {other}; remove the wrong one")
+            found.spoilt[run_id] = CONTRADICTION
+        elif run_id not in found.records or not found.paths[run_id].with_suffix(".npz").is_file():
+            found.records[run_id], found.paths[run_id] = record, path  # of equal copies one that still has its arrays
     for run_id in found.spoilt.keys() & found.records.keys():
         if found.spoilt[run_id] == CONTRADICTION:  # but a damaged copy of a whole record does no harm
             del found.records[run_id], found.paths[run_id]
     return found
-
-
-CONTRADICTION = "two records that contradict each other"
-
-
-def _add(found: Results, path: Path) -> None:
-    named = path.stem.rpartition("-")[2]
-    try:
-        record = records.read(path)
-    except UserError as error:
-        found.problems.append(str(error))
-        found.spoilt[named] = "damaged record"
-        return
-    run_id = record["run_id"]
-    if named != run_id:
-        found.problems.append(
-            f"{path}: holds run {run_id}, which is not the one it is named after; restore or remove it"
-        )
-        return
-    if run_id in found.records:
-        if records.science(found.records[run_id]) != records.science(record):
-            found.problems.append(
-                f"{path}: says of run {run_id} other things than {found.paths[run_id]}; remove the wrong one"
-            )
-            found.spoilt[run_id] = CONTRADICTION
-        if found.paths[run_id].with_suffix(".npz").is_file():  # else the copy that still has its arrays serves better
-            return
-    found.records[run_id], found.paths[run_id] = record, path

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sora.backbones.source import backbone_identity
 from sora.config import RunConfig
@@ -116,10 +116,9 @@ class Plan:
     lists: dict[str, list[Any]] = field(default_factory=dict)  # axes that were given as a list: seed=[0,1], pack=[...]
 
     def finished(self) -> set[str]:
-        """Return ids of the runs that have a record."""
-        folders = {cell.run.paths.results for cell in self.cells}
-        found = set[str]().union(*(records.finished(Path(folder)) for folder in folders))
-        return found & {cell.run_id for cell in self.cells}
+        """Return ids of the runs that have a record; a sweep has one folder of results."""
+        found = records.finished(Path(self.cells[0].run.paths.results)) if self.cells else {}
+        return found.keys() & {cell.run_id for cell in self.cells}
 
     def unfinished(self) -> list[PlannedJob]:
         """Return the jobs in which a record is missing. The members of a pack stay together, whichever are finished."""
@@ -143,12 +142,9 @@ class Plan:
             known = axes.setdefault(key, [])
             known += [value for value in values if value not in known]
         for key, values in axes.items():
-            named = [self.names.get(value, value) if key == "task" else value for value in values]
-            axes[key] = [_published(value) for value in named]
+            axes[key] = [_published(self.names.get(value, value) if key == "task" else value) for value in values]
             if len(set(map(repr, axes[key]))) < len(values):
-                raise UserError(
-                    f"{key}: two of its folders have one name, by which alone a manifest knows them; rename one"
-                )
+                raise UserError(f"{key}: two of its folders have one name, which a manifest cannot tell; rename one")
         fixed = {
             slot.key: without_paths(slot.text)
             for slot in self.slots
@@ -175,34 +171,6 @@ def _published(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and without_paths(value) != value else value
 
 
-class Sources:
-    """Data and weights that decide run ids, each looked at once; the data itself is not kept."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Any] = {}  # errors too: a network that is gone is not asked again for each run
-
-    def data(self, run: RunConfig) -> estimate.DataFacts:
-        """Return facts of the run's data. Raises UserError where it cannot be had."""
-        key = repr((run.task, run.protocol, run.data))
-        facts: estimate.DataFacts = self._once(key, lambda: estimate.facts_of(load(run.task, run.protocol, run.data)))
-        return facts
-
-    def run_id(self, run: RunConfig) -> str:
-        """Return the run's id. Raises UserError where data or weights cannot be had."""
-        weights = self._once(repr(run.backbone), lambda: backbone_identity(run.backbone))
-        return run_id(run, self.data(run).sha256, weights)
-
-    def _once(self, key: str, look: Callable[[], Any]) -> Any:
-        if key not in self._known:
-            try:
-                self._known[key] = look()
-            except UserError as error:
-                self._known[key] = error
-        if isinstance(self._known[key], UserError):
-            raise self._known[key]
-        return self._known[key]
-
-
 class Planner:
     """Forms the jobs of one sweep.
 
@@ -215,22 +183,17 @@ class Planner:
     def __init__(self, slots: Slots, compose: Compose, max_pack: int | None) -> None:
         self.slots = [_flat(slot) if isinstance(slot, Axis) else slot for slot in slots]
         self.compose, self.max_pack = compose, max_pack
-        self.sources = Sources()
+        self.known: dict[str, Any] = {}  # data and weights, each looked at once, and errors: a network that is gone
         self.planned: set[str] = set()  # ids of the runs that have their job
 
     def plan(self) -> Plan:
         """Return every combination of the axes.
 
         Raises:
-            UserError: an axis names one value twice.
             HydraException: an override that cannot be composed.
         """
         self.result = Plan(self.slots)
         axes = [slot for slot in self.slots if isinstance(slot, Axis)]
-        for axis in axes:
-            for value in axis.values:
-                if axis.values.count(value) > 1:
-                    raise UserError(f"{axis.key}: {value.text} is given twice; leave one out")
         others = [axis for axis in axes if not axis.group]
         for groups in _product([axis for axis in axes if axis.group]):
             values = self._values(groups)
@@ -265,14 +228,15 @@ class Planner:
                 entries = ["{" + ", ".join(f"{k}: {v.text}" for k, v in entry.items()) + "}" for _, entry in part]
                 overrides = [*self._words(chosen, values), f"pack=[{', '.join(entries)}]"]
             members = [cell for cell, _ in part]
-            self.result.jobs.append(PlannedJob(overrides, members, self.sources.data(members[0].run)))
+            self.result.jobs.append(PlannedJob(overrides, members, self._facts(members[0].run)))
 
     def _cell(self, chosen: dict[str, Value], values: dict[str, Any], entry: dict[str, Value]) -> Cell:
         """Return one run, checked and named. Raises UserError where it cannot be."""
         plain = {key: value.json for key, value in entry.items()}
         own = {**values, "pack": [plain]} if values["pack"] is not None and plain else with_overrides(values, plain)
         (run,) = build_runs(own)
-        name = self.sources.run_id(run)
+        weights = self._once(repr(run.backbone), lambda: backbone_identity(run.backbone))
+        name = run_id(run, self._facts(run).sha256, weights)
         for key, value in plain.items():
             known = self.result.lists.setdefault(key, [])
             known += [value] if value not in known else []
@@ -281,6 +245,22 @@ class Planner:
             self.result.names[axes["task"]] = run.task.name
             axes["task"] = run.task.name
         return Cell(axes, self._words(chosen | entry, values), run, name)
+
+    def _facts(self, run: RunConfig) -> estimate.DataFacts:
+        """Return facts of the run's data, which itself is not kept. Raises UserError where it cannot be had."""
+        key = repr((run.task, run.protocol, run.data))
+        facts: estimate.DataFacts = self._once(key, lambda: estimate.facts_of(load(run.task, run.protocol, run.data)))
+        return facts
+
+    def _once(self, key: str, look: Callable[[], Any]) -> Any:
+        if key not in self.known:
+            try:
+                self.known[key] = look()
+            except UserError as error:
+                self.known[key] = error
+        if isinstance(self.known[key], UserError):
+            raise self.known[key]
+        return self.known[key]
 
     def _values(self, chosen: Chosen) -> dict[str, Any] | None:
         """Return the composed configuration as plain values; None after a mistake, which is noted."""
@@ -326,11 +306,12 @@ def _packable(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _flat(axis: Axis) -> Axis:
-    """Flatten seed=[0,1],[2] to seed=0,1,2: the planner decides which seeds are packed."""
-    if axis.key != "seed":
-        return axis
-    values = [[_value(each) for each in v.json] if isinstance(v.json, list) else [v] for v in axis.values]
-    return replace(axis, values=tuple(itertools.chain.from_iterable(values)))
+    """Flatten seed=[0,1],[2] to seed=0,1,2, as the planner decides which seeds are packed; each value once."""
+    values: list[Value] = []
+    for value in axis.values:
+        lists = axis.key == "seed" and isinstance(value.json, list)
+        values += [each for each in (map(_value, value.json) if lists else [value]) if each not in values]
+    return replace(axis, values=tuple(values))
 
 
 def _product(axes: Sequence[Axis]) -> Iterator[dict[str, Value]]:
@@ -342,19 +323,15 @@ def _entries(values: Mapping[str, Any], together: Sequence[Axis]) -> list[dict[s
     """Return what the runs of one job differ in: the lists the configuration has itself, times the packable axes."""
     own: list[dict[str, Value]] = [{}]
     if isinstance(values["pack"], list) and all(isinstance(each, dict) for each in values["pack"]):
+        configured = OmegaConf.create(dict(values))  # for what one entry leaves out
         keys = list(dict.fromkeys(str(key) for each in values["pack"] for key in each))
-        own = [{key: _value(each[key] if key in each else _at(values, key)) for key in keys} for each in values["pack"]]
+        own = [
+            {key: _value(each[key] if key in each else OmegaConf.select(configured, key)) for key in keys}
+            for each in values["pack"]
+        ]
     elif isinstance(values["seed"], list) and "seed" not in {axis.key for axis in together}:
         own = [{"seed": _value(seed)} for seed in values["seed"]]
     return [mine | more for more in _product(together) for mine in own]
-
-
-def _at(values: Mapping[str, Any], key: str) -> Any:
-    """Return the configured value of a key that one entry of a pack leaves out; None without such a key."""
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def _value(plain: Any) -> Value:

@@ -23,9 +23,7 @@ def read(word: str) -> object:
     ("words", "flags"),
     [
         (["task=cb", "--cfg", "job", "x=1"], {"cfg": "job"}),
-        (["task=cb", "--cfg=job", "--resolve", "x=1"], {"cfg": "job", "resolve": True}),
         (["task=cb", "--config-dir", ".", "x=1"], {"config_dir": "."}),
-        (["task=cb", "-m", "x=1"], {"multirun": True}),
         (["task=cb", "x=1", "--dry-run"], {"dry_run": True}),
     ],
 )
@@ -71,15 +69,6 @@ def test_the_comma_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert quoted(["-m", "paths.results=a,b"])[1] == "paths.results='a,b'", "no sweep has more than one"
     (tmp_path / "a,b").mkdir()
     assert quoted(["-m", f"data.dir={tmp_path}/a,b"])[1] == f"data.dir='{tmp_path}/a,b'"
-
-
-def test_a_path_reaches_the_run(typed: Command, tmp_path: Path) -> None:
-    sign = "ä/it's (1), a=b"
-    done = typed("task=cola", f"paths.runs={sign}", f"data.dir={tmp_path}/{sign}")
-    assert (done.status, done.err) == (0, "")
-    assert done.packs[0][0].paths.runs == sign
-    assert done.packs[0][0].data.dir == f"{tmp_path}/{sign}"
-    assert (tmp_path / sign / ".hydra").is_dir()
 
 
 def test_a_tilde_is_expanded_wherever_it_stands(

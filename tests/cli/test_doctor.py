@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections import namedtuple
@@ -34,14 +33,12 @@ SMALL = (  # MiniLM's tokenizer over a small encoder of random weights
     "trainer.batch_size=4",
     "seed=[0,1]",
 )
-NAMES = ["device", "data", "weights", "tokenizer", "disk", "memory", "regime", "tracker", "trainable", "determinism"]
+NAMES = ["device", "data", "tokenizer", "disk", "memory", "trainable", "determinism"]
 
 
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -58,81 +55,53 @@ def failed(verdicts: dict[str, tuple[str, str]]) -> dict[str, str]:
     return {name: text for name, (level, text) in verdicts.items() if level == "FAIL"}
 
 
+def a_case(*words: str) -> doctor.Case:
+    return doctor.Case(runs_of([*SMALL, *words]))
+
+
 def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    found = examined(capsys, "tracker=wandb", "deterministic=true", status=0)
-    assert {name for name, (level, _) in found.items() if level != "ok"} == {"weights"}
-    assert found["weights"] == ("note", "random, from init_seed 0: no result of a pretrained minilm-l6")
+    found = examined(capsys, "deterministic=true", status=0)
+    assert {level for level, _ in found.values()} == {"ok"}
     assert found["tokenizer"][1] == "30,522 tokens; 7 golden texts get the ids they must"
-    assert "wandb sync runs/wandb/offline-run-* sends it" in found["tracker"][1]
     rank = 6 * 8 + 8 * (8 * 32 + 2 * (32 + 32))  # gates; low-rank factors of six matrices of 32 x 32
     head = 32 * 32 + 32 + 2 * 32 + 2
-    assert found["trainable"][1].startswith(f"{rank + head:,} weights a run, {head:,} of the head, all float32")
+    assert found["trainable"][1].startswith(f"{rank + head:,} weights a run, {head:,} of the head")
     assert found["determinism"][1].endswith("(deterministic=true)")
     assert not list(tmp_path.iterdir()), "it writes nothing"
 
 
-def test_a_head_in_half_precision(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_in_half_precision_and_a_check_that_breaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def half(*arguments: Any, **named: Any) -> Head:
         head = Head(*arguments, **named)
         head.out.data = head.out.data.half()
         return head
 
     monkeypatch.setattr("sora.training.pack.Head", half)
+    monkeypatch.setattr("sora.cli.doctor.load_tokenizer", lambda config: 1 / 0)
     found = examined(capsys, status=1)
-    assert failed(found) == {"trainable": "1 trainable tensors are not torch.float32: head.out is torch.float16"}
+    assert failed(found).keys() == {"tokenizer", "trainable"}
+    assert found["tokenizer"][1] == "ZeroDivisionError: division by zero"
+    assert found["trainable"][1].endswith("1 trainable tensors are not torch.float32: head.out is torch.float16")
     assert found["determinism"] == ("skipped", "needs trainable")
 
 
-def test_a_broken_tokenizer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_broken_tokenizer_and_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """One that keeps accents, and so differs on a few words only: nothing would crash."""
     folder = tmp_path / "models" / "minilm-l6"
     source = tokenizer_folder(backbone_config("minilm-l6"))
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     content = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(content | {"strip_accents": False}))
-    found = examined(capsys, f"backbone.dir={tmp_path / 'models'}", status=1)
-    assert list(failed(found)) == ["tokenizer"]
-    assert "1 of 7 golden texts get other ids, such as 'naïve café" in failed(found)["tokenizer"]
-
-
-def test_missing_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write(tmp_path / "RTE", {"train": 2489, "dev": 277})
-    found = examined(capsys, "task=rte", f"data.dir={tmp_path}", status=1)
-    assert list(failed(found)) == ["data"]
-    assert "RTE/train.tsv: 2,490 expected, 2,489 found" in failed(found)["data"]
+    found = examined(capsys, f"backbone.dir={tmp_path / 'models'}", "task=rte", f"data.dir={tmp_path}", status=1)
+    assert failed(found).keys() == {"tokenizer", "data"}
+    assert "1 of 7 golden texts get other ids, such as 'naïve café" in found["tokenizer"][1]
+    assert "RTE/train.tsv: 2,490 expected, 2,489 found" in found["data"][1]
     assert found["memory"] == ("skipped", "needs data")
     level, text = doctor._data(a_case("task=rte", f"data.dir={tmp_path}", "data.allow_partial=true"))
-    assert level == "note"
-    assert "rte is partial (train 2,490 expected, 2,489 found)" in text
-
-
-def test_a_cache_that_cannot_be_written_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (cache := tmp_path / "cache").mkdir()
-    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != cache)
-    level, text = doctor._disk(a_case(f"paths.cache={cache}"))
-    assert level == "note"
-    assert f"paths.cache {cache} cannot be written" in text
-
-
-def test_a_check_that_breaks_does_not_hide_the_others(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sora.cli.doctor.load_tokenizer", lambda config: 1 / 0)
-    found = examined(capsys, status=1)
-    assert failed(found) == {"tokenizer": "ZeroDivisionError: division by zero"}
-    assert found["trainable"][0] == "ok"
-
-
-def a_case(*words: str) -> doctor.Case:
-    return doctor.Case(runs_of([*SMALL, *words]))
-
-
-def test_a_threshold_that_no_gate_can_outrun() -> None:
-    few = ("trainer.max_steps=100", "trainer.learning_rate=1e-3")
-    level, text = doctor._regime(a_case(*few, "method.threshold=2e-3"))
-    assert level == "note"
-    assert text.startswith("no gate can be held up by the loss: ranks will follow the initial draw (rho 2, shrink 0.2")
-    assert doctor._regime(a_case(*few, "method=lora")) == ("ok", "lora has no gates that a threshold zeroes")
+    assert (level, text.rpartition("; ")[2]) == ("note", "partial: train 2,490 expected, 2,489 found")
 
 
 def test_a_driver_without_a_torch_that_can_use_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,43 +118,16 @@ def test_a_driver_without_a_torch_that_can_use_it_is_noted(monkeypatch: pytest.M
         doctor._device(a_case("device=cuda"))
 
 
-def test_folders_on_one_disk_need_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_must_hold_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     case, usage = a_case(), namedtuple("usage", "total used free")
-
-    def verdict(free: int) -> tuple[str, str]:
-        monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1 << 40, 0, free))
-        return doctor._disk(case)
-
-    fails, fits = 0, 1 << 40
-    while fits - fails > 1:
-        middle = (fails + fits) // 2
-        fails, fits = (middle, fits) if verdict(middle)[0] == "FAIL" else (fails, middle)
-    runs = 2 * doctor.estimate.trainable(case.run) * 4 * ((doctor.KEEP + 1) * doctor.ROW_COPIES + 2)
-    assert fits > runs
-    level, text = verdict(fails)
-    assert level == "FAIL"
-    assert text.startswith("paths.runs and paths.results")
-
-
-def test_a_folder_that_only_seems_to_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**options: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", refused)
-    level, text = doctor._disk(a_case())
-    assert level == "FAIL"
-    assert "cannot be written; choose another folder" in text
-
-
-def test_predictions_that_cannot_be_made_are_found_before_training() -> None:
-    with pytest.raises(UserError, match="task synthetic_pair has no test split"):
-        doctor._data(a_case("predict=true"))
+    weights = 2 * doctor.estimate.trainable(case.run) * 4
+    for free, level in ((weights * (doctor.KEEP + 1) * doctor.ROW_COPIES, "FAIL"), (2 * weights * 50, "ok")):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage(1 << 40, 0, free))
+        assert doctor._disk(case)[0] == level
 
 
 def test_own_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "my conf" / "task").mkdir(parents=True)
     (tmp_path / "my conf" / "task" / "mine.yaml").write_text("defaults: [synthetic_pair]\nname: mine\n")
-    (tmp_path / "file").touch()
-    found = examined(capsys, "task=mine", "--config-dir", "my conf", f"paths.runs={tmp_path / 'file'}", status=1)
-    assert found["data"][1].startswith("mine is complete")
-    assert failed(found) == {"disk": f"paths.runs: {tmp_path / 'file'} is a file, must be a folder"}
+    found = examined(capsys, "task=mine", "--config-dir", "my conf", status=0)
+    assert found["data"][1].startswith("mine: train ")

@@ -94,11 +94,9 @@ def contend(folder, start, results):
         results.put("two at once")
 
 
-@pytest.mark.parametrize("left_behind", ["nothing", "a dead process"])
-def test_of_many_at_once_never_two_hold(tmp_path, left_behind):
-    if left_behind == "a dead process":
-        dying = HOLDER.replace("time.sleep(600)", "import os; os._exit(9)")
-        assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
+def test_of_many_at_once_after_one_that_died_never_two_hold(tmp_path):
+    dying = HOLDER.replace("time.sleep(600)", "import os; os._exit(9)")
+    assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
     context = multiprocessing.get_context("forkserver")
     start, results = context.Event(), context.Queue()
     processes = [context.Process(target=contend, args=(tmp_path, start, results)) for _ in range(4)]

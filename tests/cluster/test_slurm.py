@@ -82,7 +82,7 @@ def test_jobs_finish_and_run_what_was_submitted(tmp_path):
     )
     assert len(jobs) == 2
     assert {state(job)["JobState"] for job in jobs} == {"PENDING"}, "the command returns before the jobs begin"
-    (code / "sora" / "cli.py").write_text("raise RuntimeError('edited after submission')\n")
+    (code / "sora" / "cli" / "main.py").write_text("raise RuntimeError('edited after submission')\n")
     (code / "conf" / "config.yaml").write_text("edited: after submission\n")
     for job in jobs:
         tool("scontrol", "release", job)
@@ -100,14 +100,8 @@ def test_jobs_finish_and_run_what_was_submitted(tmp_path):
     assert not any(os.uname().nodename in path.read_text() for path in (tmp_path / "results").rglob("*.json"))
 
 
-def test_waiting_ends_with_the_last_job(tmp_path):
-    (job,) = submitted(tmp_path, "method=bitfit", "seed=0,1", "cluster.wait=true")
-    assert len(records.read_many(tmp_path / "results/records")) == 2
-    assert ended(job)["JobState"] == "COMPLETED"
-
-
 def test_a_job_reads_the_users_own_files(tmp_path):
-    """From another folder than the command's: a relative --config-dir would not be found there."""
+    """From another folder than the command's: a relative --config-dir would not be found there. The command waits."""
     (tmp_path / "own/method").mkdir(parents=True)
     (tmp_path / "own/method/mine.yaml").write_text("defaults: [lora, _self_]\nr: 3\n")
     words = ("-m", "--config-dir", "own", *SLURM, *SMALL, "method=mine", "seed=0", "cluster.wait=true")

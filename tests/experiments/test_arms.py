@@ -166,10 +166,10 @@ def test_the_same_place_with_two_runs_is_a_contradiction() -> None:
         return studies.make("main_table", axes, {studies.ARM: "lora_r8"}, [run])
 
     one, two = manifest([0], "0" * 12), manifest([0, 1], "1" * 12)
-    _, problems = studies.of_arms([one, two])
+    _, problems = studies.joined([one, two])
     assert len(problems) == 1
     assert f"runs {'0' * 12} and {'1' * 12}" in problems[0]
-    assert studies.of_arms([one, manifest([0, 1], "0" * 12)])[1] == []
+    assert studies.joined([one, manifest([0, 1], "0" * 12)])[1] == []
 
 
 def test_an_arm_is_a_name() -> None:

@@ -17,7 +17,7 @@ import sora.runs
 from sora.errors import UserError
 from sora.runs import data_dependence, records
 from sora.runs import manifest as studies
-from tests.experiments import levelled, made
+from tests.experiments import made
 
 AXES = {"method": ["lora", "sora"], "task": ["rte", "stsb"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1]}
 
@@ -100,13 +100,10 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_there(tmp_path: Path, how:
     assert all(Path(each.filename) == Path(__file__) for each in caught), "they point at the caller"
 
 
-def test_a_folder_that_is_none_and_an_empty_one(tmp_path: Path) -> None:
+def test_a_study_keeps_its_runs_and_an_empty_folder_has_none(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder of results"):
         sora.runs.load(tmp_path / "nothing")
     assert sora.runs.load(tmp_path).empty
-
-
-def test_a_study_keeps_its_runs(results: Path) -> None:
     assert len(sora.runs.load(results, study="main_table")) == 16
     with pytest.raises(UserError, match="no run of the study seeds"):
         sora.runs.load(results, study="seeds")
@@ -122,22 +119,9 @@ def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:
     assert found.loc["sora", "regime.rho"] == 0.125
     assert found.loc["sora", "data_dependence"] == pytest.approx(0.0)
     assert math.isnan(found.loc["lora", "regime.rho"])
-    modules = sora.runs.ranks(sora.runs.read(tmp_path).records.values())
+    held = sora.runs.read(tmp_path).records.values()
+    modules, history = sora.runs.ranks(held), sora.runs.history(held)
     assert (modules["rank"] == modules["no_data_rank"]).sum() == 36
-
-
-def test_evaluations_and_levels_have_tables_of_their_own(tmp_path: Path) -> None:
-    entries = [
-        levelled.level(i, 1e-3, [8 - i] * 12, {"select": 0.5, "report": 0.6, "train_subset": 0.9}) for i in (0, 1)
-    ]
-    axes = {"method": ["sora"], "task": ["rte"], "seed": [0, 1]}
-    levelled.study(tmp_path, "scheduler", axes, lambda _: entries, lambda _: {"kind": "sparsify"})
-    found = sora.runs.read(tmp_path).records.values()
-    levels = sora.runs.levels(found)
-    assert levels.groupby("level")["live"].mean().to_dict() == {0: 9600, 1: 8400}
-    assert levels["report.accuracy"].tolist() == [60.0] * 4
-    history = sora.runs.history(found)
-    assert len(history) == 2
     assert history.loc[0, ["step", "loss", "select.accuracy"]].tolist() == [20, 0.7, 75.0]
 
 

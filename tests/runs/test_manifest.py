@@ -75,18 +75,13 @@ def test_a_name_that_cannot_name_a_file_is_refused(name: str):
     ("key", "value", "said"),
     [
         ("schema", 2, "schema is 2, but 1 is the newest known"),
-        ("schema", 0, "schema got 0, must be greater than or equal to 1"),
         ("study", "other", "hash is not that of study, axes and fixed"),
-        ("axes", {"seed": 0}, "axes.seed got 0, must be a valid list"),
-        ("fixed", {"trainer.max_steps": 30}, "fixed.trainer.max_steps got 30, must be a valid string"),
-        ("runs.0.run_id", "0123", "runs.0.run_id got '0123', must match pattern"),
         ("runs.0.record", f"/home/me/records/rte-{IDS[0]}.json", "runs.0.record got '/home/me"),
         ("runs.0.record", f"records/../../rte-{IDS[0]}.json", "runs.0.record got 'records/../../"),
         ("runs.0.record", f"records/rte/sora-{IDS[1]}.json", "runs.0.record got "),
-        ("runs.0.axes", {"method": "sora"}, "runs.0.axes has the keys ['method'], must have ['method', 'seed']"),
-        ("runs.0.axes.seed", 7, "runs.0.axes.seed got 7, which axes.seed does not list"),
-        ("runs.1.axes.seed", 0, "runs.1.axes are those of runs.0 too"),
-        ("runs.1.command", None, "runs.1.command got null, must be a valid string"),
+        ("runs.0.axes", {"method": "sora"}, 'runs.0.axes got {"method": "sora"}, which is no place of its axes'),
+        ("runs.0.axes.seed", 7, 'runs.0.axes got {"method": "sora", "seed": 7}, which is no place of its axes'),
+        ("runs.1.axes.seed", 0, 'runs.1.axes got {"method": "sora", "seed": 0}, which is another run\'s too'),
     ],
 )
 def test_a_contradiction_is_named(tmp_path: Path, key: str, value: object, said: str):

@@ -15,7 +15,7 @@ from sora.errors import UserError
 from sora.method_config import AdaloraConfig, SoraConfig
 from sora.runs.recipes import origin
 from tests import tiny
-from tests.composing import CONF, composed, runs
+from tests.composing import CONF, runs
 
 FILES = sorted((CONF / "recipe").rglob("*.yaml")) + sorted((CONF / "budget").rglob("*.yaml"))
 NAMES = [path.relative_to(CONF).with_suffix("").as_posix() for path in FILES]
@@ -48,9 +48,7 @@ ADALORA = {
     "cola": (5e-4, 25, 0.5, 800, 10, 3500, 32, 64, 100, 0.10, 0),
     "stsb": (2.2e-3, 25, 0.1, 800, 10, 2000, 32, 128, 100, 0.2, 0.1),
 }
-# epochs, batch, steps between evaluations; below, the training examples of protocol=holdout
-OURS = {"cola": (8, 32, 193), "mrpc": (8, 32, 84), "rte": (10, 32, 71), "sst2": (2, 32, 416)}
-OURS |= {"stsb": (8, 32, 130), "sst2_10k": (5, 32, 141)}
+# our budgets: the training examples of protocol=holdout
 HOLDOUT = {"cola": 7696, "mrpc": 3302, "rte": 2241, "sst2": 66349, "stsb": 5175, "sst2_10k": 9000}
 
 
@@ -95,24 +93,16 @@ def test_every_value_has_its_source_beside_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", EPOCHS)
-def test_the_published_settings_of_sora(task: str) -> None:
-    run = composed_run("deberta-v3-base", "sora", task)
-    assert run.trainer.epochs == EPOCHS[task]
-    assert run.trainer.learning_rate == (1.2e-3 if task == "rte" else 8e-4)
-    assert run.trainer.batch_size == (32 if task == "rte" else 8)
-    assert isinstance(run.method, SoraConfig)
-    assert run.trainer.optimizer == "adamw_hf"
-    assert (run.method.r, run.method.penalty) == (8, 0.1)
-    assert run.method.threshold == THRESHOLDS.get(task, 1e-4)
-    assert (run.trainer.weight_decay, run.trainer.warmup_ratio, run.trainer.clip) == (0.1, 0.06, 0.1)
-
-
-@pytest.mark.parametrize("task", LORA_RATES)
-def test_the_published_settings_of_lora(task: str) -> None:
-    run = composed_run("deberta-v3-base", "lora", task)
-    assert (run.trainer.learning_rate, run.trainer.optimizer) == (LORA_RATES[task], "adamw_hf")
-    assert run.trainer.epochs == EPOCHS[task]
-    assert run.trainer.batch_size == (32 if task == "rte" else 8)
+def test_the_published_settings_of_sora_and_lora(task: str) -> None:
+    sora, lora = (composed_run("deberta-v3-base", method, task) for method in ("sora", "lora"))
+    rates = {"sora": 1.2e-3 if task == "rte" else 8e-4, "lora": LORA_RATES[task]}
+    for run in (sora, lora):
+        trainer = run.trainer
+        assert (trainer.epochs, trainer.batch_size) == (EPOCHS[task], 32 if task == "rte" else 8)
+        assert (trainer.learning_rate, trainer.optimizer) == (rates[run.method.name], "adamw_hf")
+    assert isinstance(sora.method, SoraConfig)
+    assert (sora.method.r, sora.method.penalty, sora.method.threshold) == (8, 0.1, THRESHOLDS.get(task, 1e-4))
+    assert (sora.trainer.weight_decay, sora.trainer.warmup_ratio, sora.trainer.clip) == (0.1, 0.06, 0.1)
 
 
 @pytest.mark.parametrize("task", ADALORA)
@@ -150,53 +140,36 @@ def test_the_other_scripts(method: str, task: str, rate: float, epochs: int, bat
     assert origin(run)["unpublished"] == []
 
 
-@pytest.mark.parametrize("task", OURS)
+@pytest.mark.parametrize("task", HOLDOUT)
 def test_our_budget_is_the_same_for_every_method_and_the_loss_can_hold_a_gate_up_in_it(task: str) -> None:
-    spent = {}
-    for method in ("full", "sora"):
-        run = composed_run("minilm-l6", method, task)
-        trainer = run.trainer
-        spent[method] = (trainer.epochs, trainer.batch_size, trainer.eval_every)
-        assert (run.budget, trainer.max_steps) == (f"minilm-l6/{task}", None)
-        assert trainer.optimizer == "adamw"
-        assert origin(run)["changed"] == []
-        steps = schedules.total_steps(HOLDOUT[task], trainer.batch_size, trainer.epochs, None)
-        assert -(-steps // trainer.eval_every) == 10
-        if isinstance(run.method, SoraConfig):
-            assert run.trainer.learning_rate is not None
-            assert origin(run)["unpublished"] == ["*"]
-            assert run.method.threshold / run.trainer.learning_rate <= 0.5
-            assert run.trainer.learning_rate * steps / 2 >= 0.5
-    assert set(spent.values()) == {OURS[task]}
+    full, sora = (composed_run("minilm-l6", method, task) for method in ("full", "sora"))
+    trainer, rate = sora.trainer, sora.trainer.learning_rate or 0.0
+    for key in ("epochs", "batch_size", "eval_every", "max_steps", "optimizer"):
+        assert getattr(full.trainer, key) == getattr(trainer, key), key
+    assert (sora.budget, origin(sora)["changed"], origin(sora)["unpublished"]) == (f"minilm-l6/{task}", [], ["*"])
+    steps = schedules.total_steps(HOLDOUT[task], trainer.batch_size, trainer.epochs, trainer.max_steps)
+    assert -(-steps // (trainer.eval_every or steps)) == 10
+    assert isinstance(sora.method, SoraConfig)
+    assert sora.method.threshold / rate <= 0.5
+    assert rate * steps / 2 >= 0.5
 
 
-@pytest.mark.parametrize("task", ["rte", "mnli"])
-def test_a_method_without_a_recipe_trains_as_long_as_sora(task: str) -> None:
-    for method in ("sora", "lora", "bitfit", "peft"):
-        run = composed_run("deberta-v3-base", method, task)
-        if run.recipe != "deberta-v3-base/bitfit/mnli":
-            assert (run.trainer.epochs, run.trainer.batch_size) == (EPOCHS[task], 32 if task == "rte" else 8)
-
-
-def test_where_nothing_is_published_there_is_no_recipe(tmp_path: Path) -> None:
-    cfg = composed(tmp_path, "method=full", "task=rte", backbone="deberta-v3-base")
-    assert cfg.recipe == ""
-    (run,) = runs(tmp_path, "method=sora", "task=rte")  # backbone tiny
-    assert (run.recipe, run.trainer.epochs) == ("", 20.0)
+def test_a_method_without_a_recipe_trains_as_long_as_sora() -> None:
+    run = composed_run("deberta-v3-base", "peft", "rte")
+    assert (run.recipe, run.trainer.epochs, run.trainer.batch_size) == ("", EPOCHS["rte"], 32)
 
 
 def test_the_command_line_wins_over_the_recipe_and_none_switches_it_off(tmp_path: Path) -> None:
-    (run,) = runs(tmp_path, "task=rte", "trainer.epochs=3", backbone="deberta-v3-base")
-    assert (run.recipe, run.trainer.epochs, run.trainer.batch_size) == ("deberta-v3-base/sora/rte", 3.0, 32)
-    (run,) = runs(tmp_path, "task=rte", "recipe=none", backbone="deberta-v3-base")
-    assert (run.recipe, run.trainer.epochs, run.trainer.batch_size) == ("", 20.0, 8)
+    def found(*words: str, backbone: str = "deberta-v3-base") -> tuple[str, str, float, int]:
+        (run,) = runs(tmp_path, "task=rte", *words, backbone=backbone)
+        return run.recipe, run.budget, run.trainer.epochs, run.trainer.batch_size
 
-
-def test_without_a_recipe_there_is_no_budget(tmp_path: Path) -> None:
-    (run,) = runs(tmp_path, "task=rte", "recipe=none", backbone="minilm-l6")
-    assert (run.recipe, run.budget, run.trainer.max_steps, run.trainer.epochs) == ("", "", None, 20.0)
-    (run,) = runs(tmp_path, "task=rte", "budget=none", backbone="minilm-l6")
-    assert (run.recipe, run.budget, run.trainer.epochs) == ("minilm-l6/sora/rte", "", 20.0)
+    assert found("trainer.epochs=3")[::2] == ("deberta-v3-base/sora/rte", 3.0)
+    assert found("recipe=none", backbone="minilm-l6") == ("", "", 20.0, 8), "nor a budget without a recipe"
+    assert found("budget=none", backbone="minilm-l6")[:3] == ("minilm-l6/sora/rte", "", 20.0)
+    assert found(backbone="tiny") == ("", "", 20.0, 8), "where nothing is published there is no recipe"
+    borrowed = found("recipe=deberta-v3-base/sora/rte", backbone="tiny")
+    assert borrowed == ("deberta-v3-base/sora/rte", "", 50.0, 32)
 
 
 def test_a_run_tells_what_nobody_published(tmp_path: Path) -> None:
@@ -227,11 +200,6 @@ def test_a_run_tells_what_nobody_published(tmp_path: Path) -> None:
     # the recipe itself sets a part of the architecture, as AdaLoRA's script does
     assert told("task=cola", "method=adalora")["changed"] == []
     assert told("task=cola", "method=adalora", "backbone.arch.cls_dropout=0")["changed"] == ["backbone.arch"]
-
-
-def test_another_backbone_can_borrow_a_recipe(tmp_path: Path) -> None:
-    (run,) = runs(tmp_path, "task=cola", "recipe=deberta-v3-base/sora/rte")
-    assert (run.recipe, run.trainer.epochs, run.task.name) == ("deberta-v3-base/sora/rte", 50.0, "cola")
 
 
 def test_a_run_whose_defaults_could_not_train_says_what_was_changed() -> None:

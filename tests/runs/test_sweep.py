@@ -21,7 +21,7 @@ from tests.tasks.test_load import write
 from tests.typed import TOY, Command, Outcome
 
 WEIGHTS = {"random": 0}
-GRID = ("seed=0,1,2,3,4", "method.threshold=1e-5,5e-5,1e-4")
+GRID = ("seed=0,1,2", "method.threshold=1e-5,1e-4")
 
 
 def ids_of(runs: list[RunConfig]) -> list[str]:
@@ -67,21 +67,21 @@ STUDY = {
 }
 
 
-def test_thirty_runs_are_two_packs_with_the_ids_of_thirty_commands(typed: Command, tmp_path: Path) -> None:
+def test_twelve_runs_are_two_packs_with_the_ids_of_twelve_commands(typed: Command, tmp_path: Path) -> None:
     rarely = ("trainer.log_every=4", "trainer.checkpoint_every=7")  # which decide no number
     done = typed("-m", "method=sora", "task=synthetic_pair,synthetic_single", *GRID, *rarely, *TOY[1:])
-    assert (done.status, sizes(done)) == (0, [15, 15])
+    assert (done.status, sizes(done)) == (0, [6, 6])
     written = manifest_of(tmp_path)
     assert written["axes"] == {
         "method": ["sora"],
         "task": ["synthetic_pair", "synthetic_single"],
-        "seed": [0, 1, 2, 3, 4],
-        "method.threshold": [1e-5, 5e-5, 1e-4],
+        "seed": [0, 1, 2],
+        "method.threshold": [1e-5, 1e-4],
     }
     assert written["fixed"] == {"backbone": "tiny", "backbone.weights": "random"}
     trained = [name for pack in done.packs for name in ids_of(pack)]
     assert [run["run_id"] for run in written["runs"]] == trained
-    assert len(set(trained)) == 30
+    assert len(set(trained)) == 12
     for run in written["runs"][::7]:
         words = shlex.split(run["command"])
         assert words[:4] == ["python", "run.py", "--config-dir", "conf"]  # below the current folder
@@ -95,15 +95,15 @@ def test_thirty_runs_are_two_packs_with_the_ids_of_thirty_commands(typed: Comman
 
 def test_max_pack_bounds_the_jobs(typed: Command) -> None:
     done = typed("-m", "method=sora", "hydra.sweeper.max_pack=4", *GRID, *TOY)
-    assert sizes(done) == [4, 4, 4, 3]
+    assert sizes(done) == [4, 2]
     assert typed("-m", "hydra.sweeper.max_pack=0", "seed=0,1", *TOY).err == (
         "error: hydra.sweeper.max_pack: got 0, must be an integer >= 1 or null\n"
     )
 
 
 def test_what_is_packed_depends_on_the_method(typed: Command) -> None:
-    done = typed("-m", "method=lora,full,sora", "seed=0,1", "trainer.learning_rate=1e-3,2e-3", *TOY)
-    assert sizes(done) == [4, 1, 1, 1, 1, 4]
+    done = typed("-m", "method=lora,full", "seed=0,1,1", "trainer.learning_rate=1e-3,2e-3", *TOY)
+    assert sizes(done) == [4, 1, 1, 1, 1], "a value given twice counts once"
     assert [(run.seed, run.trainer.learning_rate) for run in done.packs[0]] == [
         (0, 1e-3),
         (0, 2e-3),
@@ -116,7 +116,6 @@ def test_what_is_packed_depends_on_the_method(typed: Command) -> None:
     "arguments",
     [
         ("seed=[0],[1]", "method.threshold=1e-3,2e-3"),
-        ("seed=range(0,2)", "method.threshold=1e-3,2e-3"),
         (
             "pack=[{seed: 0, method.threshold: 1e-3}, {seed: 0, method.threshold: 2e-3},"
             "{seed: 1, method.threshold: 1e-3}, {seed: 1, method.threshold: 2e-3}]",
@@ -158,6 +157,8 @@ def test_a_study_sweeps_by_itself_and_its_jobs_do_not(typed: Command, tmp_path: 
     written = manifest_of(tmp_path)
     assert written["study"] == "example"
     assert written["axes"] == {"method": ["lora", "sora"], "task": ["synthetic_single"], "seed": [0, 1]}
+    won = typed("experiment=example", "study.tasks=[synthetic_single]", "method=sora", "seed=5", *TOY[1:])
+    assert [[(run.method.name, run.seed) for run in pack] for pack in won.packs] == [[("sora", 5)]]
     listed = typed("experiment=example", "study.tasks=[synthetic_single]", "--dry-run", *TOY[1:])
     assert listed.packs == []
     for line in listed.out.splitlines():
@@ -167,18 +168,10 @@ def test_a_study_sweeps_by_itself_and_its_jobs_do_not(typed: Command, tmp_path: 
         assert [again.packs] == [[pack] for pack in done.packs if pack[0].method.name == again.packs[0][0].method.name]
 
 
-def test_what_is_typed_wins_over_the_axis_of_a_studys_file(typed: Command, tmp_path: Path) -> None:
-    experiment(tmp_path, **STUDY)
-    done = typed("experiment=example", "study.tasks=[synthetic_single]", "method=sora", "seed=5", *TOY[1:])
-    assert [[(run.method.name, run.seed) for run in pack] for pack in done.packs] == [[("sora", 5)]]
-    assert manifest_of(tmp_path)["axes"] == {"method": ["sora"], "task": ["synthetic_single"], "seed": [5]}
-
-
 def test_seeds_of_a_studys_file_give_way_to_the_pack(typed: Command, tmp_path: Path) -> None:
     experiment(tmp_path, seed=[0, 1, 2])
     done = typed("-m", "experiment=example", "method=sora", "hydra.sweeper.max_pack=2", *TOY)
     assert (done.status, seeds(done)) == (0, [[0, 1], [2]])
-    assert seeds(typed("-m", "experiment=example", "method=sora", "seed=7,8", *TOY)) == [[7, 8]]
 
 
 def test_a_manifest_keeps_the_runs_that_cannot_be_named_now(typed: Command, tmp_path: Path) -> None:
@@ -262,7 +255,7 @@ def test_two_places_of_a_sweep_may_be_one_run(typed: Command, tmp_path: Path) ->
 
 def test_quoted_strings_are_their_text_at_any_depth(typed: Command, tmp_path: Path) -> None:
     options = "method.options={r: 2, modules: ['a b']},{r: 4, modules: ['a b']}"
-    done = typed("-m", "method=lora", "seed=0,1", "method.targets=['*.query*'],[\"*.key\",'*.value']", *TOY)
+    done = typed("-m", "method=lora", "seed=1", "method.targets=['*.query*'],[\"*.key\",'*.value']", *TOY)
     assert [pack[0].method.targets for pack in done.packs] == [["*.query*"], ["*.key", "*.value"]]
     written = manifest_of(tmp_path)
     assert written["axes"]["method.targets"] == [["*.query*"], ["*.key", "*.value"]]
@@ -273,12 +266,6 @@ def test_quoted_strings_are_their_text_at_any_depth(typed: Command, tmp_path: Pa
     done = typed("-m", "method=peft", options, *TOY)
     assert (done.status, len(done.packs)) == (0, 2), done.err
     assert manifest_of(tmp_path)["axes"]["method.options"] == [{"r": r, "modules": ["a b"]} for r in (2, 4)]
-
-
-def test_a_recipe_decides_the_ids_of_its_jobs(typed: Command, tmp_path: Path) -> None:
-    typed("-m", "recipe=none,deberta-v3-base/sora/rte", *TOY)
-    for run in manifest_of(tmp_path)["runs"]:
-        assert run["run_id"] == alone(tmp_path, f"recipe={run['axes']['recipe']}", TOY[0])
 
 
 def test_a_manifest_does_not_know_where_things_lie(typed: Command, tmp_path: Path) -> None:

@@ -318,7 +318,7 @@ def test_the_estimate_counts_the_weights_there_are(method):
     options = {"peft_type": "LORA", "options": {"r": 2}} if method == "peft" else {}
     configs = tiny.runs("bert", method={"name": method} | options)
     pack = tiny.pack(configs)
-    shape = estimate.Shape.of(configs[0].backbone)
+    shape = estimate.Shape(configs[0].backbone)
     matrices = sum(p.numel() for p in pack.model.backbone.encoder.parameters() if p.ndim == 2)
     if method == "full":
         assert shape.parameters == pytest.approx(matrices, rel=0.02)  # segments' embeddings are not counted
