@@ -13,7 +13,6 @@ from sora.training import session
 from sora.training.runner import run_pack
 from tests import tiny
 from tests.training.test_memory import runs
-from tests.training.test_resume import Stopped, stop_at
 
 
 def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch, *logits: dict[str, Any]) -> list[Path]:
@@ -72,10 +71,8 @@ def test_logits_that_float16_would_tie_are_stored_as_float32(tmp_path: Path, mon
 def test_changed_pack_mates_are_remembered_over_a_second_resume(tmp_path: Path) -> None:
     """Saved with another run, resumed alone, stopped, and resumed alone again: the second resume changes nothing."""
     both = tiny.runs(seeds=[0, 1])
-    with pytest.raises(Stopped):
-        tiny.train(both, tmp_path, after_checkpoint=stop_at(5))
-    with pytest.raises(Stopped):
-        tiny.train(both[1:], tmp_path, after_checkpoint=stop_at(10))
+    tiny.stop(both, tmp_path, 5)
+    tiny.stop(both[1:], tmp_path, 10)
     progress = tiny.train(both[1:], tmp_path).progress[0]
     assert progress.resumed_at == [5, 10]
     assert progress.members_changed
