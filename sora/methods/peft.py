@@ -50,12 +50,18 @@ class Peft(Method):
         self.classifies = fits_class(
             form_of(backbone.config.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
         )
-        root = _Root(backbone, self.classifies)
-        names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
+        names = list(backbone.linear_targets(self.config.targets))
+        root: Any = backbone.encoder
+        if self.classifies:  # PEFT wraps what has the names of transformers' class: the encoder in a classifier
+            root = nn.Module()
+            root.add_module(backbone.prefix, backbone.encoder)
+            root.config = backbone.hf_config
+            root.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
+            names = [f"{backbone.prefix}.{name}" for name in names]
         settings = self._settings(names)
         with torch.random.fork_rng(), _refused_by("PEFT", self.config.options):
             torch.manual_seed(generators[0].initial_seed())
-            self.model = PeftModel(root.module, settings)
+            self.model = PeftModel(root, settings)
         backbone.count_dropouts()
 
     def _settings(self, targets: list[str]) -> Any:
@@ -117,19 +123,6 @@ class Peft(Method):
         path = folder / export.PEFT_WEIGHTS
         tensors = load_file(path) | {f"base_model.model.{key}": value for key, value in state.items()}
         save_file(tensors, path, metadata={"format": "pt"})
-
-
-class _Root:
-    """What PEFT wraps, so that names are those of transformers' class: the encoder in a classifier, or alone."""
-
-    def __init__(self, backbone: Backbone, classifies: bool) -> None:
-        self.module: Any = backbone.encoder
-        self.prefix = ""
-        if classifies:
-            self.module, self.prefix = nn.Module(), f"{backbone.prefix}."
-            self.module.add_module(backbone.prefix, backbone.encoder)
-            self.module.config = backbone.hf_config
-            self.module.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
 
 
 def _fields(cls: Any) -> list[str]:

@@ -242,8 +242,6 @@ def test_a_size_may_be_another_runs(sources):
     [
         ({"backbone": {"pooling": "mean"}}, "run 0123456789ab has backbone.pooling=cls, this run mean"),
         ({"precision": "bf16"}, "run 0123456789ab has precision=fp32, this run bf16"),
-        ({"head": "frozen"}, "run 0123456789ab has head=classifier+pooler, this run frozen"),
-        ({"protocol": {"name": "paper"}}, "run 0123456789ab has protocol.name=dev, this run paper"),
         ({"trainer": {"max_length": 16}}, "run 0123456789ab has trainer.max_length=32, this run 16"),
         ({"method": {"size": "ab0123456789"}}, r"method.size: no record of ab0123456789"),
         ({"method": {"source": "ab0123456789"}}, r"method.source: no record of ab0123456789"),
