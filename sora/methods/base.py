@@ -61,9 +61,9 @@ class Summary:
 class Method(ABC):
     """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1).
 
-    Two verbs more are a method's own choice. ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
-    another head. ``solve(features, labels)`` fits what trains at once, from features [N, d] that the head's ``pool``
-    gives: where ``MethodConfig.TRAINS`` is false it is called in place of the steps.
+    One verb more is a method's own choice: ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
+    another head. Where that has ``solve(features, labels)``, it is called in place of the steps, with the features
+    [N, d] that the head's ``pool`` gives.
     """
 
     plan: Plan

@@ -86,14 +86,14 @@ def train(
 
 
 def fit(pack: Pack, check: Callable[[], None] = lambda: None) -> float:
-    """Let a method that does not train by steps solve for its weights at once; return the seconds it took."""
+    """Let a head that can solve for its weights at once, without steps, do so; return the seconds it took."""
     started = time.perf_counter()
-    if pack.runs[0].method.TRAINS or not hasattr(pack.method, "solve"):
+    head: Any = pack.model.head
+    if not hasattr(head, "solve"):
         return 0.0
     split = pack.splits["train"]
-    pooling = PackModel(pack.model.backbone, pack.model.head.pool)  # type: ignore[arg-type]
-    features = predict(replace(pack, model=pooling), split, check)[0]
-    pack.method.solve(features, split.examples.labels)
+    pooling = PackModel(pack.model.backbone, head.pool)
+    head.solve(predict(replace(pack, model=pooling), split, check)[0], split.examples.labels)
     return time.perf_counter() - started
 
 

@@ -100,8 +100,7 @@ def test_the_lines_of_a_pack() -> None:
 # -- ranks without data ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prox", ["soft", "authors"])
-@pytest.mark.parametrize("rule", ["constant", "lr_scaled"])
+@pytest.mark.parametrize(("prox", "rule"), [("authors", "constant"), ("soft", "lr_scaled")])
 def test_a_training_that_cannot_move_has_exactly_these_ranks(prox: str, rule: str, tmp_path: Path) -> None:
     """A learning rate that rounds away and no penalty: packed and solo, at every evaluation and at the end."""
     given = {"prox": prox, "threshold_rule": rule, "penalty_rule": "off"}

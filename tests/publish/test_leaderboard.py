@@ -18,8 +18,6 @@ from sora.runs import records
 from sora.tasks import Examples, load_task
 from tests import composing
 
-ROOT = Path(__file__).parents[2]
-
 
 def examples(size: int, **more: Any) -> Examples:
     ids = np.arange(size)

@@ -288,7 +288,7 @@ def test_the_commit_and_the_threads_are_those_of_the_training(tmp_path, monkeypa
         return resume(loop)
 
     monkeypatch.setattr(Loop, "resume", with_other_threads)
-    (record,) = run_pack(runs(tmp_path, [0]), "python run.py")
+    (record,) = run_pack(runs(tmp_path, [0], "trainer.max_steps=1"), "python run.py")
     assert record["provenance"]["git"] == "a" * 40
     assert record["provenance"]["threads"] == before + 1
     assert torch.get_num_threads() == before
