@@ -19,6 +19,7 @@ from sora.methods import probe, svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, logistic, ridge
 from sora.publish.find_run import find_run
 from sora.runs import records
+from sora.runs.recipes import check_untrained
 from sora.runs.resolve import build_runs
 from sora.runs.run_id import recorded_config, run_id
 from sora.tasks import load
@@ -30,6 +31,7 @@ from sora.training.sizes import parameter_counts
 from tests import tiny
 from tests.composing import arrays, record
 from tests.composing import runs as composed_runs
+from tests.typed import Command
 
 STRENGTHS = probe.STRENGTHS[2:11:2]
 DRAWN = np.random.default_rng(3)
@@ -289,10 +291,6 @@ def test_training_decides_nothing_and_enters_no_name():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ("method=probe", "trainer.learning_rate=1e-3"),
-            "trainer.learning_rate: method=probe takes no optimiser steps",
-        ),
         (("method=zero_shot", "task=rte"), "how similar two texts are, but task=rte asks another thing"),
         (("method=probe", "task=copa"), "reads an example alone, but task=copa compares choices"),
     ],
@@ -301,6 +299,16 @@ def test_what_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], said:
     with pytest.raises(UserError) as refused:
         composed_runs(tmp_path, *words)
     assert said in str(refused.value)
+
+
+def test_what_is_about_steps_cannot_be_typed(typed: Command) -> None:
+    refused = typed("method=probe", "head=frozen")
+    assert refused.status == 2
+    assert "head: method=probe takes no optimiser steps and no such key" in refused.err
+    assert typed("method=probe", "trainer.max_length=64").status == 0
+    for key in ("trainer.learning_rate", "schedule"):
+        with pytest.raises(UserError, match=f"{key}: method=svd_cut takes no optimiser steps"):
+            check_untrained({"method": "svd_cut"}, [f"{key}=1"])
 
 
 def test_records_of_controls(tmp_path, monkeypatch):
