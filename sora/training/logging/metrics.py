@@ -66,11 +66,10 @@ class MetricsLogger:
 
     def close(self) -> None:
         """Force the files to disk and close them."""
-        self.sync()
-        for path, file in zip(self.paths, self._files, strict=False):
-            with logging_to(path):
-                file.close()
-        self._files = []
+        files, self._files = self._files, []
+        for path, file in zip(self.paths, files, strict=False):
+            with logging_to(path), file:
+                os.fsync(file.fileno())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
