@@ -75,7 +75,7 @@ class WandbLogger:
                 wandb.init(
                     project=self._config.project,
                     entity=self._config.entity,
-                    mode=self._config.mode,
+                    mode="online" if self._config.mode == "online" else "offline",
                     group=f"pack-{self._described[0]['id']}",
                     dir=str(self._folder),
                     resume="allow",
