@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,17 +121,14 @@ def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.M
     return {name: module for name, module in every.items() if any(matches(name, each) for each in patterns)}
 
 
+@dataclass(eq=False)
 class SoraAdapters:
-    """The adapters of one model: what trains them, what they come to, what is saved.
+    """The adapters of one model: what trains them, what they come to, what is saved."""
 
-    Attributes:
-        layers: every adapted layer by its full name. trained: full names of the modules that train whole.
-    """
-
-    def __init__(
-        self, model: nn.Module, config: SoraConfig, layers: dict[str, LowRankLinear], trained: list[str]
-    ) -> None:
-        self.model, self.config, self.layers, self.trained = model, config, layers, trained
+    model: nn.Module
+    config: SoraConfig
+    layers: dict[str, LowRankLinear]  # every adapted layer by its full name
+    trained: list[str]  # full names of the modules that train whole
 
     def optimizer(self, *, lr: float, weight_decay: float = 0.1) -> ProximalAdamW:
         """Make an optimiser for the Trainer, whose learning-rate schedule drives it; give the peak rate here.

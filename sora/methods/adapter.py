@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
 from sora.method_config import AdapterConfig
-from sora.methods.base import Method, Plan, per_replica, replace_module
+from sora.methods.base import Method, Plan, matrices_and_vectors, per_replica, replace_module
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -87,14 +87,8 @@ class Adapter(Method):
             self.layers[name] = layer
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        lr, decay = self.plan.learning_rates(), self.plan.runs[0].trainer.weight_decay
         named = {f"{name}.{key}": p for name, layer in self.layers.items() for key, p in layer.own().items()}
-        matrices = {name: p for name, p in named.items() if p.ndim == 3}
-        biases = {name: p for name, p in named.items() if p.ndim == 2}
-        return [
-            ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay),
-            ParameterGroup("adapter.bias", biases, lr=lr),
-        ]
+        return matrices_and_vectors(("adapter", "adapter.bias"), named, self.plan)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         tensors = {f"{name}.{key}": p[replica] for name, layer in self.layers.items() for key, p in layer.own().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sora.optim import ParameterGroup
+
 if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
     from sora.config import RunConfig
-    from sora.optim import ParameterGroup
     from sora.schedules import Timeline
 
 
@@ -60,9 +61,9 @@ class Summary:
 class Method(ABC):
     """A way of fine-tuning. Its trainable tensors have a leading axis R, save where it cannot be packed (R = 1).
 
-    Two verbs more are a method's own choice. ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
-    another head. ``solve(features, labels)`` fits what trains at once, from features [N, d] that the head's ``pool``
-    gives: where ``MethodConfig.TRAINS`` is false it is called in place of the steps.
+    One verb more is a method's own choice: ``make_head``, with the arguments of :class:`sora.backbones.Head`, gives
+    another head. Where that has ``solve(features, labels)``, it is called in place of the steps, with the features
+    [N, d] that the head's ``pool`` gives.
     """
 
     plan: Plan
@@ -106,6 +107,22 @@ class Method(ABC):
     @abstractmethod
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write the standard artefact of a replica, with the weights it has now, into ``folder``."""
+
+
+def matrices_and_vectors(
+    names: tuple[str, str], tensors: Mapping[str, nn.Parameter], plan: Plan, *, stacked: bool = True
+) -> list[ParameterGroup]:
+    """Group tensors by rule: matrices with the weight decay of the runs, vectors (biases, norms) without.
+
+    ``names`` of both groups. ``stacked``: the tensors have the leading axis R.
+    """
+    lr, decay, least = plan.learning_rates(), plan.runs[0].trainer.weight_decay, 3 if stacked else 2
+    matrices = {name: p for name, p in tensors.items() if p.ndim >= least}
+    vectors = {name: p for name, p in tensors.items() if p.ndim < least}
+    return [
+        ParameterGroup(names[0], matrices, lr=lr, weight_decay=decay, stacked=stacked),
+        ParameterGroup(names[1], vectors, lr=lr, stacked=stacked),
+    ]
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:

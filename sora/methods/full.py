@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sora.backbones import Backbone, Head
-from sora.methods.base import Method, Plan
+from sora.methods.base import Method, Plan, matrices_and_vectors
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -24,14 +24,7 @@ class Full(Method):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         tensors = dict(self.backbone.encoder.named_parameters())
-        lr = self.plan.learning_rates()
-        decay = self.plan.runs[0].trainer.weight_decay
-        matrices = {n: p for n, p in tensors.items() if p.ndim >= 2}
-        vectors = {n: p for n, p in tensors.items() if p.ndim < 2}
-        return [
-            ParameterGroup("matrices", matrices, lr=lr, weight_decay=decay, stacked=False),
-            ParameterGroup("vectors", vectors, lr=lr, stacked=False),
-        ]
+        return matrices_and_vectors(("matrices", "vectors"), tensors, self.plan, stacked=False)
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
         export.write_model(folder, self.backbone, head, replica)

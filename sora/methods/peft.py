@@ -25,22 +25,12 @@ from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
 from sora.errors import UserError
 from sora.method_config import PEFT_VARIANTS, PeftConfig
-from sora.methods.base import Method, Plan
+from sora.methods.base import Method, Plan, matrices_and_vectors
 from sora.optim import ParameterGroup
 from sora.publish import export
 
-OWNED = {  # options of PEFT that have a key of their own here
-    "target_modules": "method.targets",
-    "target_parameters": "method.targets",
-    "layers_to_transform": "method.targets",
-    "layers_pattern": "method.targets",
-    "modules_to_save": "head",
-    "peft_type": "method.peft_type",
-    "task_type": "task",
-    "base_model_name_or_path": "backbone",
-}
-# Options for quantised weights, or for a start from data: they would change nothing here and still be in the record.
-INERT = ("use_qalora", "qalora_group_size", "loftq_config", "corda_config", "eva_config", "lora_ga_config")
+# Options of PEFT that other keys decide: method.targets and head.
+OWNED = ("modules_to_save", "target_parameters", "layers_to_transform", "layers_pattern")
 # Tuners that take target_modules and cannot train here: they need calls, inputs or layers that this loop does not have.
 UNSUITED = ("ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "POLY", "SHADOW", "TRAINABLE_TOKENS")
 # Values of init_lora_weights that change the adapter by data or chance that nothing here repeats on loading.
@@ -60,12 +50,18 @@ class Peft(Method):
         self.classifies = fits_class(
             form_of(backbone.config.family, backbone.hf_config), backbone.config.pooling, plan.runs[0].task.span_vectors
         )
-        root = _Root(backbone, self.classifies)
-        names = [f"{root.prefix}{name}" for name in backbone.linear_targets(self.config.targets)]
+        names = list(backbone.linear_targets(self.config.targets))
+        root: Any = backbone.encoder
+        if self.classifies:  # PEFT wraps what has the names of transformers' class: the encoder in a classifier
+            root = nn.Module()
+            root.add_module(backbone.prefix, backbone.encoder)
+            root.config = backbone.hf_config
+            root.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
+            names = [f"{backbone.prefix}.{name}" for name in names]
         settings = self._settings(names)
         with torch.random.fork_rng(), _refused_by("PEFT", self.config.options):
             torch.manual_seed(generators[0].initial_seed())
-            self.model = PeftModel(root.module, settings)
+            self.model = PeftModel(root, settings)
         backbone.count_dropouts()
 
     def _settings(self, targets: list[str]) -> Any:
@@ -79,43 +75,28 @@ class Peft(Method):
             what = "cannot train here" if name in every else f"is not in the installed PEFT{nearest(name, names)}"
             raise UserError(f"method.peft_type: {name} {what}; choose one of {', '.join(names)}")
         cls, preset = kinds["LORA" if name in PEFT_VARIANTS else name], PEFT_VARIANTS.get(name, {})
-        known, options = [key for key in _fields(cls) if key not in OWNED], self.config.options or {}
-        for key in options:
-            if owner := OWNED.get(key) or ("method.peft_type" if key in preset else None):
-                raise UserError(f"method.options.{key}: set by {owner}; leave it out")
-            if key in INERT:
-                raise UserError(
-                    f"method.options.{key}: does nothing here, or runs on data that PEFT is not given; leave it out"
-                )
-            if key not in known:
-                hint = nearest(key, known) or f"; the options are {', '.join(sorted(known))}"
-                raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{hint}")
+        options = self.config.options or {}
         start = str(options.get("init_lora_weights"))
         if start.startswith(UNREPEATED):
             raise UserError(
                 f"method.options.init_lora_weights: {start} starts from data or chance, and plain PEFT would load "
                 "another start; choose one from the weights, such as pissa or olora"
             )
+        ours = {
+            "target_modules": targets,
+            "task_type": "SEQ_CLS" if self.classifies else "FEATURE_EXTRACTION",
+            "base_model_name_or_path": self.backbone.source,
+            **{key: None for key in OWNED if key in _fields(cls)},
+            **preset,
+        }
         with _refused_by(f"PEFT's {cls.__name__}", options):
-            return cls(
-                target_modules=targets,
-                task_type="SEQ_CLS" if self.classifies else "FEATURE_EXTRACTION",
-                base_model_name_or_path=self.backbone.source,
-                **preset,
-                **options,
-            )
+            return cls(**ours, **options)  # refused where a key is in both
 
     @functools.cached_property
     def groups(self) -> list[ParameterGroup]:
         """Return what trains; the optimiser leaves the gradients of a step in it."""
         trained = {name: p for name, p in self.backbone.encoder.named_parameters() if p.requires_grad}
-        lr, decay = self.plan.learning_rates(), self.plan.runs[0].trainer.weight_decay
-        matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
-        vectors = {name: p for name, p in trained.items() if p.ndim < 2}
-        return [
-            ParameterGroup("adapter", matrices, lr=lr, weight_decay=decay, stacked=False),
-            ParameterGroup("adapter.vectors", vectors, lr=lr, stacked=False),
-        ]
+        return matrices_and_vectors(("adapter", "adapter.vectors"), trained, self.plan, stacked=False)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return self.groups
@@ -142,19 +123,6 @@ class Peft(Method):
         path = folder / export.PEFT_WEIGHTS
         tensors = load_file(path) | {f"base_model.model.{key}": value for key, value in state.items()}
         save_file(tensors, path, metadata={"format": "pt"})
-
-
-class _Root:
-    """What PEFT wraps, so that names are those of transformers' class: the encoder in a classifier, or alone."""
-
-    def __init__(self, backbone: Backbone, classifies: bool) -> None:
-        self.module: Any = backbone.encoder
-        self.prefix = ""
-        if classifies:
-            self.module, self.prefix = nn.Module(), f"{backbone.prefix}."
-            self.module.add_module(backbone.prefix, backbone.encoder)
-            self.module.config = backbone.hf_config
-            self.module.is_gradient_checkpointing = False  # PEFT takes a model that does not say for one that does it
 
 
 def _fields(cls: Any) -> list[str]:

@@ -28,9 +28,6 @@ PENALTIES = np.logspace(-2, 6, 17)  # of ridge; half a power of ten apart
 STRENGTHS = np.logspace(-5, 1, 13)  # of logistic regression: the inverse of its penalty
 FOLDS = 5
 ABSENT = -1e4  # logit of a class without a training example: never chosen, and finite in float16
-EQUATION = (
-    "The pooled vector x of the encoder is read by x W^T + b, with the tensors `out.weight` [C, d] and `out.bias` [C]."
-)
 
 
 class Pool(nn.Module):
@@ -60,36 +57,40 @@ class LinearHead(nn.Module):
         x = self.pool(hidden.to(self.out.dtype), attention_mask, spans)
         return nn.functional.linear(x, self.out[0], self.out_bias[0])
 
+    @torch.no_grad()
+    def solve(self, features: NDArray[Any], labels: NDArray[Any]) -> None:
+        """Fit to features [N, d] and labels [N] of the training split; labels that are no classes are real numbers."""
+        real = np.issubdtype(labels.dtype, np.floating)
+        weight, bias = ridge(features, labels) if real else logistic(features, labels, self.out.shape[1])
+        self.out[0].copy_(torch.from_numpy(weight))
+        self.out_bias[0].copy_(torch.from_numpy(bias))
+
     def export_state(self, replica: int) -> dict[str, Tensor]:
         """Return weight and bias."""
         return {"out.weight": self.out[replica], "out.bias": self.out_bias[replica]}
 
 
 class Probe(Method):
-    """A linear head, solved for at once."""
+    """A linear head above the frozen encoder, solved for at once."""
+
+    EQUATION = (
+        "The pooled vector x of the encoder is read by x W^T + b, with the tensors `out.weight` [C, d] and `out.bias` "
+        "[C]."
+    )
 
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
 
-    def make_head(self, backbone: Backbone, **how: Any) -> LinearHead:
-        """Return the head that :meth:`solve` fills, on the targets' own scale: ridge is the same on every scale."""
+    def make_head(self, backbone: Backbone, **how: Any) -> nn.Module:
+        """Return a head on the targets' own scale: ridge is the same on every scale."""
         how.pop("scale", None)
-        self.head = LinearHead(backbone, **how)
-        return self.head
-
-    @torch.no_grad()
-    def solve(self, features: NDArray[Any], labels: NDArray[Any]) -> None:
-        """Fit the head to features [N, d] and labels [N] of the training split."""
-        regression = self.plan.runs[0].task.regression
-        weight, bias = ridge(features, labels) if regression else logistic(features, labels, self.head.out.shape[1])
-        self.head.out[0].copy_(torch.from_numpy(weight))
-        self.head.out_bias[0].copy_(torch.from_numpy(bias))
+        return LinearHead(backbone, **how)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return []
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)
+        export.write_tensors(folder, {}, self.backbone, head, replica, self.EQUATION)
 
 
 def ridge(features: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -16,7 +16,6 @@ bound where nothing is clipped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sora.config import RunConfig
@@ -24,7 +23,6 @@ from sora.method_config import SoraConfig
 from sora.schedules import Timeline, threshold_factor
 
 LARGEST_RHO, SMALLEST_TRAVEL = 0.5, 0.5  # beyond them the initial draw decides which ranks stay
-MOST_TIMES = 4  # the run's own rate: a warning proposes none above, at which the training might collapse
 HOPELESS = "no gate can be held up by the loss: ranks will follow the initial draw"
 
 
@@ -58,25 +56,19 @@ class Regime:
 
     def warning(self) -> str:
         """Warn, and name values that would do, where the initial draw will decide the ranks; else empty."""
-        xi = _rounded(LARGEST_RHO * self.reach * self.learning_rate, math.floor)
-        enough = SMALLEST_TRAVEL / (self.reach * self.rates) if self.rates else math.inf  # one step of a warm-up: none
-        rates = [
-            self.threshold / (LARGEST_RHO * self.reach) if self.rho > LARGEST_RHO else 0.0,
-            enough if self.travel < SMALLEST_TRAVEL else 0.0,
-        ]
-        if not any(rates):
-            return ""
-        steps = math.ceil(round(2 * SMALLEST_TRAVEL / (self.reach * self.learning_rate), 6))
-        others = []
+        wanted = []
         if self.rho > LARGEST_RHO:
-            others.append(f"method.threshold of at most {xi:g}")
+            xi = LARGEST_RHO * self.reach * self.learning_rate
+            unit = 10.0 ** (math.floor(math.log10(xi)) - 2)  # three significant digits, rounded down
+            wanted.append(f"method.threshold of at most {math.floor(round(xi / unit, 6)) * unit:.3g}")
         if self.travel < SMALLEST_TRAVEL:
-            others.append(f"at least {steps:,} steps")
-        some = 0 < max(rates) <= MOST_TIMES * self.learning_rate
-        lr = f", or trainer.learning_rate of at least {_rounded(max(rates), math.ceil):g}," if some else ""
+            steps = math.ceil(round(2 * SMALLEST_TRAVEL / (self.reach * self.learning_rate), 6))
+            wanted.append(f"at least {steps:,} steps")
+        if not wanted:
+            return ""
         return (
             f"{HOPELESS} ({self}; rho should be at most {LARGEST_RHO}, travel at least {SMALLEST_TRAVEL}): "
-            f"{' with '.join(others)}{lr} would do"
+            f"{' with '.join(wanted)} would do"
         )
 
 
@@ -99,9 +91,3 @@ def regime(run: RunConfig, timeline: Timeline) -> Regime | None:
 def _six(value: float) -> float:
     """Round to six significant digits, so that 1.5e-4 / 1e-3 is 0.15."""
     return float(f"{value:.6g}")
-
-
-def _rounded(value: float, towards: Callable[[float], int]) -> float:
-    """Round to three significant digits, up or down (math.ceil, math.floor)."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return float(f"{towards(round(value / unit, 6)) * unit:.3g}")

@@ -6,18 +6,17 @@ singular values stay, as many as fit ``method.live`` weights, a part costing in 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sora.backbones import Backbone, Head
 from sora.errors import UserError
+from sora.files import as_user_error
 from sora.method_config import SvdCutConfig
 from sora.methods.base import Plan, replace_module
 from sora.methods.masked_lora import MaskedLinear, MaskedLora
@@ -36,9 +35,14 @@ class SvdCut(MaskedLora):
         if config.live is None:
             raise UserError("method.source, method.size: both must be given: a finished LoRA run, and a size or a run")
         folder = Path(plan.runs[0].paths.runs) / config.source / "adapter"
-        factors, self.scale, self.head_state = read(folder, backbone)
+        advice = "paths.runs names the folder of the source's run, else train it again"
+        unfit = (OSError, ValueError, KeyError, SafetensorError)
+        with as_user_error(f"method.source: {folder}", "holds no adapter that can be read", advice, unfit):
+            found, self.scale, self.head_state, _ = export.read_peft(folder, backbone)
+        factors = {name: found[name] for name, _ in backbone.encoder.named_modules() if name in found}
         parts = {name: split(a, b) for name, (a, b) in factors.items()}
-        kept = largest({name: values for name, (_, values, _) in parts.items()}, costs_of(factors), config.live)
+        costs = {name: a.shape[1] + b.shape[0] for name, (a, b) in factors.items()}  # weights of one rank
+        kept = largest({name: values for name, (_, values, _) in parts.items()}, costs, config.live)
         for name, (left, values, right) in parts.items():
             base = backbone.encoder.get_submodule(name)
             assert isinstance(base, nn.Linear)
@@ -67,42 +71,6 @@ class SvdCut(MaskedLora):
     def scaling(self) -> float:
         """Return the source's."""
         return self.scale
-
-
-Factors = dict[str, tuple[Tensor, Tensor]]
-
-
-def read(folder: Path, backbone: Backbone) -> tuple[Factors, float, dict[str, Tensor]]:
-    """Read A [r, in] and B [out, r] of each matrix by its encoder name, the scale, and the head of an export.
-
-    Raises UserError where the folder is not what :func:`sora.publish.export.write_peft` wrote.
-    """
-    try:
-        config = json.loads((folder / export.PEFT_CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / export.PEFT_WEIGHTS)
-        classifies = config["task_type"] == "SEQ_CLS"
-        prefix = export.PEFT_PREFIX + (f"{backbone.prefix}." if classifies else "")
-        ends = ("lora_A.weight", "lora_B.weight")
-        names = [key.removesuffix(f".{ends[0]}") for key in tensors if key.endswith(ends[0])]
-        factors = {
-            name.removeprefix(prefix): (tensors[f"{name}.{ends[0]}"], tensors[f"{name}.{ends[1]}"]) for name in names
-        }
-        head = {key.removeprefix(export.PEFT_PREFIX): value for key, value in tensors.items() if not key.endswith(ends)}
-        return (
-            {name: factors[name] for name in dict(backbone.encoder.named_modules()) if name in factors},
-            config["lora_alpha"] / config["r"],
-            head if classifies else load_file(folder / export.HEAD_WEIGHTS),
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(
-            f"method.source: {folder} holds no adapter that can be read ({error}); paths.runs names the folder of the "
-            "source's run, else train it again"
-        ) from error
-
-
-def costs_of(factors: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, int]:
-    """Count the weights of one rank of each matrix, in + out."""
-    return {name: a.shape[1] + b.shape[0] for name, (a, b) in factors.items()}
 
 
 def split(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

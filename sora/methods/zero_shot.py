@@ -5,20 +5,13 @@ The cosine c becomes low + (high - low) c on the task's scale, 5 c for STS-B. Co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from sora.backbones import Backbone, Head
+from sora.backbones import Backbone
 from sora.backbones.head import pooled
-from sora.methods.base import Method, Plan
-from sora.optim import ParameterGroup
-from sora.publish import export
-
-EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
+from sora.methods.probe import Probe
 
 
 class CosineHead(nn.Module):
@@ -34,24 +27,16 @@ class CosineHead(nn.Module):
         return (self.low + (self.high - self.low) * cosine).unsqueeze(1)
 
     def export_state(self, replica: int) -> dict[str, Tensor]:
-        """Do nothing."""
+        """Return nothing: there are no weights."""
         return {}
 
 
-class ZeroShot(Method):
+class ZeroShot(Probe):
     """A cosine above the frozen encoder."""
 
-    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
-        self.plan, self.backbone = plan, backbone
+    EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
 
-    def make_head(self, backbone: Backbone, **how: Any) -> CosineHead:
+    def make_head(self, backbone: Backbone, **how: Any) -> nn.Module:
         """Make a cosine on the scale of the task's targets."""
         low, high = self.plan.runs[0].task.score_range
         return CosineHead(backbone.config.pooling, low, high)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        return []
-
-    def export(self, replica: int, folder: Path, head: Head) -> None:
-        """Write a file without tensors that describes the score."""
-        export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)

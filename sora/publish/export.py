@@ -161,24 +161,35 @@ def name_labels(folder: Path, task: TaskConfig) -> None:
     write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def read_peft(folder: Path, backbone: Backbone) -> tuple[Factors, float, dict[str, Tensor], bool]:
+    """Read what :func:`write_peft` wrote: factors by names in the encoder, s, the head, whether a class has it.
+
+    Raises OSError, ValueError, KeyError or SafetensorError where the folder holds something else.
+    """
+    config = json.loads((folder / PEFT_CONFIG).read_text(encoding="utf-8"))
+    tensors = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(folder / PEFT_WEIGHTS).items()}
+    fits_class = config["task_type"] == "SEQ_CLS"
+    prefix = f"{backbone.prefix}." if fits_class else ""
+    factors = {
+        name.removeprefix(prefix): (tensors.pop(f"{name}.lora_A.weight"), tensors.pop(f"{name}.lora_B.weight"))
+        for name in config["target_modules"]
+    }
+    head = tensors if fits_class else load_file(folder / HEAD_WEIGHTS)
+    return factors, config["lora_alpha"] / config["r"], head, fits_class
+
+
 @torch.no_grad()
 def write_merged(folder: Path, adapter: Path, backbone: Backbone) -> None:
     """:func:`write_plain` of what ``adapter``, a folder of :func:`write_peft`, and the frozen weights make together.
 
     W0 + s B A is summed in float64 and rounded once.
     """
-    config = json.loads((adapter / PEFT_CONFIG).read_text())
-    tensors = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(adapter / PEFT_WEIGHTS).items()}
-    fits_class = config["task_type"] == "SEQ_CLS"
-    prefix = f"{backbone.prefix}." if fits_class else ""
+    factors, scaling, head, fits_class = read_peft(adapter, backbone)
     encoder = dict(backbone.encoder.state_dict())
-    ranks = {name: tensors[f"{name}.lora_A.weight"].shape[0] for name in config["target_modules"]}
-    for name, rank in ranks.items():
-        a, b = (tensors.pop(f"{name}.lora_{x}.weight").double() for x in "AB")
-        scaling = config["alpha_pattern"].get(_key(name, ranks), config["lora_alpha"]) / rank
-        key = f"{name.removeprefix(prefix)}.weight"
-        encoder[key] = (encoder[key].double() + scaling * (b @ a)).float()
-    write_plain(folder, backbone, encoder, tensors if fits_class else load_file(adapter / HEAD_WEIGHTS), fits_class)
+    for name, (a, b) in factors.items():
+        base = encoder[f"{name}.weight"].double()
+        encoder[f"{name}.weight"] = (base + scaling * (b.double() @ a.double())).float()
+    write_plain(folder, backbone, encoder, head, fits_class)
 
 
 def write_tensors(

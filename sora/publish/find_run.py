@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from sora.runs import records
 from sora.runs.resolve import build_runs
 from sora.runs.schema import STATUSES
 
-AGAIN = "repeat the run's command to write it again"
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -42,7 +39,7 @@ class FinishedRun:
 
 
 def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
-    """The finished run that ``name`` means: a run folder, or a run id below ``runs``.
+    """Find the finished run that ``name`` means: a run folder, or a run id below ``runs``.
 
     Raises:
         UserError: there is no such run, it is not finished, or its adapter or its record is missing.
@@ -54,42 +51,26 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
             f"{name}: no run of that id in {runs}, and no folder that holds a status.json{nearest(name, known)}; "
             "--runs names another folder of runs"
         )
-    status = _read(folder / "status.json", json.loads)
-    if status.get("status") not in STATUSES:
-        raise UserError(
-            f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; finish it by "
-            f"repeating its command: {status.get('resume') or status.get('command')}"
-        )
-    _check_adapter(folder / "adapter")
-    values = _read(folder / "config.yaml", yaml.safe_load)
-    for group, key in (("method", "packable"), ("task", "ignored_keys")):  # keys once, which decided nothing here
-        values[group].pop(key, None)
-    (run,) = build_runs(values)
+    damaged = (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, SafetensorError)
+    with as_user_error(folder, "is not whole", "move its record away and repeat its command", damaged):
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        if status["status"] not in STATUSES:
+            raise UserError(
+                f"{folder}: the run is {status['status']}, not finished, so there is nothing to export; finish it by "
+                f"repeating its command: {status.get('resume') or status.get('command')}"
+            )
+        weights = sorted((folder / "adapter").glob("*.safetensors"))
+        if not weights:
+            raise FileNotFoundError("its adapter has no weights")
+        for path in weights:
+            with safe_open(path, "numpy"):  # whole, by its header
+                pass
+        (run,) = build_runs(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     return FinishedRun(folder, run, records.read(_record(folder, status, results)))
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """The content of a file of the run. Raises UserError for one that cannot be read."""
-    with as_user_error(path, "cannot be read", AGAIN, (OSError, ValueError, yaml.YAMLError)):
-        content: dict[str, Any] = parse(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no object; {AGAIN}")
-    return content
-
-
-def _check_adapter(adapter: Path) -> None:
-    """Raise UserError unless the folder has weights that can be read."""
-    again = "move its record away and repeat the run to get it again"
-    weights = sorted(adapter.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"{adapter}: is missing, or has no weights; {again}")
-    for path in weights:
-        with as_user_error(path, "cannot be read", again, (OSError, SafetensorError)), safe_open(path, "numpy"):
-            pass
-
-
 def _record(folder: Path, status: dict[str, Any], results: Path) -> Path:
-    """The record of a run: where its status says, seen from here or from above its folder, or below ``results``."""
+    """Find the record: where the status says, seen from here or from above the folder, or below ``results``."""
     places = (start / str(status.get("record", "")) for start in (Path(), *folder.resolve().parents))
     path = next((place for place in places if place.is_file()), None)
     path = path or records.find(results, str(status.get("run_id")))
@@ -129,7 +110,7 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
 
 
 def _write_tokenizer(run: RunConfig, out: Path) -> None:
-    """The tokenizer as the run used it, for ``AutoTokenizer.from_pretrained(out)``."""
+    """Save the tokenizer as the run used it, for ``AutoTokenizer.from_pretrained(out)``."""
     load_tokenizer(run.backbone).save_pretrained(out)
     if run.backbone.family == "deberta-v2" and run.backbone.tokenizer == "spm":
         # Its own class builds a normaliser anew instead of reading the one that was saved: see load_tokenizer.

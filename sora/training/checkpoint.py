@@ -80,13 +80,7 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
         UserError: it is a checkpoint of another run, or of a format this version does not know.
     """
     path = run_dir / "checkpoint" / f"step-{step:08d}.json"
-    weights = path.with_suffix(".safetensors")
-    meta = _meta(path)
-    try:
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+    weights, meta = path.with_suffix(".safetensors"), _meta(path)
     if meta.get("step") != step:
         return None
     if (found := (meta.get("run_id"), meta.get("format"))) != (run_id, FORMAT):
@@ -94,11 +88,11 @@ def load(run_dir: Path, run_id: str, step: int) -> Checkpoint | None:
             f"{path}: a checkpoint of run {found[0]} in format {found[1]}, not of {run_id} in format {FORMAT}; "
             "move that folder away, or set resume=never to start this run afresh"
         )
-    if meta.get("sha256") != digest:
-        return None
     try:
-        return Checkpoint(step, load_file(weights), meta)
-    except SafetensorError:
+        with weights.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == meta.get("sha256")
+        return Checkpoint(step, load_file(weights), meta) if whole else None
+    except (OSError, SafetensorError):
         return None
 
 

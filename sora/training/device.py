@@ -57,13 +57,6 @@ def has_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
-def named(device: torch.device) -> str:
-    """Name the device for people: ``cpu x86_64 AVX2``, or a GPU's name."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({platform.machine()} {capability()})"
-
-
 def take_free_threads(device: torch.device) -> str:
     """Set torch's threads to the cores that are idle now, unless somebody gave a count; says which it is, for people.
 

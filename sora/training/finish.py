@@ -46,7 +46,11 @@ def finish(
         record = records.read(written)
     else:
         stored = {name: values for name, values in final["logits"].items() if name in STORED}
-        arrays = arrays_of(data, stored) | level_arrays(loop, replica, data) | gate_array(pack, replica)
+        arrays = arrays_of(data, stored)
+        for level in (entry["level"] for entry in progress.levels):
+            of_level = {name: values[replica] for name, values in loop.levels.logits[level].items()}
+            arrays |= arrays_of(data, of_level, f"level{level}_")
+        arrays |= gate_array(pack, replica)
         # A run that diverged was changed neither by the update in which it did nor by a later one.
         updates = loop.step if progress.diverged_at is None else progress.diverged_at - 1
         record = {
@@ -105,27 +109,14 @@ def finish(
     return record
 
 
-def arrays_of(data: TaskData, logits: Arrays) -> Arrays:
-    """Collect ``<split>_{ids,logits,labels}`` and, where the task has them, ``<split>_{groups,credit}``."""
+def arrays_of(data: TaskData, logits: Arrays, prefix: str = "") -> Arrays:
+    """Collect ``<split>_{ids,labels}``, where the task has them ``<split>_{groups,credit}``, and the logits."""
     arrays: Arrays = {}
     for name, values in logits.items():
-        arrays |= _examples(data, name) | {f"{name}_logits": _compact(data, name, values)}
+        examples = data.splits[name]
+        arrays |= {f"{name}_ids": examples.ids} | {f"{name}_{key}": array for key, array in examples.gold.items()}
+        arrays[f"{prefix}{name}_logits"] = _compact(data, name, values)
     return arrays
-
-
-def level_arrays(loop: Loop, replica: int, data: TaskData) -> Arrays:
-    """Collect ``level<k>_<split>_logits`` of every level of a schedule, with the other arrays of those splits."""
-    arrays: Arrays = {}
-    for entry in loop.progress[replica].levels:
-        for name, values in loop.levels.logits[entry["level"]].items():
-            arrays |= _examples(data, name)
-            arrays[f"level{entry['level']}_{name}_logits"] = _compact(data, name, values[replica])
-    return arrays
-
-
-def _examples(data: TaskData, split: str) -> Arrays:
-    examples = data.splits[split]
-    return {f"{split}_ids": examples.ids} | {f"{split}_{key}": array for key, array in examples.gold.items()}
 
 
 def _compact(data: TaskData, split: str, logits: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from sora.training.batching import batches
 from sora.training.diagnostics import gate_histogram
 from sora.training.evaluation import Logits, predict, score
 from sora.training.levels import Levels
-from sora.training.logging import Tracker, summary
+from sora.training.logging import Tracker, columns, summary
 from sora.training.pack import Pack, differentiate
 from sora.training.state import Progress, Window
 
@@ -215,10 +215,10 @@ class Loop:
 
     def _show(self) -> None:
         """Update the text next to the progress bar."""
-        self.tracker.progress(self.step, summary(**self.shown_loss, **self._latest()))
+        self.tracker.progress(self.step, summary(self.shown_loss | self._latest()))
 
     def _latest(self) -> dict[str, list[float]]:
-        """Select metric and live ranks of the last evaluation, for the progress bar."""
+        """Return select metric and live ranks of the last evaluation, of each replica."""
         entries = [progress.history[-1] for progress in self.progress if progress.history]
         if len(entries) < self.pack.replicas:
             return {}
@@ -272,6 +272,8 @@ class Loop:
                 self.best_select[replica] = logits[replica]
             values = {key: value for key, value in entry.items() if key != "step"}
             self.tracker.log(replica, self.step, "eval", **values, ranks=summary.ranks)
+        shown = {"loss": [progress.history[-1]["loss"] for progress in self.progress]}
+        self.tracker.print(f"step {self.step} of {pack.total_steps}: {columns(self._latest() | shown)}")
         if pack.timeline.ends_stage(self.step):
             self._measure_levels()
 

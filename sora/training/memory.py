@@ -80,36 +80,13 @@ def fitting(jobs: Sequence[Job], facts: estimate.DataFacts, device: torch.device
     return packs
 
 
-class Packs:
-    """Packs of runs to work on one after another; one that does not fit into memory is halved.
-
-    for pack in packs:
-        try:
-            ...
-        except OutOfMemory as error:
-            packs.halve(error)
-    """
-
-    def __init__(self, device: torch.device, waiting: Sequence[list[Job]] = ()) -> None:
-        self.device = device
-        self.waiting = list(waiting)  # the first is the one that is worked on; what is done leaves the list
-        self._halves: list[list[Job]] = []
-
-    def __iter__(self) -> Iterator[list[Job]]:
-        while self.waiting:
-            self._halves = []
-            try:
-                yield self.waiting[0]
-            finally:
-                release(self.device)
-            self.waiting[:1] = self._halves
-
-    def halve(self, error: OutOfMemory) -> None:
-        """Work on the two halves of the current pack next. Raises ``error`` where it is a single run."""
-        if len(self.waiting[0]) == 1:
-            raise error
-        self._halves = parts(self.waiting[0], 2)
-        say_split(str(error).partition(";")[0], self._halves)
+def halved(pack: list[Job], error: OutOfMemory) -> list[list[Job]]:
+    """Return the halves of a pack that ran out of memory. Raises ``error`` where it is a single run."""
+    if len(pack) == 1:
+        raise error
+    halves = parts(pack, 2)
+    say_split(str(error).partition(";")[0], halves)
+    return halves
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from sora.backbones.token_cache import cache_folder
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.methods import Method, Plan
-from sora.optim import PackOptimizer, ParameterGroup
+from sora.methods.base import matrices_and_vectors
+from sora.optim import PackOptimizer
 from sora.training.seeds import derive, generator
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def build_pack(
     model = PackModel(backbone, head, run.task.choices).to(device=device)
     if dtype == torch.float64:
         model.double()
-    groups = [*method.parameter_groups(), *_head_groups(head, plan)]
+    of_head = {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
+    groups = [*method.parameter_groups(), *matrices_and_vectors(("head", "head.bias"), of_head, plan)]
     for group in groups:
         if trainer.optimizer == "adamw_hf":
             group.variant = "adamw_hf"
@@ -200,17 +202,6 @@ def check_trainable(model: nn.Module, dtype: torch.dtype = torch.float32) -> Non
     wrong = [f"{name} is {p.dtype}" for name, p in model.named_parameters() if p.requires_grad and p.dtype != dtype]
     if wrong:
         raise AssertionError(f"{len(wrong)} trainable tensors are not {dtype}: {wrong[0]}")
-
-
-def _head_groups(head: Head, plan: Plan) -> list[ParameterGroup]:
-    tensors = {f"head.{name}": p for name, p in head.named_parameters() if p.requires_grad}
-    lr, decay = plan.learning_rates(), plan.runs[0].trainer.weight_decay
-    matrices = {name: p for name, p in tensors.items() if p.ndim == 3}
-    biases = {name: p for name, p in tensors.items() if p.ndim == 2}
-    return [
-        ParameterGroup("head", matrices, lr=lr, weight_decay=decay),
-        ParameterGroup("head.bias", biases, lr=lr),
-    ]
 
 
 def differentiate(pack: Pack, batch: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor | None]:

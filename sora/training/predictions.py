@@ -49,12 +49,15 @@ def write(jobs: Sequence[Job], data: TaskData, device: torch.device, check: Call
     asked = _test_sets(jobs[0])
     waiting = [job for job in jobs if not _done(job, asked)]
     if waiting:
-        packs = memory.Packs(device, memory.fitting(waiting, facts_of(data), device))
-        for pack in packs:
+        packs = memory.fitting(waiting, facts_of(data), device)
+        while packs:
             try:
-                _write_pack(pack, asked, data, device, check)
+                _write_pack(packs[0], asked, data, device, check)
+                del packs[0]
             except OutOfMemory as error:
-                packs.halve(error)
+                packs[:1] = memory.halved(packs[0], error)
+            finally:
+                memory.release(device)
 
 
 def _write_pack(

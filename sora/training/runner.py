@@ -38,8 +38,6 @@ from sora.training.job import Job, jobs_of
 if TYPE_CHECKING:
     import torch
 
-    from sora.training.memory import Packs
-
 
 def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     """Return the records of ``runs``, in their order: read where they exist, else trained now, as one pack.
@@ -69,18 +67,25 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
         if len(known) == len(jobs):
             _complete(jobs)
         else:
+            from sora.training import memory
             from sora.training.device import choose_device
             from sora.training.session import train
 
             device = choose_device(first.deterministic, first.device)  # device=cuda without one ends here
             with _locked(jobs, data, device, command) as packs:
-                for pack in packs:
+                while packs:
                     try:
-                        known |= train(pack, data, device, command, preemption.check)
+                        known |= train(packs[0], data, device, command, preemption.check)
+                        del packs[0]
                     except OutOfMemory as error:
-                        packs.halve(error)
+                        packs[:1] = memory.halved(packs[0], error)
+                    finally:
+                        memory.release(device)
         if first.predict:
-            _predict(jobs, data, preemption)
+            from sora.training import predictions
+            from sora.training.device import choose_device
+
+            predictions.write(jobs, data, choose_device(first.deterministic, first.device), preemption.check)
     for job in jobs:
         if job.run_id not in known and (path := job.finished()) is not None:  # by another process
             known[job.run_id] = records.read(path)
@@ -98,22 +103,16 @@ def _dry_run(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
     return lines
 
 
-def _predict(jobs: Sequence[Job], data: TaskData, preemption: Preemption) -> None:
-    from sora.training import predictions
-    from sora.training.device import choose_device
-
-    predictions.write(jobs, data, choose_device(jobs[0].run.deterministic, jobs[0].run.device), preemption.check)
-
-
 def _complete(jobs: Sequence[Job]) -> None:
     """Write the card and the status of runs whose process ended between their record and that, and drop checkpoints."""
     left = [job for job in jobs if job.in_progress or job.status not in ("", "ok", "diverged")]
-    left = [job for job in left if _pack_is_finished(job)]
     if not left:
         return
     from sora.publish import card
     from sora.training import checkpoint
 
+    results = Path(left[0].run.paths.results)  # a pack needs the checkpoints until all its records exist
+    left = [job for job in left if all(records.find(results, member) for member in checkpoint.pack_members(job.folder))]
     with contextlib.suppress(UserError), run_locks({job.run_id: job.folder for job in left}):  # held: at work on it
         for job in left:
             path = job.finished()
@@ -124,16 +123,8 @@ def _complete(jobs: Sequence[Job]) -> None:
                 checkpoint.discard(job.folder)
 
 
-def _pack_is_finished(job: Job) -> bool:
-    """Return whether a finished run's checkpoints can go: its pack needs them until all its records exist."""
-    from sora.training import checkpoint
-
-    results = Path(job.run.paths.results)
-    return all(records.find(results, member) is not None for member in checkpoint.pack_members(job.folder))
-
-
 @contextlib.contextmanager
-def _locked(jobs: Sequence[Job], data: TaskData, device: torch.device, command: str) -> Iterator[Packs]:
+def _locked(jobs: Sequence[Job], data: TaskData, device: torch.device, command: str) -> Iterator[list[list[Job]]]:
     """Lock the runs and yield those that must train, in packs that fit into memory; note in status.json how it ends."""
     from sora.training import memory
 
@@ -142,9 +133,8 @@ def _locked(jobs: Sequence[Job], data: TaskData, device: torch.device, command: 
         _make_writable(job.folder, "paths.runs")
     with run_locks({job.run_id: job.folder for job in jobs}):
         waiting = _unfinished(jobs)  # another process may have finished some before they were locked here
-        facts, packs = facts_of(data), memory.Packs(device)
-        for group in _by_checkpoint(waiting):
-            packs.waiting += memory.fitting(group, facts, device)
+        facts = facts_of(data)
+        packs = [pack for group in _by_checkpoint(waiting) for pack in memory.fitting(group, facts, device)]
         note = {"command": command, "resume": again(command)}
         for job in waiting:
             write_text(job.folder / "config.yaml", yaml.safe_dump(asdict(job.run), sort_keys=False))
@@ -153,7 +143,7 @@ def _locked(jobs: Sequence[Job], data: TaskData, device: torch.device, command: 
             yield packs
         except BaseException as error:
             status = {Preempted: "preempted", KeyboardInterrupt: "interrupted"}.get(type(error), "failed")
-            for job in itertools.chain.from_iterable(packs.waiting):
+            for job in (each for each in waiting if each.status == "running"):  # the others have their records
                 # The error itself must reach the user, also when the disk is too full for this file.
                 with contextlib.suppress(UserError, OSError):
                     job.set_status(status, reason=f"{type(error).__name__}: {error}", **note)

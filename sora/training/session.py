@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from sora.backbones import dropout_op
 from sora.backbones.head import describe
 from sora.runs.run_id import recorded_config
 from sora.tasks import TaskData
-from sora.training import checkpoint, closed_form, memory
-from sora.training.device import environment, named, slow, take_free_threads
+from sora.training import checkpoint, memory
+from sora.training.device import device_name, environment, slow, take_free_threads
 from sora.training.diagnostics import regime_lines
-from sora.training.evaluation import EVALUATED, Logits, evaluate
+from sora.training.evaluation import EVALUATED, Logits, evaluate, predict
 from sora.training.finish import finish
 from sora.training.job import Job, now
 from sora.training.logging import Tracker
 from sora.training.loop import Loop
-from sora.training.pack import build_pack
+from sora.training.pack import Pack, PackModel, build_pack
 
 SMALLER = "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
 
@@ -47,11 +48,11 @@ def train(
     with memory.errors(len(jobs), run.trainer.batch_size, SMALLER), _threads_as_before():
         threads = take_free_threads(device)
         pack = build_pack([job.run for job in jobs], data, device)
-        fitted_s = closed_form.fit(pack, check)
+        fitted_s = fit(pack, check)
         folders, labels = [job.folder for job in jobs], [job.label for job in jobs]
         with Tracker(folders, labels, pack.total_steps, remotes=remotes) as tracker:
             loop = Loop(pack, tracker, [job.run_id for job in jobs], folders, check=check)
-            tracker.print(f"device={run.device}: {named(device)}, {threads}")
+            tracker.print(f"device={run.device}: {device_name(device)}, {threads}")
             if words := slow(run.precision, device):
                 tracker.print(f"warning: {words}")
             if words := describe(pack.model.backbone, run.backbone.pooling):
@@ -82,6 +83,18 @@ def train(
     for job in jobs:  # only now: a run joins its pack mates again until the record of each is written
         checkpoint.discard(job.folder)
     return written
+
+
+def fit(pack: Pack, check: Callable[[], None] = lambda: None) -> float:
+    """Let a head that can solve for its weights at once, without steps, do so; return the seconds it took."""
+    started = time.perf_counter()
+    head: Any = pack.model.head
+    if not hasattr(head, "solve"):
+        return 0.0
+    split = pack.splits["train"]
+    pooling = PackModel(pack.model.backbone, head.pool)
+    head.solve(predict(replace(pack, model=pooling), split, check)[0], split.examples.labels)
+    return time.perf_counter() - started
 
 
 @contextlib.contextmanager

@@ -9,22 +9,12 @@ from torch import nn
 
 from sora.errors import UserError
 from sora.method_config import AdaloraConfig
-from sora.methods.adalora import Adalora, SvdLinear, allocate, cubic_budget
+from sora.methods.adalora import Adalora, SvdLinear, allocate
 from sora.methods.bank import Bank
 from sora.optim import PackOptimizer, ParameterGroup
 from tests import tiny
 
 METHOD = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 0.2, "final": 0.3, "interval": 1}
-
-
-def test_budget_by_hand():
-    """T = 20, t_i = 4, t_f = 6: from 48 to 24 triplets by the cube of what is left of 10 steps."""
-    got = [cubic_budget(step, 4, 14, 48, 24) for step in range(20)]
-    assert got[:5] == [48] * 5
-    assert got[5] == int(24 + 24 * 0.9**3)
-    assert got[9] == 27  # half way: 24 + 24 / 8
-    assert got[14:] == [24] * 6
-    assert got == sorted(got, reverse=True)
 
 
 def test_allocation_by_hand():
@@ -114,22 +104,21 @@ def test_scores_and_masks_are_those_of_peft():
     assert kept[14:] == [4] * 6
 
 
-def test_ranks_move_by_themselves_and_end_at_the_target(tmp_path):
-    """Nobody calls the allocator (PEFT's first pitfall), and replicas spend their budgets apart."""
-    loop = tiny.train(tiny.runs(seeds=[0, 1], method=METHOD), tmp_path, torch.float64)
-    ranks = [loop.pack.method.summary(replica).ranks for replica in (0, 1)]
-    assert [sum(each.values()) for each in ranks] == [12 * 2, 12 * 2]
-    assert ranks[0] != ranks[1]
-    assert min(ranks[0].values()) < 2, "no matrix fell below the average, so nothing was allocated"
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The pack of two runs, trained to its end in one go."""
     return tiny.train(tiny.runs(seeds=[0, 1], method=METHOD), tmp_path_factory.mktemp("whole")).pack
 
 
-@pytest.mark.parametrize("step", [5, 10, 15])
+def test_ranks_move_by_themselves_and_end_at_the_target(whole):
+    """Nobody calls the allocator (PEFT's first pitfall), and replicas spend their budgets apart."""
+    ranks = [whole.method.summary(replica).ranks for replica in (0, 1)]
+    assert [sum(each.values()) for each in ranks] == [12 * 2, 12 * 2]
+    assert ranks[0] != ranks[1]
+    assert min(ranks[0].values()) < 2, "no matrix fell below the average, so nothing was allocated"
+
+
+@pytest.mark.parametrize("step", [5, 15])
 def test_resuming_keeps_scores_and_budget(step, whole, tmp_path):
     """PEFT's running scores are in no state_dict: a resumed run ends with half the ranks. Not here, to the bit."""
 
@@ -173,8 +162,8 @@ def test_a_replica_that_diverged_stays_as_it_was(healthy, large, whole, tmp_path
         assert torch.equal(value, state(pack, 1)[name]), name
 
 
-def test_orthogonality_is_a_penalty_and_no_loss(tmp_path):
-    """Eq. 4 by its definition; it never enters what is logged as loss, nor an evaluation."""
+def test_orthogonality_by_its_definition():
+    """Eq. 4."""
     built = tiny.pack(tiny.runs(seeds=[0, 1], method=METHOD | {"orthogonality": 0.3}))
     layers = built.method.layers.values()
     for replica in (0, 1):
@@ -184,62 +173,34 @@ def test_orthogonality_is_a_penalty_and_no_loss(tmp_path):
             for x in (layer.lora_A.detach()[replica], layer.lora_B.detach()[replica])
         ]
         torch.testing.assert_close(built.method.penalty()[replica].detach(), 0.3 * torch.stack(norms).mean())
-    losses = []
-    for weight in (0.0, 100.0):
-        configs = tiny.runs(
-            method=METHOD | {"orthogonality": weight, "warmup": 0.2}, trainer={"eval_every": 1, "max_steps": 10}
-        )
-        losses.append(tiny.train(configs, tmp_path / str(weight)).progress[0].history[0]["loss"])
-    assert losses[0] == losses[1]
 
 
-def test_phases_that_leave_no_step_are_refused():
-    with pytest.raises(UserError, match=r"method.warmup=15 and method.final=5 leave none of 20 steps"):
-        tiny.pack(tiny.runs(method=METHOD | {"warmup": 15, "final": 5}))
-
-
-def test_a_target_above_the_initial_rank_is_refused():
-    with pytest.raises(UserError, match=r"method.r.*method.init_r"):
-        tiny.runs(method=METHOD | {"r": 5})
-
-
-@pytest.mark.parametrize("value", [1.5, 6.25])
-@pytest.mark.parametrize("phase", ["warmup", "final"])
-def test_a_phase_of_broken_steps_is_refused(phase, value):
-    with pytest.raises(UserError, match=rf"method\.{phase}: got {value:g}, must be whole steps, or below 1 a fraction"):
-        tiny.runs(method=METHOD | {phase: value})
-
-
-def test_an_initial_rank_above_the_hidden_size_is_refused():
-    with pytest.raises(UserError, match=r"method\.init_r: got 33, must be at most 32"):
-        tiny.runs(method=METHOD | {"init_r": 33})
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"warmup": 15, "final": 5}, r"method.warmup=15 and method.final=5 leave none of 20 steps"),
+        ({"r": 5}, r"method.r.*method.init_r"),
+        ({"warmup": 1.5}, r"method\.warmup: got 1\.5, must be whole steps, or below 1 a fraction"),
+        ({"final": 6.25}, r"method\.final: got 6\.25, must be whole steps, or below 1 a fraction"),
+        ({"init_r": 33}, r"method\.init_r: got 33, must be at most 32"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        tiny.pack(tiny.runs(method=METHOD | changes))
 
 
 @pytest.mark.parametrize(("warmup", "final"), [(0.2, 0.3), (4, 6)])
 def test_phases_are_steps_or_fractions(warmup, final):
     method = tiny.pack(tiny.runs(method=METHOD | {"warmup": warmup, "final": final})).method
     assert (method.warmup, method.last) == (4, 14)
+    assert set(method.summary(0).ranks.values()) == {4}, "every lambda is 0, and no triplet is dead before training"
 
 
-@pytest.mark.parametrize("final", [0, 0.01, 1])
+@pytest.mark.parametrize("final", [0, 1])
 def test_without_a_final_phase_the_budget_is_still_met(final, tmp_path):
     loop = tiny.train(tiny.runs(method=METHOD | {"final": final, "interval": 7}), tmp_path)
     assert sum(loop.pack.method.summary(0).ranks.values()) == 12 * 2
-
-
-def test_before_training_no_triplet_is_dead():
-    """Every lambda starts at 0: a dry run must not tell of an adapter without parameters."""
-    built = tiny.pack(tiny.runs(method=METHOD))
-    assert set(built.method.summary(0).ranks.values()) == {4}
-
-
-def test_the_budget_falls_in_between_and_stays_at_the_end(tmp_path):
-    """Seen from outside, evaluation after evaluation: all, then ever fewer, then the target."""
-    configs = tiny.runs(method=METHOD, trainer={"eval_every": 1})
-    live = [entry["live_ranks"] for entry in tiny.train(configs, tmp_path).progress[0].history]
-    assert live[1:5] == [48] * 4  # the first update has rate 0
-    assert live[5:14] == [cubic_budget(step, 4, 14, 48, 24) for step in range(5, 14)]
-    assert live[14:] == [24] * 6
 
 
 def test_equal_ranks_allocate_nothing_and_do_not_fail(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from sora.methods.regime import HOPELESS, MOST_TIMES, regime
-from sora.schedules import Timeline, linear_decay
+from sora.methods.regime import HOPELESS, regime
+from sora.schedules import Timeline
 from sora.training.diagnostics import gate_array, gate_histogram, rank_diagnostics, regime_lines
-from sora.training.pack import losses_of
-from sora.training.seeds import derive
 from tests import tiny
-from tests.oracles.authors_rule import authors_shrink
 
 
 def run(steps: int = 1000, lr: float = 1e-3, warmup: float = 0.06, clip: float = 0.1, **method: Any) -> Any:
@@ -74,39 +70,20 @@ def test_only_gates_with_a_threshold_have_a_regime() -> None:
 def test_the_values_of_the_warning_would_do(
     steps: int, lr: float, threshold: float, gate_update: str, warmup: float
 ) -> None:
-    given = {"threshold": threshold, "gate_update": gate_update}
-    text = of(run(steps, lr, warmup, **given)).warning()
+    def warning(steps: int, threshold: float) -> str:
+        return of(run(steps, lr, warmup, threshold=threshold, gate_update=gate_update)).warning()
+
+    text = warning(steps, threshold)
     assert text.startswith(HOPELESS)
-    named = re.search(
-        r"(?:threshold of at most ([\d.e-]+))?(?: with )?(?:at least ([\d,]+) steps)?(?:, or| would)", text
-    )
-    rate = re.search(r"learning_rate of at least ([\d.e-]+), would do", text)
+    named = re.search(r"(?:threshold of at most ([\d.e-]+))?(?: with )?(?:at least ([\d,]+) steps)? would", text)
     assert named, text
-    assert rate or gate_update == "gradient" or steps == 100, text  # the rate would have to grow a hundredfold
-    if rate:
-        assert float(rate[1]) <= MOST_TIMES * lr * 1.01
-        assert not of(run(steps, float(rate[1]), warmup, **given)).warning(), text
     xi, enough = float(named[1] or threshold), int((named[2] or str(steps)).replace(",", ""))
     assert (xi, enough) != (threshold, steps)
-    assert not of(run(enough, lr, warmup, threshold=xi, gate_update=gate_update)).warning(), text
+    assert not warning(enough, xi), text
     if named[1]:  # and no far weaker ones
-        assert of(run(enough, lr, warmup, threshold=xi * 1.02, gate_update=gate_update)).warning()
+        assert warning(enough, xi * 1.02)
     if named[2]:
-        assert of(run(math.floor(enough * 0.98), lr, warmup, threshold=xi, gate_update=gate_update)).warning()
-
-
-def test_a_step_without_a_learning_rate_is_warned_of_without_one_that_would_do() -> None:
-    """The only step of a training is the first of its warm-up, at rate 0."""
-    text = of(run(1, 1e-3, 0.06)).warning()
-    assert " steps would do" in text
-    assert "trainer.learning_rate" not in text
-
-
-def test_the_pilot_gets_no_warning() -> None:
-    for threshold, rho in ((5e-5, 0.05), (1.5e-4, 0.15), (3.5e-4, 0.35)):
-        found = of(run(1928, 1e-3, threshold=threshold))
-        assert found.rho == rho
-        assert not found.warning()
+        assert warning(math.floor(enough * 0.98), xi)
 
 
 def test_the_lines_of_a_pack() -> None:
@@ -123,58 +100,7 @@ def test_the_lines_of_a_pack() -> None:
 # -- ranks without data ----------------------------------------------------------------------------------------------
 
 
-def drawn(seed: int, pack: Any) -> dict[str, torch.Tensor]:
-    """The initial gates by hand: A's uniform numbers come first, matrix by matrix."""
-    generator = torch.Generator().manual_seed(derive(seed, "adapter"))
-    gates = {}
-    for name, layer in pack.method.layers.items():
-        torch.empty(layer.r, layer.in_features).uniform_(generator=generator)
-        gates[name] = torch.randn(layer.r, generator=generator)
-    return gates
-
-
-@pytest.mark.parametrize("rule", ["constant", "lr_scaled"])
-def test_the_soft_threshold_leaves_what_is_larger_than_the_shrink(rule: str) -> None:
-    grid = tiny.runs(
-        seeds=[3, 4],
-        method={"threshold": 0.031, "prox": "soft", "threshold_rule": rule},
-        trainer={"max_steps": 40, "warmup_ratio": 0.1},
-    )
-    pack = tiny.pack(grid)
-    for replica, seed in enumerate((3, 4)):
-        for step in (0, 1, 17, 40):
-            rates = [linear_decay(t, 40, 4) if rule == "lr_scaled" else 1.0 for t in range(step)]
-            shrink = 0.031 * math.fsum(rates)
-            expected = {name: int((g.abs() > shrink).sum()) for name, g in drawn(seed, pack).items()}
-            assert pack.method.no_data_ranks(replica, step) == expected
-    assert len(set(map(str, (pack.method.no_data_ranks(r, 40) for r in (0, 1))))) == 2
-
-
-def test_the_authors_threshold_stepped_by_hand() -> None:
-    pack = tiny.pack(tiny.runs(seeds=[5], method={"threshold": 0.02, "prox": "authors"}, trainer={"max_steps": 30}))
-    found = pack.method.no_data_ranks(0, 30)
-    soft = 0
-    for name, gates in drawn(5, pack).items():
-        values = gates.tolist()
-        for _ in range(30):
-            values = [authors_shrink(value, 0.02) for value in values]
-        assert found[name] == sum(value != 0 for value in values)
-        soft += sum(abs(value) > 0.6 for value in gates.tolist())
-    assert 0 < sum(found.values()) <= soft
-
-
-def test_the_seed_of_the_initial_weights_decides() -> None:
-    def ranks(each: Any) -> dict[str, int]:
-        return tiny.pack([each]).method.no_data_ranks(0, 20)
-
-    one, other = (tiny.runs(seeds=seed, method={"threshold": 0.02})[0] for seed in (1, 2))
-    assert ranks(one) != ranks(other)
-    assert ranks(replace(other, seeds=replace(other.seeds, init=1))) == ranks(one)
-    assert ranks(replace(one, seeds=replace(one.seeds, data=2))) == ranks(one)
-
-
-@pytest.mark.parametrize("prox", ["soft", "authors"])
-@pytest.mark.parametrize("rule", ["constant", "lr_scaled"])
+@pytest.mark.parametrize(("prox", "rule"), [("authors", "constant"), ("soft", "lr_scaled")])
 def test_a_training_that_cannot_move_has_exactly_these_ranks(prox: str, rule: str, tmp_path: Path) -> None:
     """A learning rate that rounds away and no penalty: packed and solo, at every evaluation and at the end."""
     given = {"prox": prox, "threshold_rule": rule, "penalty_rule": "off"}
@@ -194,12 +120,6 @@ def test_a_training_that_cannot_move_has_exactly_these_ranks(prox: str, rule: st
             sum(method.no_data_ranks(replica, entry["step"]).values()) for entry in history
         ]
         assert len({entry["live_ranks"] for entry in history}) > 2
-
-
-def test_a_training_that_moves_has_others(tmp_path: Path) -> None:
-    configs = tiny.runs(method={"threshold": 0.02, "penalty_rule": "off"}, trainer={"learning_rate": 0.1, "clip": 1.0})
-    method = tiny.train(configs, tmp_path).pack.method
-    assert method.summary(0).ranks != method.no_data_ranks(0, 20)
 
 
 def test_a_run_that_diverged_stopped_shrinking(tmp_path: Path) -> None:
@@ -265,17 +185,6 @@ def test_the_bins_of_the_histogram() -> None:
 # -- AdaLoRA's null --------------------------------------------------------------------------------------------------
 
 ADALORA = {"name": "adalora", "r": 2, "init_r": 4, "warmup": 4, "final": 6, "interval": 3}
-
-
-def test_the_initial_scores_of_adalora_order_nothing() -> None:
-    """What its null has to do without: with the true gradients of the first step every score is 0."""
-    pack = tiny.pack(tiny.runs(method=ADALORA))
-    batch, labels = pack.splits["train"].batch(np.arange(8), pack.device)
-    losses_of(pack.model(batch), labels, 1).sum().backward()
-    assert pack.optimizer.grads.any()
-    scores = pack.method.scores  # type: ignore[attr-defined]
-    scores.update(0.85, 0.85, torch.tensor([True]))
-    assert not scores.importance().any()
 
 
 def test_adalora_without_data_keeps_the_largest_initial_triplets() -> None:

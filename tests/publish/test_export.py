@@ -41,9 +41,7 @@ def trained(tmp_path, family, seeds=(0, 1), **groups):
     return tiny.train(tiny.runs(family, list(seeds), **groups), tmp_path / "runs")
 
 
-@pytest.mark.parametrize(
-    ("family", "head"), [("roberta", "classifier+pooler"), ("bert", "classifier"), ("deberta-v2", "frozen")]
-)
+@pytest.mark.parametrize(("family", "head"), [("bert", "classifier"), ("deberta-v2", "frozen")])
 def test_a_pruned_adapter_reloads_in_peft(family, head, tmp_path):
     loop = trained(tmp_path, family, head=head, method={"threshold": 5e-2})
     layers = loop.pack.method.layers
@@ -104,16 +102,6 @@ def test_full_fine_tuning_reloads_in_transformers(family, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "model", dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[0], atol=2e-5)
-
-
-def test_regression_has_one_output(tmp_path):
-    task = {"labels": [], "metrics": ["pearson", "spearman"], "select_metric": "pearson", "score_range": [-50, 50]}
-    loop = trained(tmp_path, "bert", seeds=(0,), task=task)
-    expected = predict(loop.pack, loop.pack.splits["report"])
-    assert expected.shape[-1] == 1
-    loop.pack.method.export(0, tmp_path / "adapter", loop.pack.model.head)
-    model = PeftModel.from_pretrained(plain_model(loop.pack.runs[0], classes=1), tmp_path / "adapter").eval()
     np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[0], atol=2e-5)
 
 

@@ -18,8 +18,6 @@ from sora.runs import records
 from sora.tasks import Examples, load_task
 from tests import composing
 
-ROOT = Path(__file__).parents[2]
-
 
 def examples(size: int, **more: Any) -> Examples:
     ids = np.arange(size)
@@ -237,22 +235,26 @@ def test_a_run_selected_by_another_metric_comes_last(command: Command, tmp_path:
     assert "run bbbbbbbbbbbb, protocol paper, select accuracy 0.1000" in command.out
 
 
-def test_protocols_are_not_compared(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "said", "choice"),
+    [
+        ({"protocol": "dev"}, "cb: its runs were selected by the protocols dev and paper", ("--protocol", "paper")),
+        (
+            {"task": "copa", "backbone": "other"},
+            "the best runs are of the backbones other and tiny, and a leaderboard ranks one system",
+            ("--backbone", "tiny"),
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    other: dict[str, str], said: str, choice: tuple[str, str], command: Command, tmp_path: Path
+) -> None:
     finished(tmp_path, "a" * 12, 0.7)
-    finished(tmp_path, "b" * 12, 0.9, protocol="dev")
+    finished(tmp_path, "b" * 12, 0.9, **other)  # type: ignore[arg-type]
     assert command("superglue", "--incomplete") == 2
-    assert "cb: its runs were selected by the protocols dev and paper, whose scores cannot be" in command.err
-    assert command("superglue", "--incomplete", "--protocol", "paper") == 0, command.err
-    assert "run aaaaaaaaaaaa" in command.out
-
-
-def test_backbones_are_not_mixed(command: Command, tmp_path: Path) -> None:
-    finished(tmp_path, "a" * 12, 0.7)
-    finished(tmp_path, "b" * 12, 0.9, task="copa", backbone="other")
-    assert command("superglue", "--incomplete") == 2
-    assert "the best runs are of the backbones other and tiny, and a leaderboard ranks one system" in command.err
+    assert said in command.err
     assert not (tmp_path / "superglue.zip").exists()
-    assert command("superglue", "--incomplete", "--backbone", "tiny") == 0, command.err
+    assert command("superglue", "--incomplete", *choice) == 0, command.err
     assert "run aaaaaaaaaaaa" in command.out
 
 

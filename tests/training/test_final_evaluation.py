@@ -13,7 +13,6 @@ from sora.training import evaluation
 from sora.training.loop import Loop
 from sora.training.session import final_evaluation
 from tests import tiny
-from tests.training.test_resume import Stopped, stop_at
 
 SHORT = {"max_steps": 20, "eval_every": 5, "learning_rate": 2e-2}
 
@@ -55,8 +54,7 @@ def test_select_is_not_computed_again(stopped: bool, tmp_path: Path, monkeypatch
     """Two replicas, selected at different steps, with dropout in training; also after an interruption."""
     configs = tiny.runs(seeds=[0, 3], backbone={"dropout": None}, trainer=SHORT)
     if stopped:
-        with pytest.raises(Stopped):
-            tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+        tiny.stop(configs, tmp_path, 15)
     loop = tiny.train(configs, tmp_path)
     last = loop.pack.optimizer.rows.clone()
     assert not torch.equal(last, loop.best)
@@ -83,33 +81,31 @@ def test_what_a_checkpoint_does_not_say_is_computed(tmp_path: Path, monkeypatch:
     assert again[0]["selected"] == found[0]["selected"]
 
 
-def test_equal_weights_are_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = tiny.train(tiny.runs(trainer=SHORT | {"eval_every": 20}), tmp_path)
-    found, asked = counted(loop, monkeypatch)
-    assert asked == ["report", "train_subset"]
-    assert found[0]["selected"] == found[0]["last"]
-
-
-def test_one_split_under_two_names_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As select and report of protocol=dev."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_equal_weights_and_equal_splits_are_evaluated_once(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last weights are the selected ones; ``shared``: select and report are one split, as with protocol=dev."""
     built = tiny.pack(tiny.runs(trainer=SHORT | {"eval_every": 20}))
-    built.splits["report"] = built.splits["select"]
+    if shared:
+        built.splits["report"] = built.splits["select"]
     loop = tiny.finish(built, tmp_path)
     found, asked = counted(loop, monkeypatch)
-    assert asked == ["train_subset"]
-    assert found[0]["last"]["report"] == found[0]["last"]["select"] == loop.progress[0].history[-1]["select"]
+    assert asked == ["train_subset"] if shared else ["report", "train_subset"]
+    assert found[0]["selected"] == found[0]["last"]
+    assert found[0]["last"]["select"] == loop.progress[0].history[-1]["select"]
+    assert (found[0]["last"]["report"] == found[0]["last"]["select"]) is shared
 
 
 @pytest.mark.parametrize(("option", "last", "selected"), [("selected", False, True), ("never", False, False)])
 def test_train_subset(option: str, last: bool, selected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Left out of what is computed and of what is said; the other scores stay what they were."""
-    full = final_evaluation(tiny.train(tiny.runs(trainer=SHORT), tmp_path / "both"))[0]
+    """Left out of what is computed and of what is reported."""
     loop = tiny.train(tiny.runs(trainer=SHORT | {"train_subset": option}), tmp_path / "option")
     found, asked = counted(loop, monkeypatch)
     assert asked.count("train_subset") == last + selected
     for which, there in (("last", last), ("selected", selected)):
         assert ("train_subset" in found[0][which]) is there
-        assert found[0][which] == {key: full[which][key] for key in found[0][which]}
+        assert "report" in found[0][which]
     assert ("train_subset" in found[0]["logits"]) is selected
 
 
@@ -123,11 +119,9 @@ def test_levels_have_measured_both_ends(kind: str, tmp_path: Path, monkeypatch: 
     equal_to_the_bit(found, loop, last)
 
 
-@pytest.mark.parametrize("schedule", [{"kind": "none"}, {"kind": "sparsify", "levels": [1e-2, 2e-2], "steps": 4}])
-def test_a_diverged_run_says_what_its_weights_score(
-    schedule: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It stops moving in the middle of the training; its neighbour goes on."""
+def test_a_diverged_run_says_what_its_weights_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops moving in the middle of the training; its neighbour goes on, through the levels of a schedule."""
+    schedule = {"kind": "sparsify", "levels": [1e-2, 2e-2], "steps": 4}
     built = tiny.pack(tiny.runs(seeds=[0, 1], trainer=SHORT, schedule=schedule))
     step = built.optimizer.step
 

@@ -1,6 +1,7 @@
 """Sparsity schedules: what moves at each level, what is measured; stopping, packing, diverging change nothing."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -9,17 +10,18 @@ import torch
 from sora.runs import estimate, records
 from sora.training.evaluation import evaluate
 from sora.training.levels import Levels, prune_smallest
-from sora.training.loop import Loop
 from sora.training.runner import run_pack
 from tests import tiny
 from tests.composing import runs
 from tests.oracles.authors_rule import authors_shrink
-from tests.training.test_resume import science, train_with_stops
+from tests.training.test_resume import lines_of, same, science, train_with_stops
+from tests.typed import SMALL
 
 LEVELS = [2e-3, 1e-2, 4e-2]
 SPARSIFY = {"kind": "sparsify", "levels": LEVELS, "steps": 6}
 ONE_SHOT = {"kind": "one_shot", "levels": [0.25, 0.6, 1.0]}
 KINDS = {
+    "none": {"kind": "none"},
     "rewarm": SPARSIFY,
     "constant": SPARSIFY | {"lr": "constant"},
     "authors_zero": SPARSIFY | {"lr": "authors_zero"},
@@ -39,6 +41,16 @@ def gates(loop, rows=None):
 
 def levels(loop, replica=0):
     return loop.progress[replica].levels
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """By the name of a schedule, the pack of two seeds that was trained with it, in float64, and its folder."""
+    return functools.cache(
+        lambda kind: tiny.train(
+            tiny.runs(seeds=[0, 1], schedule=KINDS[kind]), tmp_path_factory.mktemp(kind), torch.float64
+        )
+    )
 
 
 # -- what a level is -------------------------------------------------------------------------------------------
@@ -68,32 +80,29 @@ def test_the_levels_start_from_the_selected_weights_of_those_that_live():
 
 
 @pytest.mark.parametrize("kind", ["rewarm", "one_shot"])
-def test_a_schedule_leaves_the_ordinary_run_as_it_was(kind, tmp_path):
+def test_a_schedule_leaves_the_ordinary_run_as_it_was(kind, trained):
     """The selected weights are those of the same run without a schedule; level 0 is measured with them."""
-    schedule = KINDS[kind]
-    plain = tiny.train(tiny.runs(seeds=[0, 1]), tmp_path / "plain")
-    loop = tiny.train(tiny.runs(seeds=[0, 1], schedule=schedule), tmp_path / "levels")
+    plain, loop = trained("none"), trained(kind)
     assert torch.equal(loop.best, plain.best)
+    by_hand = tiny.pack(plain.pack.runs, torch.float64)
+    by_hand.optimizer.rows.copy_(plain.best)
+    metrics, logits = evaluate(by_hand)
     for replica in (0, 1):
-        assert loop.progress[replica].history[: len(plain.progress[replica].history)] == plain.progress[replica].history
-        assert loop.progress[replica].best_step == plain.progress[replica].best_step
-        assert [entry["level"] for entry in levels(loop, replica)] == [0, 1, 2, 3]
-        steps = [20, 20, 20, 20] if schedule is ONE_SHOT else [20, 26, 32, 38]
-        assert [entry["step"] for entry in levels(loop, replica)] == steps
-    plain.pack.optimizer.rows.copy_(plain.best)
-    metrics, logits = evaluate(plain.pack)
-    for replica in (0, 1):
-        dense = levels(loop, replica)[0]
-        assert {name: dense[name] for name in metrics[replica]} == metrics[replica]
+        mine, ordinary = loop.progress[replica], plain.progress[replica]
+        assert mine.history[: len(ordinary.history)] == ordinary.history
+        assert mine.best_step == ordinary.best_step
+        steps = [20, 20, 20, 20] if kind == "one_shot" else [20, 26, 32, 38]
+        assert [(entry["level"], entry["step"]) for entry in mine.levels] == list(enumerate(steps))
+        assert {name: mine.levels[0][name] for name in metrics[replica]} == metrics[replica]
         assert set(metrics[replica]) == {"select", "report", "train_subset"}
-        assert dense["ranks"] == plain.pack.method.summary(replica).ranks
+        assert mine.levels[0]["ranks"] == by_hand.method.summary(replica).ranks
     for name, values in logits.items():
         np.testing.assert_array_equal(loop.levels.logits[0][name], values)
 
 
-def test_the_authors_levels_move_nothing_but_the_gates(tmp_path):
+def test_the_authors_levels_move_nothing_but_the_gates(trained):
     """At a learning rate of 0 a gate's course is arithmetic: the authors' shrink, once a step, whatever the data."""
-    loop = tiny.train(tiny.runs(schedule=KINDS["authors_zero"]), tmp_path, torch.float64)
+    loop = trained("authors_zero")
     columns, rows = gate_columns(loop), loop.pack.optimizer.rows
     others = [index for index in range(rows.shape[1]) if not columns.start <= index < columns.stop]
     assert torch.equal(rows[0, others], loop.best[0, others])
@@ -108,13 +117,13 @@ def test_the_authors_levels_move_nothing_but_the_gates(tmp_path):
 
 
 @pytest.mark.parametrize("reading", ["rewarm", "constant"])
-def test_the_other_readings_train_on(reading, tmp_path):
-    loop = tiny.train(tiny.runs(schedule=KINDS[reading]), tmp_path)
+def test_the_other_readings_train_on(reading, trained):
+    loop = trained(reading)
     moved = (loop.pack.optimizer.rows - loop.best).abs()
     assert (moved > 0).float().mean() > 0.95
     live = [entry["live"] for entry in levels(loop)]
     assert live[0] > live[2] > live[3]
-    log = (tmp_path / "seed-0" / "log.txt").read_text()
+    log = (loop.run_dirs[0] / "log.txt").read_text()
     assert "level 0 of 3: " in log
     assert "level 3 of 3: " in log
     thresholds = [entry["threshold"] for entry in levels(loop)]
@@ -128,12 +137,12 @@ def test_the_other_readings_train_on(reading, tmp_path):
         assert by_step[step]["select"] == entry["select"]
 
 
-def test_one_shot_levels_are_quantiles_of_the_dense_gates(tmp_path):
+def test_one_shot_levels_are_quantiles_of_the_dense_gates(trained):
     """Against numpy's sort of the dense gates; what is measured is the model with those gates, pruned by hand."""
-    loop = tiny.train(tiny.runs(seeds=[3, 4], schedule=ONE_SHOT), tmp_path)
+    loop = trained("one_shot")
     dense = gates(loop, loop.best).numpy()
     total = dense.shape[1]
-    by_hand = tiny.pack(tiny.runs(seeds=[3, 4]))
+    by_hand = tiny.pack(tiny.runs(seeds=[0, 1]), torch.float64)
     for index, share in enumerate(ONE_SHOT["levels"], start=1):
         by_hand.optimizer.rows.copy_(loop.best)
         for replica in (0, 1):
@@ -165,19 +174,16 @@ def test_stopped_inside_a_level_and_continued_bit_exact(kind, tmp_path):
     stops = [15] if schedule is ONE_SHOT else [20, 25, 35]
     again = train_with_stops(configs, tmp_path / "parts", stops)
     assert again.progress[0].resumed_at == stops
-    for a, b in zip(science(whole), science(again), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert same(science(whole), science(again))
     assert len(whole.levels.logits) == len(again.levels.logits) == 4
     for mine, theirs in zip(whole.levels.logits, again.levels.logits, strict=True):
         assert mine.keys() == theirs.keys()
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
-    for name in ("seed-0", "seed-1"):
-        lines = [(tmp_path / part / name / "metrics.jsonl").read_text() for part in ("whole", "parts")]
-        assert lines[0] == lines[1]
+    assert lines_of(tmp_path / "whole", configs) == lines_of(tmp_path / "parts", configs)
 
 
-@pytest.mark.parametrize("schedule", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("schedule", [KINDS["rewarm"], ONE_SHOT], ids=["rewarm", "one_shot"])
 def test_a_replica_is_its_solo_run_level_by_level(schedule, tmp_path):
     """Two seeds with two thresholds of stage 0, in float64 to 1e-9."""
     short = {"max_steps": 10, "eval_every": 5, "checkpoint_every": 100}
@@ -209,42 +215,27 @@ def test_a_diverged_run_has_no_levels_and_its_neighbour_all(tmp_path):
     assert [entry["live"] for entry in levels(loop, 1)] == [entry["live"] for entry in levels(alone)]
 
 
-def test_records_of_a_run_stopped_inside_a_level(tmp_path, monkeypatch):
-    """Repeated, the science is the uninterrupted run's; the arrays of every level give its metrics."""
+def test_a_record_holds_every_level(tmp_path):
+    """The arrays of every level give its metrics; its first are the selected weights, its last the last ones."""
     overrides = (
-        *("backbone.weights=random", "backbone.arch.num_hidden_layers=1", "backbone.arch.hidden_size=24"),
-        *("recipe=none", "task=synthetic_pair", "trainer.max_length=24", "task.sizes={train: 24, validation: 20}"),
-        *("trainer.max_steps=6", "trainer.batch_size=4", "trainer.eval_every=6", "trainer.checkpoint_every=4"),
+        *(*SMALL, "trainer.eval_every=6", "trainer.max_length=24"),
         *("schedule=sparsify_constant", "schedule.levels=[2e-3,1e-1]", "schedule.steps=6"),
+        *(f"paths.results={tmp_path}/results", f"paths.runs={tmp_path}/runs"),
     )
-
-    def finish(folder):
-        paths = (f"paths.results={folder}/results", f"paths.runs={folder}/runs")
-        return run_pack(runs(tmp_path, *overrides, *paths, backbone="minilm-l6"), "python run.py")
-
-    whole = finish(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        update = Loop._update
-        patch.setattr(Loop, "_update", lambda loop, indices: 1 / 0 if loop.step == 10 else update(loop, indices))
-        with pytest.raises(ZeroDivisionError):
-            finish(tmp_path / "parts")
-    parts = finish(tmp_path / "parts")
-    assert parts[0]["provenance"]["resumed_at"] == [8]
-    for one, other in zip(whole, parts, strict=True):
-        assert records.science(one) == records.science(other)
-        assert [(entry["level"], entry["step"]) for entry in one["level_results"]] == [(0, 6), (1, 12), (2, 18)]
-        dense, last = one["level_results"][0], one["level_results"][-1]
-        assert dense["ranks"] == one["ranks"]
-        assert last["live"] < dense["live"] == one["params"]["live"]
-        assert (one["metrics"]["selected"]["step"], one["metrics"]["last"]["step"]) == (6, 18)
-        arrays = records.read_arrays(records.find(tmp_path / "parts" / "results", one["run_id"]))
-        for split in ("select", "report", "train_subset"):
-            assert dense[split] == one["metrics"]["selected"][split]
-            assert last[split] == one["metrics"]["last"][split]
-            assert len(arrays[f"{split}_ids"]) == one["data"]["sizes"][split]
-            for entry in one["level_results"]:
-                predicted = arrays[f"level{entry['level']}_{split}_logits"].astype(np.float64).argmax(1)
-                assert float(np.mean(predicted == arrays[f"{split}_labels"])) == entry[split]["accuracy"]
+    (one,) = run_pack(runs(tmp_path / "conf", *overrides, backbone="minilm-l6"), "python run.py")
+    assert [(entry["level"], entry["step"]) for entry in one["level_results"]] == [(0, 6), (1, 12), (2, 18)]
+    dense, last = one["level_results"][0], one["level_results"][-1]
+    assert dense["ranks"] == one["ranks"]
+    assert last["live"] < dense["live"] == one["params"]["live"]
+    assert (one["metrics"]["selected"]["step"], one["metrics"]["last"]["step"]) == (6, 18)
+    arrays = records.read_arrays(records.find(tmp_path / "results", one["run_id"]))
+    for split in ("select", "report", "train_subset"):
+        assert dense[split] == one["metrics"]["selected"][split]
+        assert last[split] == one["metrics"]["last"][split]
+        assert len(arrays[f"{split}_ids"]) == one["data"]["sizes"][split]
+        for entry in one["level_results"]:
+            predicted = arrays[f"level{entry['level']}_{split}_logits"].astype(np.float64).argmax(1)
+            assert float(np.mean(predicted == arrays[f"{split}_labels"])) == entry[split]["accuracy"]
 
 
 def test_an_estimate_counts_the_levels():

@@ -69,10 +69,9 @@ def test_tf32_is_fp32_on_a_processor() -> None:
     assert all(torch.equal(one, other) for one, other in zip(fp32, tf32, strict=True))
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_everything_that_trains_is_fp32(family: str) -> None:
+def test_everything_that_trains_is_fp32() -> None:
     for method in ("sora", "lora", "adalora", "adapter", "bitfit", "full"):
-        pack = tiny.pack(tiny.runs(family, precision="bf16", method={"name": method}))
+        pack = tiny.pack(tiny.runs("deberta-v2", precision="bf16", method={"name": method}))
         trains = {name: p for name, p in pack.model.named_parameters() if p.requires_grad}
         assert trains
         assert {p.dtype for p in trains.values()} == {torch.float32}
@@ -96,13 +95,12 @@ def test_a_trainable_tensor_in_half_precision_is_refused(monkeypatch: pytest.Mon
         tiny.pack(tiny.runs("bert", backbone={"weights": "/", "arch": tiny.SHARED | tiny.ARCHITECTURES["bert"]}))
 
 
-@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
-def test_a_training_in_bf16_ends_near_that_in_fp32(family: str, tmp_path: Any) -> None:
+def test_a_training_in_bf16_ends_near_that_in_fp32(tmp_path: Any) -> None:
     """The mean loss of the last five of ten steps is within a tenth of fp32's, for both replicas of a pack."""
     ends = {}
     for name in ("fp32", "bf16"):
         short = {"max_steps": 10, "eval_every": 5}
-        loop = tiny.train(gentle(family, name, seeds=[0, 1], trainer=short), tmp_path / name)
+        loop = tiny.train(gentle("deberta-v2", name, seeds=[0, 1], trainer=short), tmp_path / name)
         ends[name] = [progress.history[-1]["loss"] for progress in loop.progress]
         assert all(progress.diverged_at is None for progress in loop.progress)
     np.testing.assert_allclose(ends["bf16"], ends["fp32"], rtol=0.1)

@@ -16,8 +16,9 @@ def test_the_last_line_tells_the_last_evaluation(tmp_path):
     loop = tiny.train(tiny.runs(), tmp_path)
     first, last = (entry["select"]["accuracy"] for entry in loop.progress[0].history)
     assert first != last, "the toy's evaluations do not differ: the line below shows nothing"
-    line = (tmp_path / "seed-0" / "log.txt").read_text().splitlines()[-1]
-    assert summary(accuracy=[last]) in line
+    *_, evaluation, end = (tmp_path / "seed-0" / "log.txt").read_text().splitlines()
+    assert f"step 20 of 20: {summary({'accuracy': [last]})}; live ranks " in evaluation
+    assert summary({"accuracy": [last]}) in end
 
 
 def test_of_equal_evaluations_the_earliest_is_selected(tmp_path):

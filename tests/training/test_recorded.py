@@ -13,7 +13,6 @@ from sora.training import session
 from sora.training.runner import run_pack
 from tests import tiny
 from tests.training.test_memory import runs
-from tests.training.test_resume import Stopped, stop_at
 
 
 def recorded(folder: Path, monkeypatch: pytest.MonkeyPatch, *logits: dict[str, Any]) -> list[Path]:
@@ -50,32 +49,25 @@ def near_tie(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return close
 
 
-def test_one_class_is_about_the_answers_on_the_report_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_class_answers_and_the_precision_of_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``one_class`` is about the report split; logits that float16 would tie are stored as float32."""
     first, second = recorded(
-        tmp_path, monkeypatch, {"select": right, "report": constant}, {"select": constant, "report": right}
+        tmp_path, monkeypatch, {"select": right, "report": constant}, {"select": right, "report": near_tie}
     )
     assert [records.read(path)["flags"]["one_class"] for path in (first, second)] == [True, False]
-
-
-def test_logits_that_float16_would_tie_are_stored_as_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tied, plain = recorded(
-        tmp_path, monkeypatch, {"select": right, "report": near_tie}, {"select": right, "report": right}
-    )
-    arrays = records.read_arrays(tied)
+    assert records.read_arrays(first)["report_logits"].dtype == np.float16
+    arrays = records.read_arrays(second)
     assert (arrays["select_logits"].dtype, arrays["report_logits"].dtype) == (np.float16, np.float32)
     assert np.array_equal(arrays["report_logits"].argmax(1), arrays["report_labels"]), "the answer is not lost"
     half = arrays["report_logits"].astype(np.float16)
     assert not np.array_equal(half.argmax(1), arrays["report_labels"]), "the pair is one that float16 ties"
-    assert records.read_arrays(plain)["report_logits"].dtype == np.float16
 
 
 def test_changed_pack_mates_are_remembered_over_a_second_resume(tmp_path: Path) -> None:
     """Saved with another run, resumed alone, stopped, and resumed alone again: the second resume changes nothing."""
     both = tiny.runs(seeds=[0, 1])
-    with pytest.raises(Stopped):
-        tiny.train(both, tmp_path, after_checkpoint=stop_at(5))
-    with pytest.raises(Stopped):
-        tiny.train(both[1:], tmp_path, after_checkpoint=stop_at(10))
+    tiny.stop(both, tmp_path, 5)
+    tiny.stop(both[1:], tmp_path, 10)
     progress = tiny.train(both[1:], tmp_path).progress[0]
     assert progress.resumed_at == [5, 10]
     assert progress.members_changed

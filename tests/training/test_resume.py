@@ -17,18 +17,6 @@ from sora.training.loop import Loop
 from tests import tiny
 
 
-class Stopped(Exception):
-    pass
-
-
-def stop_at(step):
-    def stop(now):
-        if now == step:
-            raise Stopped
-
-    return stop
-
-
 def science(loop):
     timeless = [
         {k: v for k, v in vars(p).items() if k not in ("train_s", "eval_s", "resumed_at")} for p in loop.progress
@@ -36,10 +24,19 @@ def science(loop):
     return loop.pack.optimizer.rows, loop.best, timeless
 
 
+def same(one, other):
+    """Compare what :func:`science` returned, to the bit; NaN equals NaN."""
+    *tensors, text = zip(one, other, strict=True)
+    return all(torch.equal(*pair) for pair in tensors) and repr(text[0]) == repr(text[1])
+
+
+def lines_of(folder, configs):
+    return [(folder / f"seed-{run.seed}" / "metrics.jsonl").read_bytes() for run in configs]
+
+
 def train_with_stops(configs, folder, steps):
     for step in steps:
-        with pytest.raises(Stopped):
-            tiny.train(configs, folder, after_checkpoint=stop_at(step))
+        tiny.stop(configs, folder, step)
     return tiny.train(configs, folder)
 
 
@@ -57,23 +54,18 @@ def test_bit_exact(family, method, tmp_path):
     whole = tiny.train(configs, tmp_path / "whole")
     again = train_with_stops(configs, tmp_path / "parts", [5, 15])
     assert again.progress[0].resumed_at == [5, 15]
-    for a, b in zip(science(whole), science(again), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    names = [f"seed-{run.seed}" for run in configs]
-    for name in names:
-        lines = (tmp_path / "whole" / name / "metrics.jsonl").read_text()
-        assert (tmp_path / "parts" / name / "metrics.jsonl").read_text() == lines
-        assert len(lines.splitlines()) == 5 + 4  # train lines at 4..20, evaluations at 6, 12, 18, 20
+    assert same(science(whole), science(again))
+    lines = lines_of(tmp_path / "whole", configs)
+    assert lines_of(tmp_path / "parts", configs) == lines
+    assert {each.count(b"\n") for each in lines} == {5 + 4}  # train lines at 4..20, evaluations at 6, 12, 18, 20
 
 
 def test_a_checkpoint_that_not_all_have_whole_is_written_anew(tmp_path):
     """Seed 1 lost its file of step 15: the pack goes back to 10, and what it writes at 15 counts again for both."""
     configs = tiny.runs(seeds=[0, 1])
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+    tiny.stop(configs, tmp_path, 15)
     (tmp_path / "seed-1" / "checkpoint" / "step-00000015.safetensors").write_bytes(b"torn")
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(15))
+    tiny.stop(configs, tmp_path, 15)
     assert [checkpoint.steps(tmp_path / name) for name in ("seed-0", "seed-1")] == [[10, 15], [10, 15]]
     assert [progress.resumed_at for progress in tiny.train(configs, tmp_path).progress] == [[10, 15], [10, 15]]
 
@@ -81,10 +73,8 @@ def test_a_checkpoint_that_not_all_have_whole_is_written_anew(tmp_path):
 def test_old_checkpoints_do_not_push_new_ones_out(tmp_path):
     """Seed 0 has reached 15 in another pack, seed 1 nothing: they begin together, and their common steps stay."""
     configs = tiny.runs(seeds=[0, 1])
-    with pytest.raises(Stopped):
-        tiny.train(configs[:1], tmp_path, after_checkpoint=stop_at(15))
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(5))
+    tiny.stop(configs[:1], tmp_path, 15)
+    tiny.stop(configs, tmp_path, 5)
     assert [progress.resumed_at for progress in tiny.train(configs, tmp_path).progress] == [[5], [5]]
 
 
@@ -94,8 +84,7 @@ def test_a_due_evaluation_and_one_that_was_made_are_two_points(tmp_path, monkeyp
     both = tiny.runs(seeds=[0, 1], trainer={"eval_every": 6, "checkpoint_every": 3})
     with signals_at(monkeypatch, (tiny.Tokens, "collate"), 6 + 2) as preemption, pytest.raises(Preempted):
         tiny.train(both[:1], tmp_path, check=preemption.check)
-    with pytest.raises(Stopped):
-        tiny.train(both[1:], tmp_path, after_checkpoint=stop_at(6))
+    tiny.stop(both[1:], tmp_path, 6)
     assert [checkpoint.reached(tmp_path / name) for name in ("seed-0", "seed-1")] == [(6, True), (6, False)]
     for progress in tiny.train(both, tmp_path).progress:
         assert progress.resumed_at == [3]
@@ -113,45 +102,33 @@ def test_a_run_that_diverged_does_not_send_its_pack_back(tmp_path):
     assert math.isnan(whole.progress[1].history[0]["loss"]), "which JSON does not know"
     again = train_with_stops(configs, tmp_path / "parts", [10])
     assert [progress.resumed_at for progress in again.progress] == [[10], [10]]
-    for a, b in zip(science(whole), science(again), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else repr(a) == repr(b)
-    for name in ("seed-0", "seed-1"):
-        one, other = (tmp_path / part / name / "metrics.jsonl" for part in ("whole", "parts"))
-        assert one.read_bytes() == other.read_bytes()
+    assert same(science(whole), science(again))
+    assert lines_of(tmp_path / "whole", configs) == lines_of(tmp_path / "parts", configs)
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    configs = tiny.runs()
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(10))
+def test_a_checkpoint_of_another_run_or_shape_is_refused(tmp_path):
+    tiny.stop(tiny.runs(), tmp_path, 10)
+    with pytest.raises(UserError, match="does not fit this model"):
+        tiny.train(tiny.runs(method={"r": 3}), tmp_path)
     head = tmp_path / "seed-0" / "checkpoint" / "step-00000010.json"
     head.write_text(json.dumps(json.loads(head.read_text()) | {"run_id": "abc"}))
     with pytest.raises(UserError, match=r"a checkpoint of run abc in .*, not of seed-0 .*resume=never"):
-        tiny.train(configs, tmp_path)
+        tiny.train(tiny.runs(), tmp_path)
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
-    with pytest.raises(Stopped):
-        tiny.train(tiny.runs(), tmp_path, after_checkpoint=stop_at(10))
-    with pytest.raises(UserError, match="does not fit this model"):
-        tiny.train(tiny.runs(method={"r": 3}), tmp_path)
-
-
-def test_only_the_newest_two_are_kept_and_other_company_is_noted(tmp_path):
-    both = tiny.runs(seeds=[0, 1])
-    with pytest.raises(Stopped):
-        tiny.train(both, tmp_path, after_checkpoint=stop_at(15))
+def test_only_the_newest_two_are_kept(tmp_path):
+    tiny.stop(tiny.runs(), tmp_path, 15)
     assert checkpoint.steps(tmp_path / "seed-0") == [10, 15]
-    alone = tiny.train(both[1:], tmp_path)
-    assert alone.progress[0].members_changed
-    assert not tiny.train(both[:1], tmp_path / "other").progress[0].members_changed
+    folder = tmp_path / "seed-0" / "checkpoint"
+    (folder / "step-00000020.tmp").write_bytes(b"half")  # of a killed writer
+    checkpoint.discard(tmp_path / "seed-0")
+    assert list(folder.iterdir()) == []
 
 
 def test_thread_count_is_restored(tmp_path):
     configs = tiny.runs(trainer={"max_steps": 4, "checkpoint_every": 2})  # two threads may be slow
     before = torch.get_num_threads()
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(2))
+    tiny.stop(configs, tmp_path, 2)
     head = tmp_path / "seed-0" / "checkpoint" / "step-00000002.json"
     head.write_text(json.dumps(json.loads(head.read_text()) | {"threads": before + 1}))
     try:
@@ -168,8 +145,7 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(5))
+    tiny.stop(configs, tmp_path, 5)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(UserError, match=r"step-00000010.*No space left.*make room"):
@@ -242,16 +218,11 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(where, number, step, unin
         tiny.train(configs, tmp_path, check=preemption.check)
     again = tiny.train(configs, tmp_path)
     folder, whole = uninterrupted
-    for a, b in zip(whole, science(again), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    for name in ("seed-0", "seed-1"):
-        assert (tmp_path / name / "metrics.jsonl").read_text() == (folder / name / "metrics.jsonl").read_text()
+    assert same(whole, science(again))
+    assert lines_of(tmp_path, configs) == lines_of(folder, configs)
 
 
-@pytest.mark.parametrize(
-    ("where", "number"), [((Loop, "_update"), 7), ((tiny.Tokens, "collate"), 6 + 2)], ids=["training", "evaluation"]
-)
-def test_a_signal_loses_no_time(where, number, tmp_path, monkeypatch):
+def test_a_signal_loses_no_time(tmp_path, monkeypatch):
     """By a clock on which a step takes a second, a batch of an evaluation a hundredth, and nothing else any time."""
     monkeypatch.setattr(evaluation, "BATCH", BATCH)
     now = [0.0]
@@ -270,12 +241,12 @@ def test_a_signal_loses_no_time(where, number, tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "_update", step)
     monkeypatch.setattr(tiny.Tokens, "collate", batch)
     configs = tiny.runs(**INTERRUPTED)
-    with signals_at(monkeypatch, where, number) as preemption, pytest.raises(Preempted):
-        tiny.train(configs, tmp_path, check=preemption.check)
+    for where, number in (((tiny.Tokens, "collate"), 6 + 2), ((Loop, "_update"), 4)):
+        with signals_at(monkeypatch, where, number) as preemption, pytest.raises(Preempted):
+            tiny.train(configs, tmp_path, check=preemption.check)
     for progress in tiny.train(configs, tmp_path).progress:
-        repeated = 0.02 if where[0] is tiny.Tokens else 0.0  # two batches of the evaluation that was broken off
         assert progress.train_s == pytest.approx(20)
-        assert progress.eval_s == pytest.approx(4 * 4 * 0.01 + repeated)
+        assert progress.eval_s == pytest.approx(4 * 4 * 0.01 + 0.02)  # two batches were broken off
 
 
 def test_killed_after_a_postponed_evaluation_it_is_logged_once(tmp_path, monkeypatch):
@@ -285,11 +256,11 @@ def test_killed_after_a_postponed_evaluation_it_is_logged_once(tmp_path, monkeyp
         tiny.train(configs, tmp_path, check=preemption.check)
 
     def killed(loop, again=False):
-        raise Stopped
+        raise tiny.Stopped
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "save", killed)
-        with pytest.raises(Stopped):
+        with pytest.raises(tiny.Stopped):
             tiny.train(configs, tmp_path)
     tiny.train(configs, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "seed-0" / "metrics.jsonl").read_text().splitlines()]
@@ -300,8 +271,7 @@ def test_a_pack_that_had_all_diverged_does_not_go_on_after_its_last_checkpoint(t
     configs = tiny.runs(trainer={"eval_every": 5, "checkpoint_every": 5, "learning_rate": 1e30, "clip": 0.0})
     whole = tiny.train(configs, tmp_path / "whole")
     assert whole.step < 20, "the run was to diverge"
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path / "parts", after_checkpoint=stop_at(whole.step))
+    tiny.stop(configs, tmp_path / "parts", whole.step)
     assert tiny.train(configs, tmp_path / "parts").step == whole.step
 
 
@@ -313,13 +283,3 @@ def test_the_signals_do_afterwards_what_they_did_before():
             os.kill(os.getpid(), each)
             assert preemption.signal is each
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
-
-
-def test_what_a_killed_writer_left_goes_with_the_checkpoints(tmp_path):
-    configs = tiny.runs()
-    with pytest.raises(Stopped):
-        tiny.train(configs, tmp_path, after_checkpoint=stop_at(10))
-    folder = tmp_path / "seed-0" / "checkpoint"
-    (folder / "step-00000015.tmp").write_bytes(b"half")
-    checkpoint.discard(tmp_path / "seed-0")
-    assert list(folder.iterdir()) == []

@@ -7,16 +7,17 @@ wandb.py may fail in any way: it is dropped with one line, and the training goes
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from sora.cluster.signals import Preempted
-from sora.training.logging.metrics import MetricsLogger, as_json, read_metrics
-from sora.training.logging.progress import ProgressLogger, summary
+from sora.training.logging.metrics import MetricsLogger, number, read_metrics
+from sora.training.logging.progress import ProgressLogger, columns, summary
 
-__all__ = ["Tracker", "read_metrics", "summary"]
+__all__ = ["Tracker", "columns", "read_metrics", "summary"]
 
 
 class Tracker:
@@ -66,10 +67,10 @@ class Tracker:
 
     def log(self, replica: int, step: int, kind: str, **values: Any) -> None:
         """Log one line of one replica: numbers (0-d arrays too), texts, None, and mappings and lists of these."""
-        line = as_json({"step": step, "kind": kind} | values)
-        self._metrics.log(replica, line)
-        self._progress.log(replica, line)
-        self._to_remotes("log", replica, line)
+        text = json.dumps({"step": step, "kind": kind} | values, default=number)
+        self._progress.start()
+        self._metrics.log(replica, text)
+        self._to_remotes("log", replica, json.loads(text))
 
     def summarize(self, replica: int, **values: Any) -> None:
         """Hand the record of a finished run to the remotes."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from sora.errors import UserError
 from sora.files import as_user_error, write_text
 
 METRICS = "metrics.jsonl"
@@ -42,54 +41,46 @@ class MetricsLogger:
         for path in self.paths:
             if path.exists():
                 kept = [
-                    text
-                    for text, line in _lines(path)
+                    line
+                    for line in read_metrics(path)
                     if line["step"] < step or (line["step"] == step and (evaluated or line["kind"] != "eval"))
                 ]
-                write_text(path, "".join(kept))
+                write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._mode = "a"
 
-    def log(self, replica: int, line: Mapping[str, Any]) -> None:
+    def log(self, replica: int, text: str) -> None:
         """Append a line and hand it to the operating system, so that a killed process loses nothing it logged."""
         with logging_to(self.paths[replica]):
             if not self._files:
                 for path in self.paths:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._files.append(path.open(self._mode, encoding="utf-8"))
-            self._files[replica].write(json.dumps(line) + "\n")
+            self._files[replica].write(f"{text}\n")
             self._files[replica].flush()
 
     def sync(self) -> None:
         """Force the files to disk, so that no checkpoint that follows is newer than its lines."""
-        for path, file in zip(self.paths, self._files, strict=False):
+        for path, file in zip(self.paths, self._files, strict=False):  # fewer when one could not be opened
             with logging_to(path):
                 os.fsync(file.fileno())
 
     def close(self) -> None:
         """Force the files to disk and close them."""
         files, self._files = self._files, []
-        for path, file in zip(self.paths, files, strict=False):  # fewer when one could not be opened
+        for path, file in zip(self.paths, files, strict=False):
             with logging_to(path), file:
-                file.flush()
                 os.fsync(file.fileno())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a ``metrics.jsonl``; a last line that a kill cut short is left out.
 
-    Raises:
-        UserError: the file is missing, or a line is not what :class:`MetricsLogger` writes (file:line).
+    Raises UserError where the file is missing or damaged.
     """
-    return [line for _, line in _lines(Path(path))]
-
-
-def as_json(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``line`` as JSON would give it back: numbers of numpy and 0-d tensors become Python's.
-
-    Raises TypeError for a value that JSON has no type for.
-    """
-    plain: dict[str, Any] = json.loads(json.dumps(line, default=number))
-    return plain
+    advice = "restore the file, or delete the run folder and train the run again"
+    with as_user_error(path, "cannot be read", advice, (OSError, ValueError)):
+        text = Path(path).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def number(value: Any) -> Any:
@@ -97,22 +88,3 @@ def number(value: Any) -> Any:
     if getattr(value, "ndim", None) == 0:
         return value.item()
     raise TypeError(f"a {type(value).__name__} cannot be logged")
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (text with its newline, object) of each complete line."""
-    with as_user_error(path, "cannot be read", "restore the file, or delete the run folder and train the run again"):
-        texts = path.read_bytes().decode("utf-8", errors="replace").splitlines(keepends=True)
-    for number, text in enumerate(texts, start=1):
-        if number == len(texts) and not text.endswith("\n"):
-            return
-        try:
-            line = json.loads(text)
-            if not isinstance(line["step"], int) or not isinstance(line["kind"], str):
-                raise TypeError
-        except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f"{path}:{number} is not a line of metrics (a JSON object with an integer step and a kind): "
-                "restore the file, or delete the run folder and train the run again"
-            ) from None
-        yield text, line

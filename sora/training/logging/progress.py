@@ -1,6 +1,6 @@
 """Show how a training goes, on standard error and in each run's ``log.txt`` (torch-free).
 
-On a terminal a bar; elsewhere a line at either end, one for each evaluation, and one after a minute without any.
+On a terminal a bar; elsewhere a line at either end, those that are printed, and one after a minute without any.
 Standard output belongs to the caller.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,7 +19,6 @@ from sora.training.logging.metrics import logging_to
 
 LOG = "log.txt"
 QUIET = 60.0  # seconds after which a log that nobody draws a bar in says how far the training is
-SHOWN = 4  # numbers of an evaluation that its line has room for
 
 
 class ProgressLogger:
@@ -47,23 +45,24 @@ class ProgressLogger:
         self._started: float | None = None  # None before the first line and after the last
         self._printed = 0.0  # when the last line was
         self._step, self._text = 0, ""
-        self._evaluation: dict[int, dict[str, Any]] = {}  # replica -> line not shown yet
 
-    def log(self, replica: int, line: dict[str, Any]) -> None:
-        """Show an evaluation once every replica has one."""
-        self._start()
-        if line["kind"] == "eval":
-            self._evaluation[replica] = line
-            if len(self._evaluation) == len(self._labels):
-                self._show_evaluation()
+    def start(self) -> None:
+        """Write the first line, once."""
+        if self._started is not None:
+            return
+        self._started, self._step = time.monotonic(), self.first_step
+        many = f"{len(self._labels)} runs as one pack" if len(self._labels) > 1 else "1 run"
+        where = f"steps {self._step + 1} to {self._total}" if self._step else f"{self._total} steps"
+        self.print(f"training {many} ({', '.join(self._labels)}): {where}")
+        self._task = self._bar.add_task("", total=self._total, completed=self._step, text="")
+        self._bar.start()
 
     def update(self, step: int, text: str | None = None) -> None:
-        """Move the bar to ``step``; a replica that diverged sends no evaluation, and is not waited for any longer."""
-        self._start()
+        """Move the bar to ``step``; ``text`` stays until replaced."""
+        self.start()
         self._step = step
         self._text = self._text if text is None else text
         self._bar.update(self._task, completed=step, text=self._text)
-        self._show_evaluation()
         if self._bar.disable and time.monotonic() - self._printed > QUIET and step > self.first_step:
             seconds = (time.monotonic() - (self._started or 0.0)) / (step - self.first_step)
             left = math.ceil(seconds * (self._total - step) / 60)
@@ -84,57 +83,22 @@ class ProgressLogger:
         """Write the last line, once, if there was a first."""
         if self._started is None:
             return
-        started, self._started = self._started, None
-        try:
-            self._show_evaluation()
-        finally:
-            self._bar.stop()
+        self._bar.stop()
+        seconds, self._started = round(time.monotonic() - self._started), None
         how = f"stopped by {stopped_by} at" if stopped_by else "finished at"
-        seconds = round(time.monotonic() - started)
         text = f"; {self._text}" if self._text else ""
         self.print(f"{how} step {self._step} of {self._total} after {seconds // 60}:{seconds % 60:02d}{text}")
 
-    def _start(self) -> None:
-        if self._started is not None:
-            return
-        self._started, self._step = time.monotonic(), self.first_step
-        many = f"{len(self._labels)} runs as one pack" if len(self._labels) > 1 else "1 run"
-        where = f"steps {self._step + 1} to {self._total}" if self._step else f"{self._total} steps"
-        self.print(f"training {many} ({', '.join(self._labels)}): {where}")
-        self._task = self._bar.add_task("", total=self._total, completed=self._step, text="")
-        self._bar.start()
 
-    def _show_evaluation(self) -> None:
-        """Print the first numbers of the evaluation that was collected, a column for each replica."""
-        lines, self._evaluation = list(self._evaluation.values()), {}
-        columns: dict[str, list[float]] = {}
-        for line in lines:
-            for name, value in _numbers({key: line[key] for key in line if key not in ("step", "kind")}):
-                columns.setdefault(name, []).append(value)
-        shown = [f"{name} {' '.join(map(_short, column))}" for name, column in columns.items()]
-        if lines:
-            self.print(f"step {lines[0]['step']} of {self._total}: {'; '.join(shown[:SHOWN])}")
+def columns(values: Mapping[str, Sequence[float]]) -> str:
+    """Describe each replica's numbers: ``accuracy 0.731 0.72; live ranks 48 51``."""
+    return "; ".join(f"{name.replace('_', ' ')} {' '.join(map(_short, each))}" for name, each in values.items())
 
 
-def summary(**columns: Sequence[float]) -> str:
-    """Describe means over the replicas that are finite, for the bar: ``loss 0.412  accuracy 0.731``.
-
-    Underscores in a name become spaces (``live_ranks``). A column with nothing finite shows ``nan``.
-    """
-    parts = []
-    for name, column in columns.items():
-        finite = [float(value) for value in column if math.isfinite(value)]
-        parts.append(f"{name.replace('_', ' ')} {_short(sum(finite) / len(finite) if finite else math.nan)}")
-    return "  ".join(parts)
-
-
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield (dotted name, number) of every number."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", float(value)
+def summary(values: Mapping[str, Sequence[float]]) -> str:
+    """Describe means over the replicas that are finite, for the bar; nan where none is."""
+    finite = {name: [float(value) for value in each if math.isfinite(value)] for name, each in values.items()}
+    return columns({name: [sum(each) / len(each) if each else math.nan] for name, each in finite.items()})
 
 
 def _short(value: float) -> str:

@@ -1,12 +1,12 @@
-"""The low-rank layer against autograd through its closed form, and alone. Against PEFT: tests/oracles."""
+"""The stacked layers of LoRA, adapters and BitFit alone: shared inputs, initial values, what cannot be split.
 
-import copy
+Against PEFT, transformers and torch.func.vmap: tests/oracles, tests/publish/test_export.py, test_pack_equals_solo.py.
+"""
+
 import math
-import pickle
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from sora.methods.adapter import BottleneckLinear
@@ -16,13 +16,13 @@ from sora.methods.lora import LowRankLinear
 IN, OUT, RANK = 12, 20, 4
 
 
-def layer(replicas=1, *, gated=False, dtype=torch.float64, seed=0, bias=True):
+def layer(replicas=1, *, gated=False, seed=0):
     torch.manual_seed(seed)
-    base = nn.Linear(IN, OUT, bias=bias)
+    base = nn.Linear(IN, OUT)
     adapted = LowRankLinear(base, replicas=replicas, r=RANK, scaling=1.5, gated=gated)
     adapted.reset([torch.Generator().manual_seed(seed + r) for r in range(replicas)])
     nn.init.normal_(adapted.lora_B)
-    return adapted.to(dtype)
+    return adapted.double()
 
 
 def closed_form(adapted, x, replica):
@@ -32,21 +32,6 @@ def closed_form(adapted, x, replica):
     if adapted.gate is not None:
         inner = inner * adapted.gate[replica]
     return x @ adapted.base.weight.T + adapted.base.bias + adapted.scaling * torch.einsum("...r,ro->...o", inner, b)
-
-
-@pytest.mark.parametrize("gated", [False, True])
-def test_forward_and_gradients_equal_the_closed_form(gated):
-    adapted = layer(3, gated=gated)
-    x = torch.randn(6, 5, IN, dtype=torch.float64, requires_grad=True)  # 3 replicas of 2 examples
-    weight = torch.randn(6, 5, OUT, dtype=torch.float64)
-    trained = [x, adapted.lora_A, adapted.lora_B] + ([adapted.gate] if gated else [])
-    out = adapted(x)
-    got = torch.autograd.grad((out * weight).sum(), trained)
-    expected_out = torch.cat([closed_form(adapted, x[2 * r : 2 * r + 2], r) for r in range(3)])
-    expected = torch.autograd.grad((expected_out * weight).sum(), trained)
-    torch.testing.assert_close(out, expected_out)
-    for g, e in zip(got, expected, strict=True):
-        torch.testing.assert_close(g, e)
 
 
 def test_shared_input_is_seen_by_every_replica():
@@ -61,23 +46,6 @@ def test_shared_input_is_seen_by_every_replica():
     again(repeated).square().sum().backward()
     torch.testing.assert_close(x.grad[0], repeated.grad.sum(0))
     torch.testing.assert_close(adapted.lora_A.grad, again.lora_A.grad)
-
-
-def test_what_models_read_of_a_layer_is_the_frozen_layers_as_in_peft():
-    for bias in (True, False):
-        adapted = layer(2, gated=True, dtype=torch.float32, bias=bias)
-        theirs = get_peft_model(
-            nn.Sequential(copy.deepcopy(adapted.base)), LoraConfig(target_modules=["0"])
-        ).base_model.model[0]
-        for each in (adapted, copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):
-            assert each.weight is each.base.weight
-            assert torch.equal(each.weight, theirs.weight)
-            assert each.bias is each.base.bias
-            assert (each.bias is None) == (theirs.bias is None) == (not bias)
-            assert (each.in_features, each.out_features) == (theirs.in_features, theirs.out_features) == (IN, OUT)
-            own = ["lora_A", "lora_B", "gate", "base.weight"] + ["base.bias"] * bias
-            assert [name for name, _ in each.named_parameters()] == list(each.state_dict()) == own
-            assert each.load_state_dict(adapted.state_dict()).missing_keys == []
 
 
 def test_initial_values_are_the_authors():
@@ -105,7 +73,7 @@ def test_initial_values_are_the_authors():
 
 
 def test_pruned_is_the_same_map_with_fewer_ranks():
-    adapted = layer(2, gated=True, dtype=torch.float64)
+    adapted = layer(2, gated=True)
     with torch.no_grad():
         adapted.gate[1, [0, 3]] = 0.0
     x = torch.randn(5, IN, dtype=torch.float64)
@@ -117,17 +85,6 @@ def test_pruned_is_the_same_map_with_fewer_ranks():
     assert adapted.live().sum(1).tolist() == [4, 2]
 
 
-def test_all_ranks_may_die():
-    adapted = layer(1, gated=True)
-    with torch.no_grad():
-        adapted.gate.zero_()
-    x = torch.randn(2, 3, IN, dtype=torch.float64)
-    torch.testing.assert_close(adapted(x), adapted.base(x))
-    a, b = adapted.pruned(0)
-    assert a.shape == (0, IN)
-    assert b.shape == (OUT, 0)
-
-
 def test_a_batch_that_does_not_split_is_refused():
     for made in (
         layer(3),
@@ -136,15 +93,6 @@ def test_a_batch_that_does_not_split_is_refused():
     ):
         with pytest.raises(ValueError, match="5 rows does not split over 3 replicas"):
             made.double()(torch.randn(5, 2, IN, dtype=torch.float64))
-
-
-def test_bf16_base_keeps_fp32_adapters():
-    adapted = layer(1, dtype=torch.float32)
-    adapted.base.to(torch.bfloat16)
-    out = adapted(torch.randn(2, 3, IN))
-    assert out.dtype == torch.bfloat16
-    out.float().sum().backward()
-    assert adapted.lora_A.grad.dtype == torch.float32
 
 
 @pytest.mark.parametrize("leading", [6, 1])
@@ -163,3 +111,42 @@ def test_dropout_is_of_the_adapters_input_alone(leading):
             each = len(rows) // 3
             parts = [closed_form(adapted, rows[r * each : (r + 1) * each], r) for r in range(3)]
             torch.testing.assert_close(out, torch.cat(parts))
+
+
+# -- bottlenecks and biases --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "bias", "norm"])
+def test_an_input_that_is_shared_comes_out_once_a_replica(kind):
+    torch.manual_seed(0)
+    if kind == "bottleneck":
+        made = BottleneckLinear(nn.Linear(6, 6), replicas=3, bottleneck=2)
+        for tensor in made.own().values():
+            nn.init.normal_(tensor)
+    else:
+        made = StackedBias(nn.Linear(6, 6) if kind == "bias" else nn.LayerNorm(6), 3)
+        nn.init.normal_(made.bias)
+    x = torch.randn(1, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close(made.double()(x), made(x.expand(3, 7, 6)))
+
+
+def test_bottlenecks_start_near_the_identity_and_draw_alike_alone_and_packed():
+    base = nn.Linear(400, 300)
+    pack = BottleneckLinear(base, replicas=2, bottleneck=16)
+    pack.reset([torch.Generator().manual_seed(s) for s in (4, 5)])
+    solo = BottleneckLinear(base, replicas=1, bottleneck=16)
+    solo.reset([torch.Generator().manual_seed(5)])
+    assert torch.equal(pack.down[1], solo.down[0])
+    assert torch.equal(pack.up[1], solo.up[0])
+    for drawn in (pack.down, pack.up):  # N(0, 0.01) cut off at two deviations, of which 0.88 is left
+        assert drawn.abs().max() <= 0.02
+        assert drawn.std().item() == pytest.approx(0.0088, rel=0.05)
+    x = torch.randn(2, 3, 400)
+    assert (pack(x) - base(x)).abs().max() < 0.05
+
+
+def test_biases_start_as_those_of_the_module():
+    base = nn.LayerNorm(6).double()
+    nn.init.normal_(base.bias)
+    x = torch.randn(4, 2, 6, dtype=torch.float64)
+    torch.testing.assert_close(StackedBias(base, 2).double()(x), base(x), rtol=1e-6, atol=1e-6)
