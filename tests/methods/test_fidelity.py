@@ -33,6 +33,14 @@ def test_fidelity_is_a_name_for_four_switches():
     assert (head.head, head.protocol.name) == (authors.head, authors.protocol.name)
 
 
+def test_each_switch_changes_the_gates(tmp_path):
+    base = {"threshold": 5e-2, "penalty": 1.0}
+    default = gates(tiny.runs(method=base), tmp_path / "default")
+    for switch, other in FLIPS.items():
+        flipped = gates(tiny.runs(method=base | {switch: other}), tmp_path / switch)
+        assert (default - flipped).abs().max() > 1e-4, switch
+
+
 def test_l1_term_is_lambda_times_mean_or_sum():
     for rule, factor in (("mean", 1 / (12 * 4)), ("sum", 1.0)):
         built = tiny.pack(tiny.runs(seeds=[0, 1], method={"penalty": 0.7, "penalty_rule": rule}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 from sora.methods.regime import HOPELESS, regime
-from sora.schedules import Timeline
+from sora.schedules import Timeline, linear_decay
 from sora.training.diagnostics import gate_array, gate_histogram, rank_diagnostics, regime_lines
+from sora.training.seeds import derive
 from tests import tiny
+from tests.oracles.authors_rule import authors_shrink
 
 
 def run(steps: int = 1000, lr: float = 1e-3, warmup: float = 0.06, clip: float = 0.1, **method: Any) -> Any:
@@ -100,7 +103,58 @@ def test_the_lines_of_a_pack() -> None:
 # -- ranks without data ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("prox", "rule"), [("authors", "constant"), ("soft", "lr_scaled")])
+def drawn(seed: int, pack: Any) -> dict[str, torch.Tensor]:
+    """The initial gates by hand: A's uniform numbers come first, matrix by matrix."""
+    generator = torch.Generator().manual_seed(derive(seed, "adapter"))
+    gates = {}
+    for name, layer in pack.method.layers.items():
+        torch.empty(layer.r, layer.in_features).uniform_(generator=generator)
+        gates[name] = torch.randn(layer.r, generator=generator)
+    return gates
+
+
+@pytest.mark.parametrize("rule", ["constant", "lr_scaled"])
+def test_the_soft_threshold_leaves_what_is_larger_than_the_shrink(rule: str) -> None:
+    grid = tiny.runs(
+        seeds=[3, 4],
+        method={"threshold": 0.031, "prox": "soft", "threshold_rule": rule},
+        trainer={"max_steps": 40, "warmup_ratio": 0.1},
+    )
+    pack = tiny.pack(grid)
+    for replica, seed in enumerate((3, 4)):
+        for step in (0, 1, 17, 40):
+            rates = [linear_decay(t, 40, 4) if rule == "lr_scaled" else 1.0 for t in range(step)]
+            shrink = 0.031 * math.fsum(rates)
+            expected = {name: int((g.abs() > shrink).sum()) for name, g in drawn(seed, pack).items()}
+            assert pack.method.no_data_ranks(replica, step) == expected
+    assert len(set(map(str, (pack.method.no_data_ranks(r, 40) for r in (0, 1))))) == 2
+
+
+def test_the_authors_threshold_stepped_by_hand() -> None:
+    pack = tiny.pack(tiny.runs(seeds=[5], method={"threshold": 0.02, "prox": "authors"}, trainer={"max_steps": 30}))
+    found = pack.method.no_data_ranks(0, 30)
+    soft = 0
+    for name, gates in drawn(5, pack).items():
+        values = gates.tolist()
+        for _ in range(30):
+            values = [authors_shrink(value, 0.02) for value in values]
+        assert found[name] == sum(value != 0 for value in values)
+        soft += sum(abs(value) > 0.6 for value in gates.tolist())
+    assert 0 < sum(found.values()) <= soft
+
+
+def test_the_seed_of_the_initial_weights_decides() -> None:
+    def ranks(each: Any) -> dict[str, int]:
+        return tiny.pack([each]).method.no_data_ranks(0, 20)
+
+    one, other = (tiny.runs(seeds=seed, method={"threshold": 0.02})[0] for seed in (1, 2))
+    assert ranks(one) != ranks(other)
+    assert ranks(replace(other, seeds=replace(other.seeds, init=1))) == ranks(one)
+    assert ranks(replace(one, seeds=replace(one.seeds, data=2))) == ranks(one)
+
+
+@pytest.mark.parametrize("prox", ["soft", "authors"])
+@pytest.mark.parametrize("rule", ["constant", "lr_scaled"])
 def test_a_training_that_cannot_move_has_exactly_these_ranks(prox: str, rule: str, tmp_path: Path) -> None:
     """A learning rate that rounds away and no penalty: packed and solo, at every evaluation and at the end."""
     given = {"prox": prox, "threshold_rule": rule, "penalty_rule": "off"}
@@ -120,6 +174,12 @@ def test_a_training_that_cannot_move_has_exactly_these_ranks(prox: str, rule: st
             sum(method.no_data_ranks(replica, entry["step"]).values()) for entry in history
         ]
         assert len({entry["live_ranks"] for entry in history}) > 2
+
+
+def test_a_training_that_moves_has_others(tmp_path: Path) -> None:
+    configs = tiny.runs(method={"threshold": 0.02, "penalty_rule": "off"}, trainer={"learning_rate": 0.1, "clip": 1.0})
+    method = tiny.train(configs, tmp_path).pack.method
+    assert method.summary(0).ranks != method.no_data_ranks(0, 20)
 
 
 def test_a_run_that_diverged_stopped_shrinking(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.publish.test_export import plain_model
 
 ADALORA = {"name": "adalora", "r": 2, "init_r": 4, "interval": 1, "warmup": 0.1, "final": 0.3}
 METHODS = {"sora": {"threshold": 5e-2}, "lora": {"name": "lora"}, "adalora": ADALORA}
-CASES = [*(f"{family}-sora" for family in tiny.FAMILIES), "roberta-lora", "deberta-v2-adalora"]
+CASES = [f"{family}-{method}" for family in tiny.FAMILIES for method in METHODS]
 STRANGER = """
 import json, sys
 
