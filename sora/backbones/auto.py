@@ -72,7 +72,7 @@ def _read(config: BackboneConfig) -> BackboneConfig:
     arch = {key: value for key, value in sorted(values.items()) if value is not None}
     arch = {key: value for key, value in arch.items() if not NOT_ARCHITECTURE.fullmatch(key)}
     missing = [name for name in NAMES if "drop" not in name and dimension(arch, name) is None]
-    if missing or kind not in FAMILIES:  # no encoder of text is refused before its weights are fetched
+    if missing or kind not in FAMILIES:  # a decoder is refused before its weights are fetched
         arch |= _defaults(str(kind), arch, missing)
     config = replace(config, family=str(kind), arch=arch)
     if kind == "deberta-v2" and not (tokenizer_folder(config) / "spm.model").is_file():

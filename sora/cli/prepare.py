@@ -92,7 +92,7 @@ def _fill(out: Path, plan: Mapping[str, Path]) -> int:
         found = (path for path in out.rglob("[!.]*") if path.is_file())  # a hidden one is what a killed copy left
         there = {path: entry(path) for path in found if path not in known and path != out / MANIFEST}
         files = there | known | {out / name: entry(path) for name, path in plan.items()}
-        content = {path.relative_to(out).as_posix(): said for path, said in files.items()}
+        content = {path.relative_to(out).as_posix(): about for path, about in files.items()}
         write_text(out / MANIFEST, json.dumps({"schema": 1, "files": content}, indent=1, sort_keys=True) + "\n")
         for name, source in plan.items():
             with replaced(out / name) as partial:
