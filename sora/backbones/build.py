@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sora.backbones import attention
-from sora.backbones.families import FAMILIES
+from sora.backbones.families import ENCODERS, FAMILIES
 from sora.backbones.source import WAYS_OUT, backbone_identity, check_config_json, weights_files
 from sora.config import BackboneConfig
 from sora.errors import UserError
@@ -35,8 +35,15 @@ OTHERS = {"pooler.dense.weight": "weight", "pooler.dense.bias": "bias"}
 
 
 def configuration(config: BackboneConfig) -> Any:
-    """transformers' configuration of ``config.arch``, with the dropout asked for. Raises UserError if it is refused."""
+    """transformers' configuration of ``config.arch``, with the dropout asked for.
+
+    Raises UserError if transformers refuses it, or if it is of a model that is no encoder of text.
+    """
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
     arch = dict(config.arch)
     kind = arch.pop("model_type", config.family)
@@ -45,6 +52,10 @@ def configuration(config: BackboneConfig) -> Any:
             given = {key for key in AutoConfig.for_model(kind).to_dict() | arch if "drop" in key}
             arch |= dict.fromkeys([*PROBABILITIES, *sorted(given)], config.dropout)
         hf_config = AutoConfig.for_model(kind, **arch)
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise UserError(f"backbone: {kind} is a decoder, which reads from left to right; {ENCODERS}")
+    if not all(isinstance(getattr(hf_config, size, None), int) for size in ("vocab_size", "hidden_size")):
+        raise UserError(f"backbone: {kind} is not a text encoder; {ENCODERS}")
     return hf_config
 
 

@@ -70,7 +70,9 @@ def snapshot(repository: Repository, patterns: list[str] | None = None) -> Path:
         raise NotThere("there is no such repository (org/model), or it needs a login (hf auth login)") from error
     except Exception as error:  # of the network, or of a disk
         why = getattr(error, "strerror", None) or type(error).__name__
-        raise NotThere(f"it could not be downloaded to {repository.cached} ({why}); HF_HOME moves it") from error
+        disk = getattr(error, "errno", None) and not isinstance(error, ConnectionError | TimeoutError)
+        advice = "HF_HOME moves it" if disk else "try again"
+        raise NotThere(f"it could not be downloaded to {repository.cached} ({why}); {advice}") from error
     if not any(any(folder.glob(pattern)) for pattern in patterns or ["*"]):
         listed = (repository.cached / "trees" / f"{folder.name}.json").is_file()  # what the repository holds
         raise NotThere("the repository has no such file" if listed or not offline else _without_network(repository))

@@ -16,7 +16,7 @@ from sora.errors import UserError
 from sora.files import as_user_error, parse_json
 
 MANIFEST = "prepared.json"
-AGAIN = "run scripts/prepare_data.py again"
+AGAIN = "run scripts/prepare_data.py again, or delete prepared.json first if that does not help"
 
 
 @functools.lru_cache

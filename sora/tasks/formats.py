@@ -71,15 +71,20 @@ _NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
 
 
 def _values(table: Table, name: str, kind: type[Any], may_be_empty: bool = False) -> list[Any]:
-    """A column. Raises UserError for a value that is missing, of another type, or an empty text."""
-    values = table.frame[name].tolist()
-    for position, value in enumerate(values):
+    """A column, checked."""
+    _check_values(table, name, kind, may_be_empty)
+    values: list[Any] = table.frame[name].tolist()
+    return values
+
+
+def _check_values(table: Table, name: str, kind: type[Any], may_be_empty: bool) -> None:
+    """Raise UserError for a value of a column that is missing, of another type, or an empty text."""
+    for position, value in enumerate(table.frame[name].tolist()):
         if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
             found = "missing" if value is None else show(value)
             raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected")
         if kind is str and not may_be_empty and not value.strip():
             raise table.refuse(position, f"{name} is empty")
-    return values
 
 
 def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:
@@ -87,6 +92,8 @@ def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:
     owners: dict[tuple[int, int], Any] = {}
     for position, path in enumerate(numbers):
         for level, number in enumerate(path):
+            if type(number) is not int or not 0 <= number < 2**63:
+                raise table.refuse(position, f"idx is {show(number)}, a number from 0 to 2^63 - 1 expected")
             owner = path[:level] if level < len(path) - 1 else position
             if owners.setdefault((level, number), owner) != owner:
                 raise table.refuse(position, f"idx {number} was given before")
@@ -202,12 +209,12 @@ def examples_of(table: Table, task: TaskConfig, columns: dict[str, str], split: 
     table.need([*kinds, *label])
     for name, kind in kinds.items():
         if kind is not None:
-            _values(table, name, kind, name in form.empty)
+            _check_values(table, name, kind, name in form.empty)
     rows: list[Row] = table.frame.to_dict("records")
     numbers = [_numbers(row) for row in rows]
     _check_unique(table, numbers)
     labels = class_indices(table, "label", task.labels).tolist() if label else [-1] * len(rows)
-    file_rows = [0, *accumulate(int(one[0] != other[0]) for one, other in pairwise(numbers))]
+    file_rows = [0, *accumulate(int(one[:1] != other[:1]) for one, other in pairwise(numbers))]
     ids: list[int] = []
     examples: list[Example] = []
     for position, row in enumerate(rows):

@@ -22,7 +22,7 @@ from sora.tasks.examples import Examples, TaskData, splits_digest
 from sora.tasks.formats import FORMATS, UNFOLD, examples_of
 from sora.tasks.metrics import check_metrics
 from sora.tasks.splits import count_rows, first, limited, make_splits, train_slice
-from sora.tasks.tables import of_dataset, read_datasets, read_delimited, read_jsonl
+from sora.tasks.tables import ONE, of_dataset, read_datasets, read_delimited, read_jsonl
 
 ENV = "SORA_DATA"
 WHERE = {
@@ -87,8 +87,13 @@ def why_not(task: TaskConfig, data: DataConfig) -> str:
 def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[dict[str, Examples], dict[str, str]]:
     """The named official splits and, for those that are not complete, a sentence about it."""
     if task.reader == "synthetic":
-        from sora.tasks.synthetic import generate  # its word lists are only needed here
+        from sora.tasks.synthetic import GENERATORS, generate  # its word lists are only needed here
 
+        if task.generator not in GENERATORS or not set(splits) <= set(task.sizes):
+            raise UserError(
+                f"task.generator: got {show(task.generator)} with task.sizes {show(task.sizes)}, must be one of "
+                f"{', '.join(GENERATORS)}, with the number of examples of {' and '.join(splits)}"
+            )
         made = generate(task)
         return {split: made[split] for split in splits}, {}
     names = [task.files.get(split) for split in splits if split in task.sizes]
@@ -141,7 +146,7 @@ def read_snapshot(files: Sequence[Path], task: TaskConfig, split: str, source: s
     """The examples of a split of the hub's data set; ``source`` is the official file that it stands for."""
     columns = task.hub_columns or task.columns | {"label": "label", "idx": "idx"}
     known = columns.values() if task.layout == "flat" else FORMATS[task.layout].columns
-    table = of_dataset(read_datasets(files), files, [*known, "label"])
+    table = of_dataset(read_datasets(files)[ONE], files, [*known, "label"])
     return examples_of(table, task, columns, split, source)
 
 
@@ -176,7 +181,7 @@ class Source:
 
 def locate(task: TaskConfig, directory: str | None) -> Source:
     """Find the task's files: <dir>/<folder> of the official download, else <dir>/<config> of the hub's data set, or
-    either below <dir>/<benchmark>.
+    either below <dir>/<benchmark>. A folder of the official name without any of its files is the last choice.
 
     ``directory`` is data.dir; when it is empty the environment variable SORA_DATA counts, and then the hub. Raises
     UserError where there are none.
@@ -198,6 +203,9 @@ def locate(task: TaskConfig, directory: str | None) -> Source:
     for folder in (base / task.hub_config for base in bases if task.hub):
         if any(any(folder.glob(f"{name}-*.parquet")) or (folder / name / "state.json").is_file() for name in names):
             return Source(task, root, folder, True)
+    for folder in official:
+        if folder.is_dir():
+            return Source(task, root, folder, False)  # so that the file it lacks is named
     present = [path.name for base in bases if base.is_dir() for path in base.iterdir()]
     raise UserError(
         f"{key}={given}: no folder for task {task.name}; looked for {' and '.join(map(str, official))} and its files"

@@ -24,7 +24,7 @@ from sora.errors import UserError
 from sora.tasks.examples import Examples
 from sora.tasks.formats import flat
 from sora.tasks.labels import labels_found, word, words_of
-from sora.tasks.tables import Table, joined, of_dataset, read_datasets, read_delimited, read_jsonl, text_of
+from sora.tasks.tables import ONE, Table, joined, of_dataset, read_datasets, read_delimited, read_jsonl, text_of
 
 SPLITS = ("train", "validation", "test")
 ALL = "*"  # the key of one source that holds every split
@@ -99,9 +99,9 @@ def _stamp(paths: list[Path]) -> list[Any]:
 def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], dict[str, int]]:
     """Labels and sizes, as the rows have them; prints a line about each table."""
     for split, table in tables.items():
-        table.need([*task.text, *([task.label] if split != "test" else [])])
         if not len(table.frame):
             raise UserError(f"{table.place}: has no rows (the {split} split of task {task.name}); give another file")
+        table.need([*task.text, *([task.label] if split != "test" else [])])
         for name in task.text:
             if all(isinstance(each, str) and NUMBER.fullmatch(each) for each in table.frame[name]):
                 raise UserError(f"{table.place}: column {name!r} holds numbers alone, no texts; correct data.text")
@@ -156,8 +156,8 @@ def sources(task: TaskConfig, directory: str | None) -> dict[str, list[Path]]:
     if set(files) == {ALL}:
         source = files[ALL]
         folder = _paths(task, source, directory, "data.files")[0]
-        there = read_datasets([folder], task.hub_config) if folder.is_dir() else None
-        if not isinstance(there, dict):
+        there = read_datasets([folder], task.hub_config) if folder.is_dir() else {ONE: None}
+        if ONE in there:
             raise UserError(
                 f"data.files={source}: is one split alone; give {{train: {source}, validation: FILE}}, where a "
                 "labelled test file may stand in for validation with protocol=holdout"
@@ -216,9 +216,7 @@ def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
     wanted, kind = [*task.text, task.label], paths[0].suffix.lower()
     if len(paths) == 1 and paths[0].is_dir():
         found = read_datasets(paths, task.hub_config)
-        if not isinstance(found, dict):
-            return of_dataset(found, paths, wanted)
-        name = task.hub_splits.get(split, split)
+        name = ONE if ONE in found else task.hub_splits.get(split, split)
         if name not in found:
             raise _no_split(paths[0], name, found)
         return of_dataset(found[name], paths, wanted, name)
@@ -228,7 +226,7 @@ def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
             f"{' '.join(KINDS)}"
         )
     if kind == ".parquet":
-        return of_dataset(read_datasets(paths), paths, wanted)
+        return of_dataset(read_datasets(paths)[ONE], paths, wanted)
     if kind in (".jsonl", ".json"):
         return joined([read_jsonl(path) for path in paths])
     needed = set(task.text if split == "test" else wanted)

@@ -54,7 +54,8 @@ def torch_randperm(n: int, seed: int) -> Indices:
 def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) -> dict[str, Examples]:
     """train, select, report, train_subset (and report_mm) from the official splits that were read.
 
-    Only ``dev`` has an example in two of train, select and report. Raises UserError for data too small to split.
+    Only ``dev`` may have an example in two of train, select and report, the last two; checked by assertion. Raises
+    UserError for data too small to split.
     """
     train, validation = official["train"], official.get("validation")
     mismatched, test = official.get("validation_mm"), official.get("test")
@@ -92,6 +93,9 @@ def make_splits(task: TaskConfig, protocol: str, official: dict[str, Examples]) 
         splits = {"train": take_rows(train, kept), "select": take_rows(train, chosen), "report": reported}
     if mismatched is not None:
         splits.setdefault("report_mm", mismatched)
+    names = ("train", "select") if protocol == "dev" else ("train", "select", "report")
+    rows = [{(splits[name].source, row) for row in splits[name].ids.tolist()} for name in names]
+    assert len(set().union(*rows)) == sum(map(len, rows)), f"task {task.name}: an example is in two splits"
     splits["train_subset"] = _subset_of(splits["train"])
     return splits
 

@@ -170,10 +170,11 @@ def _clauses(rng: random.Random, rule: str, a: Deed, b: Deed, other: Deed, holds
             narrow, wide = replace(a, number=number), replace(a, number=number, things=a.kind)
             premise, wanted = (narrow, wide) if holds == (number != "no") else (wide, narrow)
             return premise.clause(), f"{did} {number} {wanted.things}"
-        case _:  # a number against a bound on it, from either side
+        case "quantity":  # a number against a bound on it, from either side
             there, bound = _draw(rng, range(len(NUMBERS)), 2)
             phrase = "more than" if holds == (there > bound) else "fewer than"
             return replace(a, number=NUMBERS[there]).clause(), f"{did} {phrase} {NUMBERS[bound]} {a.things}"
+    raise ValueError(rule)
 
 
 def _pair(rng: random.Random, target: int) -> tuple[str, str]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 REPAIR = "correct that row, give other columns or labels, or get the file again"
 AGAIN = "download or save it again"
+ONE = ""  # the name of a split that has none
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\..*)")
 Unfold = Callable[[dict[str, Any]], Iterator[dict[str, Any]]]
 
@@ -54,9 +55,12 @@ class Table:
 
 def text_of(path: Path) -> str:
     """A UTF-8 file without its byte-order mark, every line ended by a line feed. Raises UserError."""
-    advice = "check its permissions, save it as UTF-8, or get it again"
-    with as_user_error(path, "cannot be read", advice, (OSError, UnicodeError)):
-        return path.read_text(encoding="utf-8-sig")
+    try:
+        with as_user_error(path, "cannot be read", "check its permissions, or get it again"):
+            return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 ({error}); save it as UTF-8, or get it again") from error
 
 
 def read_delimited(
@@ -115,7 +119,7 @@ def read_jsonl(path: Path, unfold: Unfold | None = None) -> Table:
     if path.suffix == ".json" and text.lstrip().startswith("["):
         values = [(f"{path}: element {count} (from 0)", each) for count, each in enumerate(_parsed(text, str(path)))]
     else:
-        numbered = [(f"{path}:{number}", line) for number, line in enumerate(text.split("\n"), 1)]
+        numbered = [(f"{path}:{number}", line) for number, line in enumerate(text.split("\n") if text else [], 1)]
         values = [(place, _parsed(line, place)) for place, line in numbered]
     rows: list[dict[str, Any]] = []
     index: list[int] = []
@@ -161,10 +165,11 @@ def joined(tables: Sequence[Table]) -> Table:
 # -- what `datasets` reads -------------------------------------------------------------------------------------
 
 
-def read_datasets(paths: Sequence[Path], config: str = "") -> Any:
-    """The `datasets.Dataset` in parquet files, or what a folder holds: of ``save_to_disk``, or of data files.
+def read_datasets(paths: Sequence[Path], config: str = "") -> dict[str, Any]:
+    """The `datasets.Dataset` of each split in a folder of ``save_to_disk``, or of data files.
 
-    A folder with several splits gives a `DatasetDict`. Raises UserError for a damaged file and for a missing shard.
+    What holds one split alone, as parquet files do, has no name for it: ONE. Raises UserError for a damaged file and
+    for a missing shard.
     """
     import datasets
 
@@ -175,13 +180,15 @@ def read_datasets(paths: Sequence[Path], config: str = "") -> Any:
         _check_shards(folder.rglob("*") if folder.is_dir() else paths)
     try:
         if saved:
-            found = datasets.load_from_disk(str(folder))
-            for each in found.values() if isinstance(found, dict) else [found]:
+            loaded = datasets.load_from_disk(str(folder))
+            found = loaded if isinstance(loaded, dict) else {ONE: loaded}
+            for each in found.values():
                 each.data.validate(full=True)  # a file that was cut is mapped into memory without a word
             return found
         if folder.is_dir():
-            return datasets.load_dataset(str(folder), config or None)
-        return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
+            return dict(datasets.load_dataset(str(folder), config or None))
+        files = [str(path) for path in paths]
+        return {ONE: datasets.load_dataset("parquet", data_files=files, split="train")}
     except Exception as error:  # its builders raise many types, and wrap those of pyarrow
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]

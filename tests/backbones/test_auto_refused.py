@@ -31,6 +31,14 @@ def _sharded(folder: Path) -> None:
     next(iter(sorted(folder.glob("model-*")))).unlink()
 
 
+def _index(shards: dict[str, Any]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+    return spoil
+
+
 def _says(**values: Any) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "config.json", **values)
 
@@ -55,6 +63,8 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a PEFT adapter": (_adapter, "it holds a PEFT adapter, no model; merge that into its base first"),
     "a torn config.json": (lambda folder: (folder / "config.json").write_text("{"), "config.json: damaged ("),
     "a pointer of Git LFS": (_lfs, "a pointer of Git LFS, not the file itself; run git lfs pull"),
+    "an index of nothing": (_index({}), "index.json: damaged (weight_map names no files); fetch it again"),
+    "an index of a number": (_index({"a": 5}), "index.json: damaged (weight_map names no files)"),
     "a missing shard": (_sharded, "which model.safetensors.index.json lists, in"),
     "extra layers": (_says(num_hidden_layers=1), "has no place in it; 16 tensors do not fit"),
     "missing layers": (_says(num_hidden_layers=3), "encoder.layer.2.attention.output.LayerNorm.bias is missing"),
@@ -67,6 +77,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an activation that does not exist": (_says(hidden_act="gelou"), "transformers cannot build this bert"),
 }
+
+
+MISTRAL = {"model_type": "mistral", "architectures": ["MistralModel"], "vocab_size": 60, "hidden_size": 32}
+MISTRAL |= {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -89,6 +103,8 @@ def test_what_no_backbone_is_made_of(case: str, tmp_path: Path) -> None:
         ({"model_type": "t5", "is_encoder_decoder": True}, "t5 is an encoder-decoder"),
         ({"model_type": "vit", "image_size": 224}, "vit is a model of images"),
         ({"model_type": 5}, "names no model_type"),
+        (MISTRAL, "mistral is a decoder, which reads from left to right"),
+        ({"model_type": "resnet", "architectures": ["ResNetModel"]}, "resnet is not a text encoder"),
     ],
 )
 def test_a_config_json_is_judged_before_any_weights_are_fetched(
@@ -150,19 +166,10 @@ def test_what_the_command_refuses(words: tuple[str, ...], said: str, tmp_path: P
 # -- encoders that are run before they are taken ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "sizes", "said"),
-    [
-        ("fnet", {"intermediate_size": 48}, "in fnet the padding or another example of the batch reaches a token"),
-        ("gpt2", {"num_attention_heads": 4}, "in gpt2 a token does not see those behind it, as in a decoder"),
-    ],
-)
-def test_a_fourier_transform_over_the_batch_and_a_decoder(
-    kind: str, sizes: dict[str, Any], said: str, tmp_path: Path
-) -> None:
-    config = AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=2, vocab_size=60, **sizes)
-    AutoModel.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=said):
+def test_a_fourier_transform_over_the_batch(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60, "intermediate_size": 48}
+    AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
         load_backbone(auto(tmp_path))
 
 
@@ -179,9 +186,13 @@ class Noisy(torch.nn.Module):
         return out
 
 
-def test_dropout_that_cannot_be_counted(tmp_path: Path) -> None:
+def test_dropout_that_cannot_be_counted_and_a_decoder_that_nothing_names(tmp_path: Path) -> None:
     save_model(tmp_path, "ernie")
     backbone = load_backbone(auto(tmp_path, dropout=0.0))
+    backbone.encoder.config.is_decoder = True
+    with pytest.raises(UserError, match="in ernie a token does not see those behind it, as in a decoder"):
+        encoder_checks.check(backbone)
+    backbone.encoder.config.is_decoder = False
     backbone.encoder = Noisy(backbone.encoder).eval()
     with pytest.raises(UserError, match=r"set backbone.dropout=0"):
         encoder_checks.check(backbone)

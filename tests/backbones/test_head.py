@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from sora.backbones import Head, load_backbone
+from sora.backbones import DropoutKey, Head, load_backbone
 from sora.backbones.families import FAMILIES
 from sora.backbones.head import pooled as pool
 from tests import tiny
@@ -90,6 +90,18 @@ def test_mean_pooling_leaves_padding_out():
     assert torch.equal(head(hidden, mask), head(changed, mask))
     pooled = torch.stack([hidden[0, :3].mean(0), hidden[1].mean(0)])
     torch.testing.assert_close(pool(hidden, mask, "mean"), pooled)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+def test_dropout_only_in_a_training_step(family):
+    backbone = load_backbone(config(family, dropout=0.3))
+    head = Head(backbone, outputs=2, policy="classifier", generators=generators(0))
+    hidden, mask = torch.randn(4, 6, tiny.HIDDEN), torch.ones(4, 6)
+    quiet = head(hidden, mask)
+    backbone.dropout.begin(DropoutKey((1,), 0))
+    assert not torch.allclose(head(hidden, mask), quiet)
+    backbone.dropout.end()
+    assert torch.equal(head(hidden, mask), quiet)
 
 
 def test_debertas_own_dropout_before_the_classifier():

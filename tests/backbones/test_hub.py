@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import socket
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import httpx
 import pytest
 
 from sora.backbones.hub import NotThere, Repository, blob_hash, fetch
@@ -103,6 +106,19 @@ def test_what_the_hub_does_not_have(hub: Path) -> None:
     )
     unknown = "there is no such repository (org/model), or it needs a login (hf auth login)"
     assert reason(Repository("org/other", REVISION)) == reason(Repository("one/two/three", "")) == unknown
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (httpx.ReadError("cut"), "(ReadError); try again"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "(Connection reset by peer); try again"),
+        (OSError(errno.ENOSPC, "No space left on device"), "(No space left on device); HF_HOME moves it"),
+    ],
+)
+def test_a_download_that_broke_off(error: Exception, says: str, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", Mock(side_effect=error))
+    assert reason(REPOSITORY).endswith(f"models--org--model {says}")
 
 
 def test_without_a_network_it_is_refused_at_once(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

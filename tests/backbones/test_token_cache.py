@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sora.backbones.source import tokenizer_folder
 from sora.backbones.token_cache import cache_folder, cached, token_key
@@ -112,11 +113,18 @@ def test_the_key_names_everything_that_decides_the_tokens(tmp_path: Path) -> Non
 
 
 def test_a_cache_that_cannot_be_written_serves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    """Read-only, or below a plain file."""
 
+    def refuse(lock: FileLock, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), lock.lock_file)
+
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"file/tokens: the cache cannot be written \(Not a directory\); set paths.cache"
+    ):
+        cached(tmp_path / "file" / "tokens", "key", lambda: tokens([5]))
     cached(tmp_path, "key", lambda: tokens([5]))
-    monkeypatch.setattr("sora.backbones.token_cache.FileLock", refuse)
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     assert cached(tmp_path, "key", lambda: pytest.fail("was there")).ids.tolist() == [5]
     with pytest.raises(UserError, match=r": the cache cannot be written \(Permission denied\); set paths.cache"):
         cached(tmp_path, "new", lambda: tokens([6]))

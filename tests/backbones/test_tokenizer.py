@@ -98,6 +98,8 @@ def test_every_pinned_backbone_names_golden_ids_and_nobody_elses_weights_are_hel
         assert golden_of(backbone(name)), name
         assert golden_of(backbone(name, weights="a folder")) == {}
     assert golden_of(backbone("auto")) == {}
+    with pytest.raises(UserError, match=r"backbone\.golden: got 'mpent', must be empty or one of .*mpnet"):
+        golden_of(backbone("minilm-l6", golden="mpent"))
 
 
 # -- tokenizers that are not the backbone's ----------------------------------------------------------------------

@@ -23,12 +23,13 @@ from safetensors.torch import load_file
 
 from scripts import prepare_data
 from sora.backbones.prepared import MANIFEST, check_all
-from sora.backbones.source import backbone_identity, tokenizer_folder
+from sora.backbones.source import backbone_identity, tokenizer_folder, weights_files
 from sora.cli.prepare import backbone_config, prepare
 from sora.config import DataConfig, ProtocolConfig
 from sora.errors import UserError
 from sora.runs import records
 from sora.tasks import load
+from tests.backbones.folders import save_model
 from tests.hub_cache import DEBERTA, OVERRIDES, deberta_files, fill
 from tests.tasks.test_snapshot import TASK, parquet, rte
 from tests.typed import called
@@ -97,6 +98,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     """A folder filled from the hub's cache and the pip package, whose name a shell must quote."""
     out = tmp_path_factory.mktemp("prepared") / "of mine"
     printed = io.StringIO()
+    (out / "models" / "minilm-l6").mkdir(parents=True)
+    (out / "models" / "minilm-l6" / ".model.safetensors.0.tmp").write_bytes(b"of a copy that was killed")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
         patch.setattr(sys, "argv", ["x", str(out), "--task", "rte", "--backbone", "minilm-l6", "--allow-partial"])
@@ -130,7 +133,7 @@ def test_a_prepared_folder_is_all_that_a_node_without_network_needs(
 
 def test_the_manifest_lists_every_file(prepared: Path) -> None:
     listed = json.loads((prepared / MANIFEST).read_text())["files"]
-    there = {path.relative_to(prepared).as_posix() for path in prepared.rglob("*") if path.is_file()}
+    there = {path.relative_to(prepared).as_posix() for path in prepared.rglob("[!.]*") if path.is_file()}
     assert there == set(listed) | {MANIFEST}
     assert check_all(prepared) == len(listed)
 
@@ -155,7 +158,9 @@ def _one_shard_more(path: Path) -> Path:
 def read(folder: Path) -> None:
     """Read what a run reads from a prepared folder."""
     load(TASK, ProtocolConfig(), DataConfig(str(folder)))
-    tokenizer_folder(replace(backbone_config("minilm-l6"), dir=str(folder / "models")))
+    config = replace(backbone_config("minilm-l6"), dir=str(folder / "models"))
+    tokenizer_folder(config)
+    weights_files(config)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,7 @@ def read(folder: Path) -> None:
         (_changed, "models/minilm-l6/vocab.txt"),
         (_missing, "models/minilm-l6/tokenizer_config.json"),
         (_changed, "models/minilm-l6/model.safetensors"),
+        (_missing, "models/minilm-l6/model.safetensors"),
     ],
 )
 def test_a_folder_that_differs_from_its_manifest_is_refused(
@@ -173,6 +179,7 @@ def test_a_folder_that_differs_from_its_manifest_is_refused(
 ) -> None:
     """By the run that reads the file, and by --check: also one that was not filled to the end."""
     copy = Path(shutil.copytree(prepared, tmp_path / "copy", copy_function=os.link))
+    (copy / "models" / "minilm-l6" / "README.md").write_text("of no file that a run reads")
     read(copy)
     wrong = spoil(copy / file)
     said = rf"{re.escape(str(wrong))}: missing, changed or added since .*run scripts/prepare_data.py again"
@@ -200,6 +207,24 @@ def test_what_cannot_be_prepared_is_said_before_anything_is_written(
     with pytest.raises(UserError, match=re.escape(says)):
         prepare(tmp_path / "out", **{"tasks": [], "backbones": []} | arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_at_hand_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From SORA_MODELS, other than the folder that is filled; its YAML is read as Hydra reads it."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    save_model(tmp_path / "have" / "mine")
+    yaml = tmp_path / "conf" / "backbone" / "mine.yaml"
+    yaml.parent.mkdir(parents=True)
+    yaml.write_text("name: mine\nfamily: auto\nhub: org/mine\npooling: auto\narch: {layer_norm_eps: 1e-5}\n")
+    assert backbone_config("mine", yaml.parent).arch == {"layer_norm_eps": 0.00001}
+    out = tmp_path / "out"
+    monkeypatch.setenv("SORA_MODELS", str(tmp_path / "have"))
+    prepare(out, [], ["mine"], config_dir=str(tmp_path / "conf"))
+    weights = "mine/model.safetensors"
+    assert (out / "models" / weights).read_bytes() == (tmp_path / "have" / weights).read_bytes()
+    monkeypatch.setenv("SORA_MODELS", str(out / "models"))
+    with pytest.raises(UserError, match="in org/mine: HF_HUB_OFFLINE is set"):
+        prepare(out, [], ["mine"], config_dir=str(tmp_path / "conf"))
 
 
 def test_a_full_disk_leaves_an_unfinished_folder(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

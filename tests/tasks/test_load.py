@@ -59,6 +59,11 @@ def refused(task: TaskConfig, data: DataConfig) -> str:
     return str(caught.value)
 
 
+def _renamed(folder: Path) -> None:
+    for path in (folder / "RTE").iterdir():
+        path.rename(path.with_name(f"rte-{path.name}"))
+
+
 @pytest.mark.parametrize(
     ("changes", "damage", "says"),
     [
@@ -67,6 +72,7 @@ def refused(task: TaskConfig, data: DataConfig) -> str:
         ({"files": {"train": "train.tsv"}}, None, "must name a file of its own for each of train, validation"),
         ({"sizes": {"train": 40}}, None, "and task.sizes the number of its examples"),
         ({}, lambda f: (f / "RTE/dev.tsv").unlink(), "RTE/dev.tsv is missing (the validation split of task rte)"),
+        ({}, _renamed, "RTE/train.tsv is missing (the train split of task rte)"),
         ({}, lambda f: (f / "RTE").rename(f / "RTEs"), "no folder for task rte; looked for {0}/RTE and {0}/glue/RTE"),
         ({}, lambda f: (f / "RTE").rename(f / "RTEs"), "did you mean RTEs?"),
         ({}, lambda f: write(f / "RTE", {"train": 39}), "RTE/train.tsv: 40 expected, 39 found"),
@@ -127,6 +133,12 @@ def test_a_synthetic_task_has_no_test_split_and_needs_no_folder() -> None:
     assert found.sizes == {"train": 3000, "select": 400, "report": 400, "train_subset": 1000}
     with pytest.raises(UserError, match="has no test split"):
         load_test(task, DataConfig())
+    for wrong, says in (({"sizes": {"train": 40}}, "{'train': 40}"), ({"generator": ""}, "got '' with")):
+        message = refused(replace(task, **wrong), DataConfig())
+        assert says in message
+        assert message.endswith(
+            "must be one of pair, single, graded, with the number of examples of train and validation"
+        )
 
 
 def test_the_hash_knows_content_and_protocol_but_not_the_folder(

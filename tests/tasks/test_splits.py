@@ -158,6 +158,12 @@ def test_what_cannot_be_split_is_refused(task: TaskConfig, protocol: str, data: 
         make_splits(task, protocol, data)
 
 
+@pytest.mark.parametrize("protocol", ["paper", "dev"])
+def test_validation_rows_that_are_trained_on_are_an_error(protocol: str) -> None:
+    with pytest.raises(AssertionError, match="task toy: an example is in two splits"):
+        make_splits(HALVE, protocol, dict.fromkeys(("train", "validation"), examples("train.tsv", 50)))
+
+
 def test_a_slice_of_the_training_rows_is_the_same_for_everybody() -> None:
     train = examples("train.tsv", 500)
     found = train_slice(train, 100)

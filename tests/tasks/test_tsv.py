@@ -90,7 +90,12 @@ def test_empty_text_is_kept_where_the_task_says_so(tmp_path: Path) -> None:
         ("stsb", STSB_HEADER + "0\ta\tb\t5\n1\ta\tb\t5.001\n", ":3: score '5.001' is not a number from 0 to 5"),
         ("stsb", STSB_HEADER + "0\ta\tb\tnan\n", "train.tsv:2: score 'nan' is not a number from 0 to 5"),
         ("rte", "index\tpremise\thypothesis\tlabel\n", "train.tsv: column 'sentence1', 'sentence2' is missing"),
-        ("rte", b"caf\xe9", "train.tsv: cannot be read ('utf-8' codec can't decode byte 0xe9"),
+        (
+            "rte",
+            (RTE_HEADER + "0\ta\tcaf\xe9\t").encode("latin-1"),
+            "train.tsv:2: not UTF-8 ('utf-8' codec can't decode",
+        ),
+        ("rte", RTE_HEADER.encode("utf-16"), "train.tsv:1: not UTF-8 ("),
     ],
 )
 def test_a_bad_file_is_one_sentence(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
