@@ -1,6 +1,6 @@
-"""Check everything a run needs before it starts: one verdict a line.
+"""Check what a run needs and a dry run does not show, from the device to the gradients: one verdict a line.
 
-python scripts/doctor.py task=rte seed=[0,1,2] tracker=wandb       the words are those of run.py
+python scripts/doctor.py task=rte seed=[0,1,2]                     the words are those of run.py
 python scripts/doctor.py task=mine --config-dir my-conf            with configuration of your own
 
 Exit status: 0 nothing failed, 1 a check failed, 2 the arguments make no run.

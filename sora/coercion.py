@@ -11,6 +11,7 @@ import difflib
 import functools
 import math
 import operator
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -72,7 +73,7 @@ def coerce(cls: type[T], values: Any, where: str) -> T:
     except OmegaConfBaseException as error:
         raise UserError(explained(error, where)) from error
     except OverflowError as error:
-        raise UserError(f"{where or 'config'}: a number has too many digits, must be below 1e308") from error
+        raise UserError(too_large(error, where)) from error
     made = {key: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for key, value in plain.items()}
     result = cls(**made, **ready)
     check_ranges(result, where)
@@ -107,6 +108,13 @@ def explained(error: OmegaConfBaseException, where: str = "") -> str:
     item = next(each for each in dataclasses.fields(owner) if each.name == key)
     may = _describe(get_type_hints(owner)[key], item.metadata.get("rule", {}))
     return f"{full}: got {show(error.value)}, must be {may}"
+
+
+def too_large(error: OverflowError, where: str = "") -> str:
+    """One sentence for an integer that is no double; OmegaConf names its key in the message."""
+    full = re.search(r"full_key: (\S+)", str(error))
+    key = ".".join(filter(None, (where, full and full[1])))
+    return f"{key or 'config'}: the number has too many digits, must be below 1e308"
 
 
 def check_ranges(group: Any, where: str) -> None:

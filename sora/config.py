@@ -222,6 +222,8 @@ class ScheduleConfig:
             if self.levels:
                 raise UserError("schedule.levels: given, but schedule.kind=none has no levels; choose another schedule")
             return self
+        if not self.levels and self.stop <= self.start:
+            raise UserError(f"schedule.stop: got {self.stop:g}, must be above schedule.start={self.start:g}")
         levels = self.levels or spaced(self.spacing, self.start, self.stop, self.count)
         if any(later <= earlier for earlier, later in pairwise(levels)):
             raise UserError(f"schedule.levels: got {levels}, must rise from level to level")

@@ -6,6 +6,7 @@ others. A check that needs one that failed is reported as skipped.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -123,7 +124,9 @@ def _disk(case: Case) -> tuple[str, str]:
     needed = rows * ((KEEP + 1) * ROW_COPIES + 2) + logits  # checkpoints, adapter, selected weights
     for key, place in (("paths.runs", run.paths.runs), ("paths.results", run.paths.results)):
         folder = Path(place).absolute()
-        base = next(path for path in (folder, *folder.parents) if path.is_dir())
+        base = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (base.is_dir() and os.access(base, os.W_OK)):
+            return "FAIL", f"{key}: {base} is no folder that can be written; choose another"
         free = shutil.disk_usage(base).free
         if free < needed:
             return "FAIL", f"{key}: {free >> 20:,} MiB are free at {base}, {needed >> 20:,} needed; make room"
@@ -155,7 +158,10 @@ def _trainable(case: Case) -> tuple[str, str]:
     if not any(gradient.any() for gradient in head):
         return "FAIL", f"head={case.run.head}: no gradient reaches the classifier"
     size = sum(map(torch.numel, head)) // pack.replicas
-    return "ok", f"{pack.optimizer.rows.shape[1]:,} weights a run, {size:,} of the head, gradients reach them"
+    text = f"{pack.optimizer.rows.shape[1]:,} weights a run, {size:,} of the head, gradients reach them"
+    if case.run.backbone.weights == "random":
+        return "note", f"{text}; backbone.weights=random: no result of a pretrained {case.run.backbone.name}"
+    return "ok", text
 
 
 def _determinism(case: Case) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from sora.coercion import explained, nearest, one_of
+from sora.coercion import explained, nearest, one_of, too_large
 from sora.method_config import METHODS
 from sora.options import GROUPS, Options
 from sora.runs.commands import install, program_name
@@ -32,7 +32,7 @@ def explain(error: Exception) -> str:
             "a group (schedule=, recipe=, task=, ...) was given null, a number or a list; it takes the name of a choice"
         )
     if isinstance(error, OverflowError):
-        return "a number has too many digits, must be below 1e308"
+        return too_large(error)
     if isinstance(error, yaml.YAMLError):
         where = getattr(error, "problem_mark", None)
         place = f"{where.name}, line {where.line + 1}: " if where else ""

@@ -29,8 +29,10 @@ from sora.methods.base import Method, Plan, matrices_and_vectors
 from sora.optim import ParameterGroup
 from sora.publish import export
 
-# Options of PEFT that other keys decide: method.targets and head.
-OWNED = ("modules_to_save", "target_parameters", "layers_to_transform", "layers_pattern")
+# Options of PEFT that other keys decide, as do those that are given to it below.
+OWNED = ("peft_type", "modules_to_save", "target_parameters", "layers_to_transform", "layers_pattern")
+# Options for quantised weights, or for a start from data: they would change nothing here and still be in the record.
+INERT = ("use_qalora", "qalora_group_size", "loftq_config", "corda_config", "eva_config", "lora_ga_config")
 # Tuners that take target_modules and cannot train here: they need calls, inputs or layers that this loop does not have.
 UNSUITED = ("ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "POLY", "SHADOW", "TRAINABLE_TOKENS")
 # Values of init_lora_weights that change the adapter by data or chance that nothing here repeats on loading.
@@ -75,22 +77,30 @@ class Peft(Method):
             what = "cannot train here" if name in every else f"is not in the installed PEFT{nearest(name, names)}"
             raise UserError(f"method.peft_type: {name} {what}; choose one of {', '.join(names)}")
         cls, preset = kinds["LORA" if name in PEFT_VARIANTS else name], PEFT_VARIANTS.get(name, {})
-        options = self.config.options or {}
+        ours = {
+            "target_modules": targets,
+            "task_type": "SEQ_CLS" if self.classifies else "FEATURE_EXTRACTION",
+            "base_model_name_or_path": self.backbone.source,
+            **preset,
+        }
+        options, fields = self.config.options or {}, _fields(cls)
+        for key in options:
+            if key in (*OWNED, *ours):
+                owners = "method.targets, head, task, backbone or method.peft_type"
+                raise UserError(f"method.options.{key}: decided by {owners}; leave it out")
+            if key in INERT:
+                what = "does nothing here, or runs on data that PEFT is not given"
+                raise UserError(f"method.options.{key}: {what}; leave it out")
+            if key not in fields:
+                raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{nearest(key, fields)}")
         start = str(options.get("init_lora_weights"))
         if start.startswith(UNREPEATED):
             raise UserError(
                 f"method.options.init_lora_weights: {start} starts from data or chance, and plain PEFT would load "
                 "another start; choose one from the weights, such as pissa or olora"
             )
-        ours = {
-            "target_modules": targets,
-            "task_type": "SEQ_CLS" if self.classifies else "FEATURE_EXTRACTION",
-            "base_model_name_or_path": self.backbone.source,
-            **{key: None for key in OWNED if key in _fields(cls)},
-            **preset,
-        }
         with _refused_by(f"PEFT's {cls.__name__}", options):
-            return cls(**ours, **options)  # refused where a key is in both
+            return cls(**ours, **options)
 
     @functools.cached_property
     def groups(self) -> list[ParameterGroup]:

@@ -28,6 +28,9 @@ PENALTIES = np.logspace(-2, 6, 17)  # of ridge; half a power of ten apart
 STRENGTHS = np.logspace(-5, 1, 13)  # of logistic regression: the inverse of its penalty
 FOLDS = 5
 ABSENT = -1e4  # logit of a class without a training example: never chosen, and finite in float16
+EQUATION = (
+    "The pooled vector x of the encoder is read by x W^T + b, with the tensors `out.weight` [C, d] and `out.bias` [C]."
+)
 
 
 class Pool(nn.Module):
@@ -73,15 +76,10 @@ class LinearHead(nn.Module):
 class Probe(Method):
     """A linear head above the frozen encoder, solved for at once."""
 
-    EQUATION = (
-        "The pooled vector x of the encoder is read by x W^T + b, with the tensors `out.weight` [C, d] and `out.bias` "
-        "[C]."
-    )
-
     def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
         self.plan, self.backbone = plan, backbone
 
-    def make_head(self, backbone: Backbone, **how: Any) -> nn.Module:
+    def make_head(self, backbone: Backbone, **how: Any) -> LinearHead:
         """Return a head on the targets' own scale: ridge is the same on every scale."""
         how.pop("scale", None)
         return LinearHead(backbone, **how)
@@ -90,7 +88,7 @@ class Probe(Method):
         return []
 
     def export(self, replica: int, folder: Path, head: Head) -> None:
-        export.write_tensors(folder, {}, self.backbone, head, replica, self.EQUATION)
+        export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)
 
 
 def ridge(features: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

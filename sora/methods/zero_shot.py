@@ -5,13 +5,20 @@ The cosine c becomes low + (high - low) c on the task's scale, 5 c for STS-B. Co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sora.backbones import Backbone
+from sora.backbones import Backbone, Head
 from sora.backbones.head import pooled
-from sora.methods.probe import Probe
+from sora.methods.base import Method, Plan
+from sora.optim import ParameterGroup
+from sora.publish import export
+
+EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
 
 
 class CosineHead(nn.Module):
@@ -31,12 +38,19 @@ class CosineHead(nn.Module):
         return {}
 
 
-class ZeroShot(Probe):
+class ZeroShot(Method):
     """A cosine above the frozen encoder."""
 
-    EQUATION = "Nothing was trained: the score is the cosine of the two texts' pooled vectors, on the task's scale."
+    def attach(self, backbone: Backbone, plan: Plan, generators: Sequence[torch.Generator]) -> None:
+        self.plan, self.backbone = plan, backbone
 
-    def make_head(self, backbone: Backbone, **how: Any) -> nn.Module:
+    def make_head(self, backbone: Backbone, **how: Any) -> CosineHead:
         """Make a cosine on the scale of the task's targets."""
         low, high = self.plan.runs[0].task.score_range
         return CosineHead(backbone.config.pooling, low, high)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return []
+
+    def export(self, replica: int, folder: Path, head: Head) -> None:
+        export.write_tensors(folder, {}, self.backbone, head, replica, EQUATION)

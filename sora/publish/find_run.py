@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,34 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
             f"{name}: no run of that id in {runs}, and no folder that holds a status.json{nearest(name, known)}; "
             "--runs names another folder of runs"
         )
-    damaged = (OSError, ValueError, TypeError, KeyError, yaml.YAMLError, SafetensorError)
+    status = _read(folder / "status.json", json.loads)
+    if status.get("status") not in STATUSES:
+        raise UserError(
+            f"{folder}: the run is {status.get('status')}, not finished, so there is nothing to export; finish it by "
+            f"repeating its command: {status.get('resume') or status.get('command')}"
+        )
+    damaged = (OSError, SafetensorError)
     with as_user_error(folder, "is not whole", "move its record away and repeat its command", damaged):
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        if status["status"] not in STATUSES:
-            raise UserError(
-                f"{folder}: the run is {status['status']}, not finished, so there is nothing to export; finish it by "
-                f"repeating its command: {status.get('resume') or status.get('command')}"
-            )
         weights = sorted((folder / "adapter").glob("*.safetensors"))
         if not weights:
             raise FileNotFoundError("its adapter has no weights")
         for path in weights:
             with safe_open(path, "numpy"):  # whole, by its header
                 pass
-        (run,) = build_runs(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    values = _read(folder / "config.yaml", yaml.safe_load)
+    for group, key in (("method", "packable"), ("task", "ignored_keys")):  # which earlier code wrote
+        values.get(group, {}).pop(key, None)
+    (run,) = build_runs(values)
     return FinishedRun(folder, run, records.read(_record(folder, status, results)))
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Parse a file of the run folder, a mapping. Raises UserError where it is damaged."""
+    with as_user_error(path, "cannot be read", "restore the file", (OSError, ValueError, yaml.YAMLError)):
+        content = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("holds no mapping")
+        return content
 
 
 def _record(folder: Path, status: dict[str, Any], results: Path) -> Path:

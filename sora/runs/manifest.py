@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Layout(Part):
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
 Manifest = dict[str, Any]
+Parts = tuple[dict[str, list[Any]], list[dict[str, Any]], list[str]]  # axes, runs, problems
 
 
 def make(
@@ -123,25 +124,34 @@ def contradictions(one: Manifest, other: Manifest) -> list[str]:
 def joined(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
     """The manifests of one study as one, and a sentence for each two that contradict each other.
 
-    Those of arms get one axis more, ``arm``, and None on axes that their own manifest does not have; ``fixed`` has what
-    all share. Others, equal in ``fixed``, are the parts of one grid: the numbers of an axis come in their order.
-    Where two manifests name different runs at one place, or give an arm other settings, neither is believed: that run,
-    or all of that arm on that task, are ``contradicted``.
+    They are those of arms, or, with equal ``fixed``, the parts of one grid. ``fixed`` has what all share. A run that is
+    not to be believed is ``contradicted``.
     """
-    of_arms = ARM in manifests[0]["fixed"]
-    settings: dict[tuple[Any, Any], tuple[dict[str, str], str]] = {}
-    places: dict[str, tuple[dict[str, Any], str, Any]] = {}
+    axes, runs, problems = (_of_arms if ARM in manifests[0]["fixed"] else _of_parts)(manifests)
+    shared = [set(manifest["fixed"].items()) for manifest in manifests]
+    fixed = {key: text for key, text in manifests[0]["fixed"].items() if all((key, text) in each for each in shared)}
+    whole = {"schema": SCHEMA_VERSION, "study": manifests[0]["study"], "axes": axes, "fixed": fixed, "runs": runs}
+    return whole | {"hash": digest(whole["study"], axes, fixed)}, problems
+
+
+def _of_arms(manifests: Sequence[Manifest]) -> Parts:
+    """Join arms: with one axis more, ``arm``, and None on axes that a run's own manifest does not have.
+
+    Where two manifests give an arm other settings, or another run at one place, neither is believed: the runs of that
+    arm on that task are contradicted.
+    """
+    settings: dict[tuple[str, Any], tuple[dict[str, str], str]] = {}
+    places: dict[str, tuple[dict[str, Any], str]] = {}
     problems: dict[str, None] = {}
     refused = set()
     for manifest in manifests:
-        fixed, file = manifest["fixed"], path(Path(), manifest).as_posix()
-        own = {key: text for key, text in fixed.items() if key not in SOURCES}
+        arm, file = manifest["fixed"][ARM], path(Path(), manifest).as_posix()
+        own = {key: text for key, text in manifest["fixed"].items() if key not in SOURCES}
         for run in manifest["runs"]:
-            axes = {"arm": fixed[ARM], **run["axes"]} if of_arms else run["axes"]
-            place = json.dumps({key: axes[key] for key in axes if not (of_arms and key in SOURCES)}, sort_keys=True)
-            row = (axes["arm"], axes.get("task")) if of_arms else (place, None)
+            axes, row = {"arm": arm, **run["axes"]}, (arm, run["axes"].get("task"))
+            place = json.dumps({key: value for key, value in axes.items() if key not in SOURCES}, sort_keys=True)
             known, other = settings.setdefault(row, (own, file))
-            first, there, _ = places.setdefault(place, ({**run, "axes": axes}, file, row))
+            first, there = places.setdefault(place, ({**run, "axes": axes}, file))
             if unlike := sorted(key for key in {**known, **own} if known.get(key) != own.get(key)):
                 what = f"{unlike[0]} is {known.get(unlike[0], 'not given')} and {own.get(unlike[0], 'not given')}"
             elif first["run_id"] != run["run_id"]:
@@ -149,24 +159,45 @@ def joined(manifests: Sequence[Manifest]) -> tuple[Manifest, list[str]]:
             else:
                 continue
             refused.add(row)
-            where = f" on {row[0]} of {row[1]}" if of_arms else ""
-            problems[f"{other} and {file}: contradict each other{where} ({what}); delete one"] = None
-    runs = [run | {"contradicted": row in refused} for run, _, row in places.values()]
-    names = list(dict.fromkeys(key for run in runs for key in run["axes"]))
+            problems[f"{other} and {file}: contradict each other on {arm} of {row[1]} ({what}); delete one"] = None
+    runs = [run for run, _ in places.values()]
+    names = dict.fromkeys(key for run in runs for key in run["axes"])
     for run in runs:
+        run["contradicted"] = (run["axes"]["arm"], run["axes"].get("task")) in refused
         run["axes"] = {key: run["axes"].get(key) for key in names}
-    values: dict[str, list[Any]] = {key: [] for key in names}
-    for key, found in values.items():
-        for run in runs:
-            found += [run["axes"][key]] if run["axes"][key] not in found else []
-        if not of_arms and all(isinstance(value, int | float) for value in found):
-            found.sort()
-    if not of_arms:
-        runs.sort(key=lambda run: [values[key].index(run["axes"][key]) for key in names])
-    shared = [set(manifest["fixed"].items()) for manifest in manifests]
-    fixed = {key: text for key, text in manifests[0]["fixed"].items() if all((key, text) in each for each in shared)}
-    whole = {"schema": SCHEMA_VERSION, "study": manifests[0]["study"], "axes": values, "fixed": fixed, "runs": runs}
-    return whole | {"hash": digest(whole["study"], values, fixed)}, list(problems)
+    return {key: _distinct(run["axes"][key] for run in runs) for key in names}, runs, list(problems)
+
+
+def _of_parts(manifests: Sequence[Manifest]) -> Parts:
+    """Join a grid that grew by further sweeps: each axis has the values of all, numbers in their order.
+
+    A place at which two manifests name different runs is contradicted.
+    """
+    axes = {key: _distinct(value for each in manifests for value in each["axes"][key]) for key in manifests[0]["axes"]}
+    for values in axes.values():
+        if all(isinstance(value, int | float) for value in values):
+            values.sort()
+    places: dict[str, tuple[dict[str, Any], str]] = {}
+    problems = []
+    for manifest in manifests:
+        file = path(Path(), manifest).as_posix()
+        for run in manifest["runs"]:
+            first, there = places.setdefault(_place(run), ({**run, "contradicted": False}, file))
+            if first["run_id"] != run["run_id"]:
+                first["contradicted"] = True
+                what = f"runs {first['run_id']} and {run['run_id']} at {_place(run)}"
+                problems.append(f"{there} and {file}: contradict each other ({what}); delete one")
+    runs = [run for run, _ in places.values()]
+    runs.sort(key=lambda run: [values.index(run["axes"][key]) for key, values in axes.items()])
+    return axes, runs, problems
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Keep the first of equal values, which need not be hashable."""
+    found: list[Any] = []
+    for value in values:
+        found += [value] if value not in found else []
+    return found
 
 
 def _place(run: Mapping[str, Any]) -> str:

@@ -79,10 +79,14 @@ def write(path: Path, record: Mapping[str, Any], arrays: Arrays) -> dict[str, An
 
     Non-finite numbers become null.
 
-    Raises UserError when the record breaks the layout or cannot be written.
+    Raises UserError when the record breaks the layout, contradicts itself or its arrays, or cannot be written.
     """
     plain = _finite(dict(record))
     validate(plain, str(path))
+    if (plain["status"] == "diverged") != (plain["flags"]["diverged_at"] is not None):
+        raise UserError(f"{path}: flags.diverged_at contradicts status {plain['status']}")
+    if plain["data"]["arrays_sha256"] != arrays_digest(arrays):
+        raise UserError(f"{path}: data.arrays_sha256 is not the hash of the arrays to be written")
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path.with_suffix(".npz"), _npz(arrays))
     write_text(path, text)

@@ -82,15 +82,16 @@ def method_class(values: Mapping[str, Any]) -> type[MethodConfig]:
 
 
 def with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """A copy of ``values`` with the dotted keys of ``overrides`` set; what is no group is refused where it is read."""
+    """A copy of ``values`` with the dotted keys of ``overrides`` set. Raises UserError where a key's group is none."""
     result = deepcopy(values)
     for dotted, value in overrides.items():
         group, _, leaf = dotted.rpartition(".")
         if group and result.get(group) is None:  # its defaults
             result[group] = {}
         node = result[group] if group else result
-        if isinstance(node, dict):
-            node[leaf] = value
+        if not isinstance(node, dict):
+            raise UserError(f"{group}: got {show(node)}, must be a group of keys")
+        node[leaf] = value
     return result
 
 
@@ -209,6 +210,8 @@ def _check_together(run: RunConfig) -> None:
 def _check_places(run: RunConfig) -> None:
     """Names become parts of paths, and files are looked for in folders: none may lead out of them."""
     backbone, task = run.backbone, run.task
+    if not run.paths.results.strip():
+        raise UserError("paths.results: empty, must be a folder")
     for group, name in (("backbone", backbone.name), ("task", task.name)):
         if not is_name(name):
             raise UserError(f"{group}.name: got {show(name)}, must be letters, digits and . _ + -: it names a folder")

@@ -6,6 +6,7 @@ is a mask on the device, and the losses of a log window are summed there.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -272,8 +273,12 @@ class Loop:
                 self.best_select[replica] = logits[replica]
             values = {key: value for key, value in entry.items() if key != "step"}
             self.tracker.log(replica, self.step, "eval", **values, ranks=summary.ranks)
-        shown = {"loss": [progress.history[-1]["loss"] for progress in self.progress]}
-        self.tracker.print(f"step {self.step} of {pack.total_steps}: {columns(self._latest() | shown)}")
+        shown = self._latest() | {"loss": [progress.history[-1]["loss"] for progress in self.progress]}
+        for values in shown.values():
+            for replica, progress in enumerate(self.progress):
+                if progress.history[-1]["step"] != self.step:  # diverged before, and was not measured again
+                    values[replica] = math.nan
+        self.tracker.print(f"step {self.step} of {pack.total_steps}: {columns(shown)}")
         if pack.timeline.ends_stage(self.step):
             self._measure_levels()
 

@@ -138,5 +138,6 @@ def release(device: torch.device) -> None:
     if device.type == "cuda":
         import torch
 
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        with contextlib.suppress(RuntimeError):  # of a GPU that failed, which its own sentence says
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)

@@ -61,7 +61,8 @@ def a_case(*words: str) -> doctor.Case:
 
 def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = examined(capsys, "deterministic=true", status=0)
-    assert {level for level, _ in found.values()} == {"ok"}
+    assert {name for name, (level, _) in found.items() if level != "ok"} == {"trainable"}
+    assert found["trainable"][1].endswith("; backbone.weights=random: no result of a pretrained minilm-l6")
     assert found["tokenizer"][1] == "30,522 tokens; 7 golden texts get the ids they must"
     rank = 6 * 8 + 8 * (8 * 32 + 2 * (32 + 32))  # gates; low-rank factors of six matrices of 32 x 32
     head = 32 * 32 + 32 + 2 * 32 + 2
@@ -124,6 +125,15 @@ def test_a_disk_must_hold_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> No
     for free, level in ((weights * (doctor.KEEP + 1) * doctor.ROW_COPIES, "FAIL"), (2 * weights * 50, "ok")):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: usage(1 << 40, 0, free))
         assert doctor._disk(case)[0] == level
+
+
+def test_a_place_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "closed")
+    for name in ("file", "closed"):
+        level, text = doctor._disk(a_case(f"paths.runs={tmp_path / name}/runs"))
+        assert (level, text.partition(" is no ")[0]) == ("FAIL", f"paths.runs: {tmp_path / name}")
 
 
 def test_own_configuration(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.publish.test_export import logits_of, plain_model
 TUNERS = {
     "LORA": {"r": 2},
     "DORA": {"r": 2},
+    "PISSA": {"r": 2},
     "OFT": {"oft_block_size": 8},
     "IA3": {"feedforward_modules": []},
     "VERA": {"r": 4},
@@ -85,6 +86,7 @@ def test_its_dropout_is_counted(tmp_path):
     whole = tiny.train(made, tmp_path / "whole")
     tiny.stop(made, tmp_path / "parts", 5)
     again = tiny.train(made, tmp_path / "parts")
+    assert again.progress[0].resumed_at == [5]
     assert torch.equal(whole.pack.optimizer.rows, again.pack.optimizer.rows)
     without = tiny.train(configs(method={"options": {"r": 2}}, trainer=short), tmp_path / "without")
     assert not torch.equal(whole.pack.optimizer.rows, without.pack.optimizer.rows)
@@ -137,11 +139,17 @@ def test_one_tuner_has_one_spelling():
     [
         ({"peft_type": "DORRA"}, r"method\.peft_type: DORRA is not in the installed PEFT; did you mean DORA\?"),
         ({"peft_type": "ADALORA"}, r"method\.peft_type: ADALORA cannot train here; choose one of .*DORA.*OFT"),
-        ({"options": {"lora_alhpa": 2}}, r"refused by PEFT's LoraConfig .*unexpected keyword argument 'lora_alhpa'"),
-        ({"options": {"target_modules": ["x"]}}, r"multiple values for keyword argument 'target_modules'.* leave out"),
-        ({"options": {"modules_to_save": ["x"]}}, r"multiple values for keyword argument 'modules_to_save'"),
-        ({"options": {"layers_to_transform": [0]}}, r"multiple values for keyword argument 'layers_to_transform'"),
-        ({"peft_type": "DORA", "options": {"use_dora": False}}, r"multiple values for keyword argument 'use_dora'"),
+        ({"options": {"lora_alhpa": 2}}, r"lora_alhpa: no option of PEFT's LoraConfig; did you mean lora_alpha\?"),
+        (
+            {"options": {"target_modules": ["x"]}},
+            r"options\.target_modules: decided by method\.targets, .*leave it out",
+        ),
+        ({"options": {"modules_to_save": ["x"]}}, r"options\.modules_to_save: decided by .*head"),
+        ({"options": {"layers_to_transform": [0]}}, r"options\.layers_to_transform: decided by method\.targets"),
+        ({"options": {"peft_type": "DORA"}}, r"options\.peft_type: decided by .*method\.peft_type"),
+        ({"peft_type": "DORA", "options": {"use_dora": False}}, r"options\.use_dora: decided by .*method\.peft_type"),
+        ({"options": {"use_qalora": True}}, r"method\.options\.use_qalora: does nothing here"),
+        ({"options": {"loftq_config": {"loftq_bits": 4}}}, r"method\.options\.loftq_config: does nothing here"),
         ({"options": {"r": 0}}, r"refused by PEFT .*`r` should be a positive.*; correct or leave out r$"),
         ({"peft_type": "VERA", "options": {"r": 0}}, r"refused by PEFT \(ZeroDivisionError: .*leave out r$"),
         ({"options": {"alpha_pattern": 5, "r": 2}}, r"refused by PEFT .*correct or leave out one of alpha_pattern, r$"),

@@ -59,6 +59,10 @@ def place(tmp_path_factory):
             )
             (record,) = run_pack(runs, f"python run.py backbone.pooling={pooling}")
             (folder / pooling / record["run_id"]).rename(folder / pooling / "run")
+            path = folder / pooling / "run" / "config.yaml"
+            values = yaml.safe_load(path.read_text())
+            values["method"]["packable"] = values["task"]["ignored_keys"] = []  # as earlier code wrote it
+            path.write_text(yaml.safe_dump(values))
     return folder
 
 
@@ -182,12 +186,15 @@ def mistakes(place, tmp_path):
         content = {"status": status, "run_id": name, "command": "python run.py method=sora"}
         (folder / "status.json").write_text(json.dumps(content))
     (tmp_path / "minilm").symlink_to(place / "minilm")
-    for name in ("unrecorded", "cut"):
+    for name in ("unrecorded", "cut", "listed"):
         folder = tmp_path / "runs" / name
         (folder / "adapter").mkdir(parents=True)
         (folder / "status.json").write_text(json.dumps({"status": "ok", "run_id": name}))
         save_file({"x": torch.zeros(2)}, folder / "adapter" / "adapter_model.safetensors")
         (folder / "config.yaml").write_text((place / "cls" / "run" / "config.yaml").read_text())
+    (tmp_path / "runs" / "listed" / "config.yaml").write_text("[1]")
+    (tmp_path / "runs" / "torn").mkdir()
+    (tmp_path / "runs" / "torn" / "status.json").write_text("{")
     weights = tmp_path / "runs" / "cut" / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     (tmp_path / "full").mkdir()
@@ -201,6 +208,8 @@ def mistakes(place, tmp_path):
         (("half", "out"), r"the run is running.*python run\.py method=sora"),
         (("hal", "out"), "no run of that id in runs, and no folder that holds a status.json; did you mean half"),
         (("lost", "out"), r"lost: is not whole \(its adapter has no weights\); move its record away and repeat"),
+        (("torn", "out"), r"torn/status\.json: cannot be read \(.*\); restore the file"),
+        (("listed", "out"), r"listed/config\.yaml: cannot be read \(holds no mapping\); restore the file"),
         (("cut", "out"), r"cut: is not whole \(Error while deserializing"),
         (("unrecorded", "out"), "its record is not in results"),
         (("half", "out", "--runs", "elsewhere"), "no run of that id in elsewhere"),

@@ -65,6 +65,20 @@ def test_a_sweep_repeated_with_less_data_keeps_the_runs_it_cannot_name_and_renew
     assert studies.contradictions(old, {**old, "runs": [entry(0)]}) == []
 
 
+def test_a_grid_that_grew_keeps_the_values_whose_runs_could_not_be_named():
+    fixed = {"trainer.max_steps": "30"}
+    grown = studies.make("main_table", {"method": ["sora"], "seed": [7, 0]}, fixed, [entry(0)])
+    both, problems = studies.joined([manifest(), grown])
+    assert (both["axes"], problems) == ({"method": ["sora"], "seed": [0, 1, 7]}, [])
+    assert [run["run_id"] for run in both["runs"]] == list(IDS)
+    other = entry(1) | {"run_id": "0" * 12, "record": f"records/minilm-l6/rte/sora-s1-{'0' * 12}.json"}
+    both, problems = studies.joined(
+        [grown, manifest(), studies.make("main_table", {"method": ["sora"], "seed": [1]}, fixed, [other])]
+    )
+    assert [run["contradicted"] for run in both["runs"]] == [False, True]
+    assert len(problems) == 1
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../a", "-a", "a/b"])
 def test_a_name_that_cannot_name_a_file_is_refused(name: str):
     with pytest.raises(UserError, match=r"study\.name: got "):

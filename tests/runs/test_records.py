@@ -107,6 +107,13 @@ def test_what_breaks_the_layout_is_refused_by_both_sides(tmp_path: Path, key: st
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("flags.diverged_at", 7), ("data.arrays_sha256", "0" * 64)])
+def test_what_contradicts_itself_is_not_written(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(UserError, match=key):
+        records.write(place(tmp_path), changed(key, value), arrays())
+    assert not place(tmp_path).parent.exists()
+
+
 def test_arrays_must_be_the_ones_the_record_names(tmp_path: Path) -> None:
     path = written(tmp_path)
     other = arrays() | {"report_ids": np.arange(1, 4)}

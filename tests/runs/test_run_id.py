@@ -192,6 +192,14 @@ def test_the_optimiser_names_a_run_by_what_it_is_not_by_who_asked_for_it(tmp_pat
     assert {name for name, cls in METHODS.items() if cls(name).optimizer() != "adamw"} == {"sora"}
 
 
+def test_standardized_targets_change_the_name_and_plain_ones_do_not(tmp_path: Path) -> None:
+    plain, standard = (
+        runs(tmp_path, "recipe=none", "task=stsb", f"task.standardize={each}")[0] for each in ("false", "true")
+    )
+    assert identity(plain) != identity(standard)
+    assert "standardize" not in science_config(plain, DATA, WEIGHTS)["task"]
+
+
 def test_rho_is_another_way_to_type_a_threshold(tmp_path: Path) -> None:
     typed = ("method=sora", "trainer.learning_rate=7e-4")
     (given,), (meant,) = runs(tmp_path, *typed, "method.rho=0.15"), runs(tmp_path, *typed, "method.threshold=1.05e-4")

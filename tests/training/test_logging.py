@@ -98,9 +98,11 @@ def test_values_that_are_not_finite_come_back_here_and_in_pandas(folders):
 def test_a_file_that_cannot_be_read_or_written_is_one_sentence(folders):
     train(folders[:1], range(1, 4))
     path = folders[0] / "metrics.jsonl"
-    path.write_text(path.read_text().replace("{", "{not", 1))
-    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: cannot be read .*; restore the file, or delete"):
-        read_metrics(path)
+    first, _, *rest = path.read_bytes().splitlines(keepends=True)
+    for damage in (b"{not json\n", b"\xff\n", b"[1]\n", b'{"kind": "train"}\n', b'{"step": 2}\n'):
+        path.write_bytes(b"".join([first, damage, *rest]))
+        with pytest.raises(UserError, match=rf"{re.escape(str(path))}:2: is no line .*; restore the file, or delete"):
+            read_metrics(path)
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     path.unlink()

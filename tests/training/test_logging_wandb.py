@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,21 @@ from tests.typed import SMALL, Outcome, called
 KEY = "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"
 
 
+@contextlib.contextmanager
+def terminal(path: Path) -> Iterator[None]:
+    """Send what would be on the terminal into a file, also that of the process which W&B starts."""
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    with path.open("wb") as file:
+        for descriptor in kept:
+            os.dup2(file.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            for descriptor, old in kept.items():
+                os.dup2(old, descriptor)
+                os.close(old)
+
+
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """Two seeds through the command, with a key in the environment."""
@@ -29,7 +46,8 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("HF_TOKEN", f"hf_{KEY}")
-        done = called(folder, "method=sora", "seed=[0,1]", "tracker=wandb", *SMALL, "trainer.log_every=3")
+        with terminal(folder / "terminal.txt"):
+            done = called(folder, "method=sora", "seed=[0,1]", "tracker=wandb", *SMALL, "trainer.log_every=3")
     assert done.status == 0, done.err
     return folder, done
 
@@ -80,6 +98,7 @@ def test_a_wandb_run_holds_what_the_record_and_metrics_hold(pack: tuple[Path, Ou
 def test_no_key_reaches_a_file_or_the_terminal(pack: tuple[Path, Outcome]) -> None:
     folder, done = pack
     everything = [path for path in folder.rglob("*") if path.is_file()]
+    assert folder / "terminal.txt" in everything
     assert any(path.suffix == ".wandb" for path in everything)
     assert any(path.name == "debug.log" for path in everything)
     for path in everything:

@@ -103,6 +103,14 @@ def test_what_a_device_says(words: str, kind: type[Exception], said: str) -> Non
         raise RuntimeError(words)
 
 
+def test_what_a_failed_gpu_cannot_give_back_does_not_hide_its_sentence(monkeypatch):
+    def fail() -> None:
+        raise RuntimeError("CUDA error: launch failure")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", fail)
+    memory.release(torch.device("cuda"))
+
+
 def test_one_run_that_does_not_fit_is_a_sentence(tmp_path, monkeypatch):
     out_of_memory(monkeypatch, step=5, most=0)
     (run,) = runs(tmp_path, [0])

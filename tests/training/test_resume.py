@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 from types import SimpleNamespace
 
@@ -40,7 +41,9 @@ def train_with_stops(configs, folder, steps):
     return tiny.train(configs, folder)
 
 
-@pytest.mark.parametrize(("family", "method"), [*((family, "sora") for family in tiny.FAMILIES), ("bert", "full")])
+@pytest.mark.parametrize(
+    ("family", "method"), [*((family, "sora") for family in tiny.FAMILIES), ("bert", "full"), ("bert", "masked_lora")]
+)
 def test_bit_exact(family, method, tmp_path):
     """With dropout, a logging window and an evaluation window cut in the middle, twice."""
     seeds = [0, 1] if method == "sora" else 0
@@ -100,6 +103,10 @@ def test_a_run_that_diverged_does_not_send_its_pack_back(tmp_path):
     whole = tiny.train(configs, tmp_path / "whole")
     assert [progress.diverged_at is not None for progress in whole.progress] == [False, True]
     assert math.isnan(whole.progress[1].history[0]["loss"]), "which JSON does not know"
+    shown = [
+        line for line in (tmp_path / "whole" / "seed-1" / "log.txt").read_text().splitlines() if " of 20: " in line
+    ]
+    assert [len(re.findall(" nan", line)) for line in shown] == [1, 3, 3, 3], "what was not measured has no number"
     again = train_with_stops(configs, tmp_path / "parts", [10])
     assert [progress.resumed_at for progress in again.progress] == [[10], [10]]
     assert same(science(whole), science(again))

@@ -78,9 +78,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises UserError where the file is missing or damaged.
     """
     advice = "restore the file, or delete the run folder and train the run again"
-    with as_user_error(path, "cannot be read", advice, (OSError, ValueError)):
-        text = Path(path).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    with as_user_error(path, "cannot be read", advice):
+        texts = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = []
+    for place, text in enumerate(texts[:-1], start=1):
+        with as_user_error(f"{path}:{place}", "is no line of metrics", advice, (ValueError,)):
+            line = json.loads(text)
+            if not (isinstance(line, dict) and {"step", "kind"} <= line.keys()):
+                raise ValueError("not an object with step and kind")
+        lines.append(line)
+    return lines
 
 
 def number(value: Any) -> Any:
