@@ -119,19 +119,13 @@ def legend_below(canvas: Canvas, columns: int = 6) -> None:
 
 
 def curves(
-    about: tuple[str, str, str],
-    found: pd.DataFrame,
-    x: tuple[str, str],
-    y: tuple[str, str] = ("mean", "score (points)"),
-    *,
-    ticks: bool = False,
+    about: tuple[str, str, str], found: pd.DataFrame, x: tuple[str, str], *, ticks: bool = False
 ) -> Figure | None:
-    """A panel for each label, a line for each method, with a band of one ``sd`` where there is one; None without a row.
+    """A panel for each label, a line for each method's mean score with a band of one SD; None without a row.
 
     Args:
-        about: name, title and caption. found: label, method and the columns of ``x`` and ``y``.
-        x, y: a column, and what stands at its axis. x is logarithmic, but for trials.
-        ticks: label x at its values alone.
+        about: name, title and caption. found: label, method, mean, sd and the column of ``x``.
+        x: a column, and what stands at its axis, which is logarithmic. ticks: label it at its values alone.
     """
     labels = list(found["label"].unique())
     if not labels:
@@ -139,18 +133,16 @@ def curves(
 
     def draw(canvas: Canvas) -> None:
         for label, axis in zip(labels, panels(canvas, labels), strict=True):
-            every = found[found["label"] == label].sort_values(x[0], kind="stable").round({x[0]: 6, y[0]: 3, "sd": 3})
+            every = found[found["label"] == label].sort_values(x[0], kind="stable")
+            every = every.round({x[0]: 6, "mean": 3, "sd": 3})
             for method, part in every.groupby("method", sort=False):
-                style = line(method) | ({} if "sd" in part else {"marker": ""})
-                axis.plot(part[x[0]], part[y[0]], label=NAMES.get(str(method), method), **style)
-                if "sd" in part:
-                    low, high = part[y[0]] - part["sd"], part[y[0]] + part["sd"]
-                    at = part[x[0]].astype(float)
-                    axis.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            if x[0] != "trials":
-                log_scale(axis, sorted(set(every[x[0]])) if ticks else ())
+                style = line(method)
+                axis.plot(part[x[0]], part["mean"], label=NAMES.get(str(method), method), **style)
+                low, high, at = part["mean"] - part["sd"], part["mean"] + part["sd"], part[x[0]].astype(float)
+                axis.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            log_scale(axis, sorted(set(every[x[0]])) if ticks else ())
             axis.set_xlabel(x[1])
-            axis.set_ylabel(y[1])
+            axis.set_ylabel("score (points)")
         legend_below(canvas)
 
     wide, high = tiling(len(labels))

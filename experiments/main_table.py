@@ -1,92 +1,121 @@
-"""The paper's Table 1: every method on every task, compared with LoRA and with fine-tuning."""
+"""The paper's Table 1: every method, or every arm of a study (``study.arm``), beside LoRA and its controls."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from experiments import arms
-from experiments.comparisons import comparison_table, sides
+from experiments import primary
+from experiments.comparisons import compare, comparison_table, sides
 from experiments.draws import Draws, draws
-from experiments.labels import CONSTANT, METHODS
+from experiments.labels import ARMS, MAJORITY, METHODS
 from experiments.learning_curves import learning_curves
-from experiments.scores import cells, chosen, detail_table, published_table, score_table, settings_of
+from experiments.scores import by_seed, cells, chosen, detail_table, long, published_table, score_columns, settings_of
 from experiments.stats import t_interval
 from experiments.study import Study
-from experiments.tables import Artefact, Table
+from experiments.tables import EMPTY, SIGNED, Artefact, Table, counts, size
 
 TITLE = "Main table: all methods on all tasks (Table 1)"
+BASE = {"arm": "lora_r8", "method": "lora"}
+BASELINES = ("lora", "full")  # of methods, whose comparisons nothing fixed beforehand
 SOURCES = (("sora", "1"), ("adalora", "1"))
-BASELINES = ("lora", "full")
-HEADS = {"method": "method"}
+DRAWN = ("lora_r8", "sora_small", "sora_best", "adalora_r8", "full", "bitfit", "adapter")  # arms with learning curves
+SEEDLESS = ("probe", "zero_shot")  # every seed gives the same
+GAPS = ["minus LoRA", "t interval", "t interval high", "bootstrap interval", "bootstrap interval high"]
+DOUBTFUL = "not shown to be above the majority class"
+CAPTION = (
+    "Points on the report split, of the selected weights: mean ± population SD over n seeds; live parameters without "
+    "the head. Minus LoRA: over the seeds both have, with two 95 % intervals, Student's t over seeds and a bootstrap "
+    "over seeds and examples. Majority class: one class for every item, the one that scores best on the report split; "
+    f"remarks name the rows of which one of the two intervals does not lie above it ({DOUBTFUL}). Data dependence: 1 - "
+    "the correlation, over matrices, between the live ranks and those that the initial draw leaves without data. "
+)
+VERDICTS = {
+    "arm": "Minus LoRA is to LoRA r = 8. Of equal size: as many weights as SoRA-small's run of the same seed, to "
+    "within half a rank (AdaLoRA: to its average rank, rounded). Verdict: of the comparisons fixed beforehand "
+    "(docs/study.md) alone; the other differences are description.",
+    "method": "Verdict: against LoRA, as in the comparisons below.",
+}
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Scores, comparisons, learning curves, published numbers, details; of arms, their own tables."""
-    if "arm" in study.runs:
-        return arms.build(study)
-    runs = chosen(study, "method")
-    found, drawn = cells(study, runs, "method"), draws(study, runs)
-    every = {str(method): side for method, side in sides(study, runs, "method").items()}
-    families = [
-        (METHODS[base], every[base], {METHODS.get(m, m): side for m, side in every.items() if m != base})
-        for base in BASELINES
-        if base in every
-    ]
-    scores = score_table(study, "main_table", "Scores", found, HEADS)
+    """The table, its comparisons, learning curves, published numbers, details."""
+    key = "arm" if "arm" in study.runs else "method"
+    runs = in_order(study.runs).assign(trials=1) if key == "arm" else chosen(study, "method")
+    found, drawn = cells(study, runs, key), draws(study, runs)
+    tests = primary.table(study) if key == "arm" else _comparisons(study, runs, drawn)
+    verdicts = _of_arms(study) if key == "arm" else _of_methods(tests)
+    drawn_arms = runs[runs["arm"].isin(DRAWN)] if key == "arm" else runs
+    names = {arm: ARMS[arm] for arm in DRAWN} if key == "arm" else METHODS
     return [
-        beside_constant_answer(study, scores, found, HEADS, drawn),
-        comparison_table(study, families, drawn),
-        *learning_curves(study, runs),
-        published_table(study, found, HEADS, SOURCES, _settings(study, found)),
-        detail_table(study, found, HEADS, drawn),
+        table(study, runs, found, drawn, verdicts),
+        tests,
+        *learning_curves(study, drawn_arms, key, names),
+        published_table(study, found, {key: key}, SOURCES, _settings(runs, found)) if key == "method" else None,
+        detail_table(study, found, {key: key}, drawn),
     ]
 
 
-def _settings(study: Study, found: pd.DataFrame) -> pd.Series:
-    """The setting whose published numbers belong beside a method: its rank, where it has one."""
-    ranks = study.runs.groupby("method")["method.r"].unique() if "method.r" in study.runs else {}
-
-    def setting(method: str) -> str | None:
-        known = [rank for rank in ranks.get(method, []) if pd.notna(rank)]
-        one = f"method.r={known[0]:g}" if len(known) == 1 else "method.r=8"
-        return one if method in ("lora", "adalora", "sora") else None
-
-    return found["method"].map(setting)
+def in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs in the order of ``ARMS``; arms that are none of them last, by name."""
+    known = list(ARMS)
+    places = runs["arm"].map(lambda arm: f"{known.index(arm):03}" if arm in known else f"~{arm}")
+    return runs.loc[places.sort_values(kind="stable").index]
 
 
-# -- what a score is worth: the points of one constant answer ----------------------------------------------------
-
-
-def beside_constant_answer(
-    study: Study, table: Table, found: pd.DataFrame, heads: Mapping[str, str], drawn: Mapping[str, Draws]
+def table(
+    study: Study,
+    runs: pd.DataFrame,
+    found: pd.DataFrame,
+    drawn: Mapping[str, Draws],
+    verdicts: Mapping[tuple[str, str], str],
 ) -> Table:
-    """The score table headed by the constant answer, with a note on the cells that are not shown to be better.
+    """A row for each method or arm of each task, and one for the answer that is always the same.
 
-    As it is where no number has classes and items (a regression, several items of one question, no logits).
+    ``verdicts``: number's label and row's name -> what is said of it.
     """
-    points = {label: each.constant for label, each in drawn.items() if not np.isnan(each.constant)}
-    if not points:
-        return table
-    labels = [[column.label for column in study.columns(task)] for task in study.tasks]
-    row = {table.data.columns[0]: CONSTANT, **points}
-    row["average"] = float(np.mean([np.mean([points.get(label, np.nan) for label in each]) for each in labels]))
-    data = table.data.reindex([-1, *table.data.index]).reset_index(drop=True)
-    for name, value in row.items():
-        data.loc[0, name] = value
-    words = "one class for every item, the one that scores best on the report split, which no run is told."
-    notes = [f"{CONSTANT}: {words}"]
-    names = settings_of(found, heads).astype(str).agg(" ".join, axis=1)
-    doubtful = names[[_may_be_constant(cell, drawn) for _, cell in found.iterrows()]]
-    if listed := [f"{label}: {', '.join(part)}" for label in drawn if len(part := doubtful[found["label"] == label])]:
-        notes.append(
-            "Not shown to be better than that, as the bootstrap interval (seeds and items) or the t interval (seeds) "
-            f"of the difference does not lie above 0 (95 %, uncorrected): {'; '.join(listed)}."
-        )
-    return replace(table, data=data, notes=[*table.notes, " ".join(notes)])
+    key = "arm" if "arm" in found else "method"
+    labels = [column.label for task in study.tasks for column in study.columns(task)]
+    doubtful = [DOUBTFUL if _may_be_constant(cell, drawn) else "" for _, cell in found.iterrows()]
+    remarks = [", ".join(filter(None, pair)) for pair in zip(found["remarks"], doubtful, strict=True)]
+    constant = [
+        {"label": label, key: MAJORITY, "mean": each.constant, "live": 0, "remarks": ""}
+        for label, each in drawn.items()
+        if not math.isnan(each.constant)
+    ]
+    found = pd.concat([found.assign(remarks=remarks), pd.DataFrame(constant)], ignore_index=True)
+    found = found.sort_values("label", key=lambda each: each.map(labels.index), kind="stable", ignore_index=True)
+    parts = {place: by_seed(part) for place, part in long(study, runs).groupby(["label", key], sort=False)}
+    gaps = [
+        difference(each, parts.get((label, each)), parts.get((label, BASE[key])), drawn.get(label))
+        for label, each in zip(found["label"], found[key], strict=True)
+    ]
+    data = settings_of(found, {"label": "task", key: key})
+    data["n"], data["n of"] = counts(found["n"]), counts(found["of"])
+    data = data.join(score_columns(found, "score")[["score", "score sd", "score diverged", "score one_class"]])
+    data["live parameters"], data["data dependence"] = counts(found["live"]), found["data_dependence"]
+    data[GAPS] = pd.DataFrame(gaps, columns=GAPS, dtype=float)
+    data["verdict"] = [verdicts.get(place, "") for place in zip(data["task"], data[key], strict=True)]
+    data["remarks"] = found["remarks"]
+    formats = {"live parameters": size, **dict.fromkeys(("minus LoRA", "t interval", "bootstrap interval"), SIGNED)}
+    n = (data["n"].map(str) + "/" + data["n of"].map(str)).where(data[key] != MAJORITY, EMPTY)
+    return Table("main_table", "Scores and controls", CAPTION + VERDICTS[key], data, formats, words={"n": n})
+
+
+def difference(
+    name: object, mine: pd.DataFrame | None, base: pd.DataFrame | None, drawn: Draws | None
+) -> tuple[float, ...]:
+    """A row minus LoRA in points, its t interval and its bootstrap interval; NaN where there is none."""
+    nothing = (math.nan,) * len(GAPS)
+    if name in BASE.values() or mine is None or base is None or mine.empty or base.empty:
+        return nothing
+    if name in SEEDLESS:  # one run stands for every seed
+        mine = mine.iloc[[0] * len(base)].set_axis(base.index)
+    over = compare("", mine, base, drawn)
+    return nothing if over is None else (over.mean, *over.over_seeds, *over.over_items.interval)
 
 
 def _may_be_constant(cell: pd.Series, drawn: Mapping[str, Draws]) -> bool:
@@ -97,3 +126,36 @@ def _may_be_constant(cell: pd.Series, drawn: Mapping[str, Draws]) -> bool:
     lows = [each.above_constant(cell["run_ids"]).low, t_interval(cell["points"]).low - each.constant]
     known = [low for low in lows if not np.isnan(low)]
     return not known or min(known) <= 0
+
+
+def _of_arms(study: Study) -> dict[tuple[str, str], str]:
+    """Beside SoRA-small the first comparison, beside its controls the other two."""
+    found = {}
+    for test in primary.tests(study).to_dict("records"):
+        words, first = f"{test['comparison']}: {test['verdict']}", test["other"] == BASE["arm"]
+        beside = primary.SMALL if first else test["other"]
+        found[test["task"], ARMS[beside]] = words if first else f"SoRA-small {words}"
+    return found
+
+
+def _comparisons(study: Study, runs: pd.DataFrame, drawn: Mapping[str, Draws]) -> Table | None:
+    every = {str(method): side for method, side in sides(study, runs, "method").items()}
+    families = [
+        (METHODS[base], every[base], {METHODS.get(m, m): side for m, side in every.items() if m != base})
+        for base in BASELINES
+        if base in every
+    ]
+    return comparison_table(study, families, drawn)
+
+
+def _of_methods(tests: Table | None) -> dict[tuple[str, str], str]:
+    if tests is None:
+        return {}
+    data = tests.data[tests.data["baseline"] == METHODS[BASE["method"]]]
+    return {(row.metric, row.method): row.verdict for row in data.itertuples()}
+
+
+def _settings(runs: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
+    """The setting whose published numbers belong beside a method: its rank, where it has one."""
+    ranks = runs.groupby("method")["method.r"].first().fillna(8)
+    return found["method"].map(lambda m: f"method.r={ranks[m]:g}" if m in ("lora", "adalora", "sora") else None)

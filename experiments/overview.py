@@ -13,14 +13,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from experiments import primary
-from experiments.arms import ARMS
 from experiments.conditions import RATE
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
-from experiments.labels import CONSTANT, METHODS, in_words
+from experiments.labels import ARMS, MAJORITY, METHODS, in_words
 from experiments.scores import chosen, long
 from experiments.stats import sd
 from experiments.study import SEEDS, Study
-from experiments.summary import Section, headline, judged
+from experiments.summary import Section, headline
 from experiments.tables import Figure
 
 PLAIN = "SoRA minus LoRA"  # the differences of a main table without arms
@@ -29,7 +28,7 @@ SWEPT = {"lora": "method.r", "sora": "method.threshold"}  # method -> the settin
 AXES = {"backbone", "task", "method", RATE, *SWEPT.values(), *SEEDS}  # of a study whose runs can stand in one picture
 UNEQUAL = ("learning_rate",)  # studies whose runs chose the settings of the others
 CONDITIONS = ["protocol", "head", "trainer.epochs", "trainer.max_steps", "trainer.batch_size", "data.train"]
-LINES = {CONSTANT: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
+LINES = {MAJORITY: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
 LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
 COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails": COLOURS[1]}
 COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
@@ -45,7 +44,6 @@ class Overview:
     """What stands before all studies; ``svgs``: figure name -> its file's content."""
 
     headline: str
-    settings: pd.DataFrame
     coverage: pd.DataFrame
     figures: Sequence[Figure] = ()
     svgs: Mapping[str, bytes] = field(default_factory=dict)
@@ -59,7 +57,7 @@ def overview(sections: Sequence[Section]) -> Overview:
     sentences = [*armed, headline(gaps[gaps["group"] == PLAIN] if len(gaps) else gaps)]
     figures = [*pareto(found), *filter(None, [forest(gaps)])]
     words = " ".join(filter(None, sentences))
-    return Overview(words, found, coverage([section.study for section in sections]), figures)
+    return Overview(words, coverage([section.study for section in sections]), figures)
 
 
 # -- score against live parameters -----------------------------------------------------------------------------
@@ -126,7 +124,7 @@ def _constants(sections: Sequence[Section]) -> pd.DataFrame:
         for column in (study.columns(task)[0] for task in study.tasks):
             if column.label in constants:
                 place = {"task": column.task, "label": column.label, "metric": column.metric}
-                place |= {"method": CONSTANT, "series": CONSTANT}
+                place |= {"method": MAJORITY, "series": MAJORITY}
                 mean = {"mean": constants[column.label]}
                 found += [place | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
     return pd.DataFrame(found)
@@ -224,8 +222,7 @@ def _tested(study: Study) -> Iterator[dict[str, object]]:
     for test in primary.tests(study).to_dict("records"):
         row = {name: test[column] for name, column in ENDS.items()}
         row |= {"group": f"SoRA-small {test['comparison']}", "task": test["name"], "label": test["task"]}
-        row |= {"words": in_words(test["name"], test["metric"]), "margin": test["margin"], "live": test["share"]}
-        yield row | {"verdict": test["verdict"]}
+        yield row | {"words": in_words(test["name"], test["metric"]), "live": test["share"]}
 
 
 def _compared(section: Section) -> Iterator[dict[str, object]]:
@@ -236,19 +233,17 @@ def _compared(section: Section) -> Iterator[dict[str, object]]:
     live = details.set_index(["method", "metric"])["live"].astype(float)
     for pair in found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")].to_dict("records"):
         row = {name: pair[column] for name, column in ENDS.items()}
-        label, margin = pair["metric"], np.nan
+        label = pair["metric"]
         about: dict[str, object] = {"task": label, "words": "average of the tasks", "live": np.nan}
         if column := numbers.get(label):
-            margin = primary.MARGINS.get(column.metric, np.nan)
             about = {"task": column.task, "words": in_words(column.task, column.metric)}
             about["live"] = 100 * live["SoRA", label] / live["LoRA", label]
-        verdict = judged(pair["verdict"], row["low"], row["high"], margin)
-        yield {"group": PLAIN, "label": label, **row, **about, "margin": margin, "verdict": verdict}
+        yield {"group": PLAIN, "label": label, **row, **about}
 
 
 ENDS = {  # column of the differences -> of the table of comparisons
     **{"seeds": "seeds", "difference": "difference", "low": "t interval", "high": "t interval high"},
-    **{"least": "bootstrap interval", "most": "bootstrap interval high"},
+    **{"least": "bootstrap interval", "most": "bootstrap interval high", "margin": "margin", "verdict": "verdict"},
 }
 
 

@@ -17,14 +17,13 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from experiments import stats
-from experiments.comparisons import compare, smallest_gap
+from experiments.comparisons import MARGINS, compare, smallest_gap
 from experiments.draws import draws
 from experiments.scores import by_seed, long, paired
 from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
 HOLDS, FAILS, OPEN, UNFINISHED = "holds", "fails", "cannot be decided", "is unfinished"
-MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
 SMALL = "sora_small"
 
 

@@ -11,15 +11,14 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.arms import ARMS
 from experiments.conditions import conditions_table, described
-from experiments.labels import METHODS, in_words
+from experiments.labels import ARMS, METHODS, in_words
 from experiments.overview import Overview
 from experiments.study import Study
-from experiments.summary import Section, caution, headings, main_table
+from experiments.summary import Section, caution, headings
 from experiments.tables import Figure, Table, numeric
 
-FOLDED = ("details", "comparisons", "published", "grid", "expected_maximum", "cost", "levels", "paper", "switches")
+FOLDED = ("details", "comparisons", "published", "cost", "levels", "paper", "switches")
 WORDY = 28  # characters; a longer cell may break into lines
 KINDS = {"better": "good", "within the margin": "good", "holds": "good", "worse": "bad", "fails": "bad"}
 STATES = {"done": "good", "bad": "bad", "open": "open"}
@@ -42,7 +41,7 @@ def page(
     )
     environment.filters["attr_class"] = lambda kind: Markup(' class="{}"').format(kind) if kind else ""
     names = headings(sections)
-    shown = [_section(section, names[section.study.key], overview.settings) for section in sections]
+    shown = [_section(section, names[section.study.key]) for section in sections]
     if claims is not None:
         nothing = dict.fromkeys(("conditions", "words", "provenance", "missing", "missing_words", "commands"))
         about = {"id": "claims", "heading": claims.title, "parts": [_table(claims) | {"title": "Claim by claim"}]}
@@ -84,13 +83,11 @@ def _strip(coverage: pd.DataFrame) -> dict[str, Any]:
     return {"methods": methods, "rows": rows}
 
 
-def _section(section: Section, heading: str, settings: pd.DataFrame) -> dict[str, Any]:
+def _section(section: Section, heading: str) -> dict[str, Any]:
     study = section.study
-    main = main_table(section, settings)
-    artefacts = section.artefacts if main is None or main in section.artefacts else [main, *section.artefacts]
     parts = [
         _table(each) if isinstance(each, Table) else {"figure": _figure(each, section.svgs[each.name])}
-        for each in artefacts
+        for each in section.artefacts
     ]
     without = study.runs[~study.runs["done"]]
     reasons = "; ".join(f"{count} {reason}" for reason, count in without["reason"].value_counts().sort_index().items())

@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments import published
 from experiments.draws import Draws
-from experiments.labels import METHODS, TASKS
+from experiments.labels import ARMS, METHODS, TASKS
 from experiments.stats import NONE, sd, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, SIGNED, Table, counts, size
@@ -97,8 +97,8 @@ def reasons(found: pd.Series) -> str:
 
 
 def settings_of(found: pd.DataFrame, heads: Mapping[str, str]) -> pd.DataFrame:
-    """The key columns under their heads, methods and tasks by their names. ``heads``: key -> head of its column."""
-    words = {"method": METHODS, "task": TASKS}
+    """The key columns under their heads, methods, arms and tasks by their names. ``heads``: key -> column's head."""
+    words = {"method": METHODS, "arm": ARMS, "task": TASKS}
     return pd.DataFrame(
         {head: found[key].map(lambda v, k=key: words.get(k, {}).get(v, v)) for key, head in heads.items()}
     )
@@ -133,7 +133,8 @@ def score_table(
         data["data dependence"] = sums["dependence"]
     for label in (column.label for task in study.tasks for column in study.columns(task)):
         data = data.join(score_columns(places.merge(found[found["label"] == label], on=keys, how="left"), label))
-    data["average"] = sums["average"].where(sums["tasks"] == len(study.tasks))
+    if len(study.tasks) > 1:
+        data["average"] = sums["average"].where(sums["tasks"] == len(study.tasks))
     caption = f"{words} {COVERED} Average: over tasks, two numbers of one task averaged first. {LIVE}".strip()
     return Table(name, title, caption, data, {"live parameters": size, **dict.fromkeys(heads.values(), "{:g}")})
 

@@ -19,11 +19,9 @@ from experiments.labels import TASKS, Column, columns_of
 from sora import runs
 from sora.errors import UserError
 from sora.runs import manifest as studies
-from sora.runs.recipes import CONF
 from sora.runs.records import Arrays, read_arrays
 from sora.runs.results import Record
 
-NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 SEEDS = ["seed", "seeds.init", "seeds.data"]  # what tells repetitions apart, not settings
 COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora.runs.frame are there where one has
     *("run_id", "backbone", "task", "method", "protocol", *SEEDS, "status", "score", "select", "task.metrics", "head"),
@@ -264,45 +262,5 @@ def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[s
     if run_id not in found.records:
         return found.spoilt.get(run_id, "not run")
     record = found.records[run_id]
-    if contradiction := _contradiction(entry["axes"], record):
-        found.problems.append(
-            f"{found.paths[run_id]}: {contradiction}, against the study's manifest; restore or remove it"
-        )
-        return "foreign record"
     flags = (words for flag, words in REFUSABLE.items() if record["flags"][flag] and flag not in accepts)
     return next((f"refused, as it is about {words}" for words in flags), "")
-
-
-def configured(record: Record, axis: str) -> Any:
-    """What the record's configuration says on an axis: ``task`` is the group's name, ``method.r`` a field."""
-    node: Any = record["config"]
-    for part in axis.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return None
-        node = node[part]
-    return node.get("name") if isinstance(node, Mapping) else node
-
-
-def _contradiction(axes: Mapping[str, Any], record: Record) -> str:
-    """Where the record's configuration differs from the axes, or an empty string."""
-    for axis, wanted in axes.items():
-        held = configured(record, axis)
-        if held is None or wanted is None or _equal(held, wanted):
-            continue
-        if isinstance(held, list) and sorted(map(str, held)) == sorted(map(str, [wanted])):
-            continue  # method.targets=query and [query] are one setting
-        if wanted in NAMED_ELSEWHERE and axis in ("task", "backbone"):
-            continue  # task=own task.name=mine: the run id ties the two
-        if (CONF / axis).is_dir() and not (CONF / axis / f"{wanted}.yaml").is_file():
-            continue  # somebody's own choice of a group, whose file may give another name: the run id ties the two
-        return f"{axis} is {held!r} and not {wanted!r}"
-    return ""
-
-
-def _equal(held: Any, wanted: Any) -> bool:
-    if isinstance(held, list) and isinstance(wanted, list):
-        return sorted(map(str, held)) == sorted(map(str, wanted))
-    try:
-        return held == wanted or math.isclose(float(held), float(wanted), rel_tol=1e-9)
-    except (TypeError, ValueError):
-        return bool(held == wanted)

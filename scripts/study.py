@@ -31,8 +31,8 @@ from pathlib import Path
 import yaml
 
 from experiments import tuning
-from experiments.arms import ARMS
 from experiments.conditions import RATE
+from experiments.labels import ARMS
 from sora.cli.console import Parser, run
 from sora.errors import UserError
 from sora.files import CONF

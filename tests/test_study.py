@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from experiments import bootstrap
-from experiments.arms import ARMS
+from experiments.labels import ARMS
 from experiments.study import load
 from scripts import study, tune
 from sora.errors import UserError

@@ -21,8 +21,12 @@ def studies(results: Path) -> list[Study]:
     return load(results, lambda name: frozenset()).studies
 
 
+def every(results: Path) -> list[claims.Claim]:
+    return [each for study in studies(results) for each in claims.claims(study)]
+
+
 def of(results: Path, beginning: str) -> claims.Claim:
-    (found,) = [each for each in claims.claims(studies(results)) if each.claim.startswith(beginning)]
+    (found,) = [each for each in every(results) if each.claim.startswith(beginning)]
     return found
 
 
@@ -39,7 +43,7 @@ def of(results: Path, beginning: str) -> claims.Claim:
     ],
 )
 def test_the_interval_alone_decides(values: tuple[float, ...], towards: int, bound: float, verdict: str) -> None:
-    assert claims.Claim("c", "p", "t", values, "", "s", towards, bound, t_interval(values)).verdict == verdict
+    assert claims.Claim("c", "p", "t", values, "", t_interval(values), towards, bound).verdict == verdict
 
 
 def test_score_and_parameters_of_the_main_table(tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_the_papers_number_is_of_the_same_task(tmp_path: Path, task: str, higher
     axes = {"method": ["lora", "adalora", "sora"], "task": [task], "seed": SEEDS}
     made.study(tmp_path, "main_table", axes)
     made.study(tmp_path, "rank_budget", axes | {"method": ["lora", "sora"], "method.r": [2, 4]})
-    found = {each.claim: each.paper for each in claims.claims(studies(tmp_path))}
+    found = {each.claim: each.paper for each in every(tmp_path)}
     assert found[f"SoRA scores higher than {'LoRA' if task == 'stsb' else 'AdaLoRA'}"] == higher
     assert found["SoRA scores higher than LoRA at equal r, averaged over r"].endswith(by_rank)
 
@@ -204,7 +208,7 @@ def test_what_a_schedule_keeps(tmp_path: Path) -> None:
     between = (math.log1p(9600 * 47_104 / 1_265_000) - math.log1p(300)) / (math.log1p(4800) - math.log1p(300))
     assert kept.values == pytest.approx([89 + 11 * between] * 3)
     assert kept.verdict == "fails"
-    below = [each for each in claims.claims(studies(tmp_path)) if each.claim.startswith("About 0.32 %")]
+    below = [each for each in every(tmp_path) if each.claim.startswith("About 0.32 %")]
     assert below == [], "no level has so few parameters"
 
 

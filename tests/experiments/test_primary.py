@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from experiments import bootstrap, claims, primary
+from experiments import bootstrap, comparisons, primary
 from experiments.primary import ENDS, FAILS, FAMILIES, HOLDS, OPEN, UNFINISHED
 from experiments.stats import NONE
 from experiments.study import Study
@@ -86,7 +85,8 @@ def test_margins_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     stated = re.search(r"Margins: ([\d.]+) \(accuracy\), ([\d.]+) \(Pearson x 100\), ([\d.]+) \(Matthews x 100\)", page)
     assert stated is not None
-    assert dict(zip(("accuracy", "pearson", "matthews"), map(float, stated.groups()), strict=True)) == primary.MARGINS
+    names = "accuracy", "pearson", "matthews"
+    assert dict(zip(names, map(float, stated.groups()), strict=True)) == comparisons.MARGINS
 
 
 def test_a_difference_by_hand(tmp_path: Path) -> None:
@@ -195,20 +195,3 @@ def test_no_arm_no_sentence(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]})
     assert primary.headline(reading.study(tmp_path)) == ""
     assert primary.table(reading.study(tmp_path)) is None
-
-
-def test_claims_have_margin_p_and_data_dependence(tmp_path: Path) -> None:
-    kept, drawn = [8, 6, 4, 2, 1, 0], [1, 3, 5, 2, 8, 6]
-    armed.arm(tmp_path, "lora_r8", {seed: right(300 + seed % 2) for seed in SEEDS})
-    armed.arm(tmp_path, "lora_equal", {seed: right(290) for seed in SEEDS})
-    armed.arm(tmp_path, "sora_small", {seed: right(310) for seed in SEEDS}, live=1000, ranks=(kept, drawn))
-    table = claims.table([reading.study(tmp_path)])
-    assert table is not None
-    data = table.data.set_index("claim")
-    row = data.loc["SoRA-small is not inferior to LoRA r = 8"]
-    assert row["margin"] == 1.0
-    assert row["fixed beforehand"] == "yes"
-    assert row["p (Holm)"] == pytest.approx(primary.p_value([2.5, 2.25, 2.5], -1.0, one_sided=True))
-    assert row["data dependence"] == pytest.approx(1 - np.corrcoef(kept, drawn)[0, 1])
-    assert data.loc["SoRA-small is better than LoRA of equal size", "paper"] == "not in the paper"
-    assert data.loc["SoRA-small has fewer live parameters than LoRA r = 8", "fixed beforehand"] == "no"

@@ -1,6 +1,5 @@
 """Statistics against scipy, statsmodels, scikit-learn, closed forms and enumeration."""
 
-import itertools
 import math
 
 import numpy as np
@@ -13,7 +12,6 @@ from statsmodels.stats.power import TTestPower, normal_power
 from experiments.rank_map import agreement, dead_agreement
 from experiments.seeds import parts
 from experiments.stats import (
-    best_of,
     detectable_gap,
     holm,
     probability_of_improvement,
@@ -90,13 +88,6 @@ def test_detectable_gap_has_the_power_it_names():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.2]) == pytest.approx([0.2])
-
-
-@pytest.mark.parametrize("trials", [1, 2, 3, 5])
-def test_the_best_of_some_draws_is_the_mean_over_all_draws(trials):
-    values = [0.3, 0.5, 0.7, 0.7]
-    draws = itertools.product(values, repeat=trials)
-    assert best_of(4, trials) @ values == pytest.approx(np.mean([max(each) for each in draws]))
 
 
 def test_agreement_of_ranks_by_hand_and_by_scipy():

@@ -19,7 +19,7 @@ import experiments
 from experiments import published, rank_map, seeds
 from experiments.conditions import conditions
 from experiments.figures import render
-from experiments.rank_budget import at_live
+from experiments.settings import at_live
 from experiments.study import load
 from experiments.tables import EMPTY, Figure, Table
 from sora.cli.main import joined
@@ -83,7 +83,7 @@ def test_every_study_has_a_page_before_its_first_run_and_after(tmp_path: Path, n
     studies.write(tmp_path, made.manifest(name, axes))
     (study,) = load(tmp_path, lambda _: frozenset()).studies
     built = experiments.find(name).build(study)
-    assert any(isinstance(artefact, Table) for artefact in built) or name in ("scheduler", "pruning_baselines")
+    assert any(isinstance(artefact, Table) for artefact in built)
     assert conditions(study).startswith("Backbone" if study.values("backbone") else "Seeds")
     made.study(tmp_path, name, axes, items=20)
     (study,) = load(tmp_path, lambda _: frozenset()).studies
@@ -211,9 +211,9 @@ def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None
         record["no_data_ranks"] = {"selected": drawn}
         path.write_text(json.dumps(record))
     found = artefacts(tmp_path)
-    for name in ("main_table", "details"):
-        assert row(found[name], "SoRA")["data dependence"].value == pytest.approx(1.0)
-        assert row(found[name], "LoRA")["data dependence"].text == EMPTY
+    for name, place in (("main_table", ["RTE acc."]), ("details", [])):
+        assert row(found[name], *place, "SoRA")["data dependence"].value == pytest.approx(1.0)
+        assert row(found[name], *place, "LoRA")["data dependence"].text == EMPTY
     study = reading.study(tmp_path)
     table = next(each for each in experiments.find("rank_map").build(study) if each.name == "rank_map")
     assert row(table, "SoRA")["data dependence"].text == "1.00"
@@ -299,9 +299,7 @@ def test_a_grid_that_grew_by_further_sweeps_is_one_study(tmp_path: Path) -> None
     assert parts.key == once.key
     assert parts.axes[rate] == [5e-4, 1e-3, 2e-3]
     assert len(parts.done) == 6
-    assert artefacts(tmp_path / "parts")["learning_rate"].data.equals(
-        artefacts(tmp_path / "whole")["learning_rate"].data
-    )
+    assert artefacts(tmp_path / "parts")["best"].data.equals(artefacts(tmp_path / "whole")["best"].data)
     assert len(load(tmp_path / "parts", by_manifest=True).studies) == 3
     for seed in (1, 2):
         made.study(tmp_path / "unnamed", studies.UNNAMED, {"task": ["rte"], "seed": [seed]})
