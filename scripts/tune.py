@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -25,7 +26,7 @@ from experiments.conditions import RATE
 from experiments.study import Study
 from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.files import CONF, is_name, write_text
+from sora.files import CONF, write_text
 from sora.runs import leaves
 
 RHO = "method.rho"
@@ -65,10 +66,8 @@ def tune(results: Path, conf: Path, tasks: Sequence[str] = ()) -> list[Path]:
     for (backbone, method, task), grid in rates.groupby(["backbone", "method", "task"], sort=False):
         if tasks and task not in tasks:
             continue
-        if not is_name(str(backbone)):
-            raise UserError(f"{grid['study'].iloc[0]}: backbone {backbone!r} names no folder of conf/recipe")
         path = conf / "recipe" / str(backbone) / str(method) / f"{task}.yaml"
-        if _is_published(path):
+        if _content(path).get("unpublished") != ["*"]:
             print(f"{path}: has published values and is left alone", file=sys.stderr)
             continue
         rate, protocol = best_rate(path, grid), str(grid["protocol"].iloc[0])
@@ -146,18 +145,18 @@ def rho_scores(runs: pd.DataFrame, rate: float) -> tuple[tuning.Scores, list[str
     return tuning.scores(own, RHO), keys
 
 
-def _is_published(path: Path) -> bool:
-    if not path.exists():
-        return False
+def _content(path: Path) -> dict[str, Any]:
+    """What the recipe holds now. Raises UserError where it cannot be read."""
+    if not path.is_file():
+        return {"unpublished": ["*"]}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it") from error
-    return content.get("unpublished") != ["*"]
 
 
 def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = None) -> str:
-    """The recipe's text: what stands there of other values, then the trials, SoRA's threshold and the rate."""
+    """The recipe's text: the trials, the rate, SoRA's threshold, and without one what stands under method: there."""
     chosen, scores, studies = rate
     means = tuning.means(scores)
     tried = sorted({value for value, _ in scores})
@@ -167,7 +166,8 @@ def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = N
     # holdout selects on a part of the training file; the others on examples that a later table may report on.
     split = "the select split" + ("" if protocol == "holdout" else f" of protocol={protocol}")
     tuned = f"learning rate of {_listed(tried)} by {split}, seeds {seeds} ({_named(studies)})"
-    method = []
+    kept = _content(path).get("method")
+    method = yaml.safe_dump({"method": kept}, sort_keys=False).splitlines() if kept else []
     if threshold is not None:
         rho, rho_scores, rho_studies = threshold
         rhos = tuning.means(rho_scores)
@@ -178,37 +178,16 @@ def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = N
         method = ["method:", f"  threshold: {_yaml(float(f'{rho * chosen:.6g}'))}  # {why}"]
     edge = ", at the edge of the grid" if tuning.at_the_edge(chosen, tried) else ""
     lines = [
-        *_head(path, chooses_threshold=threshold is not None),
+        "# @package _global_",
+        f"# Ours, within the budget of {path.stem.removesuffix('_best')}: written by scripts/tune.py.",
+        f"recipe: {'/'.join((*path.parts[-3:-1], path.stem))}",
+        'unpublished: ["*"]',
         f'tuned: "{tuned}"' if ": " in tuned else f"tuned: {tuned}",
         *method,
         "trainer:",
         f"  learning_rate: {_yaml(chosen)}  # ours: {means[chosen]:.2f} points on the select split{edge}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _head(path: Path, chooses_threshold: bool) -> list[str]:
-    """What stands in the recipe above ``tuned:``, less a threshold where one is chosen now; of a new recipe its name.
-
-    Raises UserError where that has keys which the new lines would have twice.
-    """
-    method, task = path.parts[-2], path.stem
-    if not path.is_file():
-        about = f"# Ours: a learning rate for {method} on {task.removesuffix('_best')} within its budget."
-        name = f"recipe: {'/'.join((*path.parts[-3:-1], task))}"
-        return ["# @package _global_", about, name, 'unpublished: ["*"]']
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = lines[: next((i for i, line in enumerate(lines) if line.startswith("tuned:")), len(lines))]
-    content = yaml.safe_load("\n".join(head)) or {}
-    if "trainer" in content:
-        raise UserError(f"{path}: has a trainer: of its own above tuned:; move its values into the budget")
-    if not chooses_threshold or "method" not in content:
-        return head
-    if set(content["method"]) != {"threshold"}:
-        raise UserError(f"{path}: has more than a threshold under method:; leave its threshold alone there")
-    start = next(i for i, line in enumerate(head) if line.startswith("method:"))
-    end = next((i for i in range(start + 1, len(head)) if not head[i].startswith((" ", "#"))), len(head))
-    return [*head[:start], *head[end:]]
 
 
 def _listed(values: Sequence[float]) -> str:

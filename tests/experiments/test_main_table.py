@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score
 
-from experiments import bootstrap, find, published
+from experiments import find, published
 from experiments.comparisons import verdict
 from experiments.conditions import conditions
 from experiments.draws import draws
@@ -23,6 +23,7 @@ from sora.runs import records
 from sora.runs.records import read, read_arrays
 from tests.experiments import made, reading
 from tests.experiments.reading import artefacts, row
+from tests.experiments.test_bootstrap import paired_bootstrap
 
 AXES = {"method": ["full", "lora", "sora"], "task": ["rte", "qqp"], "seed": [0, 1, 2]}
 
@@ -91,7 +92,7 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path, built: 
     gaps = 100 * np.mean(right[0], axis=1) - 100 * np.mean(right[1], axis=1)
     over_seeds = ttest_1samp(gaps, 0).confidence_interval()
     assert (cell["t interval"].value, cell["t interval"].extra["high"]) == pytest.approx(tuple(over_seeds))
-    found = bootstrap.paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
+    found = paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
     assert cell["difference"].value == pytest.approx(100 * found.mean)
     assert cell["bootstrap interval"].value == pytest.approx(100 * found.interval.low, abs=0.8)
     assert cell["p"].value == pytest.approx(found.p, abs=0.03)
