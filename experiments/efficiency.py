@@ -10,7 +10,7 @@ from experiments.published import NAMES, seconds_per_epoch
 from experiments.scores import by_seed, paired
 from experiments.stats import sd
 from experiments.study import Study
-from experiments.tables import Artefact, Table, counts, size
+from experiments.tables import Artefact, Table
 
 TITLE = "Efficiency: seconds per epoch (Table 4)"
 PAIR = ("adalora", "sora")  # what the paper compares
@@ -18,7 +18,7 @@ PAPER = NAMES["sora"]
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Seconds per epoch beside the paper's, and what else was measured."""
+    """Seconds per epoch beside the paper's."""
     runs, done = timed(study), study.done
     notes = []
     if packed := int((done["pack.size"] > 1).sum()):
@@ -30,7 +30,7 @@ def build(study: Study) -> list[Artefact | None]:
     if len(devices) > 1:
         notes.append("The runs were not all made on one device, so times of different cells cannot be compared.")
     words = f"Measured on: {'; '.join(devices)}." if devices else ""
-    return [_seconds(runs, words, notes), _costs(runs, words, notes)]
+    return [_seconds(runs, words, notes)]
 
 
 def timed(study: Study) -> pd.DataFrame:
@@ -71,27 +71,3 @@ def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
         f"{words} The paper's times are of an RTX 3090, batch size 32."
     )
     return Table("efficiency", "Seconds per epoch", caption, data, formats, notes)
-
-
-def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
-    values = {name: pd.to_numeric(runs[key]) for name, key in MEASURED.items()}
-    on_gpu = runs["alone"] & ~runs["provenance.device"].astype(str).str.startswith("cpu")
-    values["examples/s"] = values["examples/s"].where(runs["alone"])
-    values["peak memory (GiB)"] = values["peak memory (GiB)"].where(on_gpu) / 2**30
-    found = runs.assign(**values).groupby(["method", "task"], sort=False)
-    data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*MEASURED]].mean())
-    data = data.reset_index().replace({"method": METHODS, "task": TASKS})
-    data["live parameters"] = counts(data["live parameters"])
-    caption = (
-        "Examples a second while training. Peak memory: highest allocation of a GPU; none is given of a CPU, where the "
-        f"process alone is known, whose earlier runs raise it. {words}"
-    )
-    formats = {"examples/s": "{:.1f}", "live parameters": size}
-    return Table("cost", "Speed and memory", caption.strip(), data, formats, notes)
-
-
-MEASURED = {
-    "examples/s": "throughput.examples_per_s",
-    "peak memory (GiB)": "memory.peak_bytes",
-    "live parameters": "params.live",
-}

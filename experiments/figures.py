@@ -150,26 +150,20 @@ def curves(
 
 
 def heat_maps(
-    about: tuple[str, str, str],
-    maps: Mapping[str, pd.DataFrame],
-    axes: tuple[str, str, str],
-    form: str,
-    top: float | None,
+    about: tuple[str, str, str], maps: Mapping[str, pd.DataFrame], axes: tuple[str, str, str], form: str
 ) -> Figure | None:
-    """A panel for each table, a cell for each of its values; None without a value.
+    """A panel for each table, with its own scale of colours, a cell for each of its values; None without a value.
 
     Args:
         about: name, title and caption. axes: what stands at x, y and the colours. form: of a value.
-        top: the colours go from 0 to it; None: each table has its own.
     """
     maps = {title: table for title, table in maps.items() if table.notna().any(axis=None)}
     if not maps:
         return None
 
     def draw(canvas: Canvas) -> None:
-        shown = panels(canvas, list(maps))
-        for axis, table in zip(shown, maps.values(), strict=True):
-            low, high = (0.0, top) if top is not None else (float(np.nanmin(table)), float(np.nanmax(table)))
+        for axis, table in zip(panels(canvas, list(maps)), maps.values(), strict=True):
+            low, high = float(np.nanmin(table)), float(np.nanmax(table))
             image = axis.imshow(table.round(3), cmap="cividis", vmin=low, vmax=high, aspect="auto")
             axis.set_xticks(range(table.shape[1]), table.columns.map(str), rotation=45 if table.shape[1] > CROWD else 0)
             axis.set_yticks(range(len(table)), table.index.map(str))
@@ -180,10 +174,7 @@ def heat_maps(
                 if not np.isnan(value):
                     ink = "white" if value < (low + high) / 2 else "black"
                     axis.text(column, row, form.format(value), ha="center", va="center", color=ink, fontsize=8)
-            if top is None:
-                canvas.colorbar(image, ax=axis, label=axes[2])
-        if top is not None:
-            canvas.colorbar(image, ax=shown, label=axes[2], shrink=0.8)
+            canvas.colorbar(image, ax=axis, label=axes[2])
 
     wide, high = tiling(len(maps))
     rows = max(map(len, maps.values()))

@@ -18,7 +18,7 @@ from experiments.study import Study
 from experiments.summary import Section, caution, headings
 from experiments.tables import Figure, Table, numeric
 
-FOLDED = ("details", "comparisons", "published", "cost", "levels", "paper", "switches")
+FOLDED = ("details", "comparisons", "published", "levels", "paper")
 WORDY = 28  # characters; a longer cell may break into lines
 KINDS = {"better": "good", "within the margin": "good", "holds": "good", "worse": "bad", "fails": "bad"}
 STATES = {"done": "good", "bad": "bad", "open": "open"}

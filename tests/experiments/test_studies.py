@@ -164,21 +164,9 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
     cells = row(table, "CoLA")
     assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
     assert cells["SoRA"].text == "6.8 ± 0.2"
-    assert row(artefacts(tmp_path)["cost"], "SoRA")["runs"].text == "2/3"
     assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (14 / 11 - 1))  # seed 1, which both have alone
     assert cells["SoRA paper, SoRA to AdaLoRA"].text == "-64.3 %"  # as its Table 4 prints
     assert "1 runs were trained in a pack" in table.notes[0]
-
-
-@pytest.mark.parametrize(("device", "told"), [("cpu x86_64 AVX2", "–"), ("NVIDIA H100", "2.00")])
-def test_memory_is_told_of_a_gpu_alone(device: str, told: str, tmp_path: Path) -> None:
-    manifest = made.study(tmp_path, "efficiency", {"method": ["sora"], "task": ["cola"], "seed": SEEDS})
-    for run in manifest["runs"]:
-        path = tmp_path / run["record"]
-        content = json.loads(path.read_text())
-        content["memory"]["peak_bytes"], content["provenance"]["device"] = 2 << 30, device
-        path.write_text(json.dumps(content))
-    assert row(artefacts(tmp_path)["cost"], "SoRA", "CoLA")["peak memory (GiB)"].text == told
 
 
 # -- rank_map --------------------------------------------------------------------------------------------------
@@ -280,7 +268,6 @@ def test_the_readings_are_compared_with_the_same_head(tmp_path: Path) -> None:
     scores = {(e["reading"].text, e["head"].text): e["RTE acc."].value for e in rows(found["fidelity"])}
     difference = row(found["comparisons"], "authors frozen")["difference"].value
     assert difference == pytest.approx(scores["paper", "frozen"] - scores["authors", "frozen"], abs=1e-4)
-    assert "switches" in found
 
 
 # -- seeds -----------------------------------------------------------------------------------------------------
