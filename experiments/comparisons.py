@@ -18,7 +18,6 @@ from experiments.tables import SIGNED, Table
 
 ALPHA = 0.05
 AVERAGE = "average"
-MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
 Side = Mapping[str, pd.DataFrame]  # label of a number -> the runs of one setting by their seeds, with run_id and points
 
 
@@ -131,9 +130,7 @@ def comparison_table(
         return None
     data = pd.DataFrame(rows)
     data["p (Holm)"] = data.groupby(["baseline", data["metric"] == AVERAGE])["p"].transform(stats.holm)
-    margins = {column.label: MARGINS.get(column.metric) for task in study.tasks for column in study.columns(task)}
-    data["margin"] = data["metric"].map(margins).astype(float)
-    judged_by = data[["difference", "p (Holm)", "t interval", "t interval high", "margin"]]
+    judged_by = data[["difference", "p (Holm)", "t interval", "t interval high"]]
     data["verdict"] = [verdict(*each) for each in judged_by.itertuples(index=False)]
     data = data[[*COLUMNS]]
     seeds = int(data["seeds"].max())
@@ -149,7 +146,7 @@ def comparison_table(
 
 COLUMNS = (
     *("baseline", "method", "metric", "seeds", "difference", "bootstrap interval", "bootstrap interval high"),
-    *("t interval", "t interval high", "p", "p (Holm)", "improvement", "smallest gap", "margin", "verdict"),
+    *("t interval", "t interval high", "p", "p (Holm)", "improvement", "smallest gap", "verdict"),
 )
 FORMATS = dict.fromkeys(("difference", "bootstrap interval", "t interval"), SIGNED) | dict.fromkeys(
     ("p", "p (Holm)"), "{:.4f}"
@@ -159,8 +156,7 @@ CAPTION = (
     "task. p: two-sided, from a bootstrap over seeds and items; Holm: corrected for all tasks and methods against "
     "one baseline, the averages over tasks for one another. Improvement: probability that a run of the method beats "
     "one of the baseline. Smallest gap: the difference that p alone and the t interval alone would each find in 80 % "
-    f"of cases. Verdict: better or worse where p (Holm) is below {ALPHA:g} and the t interval leaves out 0 as well; "
-    "else within the margin where the t interval is, which is ±1 point of accuracy, ±0.5 of Pearson, ±2 of MCC."
+    f"of cases. Verdict: better or worse where p (Holm) is below {ALPHA:g} and the t interval leaves out 0 as well."
 )
 
 
@@ -185,13 +181,10 @@ def _row(each: Comparison) -> dict[str, object]:
     }
 
 
-def verdict(difference: float, p: float, low: float, high: float, margin: float) -> str:
-    """``better`` or ``worse`` where it shows against the items, by p (Holm), and over the seeds, by the t interval.
-
-    Else ``within the margin`` where the t interval is that small; ``margin`` is NaN where none is set.
-    """
+def verdict(difference: float, p: float, low: float, high: float) -> str:
+    """``better`` or ``worse`` where it shows against the items, by p (Holm), and over the seeds, by the t interval."""
     if p >= ALPHA or math.isnan(low) or low <= 0 <= high:
-        return "within the margin" if -margin < low <= high < margin else "not resolved"
+        return "not resolved"
     return "better" if difference > 0 else "worse"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,10 +19,9 @@ from experiments.labels import ARMS, MAJORITY, METHODS, in_words
 from experiments.scores import chosen, long
 from experiments.stats import sd
 from experiments.study import SEEDS, Study
-from experiments.summary import Section, headline
+from experiments.summary import Section
 from experiments.tables import Figure
 
-PLAIN = "SoRA minus LoRA"  # the differences of a main table without arms
 NAME = "overview"  # the folder of these figures
 SWEPT = {"lora": "method.r", "sora": "method.threshold"}  # method -> the setting its curve goes along
 AXES = {"backbone", "task", "method", RATE, *SWEPT.values(), *SEEDS}  # of a study whose runs can stand in one picture
@@ -30,9 +29,7 @@ UNEQUAL = ("learning_rate",)  # studies whose runs chose the settings of the oth
 CONDITIONS = ["protocol", "head", "trainer.epochs", "trainer.max_steps", "trainer.batch_size", "data.train"]
 LINES = {MAJORITY: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
 LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
-COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails": COLOURS[1]}
-COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
-COLOUR |= {"is unfinished": "#bbbbbb"}
+COLOUR = {primary.HOLDS: COLOURS[0], primary.FAILS: COLOURS[1], primary.OPEN: "#777777", primary.UNFINISHED: "#bbbbbb"}
 CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
 SHADE = "#e3e3e3"  # of a margin
 LEAST = 1.0  # points that an axis spans
@@ -53,10 +50,10 @@ def overview(sections: Sequence[Section]) -> Overview:
     """Without its SVGs: those of the figures come when they are drawn."""
     found, gaps = settings(sections), differences(sections)
     main = [section.study for section in sections if section.study.name == "main_table"]
-    armed = [primary.headline(study) for study in main if "arm" in study.runs]
-    sentences = [*armed, headline(gaps[gaps["group"] == PLAIN] if len(gaps) else gaps)]
+    sentences = [(study, words) for study in main if (words := primary.headline(study))]
+    several = len(sentences) > 1
+    words = " ".join(f"{', '.join(study.values('backbone'))}: {each}" if several else each for study, each in sentences)
     figures = [*pareto(found), *filter(None, [forest(gaps)])]
-    words = " ".join(filter(None, sentences))
     return Overview(words, coverage([section.study for section in sections]), figures)
 
 
@@ -201,50 +198,18 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
 
 
 def differences(sections: Sequence[Section]) -> pd.DataFrame:
-    """One row for each comparison and task of a main table, in points, paired by seed.
+    """One row for each test of the main tables (:func:`experiments.primary.tests`), on each task.
 
-    Columns: group (what is compared: the comparisons fixed beforehand of a study made of arms, else ``SoRA minus
-    LoRA``), study, backbone, task, label, words (the number's name), seeds, difference, low and high (95 %, t over
-    seeds), least and most (95 %, bootstrap over seeds and items), margin (NaN where none is set), live (percent of the
-    other's live parameters), verdict. The average over tasks has the task ``average``.
+    Columns: those of the tests, and group (what is compared), study, backbone, words (the number's name).
     """
     rows = []
-    for section in sections:
-        study = section.study
-        if study.name == "main_table":
-            place = {"study": study.key, "backbone": ", ".join(map(str, study.values("backbone")))}
-            found = _tested(study) if "arm" in study.runs else _compared(section)
-            rows += [place | row for row in found]
+    for study in (section.study for section in sections if section.study.name == "main_table"):
+        place = {"study": study.key, "backbone": ", ".join(map(str, study.values("backbone")))}
+        name = primary.NAMES[primary.key_of(study)]
+        for test in primary.tests(study).to_dict("records"):
+            words = in_words(test["name"], test["metric"])
+            rows.append(place | test | {"group": f"{name} {test['comparison']}", "words": words})
     return pd.DataFrame(rows)
-
-
-def _tested(study: Study) -> Iterator[dict[str, object]]:
-    for test in primary.tests(study).to_dict("records"):
-        row = {name: test[column] for name, column in ENDS.items()}
-        row |= {"group": f"SoRA-small {test['comparison']}", "task": test["name"], "label": test["task"]}
-        yield row | {"words": in_words(test["name"], test["metric"]), "live": test["share"]}
-
-
-def _compared(section: Section) -> Iterator[dict[str, object]]:
-    found, details, study = section.table("comparisons"), section.table("details"), section.study
-    if found is None or details is None:
-        return
-    numbers = {column.label: column for task in study.tasks for column in study.columns(task)[:1]}
-    live = details.set_index(["method", "metric"])["live"].astype(float)
-    for pair in found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")].to_dict("records"):
-        row = {name: pair[column] for name, column in ENDS.items()}
-        label = pair["metric"]
-        about: dict[str, object] = {"task": label, "words": "average of the tasks", "live": np.nan}
-        if column := numbers.get(label):
-            about = {"task": column.task, "words": in_words(column.task, column.metric)}
-            about["live"] = 100 * live["SoRA", label] / live["LoRA", label]
-        yield {"group": PLAIN, "label": label, **row, **about}
-
-
-ENDS = {  # column of the differences -> of the table of comparisons
-    **{"seeds": "seeds", "difference": "difference", "low": "t interval", "high": "t interval high"},
-    **{"least": "bootstrap interval", "most": "bootstrap interval high", "margin": "margin", "verdict": "verdict"},
-}
 
 
 def forest(found: pd.DataFrame) -> Figure | None:
@@ -259,9 +224,8 @@ def forest(found: pd.DataFrame) -> Figure | None:
         for (name, part), axis in zip(groups.items(), axes, strict=True):
             several = found["backbone"].nunique() > 1
             _forest(axis, part.round(6), part["words"] + (", " + part["backbone"] if several else ""))
-            if len(groups) > 1:
-                axis.set_title(f"{name}?", loc="left")
-        axes[-1].set_xlabel(PLAIN + " (points)" if PLAIN in groups else "difference (points)")
+            axis.set_title(f"{name}?", loc="left")
+        axes[-1].set_xlabel("difference (points)")
         handles = [Patch(color=COLOUR[each], label=each) for each in COLOUR if each in set(found["verdict"])]
         handles += [Patch(color=SHADE, label="margin")] if found["margin"].notna().any() else []
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
@@ -277,20 +241,21 @@ def forest(found: pd.DataFrame) -> Figure | None:
 
 
 def _forest(axis: Axes, part: pd.DataFrame, names: pd.Series) -> None:
-    for place, row in enumerate(part.itertuples()):
-        if row.margin > 0:
-            axis.fill_betweenx([place - 0.36, place + 0.36], -row.margin, row.margin, color=SHADE, linewidth=0)
-        colour = COLOUR[row.verdict]
-        axis.plot([row.least, row.most], [place + 0.2, place + 0.2], color=colour, linewidth=1.0)
-        axis.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
-        axis.plot([row.difference], [place], color=colour, marker="s" if row.task == "average" else "o")
+    for place, row in enumerate(part.to_dict("records")):
+        if row["margin"] > 0:
+            low, high = -row["margin"], row["margin"]
+            axis.fill_betweenx([place - 0.36, place + 0.36], low, high, color=SHADE, linewidth=0)
+        colour, (low, high, least, most) = COLOUR[row["verdict"]], (row[end] for end in primary.ENDS)
+        axis.plot([least, most], [place + 0.2, place + 0.2], color=colour, linewidth=1.0)
+        axis.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
+        axis.plot([row["difference"]], [place], color=colour, marker="o")
     axis.axvline(0, color="#000000", linewidth=0.8)
     axis.set_yticks(range(len(part)), names)
     axis.set_ylim(len(part) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     right = axis.secondary_yaxis("right")
     words = [f"{gap:+.2f}, {verdict}" for gap, verdict in zip(part["difference"], part["verdict"], strict=True)]
-    sizes = ["" if np.isnan(live) else f"\n{live:.0f} % of its size" for live in part["live"]]
+    sizes = ["" if np.isnan(share) else f"\n{share:.0f} % of its size" for share in part["share"]]
     right.set_yticks(range(len(part)), [word + size for word, size in zip(words, sizes, strict=True)])
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)

@@ -1,6 +1,8 @@
-"""The three comparisons that docs/study.md fixed before the first run, with their verdicts and one sentence on them.
+"""The comparisons of a main table that have margins and verdicts, and one sentence on them.
 
-Differences are SoRA-small minus another arm, in points, paired by seed. A verdict looks at two 95 % intervals,
+Of a study of arms they are the three that docs/study.md fixed before the first run; of methods the first of them.
+
+Differences are SoRA-small (SoRA) minus another row, in points, paired by seed. A verdict looks at two 95 % intervals,
 Student's t over the seeds and the bootstrap over seeds and items: it holds where both lie above the bound, fails where
 both lie below, and else cannot be decided; before every seed of SoRA-small has its partner it is unfinished, as a look
 ahead would be a test more. Holm's correction is within each comparison, over the tasks.
@@ -17,14 +19,16 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from experiments import stats
-from experiments.comparisons import MARGINS, compare, smallest_gap
+from experiments.comparisons import compare, smallest_gap
 from experiments.draws import draws
-from experiments.scores import by_seed, long, paired
+from experiments.scores import by_seed, chosen, long, paired
 from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
 HOLDS, FAILS, OPEN, UNFINISHED = "holds", "fails", "cannot be decided", "is unfinished"
-SMALL = "sora_small"
+MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
+SMALL = {"arm": "sora_small", "method": "sora"}
+NAMES = {"arm": "SoRA-small", "method": "SoRA"}
 
 
 class Family(NamedTuple):
@@ -36,14 +40,24 @@ class Family(NamedTuple):
     words: str  # what holds, of which the sentence speaks
 
 
-FAMILIES = (
-    Family("not inferior to LoRA r = 8", "lora_r8", True, "Non-inferiority of SoRA-small to LoRA r = 8"),
-    Family("better than LoRA of equal size", "lora_equal", False, "its advantage over a LoRA of equal size"),
-    Family("better than its pattern permuted", "lora_permuted", False, "its advantage over its own pattern permuted"),
-)
+FAMILIES = {
+    "arm": (
+        Family("not inferior to LoRA r = 8", "lora_r8", True, "Non-inferiority of SoRA-small to LoRA r = 8"),
+        Family("better than LoRA of equal size", "lora_equal", False, "its advantage over a LoRA of equal size"),
+        Family(
+            "better than its pattern permuted", "lora_permuted", False, "its advantage over its own pattern permuted"
+        ),
+    ),
+    "method": (Family("not inferior to LoRA", "lora", True, "Non-inferiority of SoRA to LoRA"),),
+}
 ENDS = ["t interval", "t interval high", "bootstrap interval", "bootstrap interval high"]
 SHOWN = ["comparison", "task", "seeds", "difference", "margin", *ENDS, "p", "p (Holm)", "smallest gap"]
 SHOWN += ["data dependence", "verdict"]
+
+
+def key_of(study: Study) -> str:
+    """The column that says which row of the main table a run stands in."""
+    return "arm" if "arm" in study.runs else "method"
 
 
 def tests(study: Study) -> pd.DataFrame:
@@ -54,15 +68,14 @@ def tests(study: Study) -> pd.DataFrame:
     the other's), and what :func:`judged` adds. ``smallest gap``: the difference that would be found in 80 % of cases by
     both intervals.
     """
-    if "arm" not in study.runs:
-        return pd.DataFrame(columns=SHOWN)
-    drawn, rows, found = draws(study, study.runs), long(study, study.runs, first=True), []
-    for family in FAMILIES:
+    key = key_of(study)
+    runs = study.runs if key == "arm" else chosen(study, key)
+    drawn, rows, found = draws(study, runs), long(study, runs, first=True), []
+    for family in FAMILIES[key]:
         for (task, label, metric), own in rows.groupby(["task", "label", "metric"], sort=False):
             if family.margin and metric not in MARGINS:
-                study.problems.append(f"{study.key}: no margin is fixed for {label}, so it is not tested")
                 continue
-            a, b = (by_seed(own[own["arm"] == arm]) for arm in (SMALL, family.other))
+            a, b = (by_seed(own[own[key] == each]) for each in (SMALL[key], family.other))
             if (over := compare(label, a, b, drawn.get(label))) is None:
                 continue
             margin = MARGINS[metric] if family.margin else math.nan
@@ -70,7 +83,7 @@ def tests(study: Study) -> pd.DataFrame:
             row = {"comparison": family.name, "task": label, "name": task, "metric": metric, "other": family.other}
             row |= {"seeds": over.seeds, "difference": over.mean, "margin": margin, "values": over.by_seed[0]}
             row |= dict(zip(ENDS, (*over.over_seeds, *over.over_items.interval), strict=True))
-            row["planned"] = int(((study.runs["arm"] == SMALL) & (study.runs["task"] == task)).sum())
+            row["planned"] = int(((runs[key] == SMALL[key]) & (runs["task"] == task)).sum())
             bound = -margin if family.margin else 0.0
             whole = over.seeds == row["planned"]
             row["p"] = p_value(over.by_seed[0], bound, one_sided=family.margin) if whole else math.nan
@@ -78,7 +91,7 @@ def tests(study: Study) -> pd.DataFrame:
             row["data dependence"] = a["data_dependence"].mean()
             row["share"] = 100 * live["params.live"] / (live["params.live_b"] or math.nan)
             found.append(row)
-    return judged(pd.DataFrame(found)) if found else pd.DataFrame(columns=SHOWN)
+    return judged(pd.DataFrame(found)) if found else pd.DataFrame(columns=[*SHOWN, "other", "share"])
 
 
 def judged(found: pd.DataFrame) -> pd.DataFrame:
@@ -123,23 +136,21 @@ def table(study: Study) -> Table | None:
 
 def headline(study: Study) -> str:
     """One sentence: what holds, what fails, what cannot be decided; nothing before the first comparison can be made."""
-    found = tests(study)
-    parts: list[str] = []
-    for family in FAMILIES:
+    found, key = tests(study), key_of(study)
+    first, parts = FAMILIES[key][0], []
+    sizes = sorted({round(share) for share in found.loc[found["other"] == first.other, "share"].dropna()})
+    size = f", with {' to '.join(map(str, [*sizes[:1], *sizes[1:][-1:]]))} % of its live parameters," if sizes else ""
+    for family in FAMILIES[key]:
         own = found[found["comparison"] == family.name]
         verdicts = [
             f"{verdict} on {_listed([_named(test) for test in part.to_dict('records')])}"
             for verdict in (HOLDS, FAILS, OPEN, UNFINISHED)
             if len(part := own[own["verdict"] == verdict])
         ]
-        words = family.words if parts or family is FAMILIES[0] else family.words.replace("its", "SoRA-small's", 1)
-        parts += [f"{words} {_listed(verdicts)}"] if verdicts else []
-    if not parts:
-        return ""
-    sizes = sorted({round(share) for share in found.loc[found["other"] == FAMILIES[0].other, "share"].dropna()})
-    size = f", with {' to '.join(map(str, [*sizes[:1], *sizes[1:][-1:]]))} % of its live parameters," if sizes else ""
-    sentence = "; ".join(parts).replace("to LoRA r = 8", f"to LoRA r = 8{size}", 1)
-    return sentence if sentence.endswith(".") else f"{sentence}."
+        words = family.words if parts or family is first else family.words.replace("its", f"{NAMES[key]}'s", 1)
+        parts += [f"{words}{size if family is first else ''} {_listed(verdicts)}"] if verdicts else []
+    sentence = "; ".join(parts)
+    return sentence if sentence.endswith(".") or not parts else f"{sentence}."
 
 
 def _named(test: Mapping[Any, Any]) -> str:

@@ -78,28 +78,6 @@ def headings(sections: Sequence[Section]) -> dict[str, str]:
     return found.where(~alike, found + ", " + pd.Series([study.hash for study in studies], found.index)).to_dict()
 
 
-def headline(differences: pd.DataFrame) -> str:
-    """The finding in a sentence, from :func:`experiments.overview.differences`; empty where there are none.
-
-    Of studies made of arms see :func:`experiments.primary.headline`.
-    """
-    parts = []
-    for backbone, found in differences.groupby("backbone", sort=False) if len(differences) else ():
-        tasks, average = found[found["task"] != "average"], found[found["task"] == "average"]
-        words = [
-            f"{verdict} on {', '.join(map(in_words, part['task'])) if len(part) < 7 else f'{len(part)} tasks'}"
-            for verdict in ("better", "worse", "within the margin", "not resolved")
-            if len(part := tasks[tasks["verdict"] == verdict])
-        ]
-        least, most = (f"{end:.0f}" for end in (tasks["live"].min(), tasks["live"].max()))
-        sentence = f"SoRA against LoRA on {backbone}: {'; '.join(words)}; with {least}"
-        sentence += f"{'' if least == most else f' to {most}'} % of LoRA's live parameters"
-        for row in average.itertuples():
-            sentence += f"; {row.difference:+.2f} points on average ({row.low:+.2f} to {row.high:+.2f})"
-        parts.append(f"{sentence}.")
-    return " ".join(parts)
-
-
 def caution(sections: Sequence[Section]) -> str:
     """What must be known before anything is compared, of the main tables, or of all runs where there is none."""
     studies = [section.study for section in sections]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 import experiments
-from experiments import comparisons, figures, overview, primary, sweep
+from experiments import figures, overview, primary, sweep
 from experiments.labels import MAJORITY
 from experiments.learning_curves import gates
 from experiments.study import Study, load
@@ -162,10 +162,10 @@ def test_differences_are_paired_by_seed(swept: list[Section]) -> None:
     scores = runs.pivot_table(index="seed", columns="method", values="score")
     gaps = scores["sora"] - scores["lora"]
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
-    assert (row["difference"], row["low"], row["high"]) == pytest.approx((gaps.mean(), low, high))
-    assert row["margin"] == comparisons.MARGINS["accuracy"]
+    assert (row["difference"], *(row[end] for end in primary.ENDS[:2])) == pytest.approx((gaps.mean(), low, high))
+    assert row["margin"] == primary.MARGINS["accuracy"]
     live = runs.groupby("method")["params.live"].mean()
-    assert row["live"] == pytest.approx(100 * live["sora"] / live["lora"], abs=0.01)
+    assert row["share"] == pytest.approx(100 * live["sora"] / live["lora"], abs=0.01)
 
 
 def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
     (section,) = sections(tmp_path)
     found = overview.differences([section])
     assert list(found["verdict"]) == list(primary.tests(section.study)["verdict"])
-    assert list(found["live"]) == pytest.approx([50, 100])
+    assert list(found["share"]) == pytest.approx([50, 100])
     above = overview.overview([section])
     assert above.headline == primary.headline(section.study)
     assert set(above.coverage["method"]) == {"LoRA r = 8", "SoRA-small", "LoRA of equal size"}
