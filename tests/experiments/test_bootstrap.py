@@ -103,19 +103,6 @@ def test_bootstrap_is_seeded_and_not_fixed():
     assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
 
 
-def test_bootstrap_covers_where_items_dominate_and_is_wide_where_the_interaction_does():
-    """Coverage of the true difference; docs/statistics.md has more of it."""
-    rng = np.random.default_rng(8)
-    hits = {"items": 0, "interaction": 0}
-    for _ in range(300):
-        for name, item_sd, noise in (("items", 0.5, 0.2), ("interaction", 0.0, 0.5)):
-            a, b = crossed(rng, 8, 150, gap=0.1, seed_sd=0.0, item_sd=item_sd, noise=noise)
-            low, high = paired_bootstrap(a, b, resamples=400).interval
-            hits[name] += low <= 0.1 <= high
-    assert hits["items"] / 300 == pytest.approx(0.95, abs=0.04)
-    assert hits["interaction"] / 300 > 0.985
-
-
 def test_bootstrap_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="same items"):
         resample([np.zeros((3, 1)), np.zeros((4, 1))], "accuracy", 10)

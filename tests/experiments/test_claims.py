@@ -102,44 +102,6 @@ def test_the_papers_number_is_of_the_same_task(tmp_path: Path, task: str, higher
     assert found["SoRA scores higher than LoRA at equal r, averaged over r"].endswith(by_rank)
 
 
-def test_equal_ranks_are_compared(tmp_path: Path) -> None:
-    axes = {"method": ["lora", "sora"], "method.r": [2, 4], "task": ["rte"], "seed": SEEDS}
-    made.study(tmp_path, "rank_budget", axes)
-    scores = {}
-    for path in (tmp_path / "records").rglob("*.json"):
-        record = records.read(path)
-        key = record["config"]["method"]["name"], record["config"]["method"]["r"], record["config"]["seed"]
-        scores[key] = 100 * record["metrics"]["selected"]["report"]["accuracy"]
-    expected = [sum(scores["sora", r, seed] - scores["lora", r, seed] for r in (2, 4)) / 2 for seed in SEEDS]
-    found = of(tmp_path, "SoRA scores higher than LoRA at equal r")
-    assert found.values == pytest.approx(expected)
-    within(found, expected, bootstrapped(tmp_path, "sora") - bootstrapped(tmp_path, "lora"))
-
-
-def bootstrapped(folder: Path, method: str) -> np.ndarray:
-    """[B] means of a method's accuracies in points over resampled seeds and items, of all its settings together."""
-    rng = np.random.default_rng(0)
-    right: dict[int, list[np.ndarray]] = {}
-    for path in sorted((folder / "records").rglob("*.json")):
-        record = records.read(path)
-        if record["config"]["method"]["name"] == method:
-            arrays = records.read_arrays(path, record)
-            hits = arrays["report_logits"].astype(float).argmax(1) == arrays["report_labels"]
-            right.setdefault(record["config"]["seed"], []).append(hits)
-    table = np.array([np.mean(each, axis=0) for _, each in sorted(right.items())])  # [seeds, items]
-    seeds, items = table.shape
-    draws = [table[rng.integers(0, seeds, seeds)][:, rng.integers(0, items, items)].mean() for _ in range(4000)]
-    return 100 * np.array(draws)
-
-
-def within(found: claims.Claim, values: list[float], draws: np.ndarray) -> None:
-    """The interval reaches as far as Student's, and as far as a bootstrap of its own, up to its noise."""
-    student = t_interval(values)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    assert found.interval.low == pytest.approx(min(student.low, low), abs=0.6)
-    assert found.interval.high == pytest.approx(max(student.high, high), abs=0.6)
-
-
 def test_the_cost_of_a_threshold_has_the_items_in_its_interval(tmp_path: Path) -> None:
     """Equal gaps in every seed: over the seeds there is no doubt, over the items there is."""
     axes = {"method": ["sora"], "method.threshold": [1e-4, 1e-2], "task": ["rte"], "seed": SEEDS}

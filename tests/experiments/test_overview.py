@@ -20,7 +20,6 @@ from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
 from experiments.tables import Figure
-from scripts import demo
 from sora.runs import records
 from tests.experiments import armed, made, reading
 
@@ -123,29 +122,6 @@ def whole(canvas: Canvas) -> bool:
     """Whether nothing reaches over the picture's edge."""
     box, (width, height) = canvas.get_tightbbox(), canvas.get_size_inches()
     return min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
-
-
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_a_map_of_two_layers_is_whole(seeds: int, tmp_path: Path) -> None:
-    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": list(range(seeds))}, items=20)
-
-    def two_layers(record: dict[str, Any]) -> None:
-        record["ranks"] = {f"model.layer.{i}.{name}": i for i in (0, 1) for name in ("attn.Wqkv", "mlp.Wo")}
-        record["no_data_ranks"] = {"selected": record["ranks"]}
-
-    change(tmp_path, two_layers)
-    study = reading.study(tmp_path)
-    figure = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
-    assert whole(drawn(figure))
-
-
-def test_the_map_of_the_demo_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = {f"encoder.layer.{i}.attention.self.{name}": i for i in (0, 1) for name in ("query", "key", "value")}
-    canvases: list[Canvas] = []
-    monkeypatch.setattr(demo, "render", lambda figure: (canvases.append(drawn(figure)) or b"", b""))
-    record = {"run_id": "0", "ranks": ranks, "config": {"method": {"r": 8}}}
-    demo.draw_ranks([record], tmp_path / "live_ranks.png")
-    assert whole(canvases[0])
 
 
 def test_nothing_gives_nothing() -> None:
