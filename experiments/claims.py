@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments import bootstrap, published
+from experiments import published
 from experiments.comparisons import Comparison, compare
 from experiments.draws import draws
 from experiments.efficiency import slower, timed
 from experiments.labels import ARMS, METHODS, TASKS, Column
 from experiments.levels import interpolated, levels
 from experiments.scores import by_seed, chosen, long, paired
-from experiments.stats import NONE, Interval, spearman, t_interval
+from experiments.stats import Interval, spearman, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import Table
 
@@ -30,7 +30,6 @@ HOLDS, FAILS, OPEN = "holds", "fails", "cannot be decided at this size"
 GIVEN = "by construction"  # what no run could have said otherwise
 TITLE = "What the paper claims, and what these runs say"
 WHOLE = {"sst2_10k": "sst2"}  # our task on a slice of a training file -> the paper's on all of it
-RANKS = (1, 2, 4, 8, 16)  # of the paper's Table 2
 
 
 class Claim(NamedTuple):
@@ -114,8 +113,9 @@ class Pair(NamedTuple):
     def claimed(self, claim: str, paper: str, towards: int = 1) -> Claim:
         """The claim that ``a`` scores higher (towards +1) or lower (-1)."""
         values = _known(self.over.by_seed[0])
-        ends = _hull(values, self.over.over_items.interval)
-        return Claim(claim, paper, self.column.label, values, "points", ends, towards)
+        ends = pd.DataFrame([t_interval(values), self.over.over_items.interval])
+        hull = Interval(float(ends["low"].min()), float(ends["high"].max()))
+        return Claim(claim, paper, self.column.label, values, "points", hull, towards)
 
 
 def _pairs(study: Study, runs: pd.DataFrame, key: str, first: object, second: object) -> Iterator[Pair]:
@@ -132,22 +132,16 @@ def _known(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(value for value in values if not math.isnan(value))
 
 
-def _hull(values: Sequence[float], drawn: Interval) -> Interval:
-    """What Student's interval and that of the bootstrap reach together."""
-    ends = pd.DataFrame([t_interval(values), drawn])
-    return Interval(float(ends["low"].min()), float(ends["high"].max()))
-
-
 def _within(values: Sequence[float], low: float, high: float) -> Interval:
     """Student's interval, cut at what is possible."""
     found = t_interval(values)
     return Interval(max(low, found.low), min(high, found.high))
 
 
-def _published_gap(number: str, other: str, column: Column, setting: str | None = None) -> float | None:
-    """SoRA minus the other in the paper's table of that number on that task, in points, or None."""
+def _published_gap(other: str, column: Column) -> float | None:
+    """SoRA minus the other in the paper's Table 1 on that task, in points, or None."""
     place = WHOLE.get(column.task, column.task), column.metric, column.split
-    sora, baseline = (published.lookup("sora", number, method, *place, setting) for method in ("sora", other))
+    sora, baseline = (published.lookup("sora", "1", method, *place) for method in ("sora", other))
     return None if sora is None or baseline is None else sora["mean"] - baseline["mean"]
 
 
@@ -171,7 +165,7 @@ def _main_table(study: Study) -> Iterator[Claim]:
     for first, second, theirs, average, fewer in SIDES[key]:
         for pair in _pairs(study, runs, key, first, second):
             if average:  # SoRA-small's score is compared by what was fixed beforehand
-                gap = _published_gap("1", theirs, pair.column)
+                gap = _published_gap(theirs, pair.column)
                 paper = f"{average} on average (Table 1)"
                 paper = paper if gap is None else f"{gap:+.2f} (Table 1{_on_all(pair.column.task)})"
                 yield pair.claimed(f"{names[first]} scores higher than {names[second]}", paper)
@@ -191,30 +185,6 @@ def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
     pairs = paired(sora, lora, ["method.r", "method.targets"])
     mine, theirs = (pairs[name].astype(object).fillna("").map(str) for name in ("method.targets", "method.targets_b"))
     return bool((mine == theirs).all() and (pairs["method.r"] <= pairs["method.r_b"]).all())
-
-
-def _rank_budget(study: Study) -> Iterator[Claim]:
-    """The difference at equal r, averaged over r, of the seeds that have every r of both methods."""
-    if "arm" in study.runs:  # LoRA's ranks beside SoRA's thresholds: none are equal
-        return
-    runs = chosen(study, "method", "method.r")
-    by_label: dict[Column, list[Pair]] = {}
-    for r in runs["method.r"].unique():
-        for pair in _pairs(study, runs[runs["method.r"] == r], "method", "sora", "lora"):
-            by_label.setdefault(pair.column, []).append(pair)
-    for column, pairs in by_label.items():
-        both = [paired(pair.a, pair.b, ["points"]) for pair in pairs]
-        gaps = pd.concat([each["points"] - each["points_b"] for each in both], axis=1)
-        values = _known(gaps.mean(axis=1, skipna=False))
-        drawn = [pair.over.draws for pair in pairs if pair.over.draws is not None]
-        whole = len(drawn) == len(pairs) and len(values) == len(gaps)
-        ends = _hull(values, bootstrap.percentile(np.mean(drawn, axis=0)) if whole else NONE)
-        theirs = [_published_gap("2", "lora", column, f"method.r={r}") for r in RANKS]
-        paper = "+0.62, +0.60, +0.97, +0.98, +0.71 on average at r = 1 to 16 (Table 2)"
-        if None not in theirs:
-            paper = f"{', '.join(f'{gap:+.2f}' for gap in theirs)} at r = 1 to 16 (Table 2{_on_all(column.task)})"
-        claim = "SoRA scores higher than LoRA at equal r, averaged over r"
-        yield Claim(claim, paper, column.label, values, "points", ends)
 
 
 def _threshold(study: Study) -> Iterator[Claim]:
@@ -283,7 +253,6 @@ def _upper_minus_lower(run: pd.DataFrame) -> float:
 
 READERS: Mapping[str, Callable[[Study], Iterator[Claim]]] = {
     "main_table": _main_table,
-    "rank_budget": _rank_budget,
     "efficiency": _efficiency,
     "threshold": _threshold,
     "scheduler": _scheduler,

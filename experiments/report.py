@@ -43,7 +43,7 @@ def page(
     names = headings(sections)
     shown = [_section(section, names[section.study.key]) for section in sections]
     if claims is not None:
-        nothing = dict.fromkeys(("conditions", "words", "provenance", "missing", "missing_words", "commands"))
+        nothing = dict.fromkeys(("conditions", "words", "provenance", "missing", "missing_words"))
         about = {"id": "claims", "heading": claims.title, "parts": [_table(claims) | {"title": "Claim by claim"}]}
         first = sum(section.study.name == "main_table" for section in sections)
         shown.insert(first, nothing | about)
@@ -98,16 +98,9 @@ def _section(section: Section, heading: str) -> dict[str, Any]:
         "conditions": conditions_table(study) if len(study.done) else None,
         "words": described(study),
         "provenance": _provenance(study),
-        "missing": _commands(without, without["reason"]),
+        "missing": "\n".join(without["command"] + "  # " + without["run_id"] + ", " + without["reason"]),
         "missing_words": f"{len(without)} of {len(study.runs)} runs: {reasons}.",
-        "commands": _commands(study.done),
     }
-
-
-def _commands(runs: pd.DataFrame, reasons: pd.Series | None = None) -> str:
-    """What computes each of the runs."""
-    lines = runs["command"] + "  # " + runs["run_id"] + ("" if reasons is None else ", " + reasons)
-    return "\n".join(lines)
 
 
 def _table(table: Table) -> dict[str, Any]:

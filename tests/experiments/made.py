@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -138,6 +138,14 @@ def study(
     for run in made["runs"][: len(made["runs"]) - leave_out]:
         write_run(results, run["axes"], items)
     return made
+
+
+def change(results: Path, how: Callable[[dict[str, Any]], object], method: str = "") -> None:
+    """Write the records (of ``method``) anew after ``how`` has changed them."""
+    for path in sorted(results.rglob(f"records/**/{method}*.json")):
+        record = records.read(path)
+        how(record)
+        records.write(path, record, records.read_arrays(path))
 
 
 def many(results: Path, name: str, axes: Mapping[str, Sequence[Any]], items: int = 139) -> studies.Manifest:

@@ -20,7 +20,6 @@ from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
 from experiments.tables import Figure
-from sora.runs import records
 from tests.experiments import armed, made, reading
 
 SEEDS = [0, 1, 2]
@@ -31,14 +30,6 @@ def sections(results: Path) -> list[Section]:
     loaded = load(results)
     assert loaded.problems == []
     return [Section(each, "", experiments.find(each.name).build(each), {}) for each in loaded.studies]
-
-
-def change(results: Path, how: Any, method: str = "") -> None:
-    """Write the records (of ``method``) anew after ``how`` has changed them."""
-    for path in sorted(results.rglob(f"records/**/{method}*.json")):
-        record = records.read(path)
-        how(record)
-        records.write(path, record, records.read_arrays(path))
 
 
 def history(record: dict[str, Any]) -> None:
@@ -165,7 +156,7 @@ def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
 
 def test_coverage_counts_what_is_there_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, leave_out=1, items=20)
-    change(tmp_path, lambda record: record["flags"].update(one_class=record["config"]["seed"] == 0), "lora")
+    made.change(tmp_path, lambda record: record["flags"].update(one_class=record["config"]["seed"] == 0), "lora")
     found = overview.coverage([section.study for section in sections(tmp_path)])
     assert list(zip(found["method"], found["words"], found["state"], strict=True)) == [
         ("Fine-tuning", "3/3", "done"),
@@ -184,7 +175,7 @@ def names(study: Study) -> list[str]:
 def test_learning_curves_need_two_evaluations(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, items=20)
     assert not any(name.startswith("learning_curves") for name in names(reading.study(tmp_path)))
-    change(tmp_path, history)
+    made.change(tmp_path, history)
     study = reading.study(tmp_path)
     figure = next(each for each in experiments.find("main_table").build(study) if each.name == "learning_curves-rte")
     assert figures.render(figure)[1].startswith(b"<?xml")
@@ -202,7 +193,7 @@ def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Pat
             entry["gate_histogram"] = [entry["step"], *range(12)]
         record["no_data_ranks"] = {"selected": record["ranks"]}
 
-    change(tmp_path, more)
+    made.change(tmp_path, more)
     study = reading.study(tmp_path)
     whole = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
     assert whole.size[1] > 1.5 * plain.size[1]  # a row of maps more
