@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,13 +127,12 @@ class Loaded:
         return [study for study in every if not names or study.name in names]
 
 
-def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None, by_manifest: bool = False) -> Loaded:
+def load(results: Path, by_manifest: bool = False) -> Loaded:
     """Read the manifests of ``results`` and the records they name. Raises UserError where there is no such folder.
 
-    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it; None: its definition's.
     ``by_manifest``: leave the parts of a study apart, one manifest a study.
     """
-    found, accepts = runs.read(results), accepts or (lambda name: experiments.find(name).accepts)
+    found = runs.read(results)
     problems, loaded = found.problems, []
     frame = runs.frame(found.records.values()).set_index("run_id", drop=False)
     named: set[str] = set()
@@ -153,7 +152,8 @@ def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None,
             problems.append(f"{file}: none of its {len(entries)} runs has a record; run them, or delete the manifest")
         manifests.append(manifest)
     for manifest in manifests if by_manifest else _united(manifests, problems):
-        reasons = [_reason(each, found, accepts(manifest["study"])) for each in manifest["runs"]]
+        accepts = experiments.find(manifest["study"]).accepts
+        reasons = [_reason(each, found, accepts) for each in manifest["runs"]]
         loaded.append(_study(manifest, reasons, frame, found))
     return Loaded(loaded, _single(frame[~frame["run_id"].isin(named)], found), found, problems)
 

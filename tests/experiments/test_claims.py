@@ -19,7 +19,7 @@ SEEDS = [0, 1, 2]
 
 
 def studies(results: Path) -> list[Study]:
-    return load(results, lambda name: frozenset()).studies
+    return load(results).studies
 
 
 def every(results: Path) -> list[claims.Claim]:

@@ -156,7 +156,7 @@ def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
     for run in manifest["runs"]:
         if run["axes"]["task"] == "stsb":
             (tmp_path / run["record"]).with_suffix(".npz").unlink()
-    (study,) = load(tmp_path, lambda _: find("main_table").accepts).studies
+    (study,) = load(tmp_path).studies
     table = next(each for each in find("main_table").build(study) if each.name == "comparisons")
     assert list(table.data["metric"]) == ["RTE acc."]
     assert any(note.startswith("Left out, and with it the average: STS-B Pearson") for note in table.notes)
@@ -165,7 +165,7 @@ def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
 def test_nothing_run_yet_is_a_table_of_zeros_and_no_figure(tmp_path: Path) -> None:
     manifest = made.manifest("main_table", AXES)
     made.studies.write(tmp_path, manifest)
-    loaded = load(tmp_path, lambda _: frozenset())
+    loaded = load(tmp_path)
     assert "none of its 18 runs has a record" in loaded.problems[0]
     found = find("main_table").build(loaded.studies[0])
     assert not any(isinstance(artefact, Figure) for artefact in found)
@@ -237,7 +237,7 @@ def test_a_cell_without_its_logits_is_judged_by_its_seeds(tmp_path: Path) -> Non
             records.write(tmp_path / run["record"], record, read_arrays(tmp_path / run["record"], record))
     (tmp_path / manifest["runs"][-1]["record"]).with_suffix(".npz").unlink()
     definition = find("main_table")
-    (study,) = load(tmp_path, lambda _: definition.accepts).studies
+    (study,) = load(tmp_path).studies
     table = {each.name: each for each in definition.build(study)}["main_table"]
     assert row(table, "RTE acc.", "SoRA")["remarks"].text == DOUBTFUL
 

@@ -74,7 +74,7 @@ def test_it_says_what_is_missing_and_where_the_numbers_come_from(page: Path) -> 
 
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     made.studies.write(tmp_path, made.manifest("mine", {"task": ["rte"], "x": [HOSTILE]}, {"y": HOSTILE}))
-    study = load(tmp_path, lambda _: frozenset()).studies[0]
+    study = load(tmp_path).studies[0]
     table = Table("t", HOSTILE, HOSTILE, pd.DataFrame({HOSTILE: [HOSTILE], "b": [1.0]}), notes=[HOSTILE])
     strip = pd.DataFrame({"task": [HOSTILE], "method": [HOSTILE], "state": ["open"], "words": [HOSTILE]})
     above = Overview(HOSTILE, strip)
@@ -97,7 +97,7 @@ def test_links_can_be_told_apart(tmp_path: Path) -> None:
     for task, values in (("rte", [1e-4, 2e-4]), ("rte", [4e-4, 8e-4]), ("cola", [1e-4])):
         made.studies.write(tmp_path, made.manifest("learning_rate", {"task": [task], rates: values}))
     made.studies.write(tmp_path, made.manifest("learning_rate", {"task": ["rte"], rates: [4e-4, 8e-4]}, fixed))
-    studies = load(tmp_path, lambda _: frozenset(), by_manifest=True).studies
+    studies = load(tmp_path, by_manifest=True).studies
     found = headings([Section(study, "Learning rate", [], {}) for study in studies])
     assert sorted(found.values()) == [
         "Learning rate, minilm-l6, CoLA",

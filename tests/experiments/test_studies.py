@@ -62,7 +62,7 @@ def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> N
 def test_values_that_are_lists_or_objects_can_be_swept_over(tmp_path: Path) -> None:
     axes = {"method": ["lora"], "method.options": [{"r": 8}, {"r": [16]}], "task": ["rte"], "seed": SEEDS}
     studies.write(tmp_path, made.manifest("mine", axes))
-    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    (study,) = load(tmp_path).studies
     assert study.values("method.options") == [(("r", 8),), (("r", (16,)),)]
     (table,) = experiments.find("mine").build(study)
     assert len(table.data) == 2
@@ -81,12 +81,12 @@ VALUES = {  # study -> the axes that it has besides method, task and seed
 def test_every_study_has_a_page_before_its_first_run_and_after(tmp_path: Path, name: str) -> None:
     axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]} | VALUES.get(name, {})
     studies.write(tmp_path, made.manifest(name, axes))
-    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    (study,) = load(tmp_path).studies
     built = experiments.find(name).build(study)
     assert any(isinstance(artefact, Table) for artefact in built)
     assert conditions(study).startswith("Backbone" if study.values("backbone") else "Seeds")
     made.study(tmp_path, name, axes, items=20)
-    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    (study,) = load(tmp_path).studies
     built = experiments.find(name).build(study)
     assert len({artefact.name for artefact in built}) == len(built)
     for artefact in built:

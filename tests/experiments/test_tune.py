@@ -177,7 +177,7 @@ def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(
         if words:
             record["provenance"]["recipe"]["tuned"] = words
         records.write(path, record, records.read_arrays(path, record))
-    (study,) = load(tmp_path, lambda name: frozenset()).studies
+    (study,) = load(tmp_path).studies
     page = conditions(study)
     assert says in page
     for words in filter(None, told):  # a row of their own where they differ, without the names of their studies
