@@ -249,15 +249,6 @@ def test_no_arm_trains_at_a_rate_that_nothing_chose(world: World, capsys: pytest
     assert "sora on stsb: no grid has chosen" in told
 
 
-def test_half_of_the_rhos_choose_nothing(tuned: World) -> None:
-    world = tuned
-    (manifest,) = [each for each in studies.read_all(world.results, "rho") if each["axes"]["seed"] == [1]]
-    path = world.results / manifest["runs"][0]["record"]
-    path.unlink()
-    with pytest.raises(UserError, match="3/4 runs of sora on stsb are there; run "):
-        tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"])
-
-
 def test_rhos_at_another_rate_choose_nothing(tuned: World) -> None:
     world = tuned
     monkey = {**SCORES["sora"], 5e-4: 90.0, 2.5e-4: 70}

@@ -54,20 +54,6 @@ def test_bootstrap_has_the_exact_conditional_variance():
     assert result.mean == pytest.approx((a - b).mean())
 
 
-def test_expected_variance_is_the_docstrings():
-    s, t, e, seeds, items = 0.04, 0.25, 0.25, 5, 40
-    rng = np.random.default_rng(4)
-    variances = [
-        exact_variance(np.subtract(*crossed(rng, seeds, items, 0, s**0.5, t**0.5, e**0.5))) for _ in range(3000)
-    ]
-    formula = (
-        s * (seeds - 1) / seeds**2
-        + t * (items - 1) / items**2
-        + e * (3 - 2 / seeds - 2 / items + 1 / (seeds * items)) / (seeds * items)
-    )
-    assert np.mean(variances) == pytest.approx(formula, rel=0.03)
-
-
 def test_pairing_removes_what_both_share():
     rng = np.random.default_rng(5)
     hard = rng.random(300) < 0.3

@@ -121,19 +121,6 @@ def test_thresholds(tmp_path: Path) -> None:
     assert of(tmp_path, "The largest threshold costs score").paper == "-1.23 (Table 6)"
 
 
-def test_times_of_packs_are_no_times_of_runs(tmp_path: Path) -> None:
-    made.study(tmp_path, "efficiency", {"method": ["adalora", "sora"], "task": ["rte"], "seed": SEEDS})
-
-    def times(record: dict[str, Any]) -> None:
-        record["history"][-1]["epoch"] = 2.0
-        record["time"]["train_s"] = 8.0 if record["config"]["method"]["name"] == "sora" else 10.0
-        if record["config"]["seed"] == 2:
-            record["pack"] |= {"size": 2, "members": [record["run_id"], "0" * 12]}
-
-    made.change(tmp_path, times)
-    assert of(tmp_path, "An epoch of SoRA takes less time").values == pytest.approx([-20, -20])
-
-
 def test_what_a_schedule_keeps(tmp_path: Path) -> None:
     """From 96 ranks to 48, the upper third whole and the lower empty; then to 3 with 89 % of the accuracy."""
     upper = [0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8]

@@ -226,21 +226,6 @@ def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path
     assert remarks == {"LoRA": EMPTY, "SoRA": EMPTY if kind == "above" else DOUBTFUL}
 
 
-def test_a_cell_without_its_logits_is_judged_by_its_seeds(tmp_path: Path) -> None:
-    """Chance in every seed, and the logits of one run are gone: still not shown to be better."""
-    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1, 2]})
-    for run in manifest["runs"]:
-        if run["axes"]["method"] == "sora":
-            record = read(tmp_path / run["record"])
-            record["metrics"]["selected"]["report"]["accuracy"] = 0.5 + 0.1 * (run["axes"]["seed"] - 1)
-            records.write(tmp_path / run["record"], record, read_arrays(tmp_path / run["record"], record))
-    (tmp_path / manifest["runs"][-1]["record"]).with_suffix(".npz").unlink()
-    definition = find("main_table")
-    (study,) = load(tmp_path).studies
-    table = {each.name: each for each in definition.build(study)}["main_table"]
-    assert row(table, "RTE acc.", "SoRA")["remarks"].text == DOUBTFUL
-
-
 def test_a_regression_has_no_majority_class(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb", "cola"], "seed": [0, 1]})
     data = artefacts(tmp_path)["main_table"].data

@@ -212,16 +212,6 @@ def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
     found["generalization"].draw(Canvas())
 
 
-def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
-    found = artefacts(baselines)
-    for share in ("memorization", "generalization"):
-        found[share].draw(canvas := Canvas(figsize=found[share].size))
-        (axis,) = canvas.axes
-        named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
-        assert [line.get_label() for line in named] == list(found["budgets"].data["schedule"])
-        assert len({line.get_color() for line in named}) == len({line.get_marker() for line in named}) == 4
-
-
 # -- the sweeps ------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ from scipy.stats import spearmanr
 import experiments
 from experiments import published, rank_map, seeds
 from experiments.conditions import conditions
-from experiments.figures import render
 from experiments.settings import at_live
 from experiments.study import load
 from experiments.tables import EMPTY, Figure, Table
@@ -315,14 +314,3 @@ def test_parts_of_the_variance_are_those_of_the_grid(tmp_path: Path) -> None:
     expected = seeds.parts(pd.DataFrame(scores))
     cells = row(artefacts(tmp_path)["seeds"], "SoRA")
     assert {name: cells[name].value for name in expected} == pytest.approx(expected)
-
-
-def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
-    axes = {"method": ["sora"], "task": ["rte"], "seeds.init": SEEDS, "seeds.data": [5, 6]}
-    made.study(tmp_path, "seeds", axes, leave_out=1)
-    found = artefacts(tmp_path)
-    cells = row(found["seeds"], "SoRA")
-    assert (cells["runs"].text, cells["SD init"].text) == ("5/6", EMPTY)
-    png, svg = render(found["score_by_init_and_data"])
-    assert png.startswith(b"\x89PNG")
-    assert b"<svg" in svg

@@ -66,22 +66,6 @@ def test_of_rates_with_one_seed_and_with_two_those_with_two_decide() -> None:
     assert tuning.best({(1e-3, 1): 85.0, (5e-4, 1): 80.0, (5e-4, 2): 82.0, (2e-3, 1): 80.0, (2e-3, 2): 81.0}) == 5e-4
 
 
-def test_a_second_grid_adds_its_rates(tmp_path: Path, conf: Path) -> None:
-    results = tmp_path / "results"
-    rates = {"first": [2e-4, 8e-4], "second": [5e-5, 8e-4, 3.2e-3]}
-    manifests = [
-        made.study(results, "learning_rate", AXES | {"trainer.learning_rate": each}) for each in rates.values()
-    ]
-    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
-    means = select_means(results)
-    for method in ("lora", "sora"):
-        best = max((5e-5, 2e-4, 8e-4, 3.2e-3), key=lambda rate: means[method, rate])
-        content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
-        assert content["trainer"] == {"learning_rate": best}
-        assert content["tuned"].startswith("learning rate of 5e-05, 0.0002, 0.0008, 0.0032 by the select split")
-        assert all(f"studies/learning_rate-{manifest['hash']}" in content["tuned"] for manifest in manifests)
-
-
 def test_the_protocol_is_told_where_its_select_split_may_be_reported_on(tmp_path: Path, conf: Path) -> None:
     path = conf / "recipe" / "minilm-l6" / "lora" / "stsb.yaml"
     rate = 2e-4, {(2e-4, 1): 80.0, (2e-4, 2): 81.0}, ["a"]
