@@ -137,7 +137,8 @@ def table(study: Study) -> Table | None:
 def headline(study: Study) -> str:
     """One sentence: what holds, what fails, what cannot be decided; nothing before the first comparison can be made."""
     found, key = tests(study), key_of(study)
-    first, parts = FAMILIES[key][0], []
+    first = FAMILIES[key][0]
+    parts: list[str] = []
     sizes = sorted({round(share) for share in found.loc[found["other"] == first.other, "share"].dropna()})
     size = f", with {' to '.join(map(str, [*sizes[:1], *sizes[1:][-1:]]))} % of its live parameters," if sizes else ""
     for family in FAMILIES[key]:
