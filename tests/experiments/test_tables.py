@@ -47,6 +47,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.fixture
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are enough for the test: pictures are empty files."""
+    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
+
+
+numbers = pytest.mark.usefixtures("_without_pictures")
+
+
 def contents(results: Path) -> dict[str, bytes]:
     return {str(p.relative_to(results)): p.read_bytes() for p in sorted(results.rglob("*")) if p.is_file()}
 
@@ -82,6 +91,7 @@ def test_nothing_that_is_written_says_where_or_when(built: Path) -> None:
             assert not re.search(rb"Creation|dc:date|tEXtSoftware", content)
 
 
+@numbers
 def test_what_is_left_of_a_study_that_is_gone_is_removed_and_nothing_else(built: Path, tmp_path: Path) -> None:
     elsewhere = copy(built, tmp_path)
     stale = elsewhere / "tables" / "main_table-0123456789ab" / "main_table.csv"
@@ -94,6 +104,7 @@ def test_what_is_left_of_a_study_that_is_gone_is_removed_and_nothing_else(built:
     assert mine.read_text() == "mine"
 
 
+@numbers
 def test_one_study_alone_leaves_the_others_files(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", AXES, items=20)
     made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
@@ -131,8 +142,8 @@ def spoilt(results: Path) -> list[str]:
     ]
 
 
-def test_bad_files_are_named_and_the_rest_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))  # the numbers are enough here
+@numbers
+def test_bad_files_are_named_and_the_rest_is_built(tmp_path: Path) -> None:
     told = spoilt(tmp_path)
     problems = "\n".join(tables.build(tmp_path))
     assert [words for words in told if words not in problems] == []
@@ -144,6 +155,7 @@ def test_bad_files_are_named_and_the_rest_is_built(tmp_path: Path, monkeypatch: 
     assert str(tmp_path) not in page
 
 
+@numbers
 def test_the_same_record_twice_does_no_harm(built: Path, tmp_path: Path) -> None:
     results = copy(built, tmp_path)
     path = next(results.glob("records/*/*/*.json"))
@@ -185,6 +197,7 @@ def test_the_first_page_begins_with_the_finding_and_the_main_table(built: Path) 
     assert [link for link in links if not (built / link).exists()] == []
 
 
+@numbers
 def test_runs_outside_a_sweep_have_a_table_and_are_rows_of_the_csv(tmp_path: Path) -> None:
     for seed, rate in ((0, 1e-4), (1, 1e-4), (0, 8e-4)):
         made.write_run(
@@ -204,6 +217,7 @@ def test_runs_outside_a_sweep_have_a_table_and_are_rows_of_the_csv(tmp_path: Pat
     made.studies.write(tmp_path, made.manifest("all", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]}))
 
 
+@numbers
 def test_a_new_study_is_a_short_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of docs/studies.md, as it stands there."""
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
