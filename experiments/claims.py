@@ -3,7 +3,7 @@
 A claim is put as one number per seed. Its verdict looks at the 95 % interval of the mean alone: it holds where all of
 it agrees with the claim, fails where all of it contradicts it, else cannot be decided at this size. The interval is
 Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. The comparisons that were
-fixed beforehand are no part of it: experiments/primary.py has them.
+fixed beforehand are in experiments/primary.py.
 """
 
 from __future__ import annotations

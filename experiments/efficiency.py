@@ -18,7 +18,7 @@ PAPER = NAMES["sora"]
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Seconds per epoch beside the paper's."""
+    """Seconds per epoch, next to the paper's."""
     runs, done = timed(study), study.done
     notes = []
     if packed := int((done["pack.size"] > 1).sum()):

@@ -1,4 +1,4 @@
-"""The paper's Table 1: every method, or every arm of a study (``study.arm``), beside LoRA and its controls."""
+"""The paper's Table 1: every method, or every arm of a study (``study.arm``), with LoRA and controls."""
 
 from __future__ import annotations
 
@@ -43,17 +43,19 @@ VERDICTS = {
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """The table, its comparisons, learning curves, published numbers, details."""
+    """The table, its comparisons, learning curves, published numbers (of methods), details."""
     key = primary.key_of(study)
-    runs = in_order(study.runs).assign(trials=1) if key == "arm" else chosen(study, "method")
+    if key == "arm":
+        runs = in_order(study.runs).assign(trials=1)
+        curves = learning_curves(study, runs[runs["arm"].isin(DRAWN)], key, {arm: ARMS[arm] for arm in DRAWN})
+    else:
+        runs = chosen(study, key)
+        curves = learning_curves(study, runs)
     found, drawn = cells(study, runs, key), draws(study, runs)
-    tests = primary.table(study) if key == "arm" else _comparisons(study, runs, drawn)
-    drawn_arms = runs[runs["arm"].isin(DRAWN)] if key == "arm" else runs
-    names = {arm: ARMS[arm] for arm in DRAWN} if key == "arm" else METHODS
     return [
         table(study, runs, found, drawn),
-        tests,
-        *learning_curves(study, drawn_arms, key, names),
+        primary.table(study) if key == "arm" else _comparisons(study, runs, drawn),
+        *curves,
         published_table(study, found, {key: key}, SOURCES, _settings(runs, found)) if key == "method" else None,
         detail_table(study, found, {key: key}, drawn),
     ]
@@ -120,12 +122,12 @@ def _may_be_constant(cell: pd.Series, drawn: Mapping[str, Draws]) -> bool:
 
 
 def _verdicts(study: Study) -> dict[tuple[str, str], str]:
-    """Beside SoRA(-small) the comparison with LoRA, beside its controls those with them."""
+    """Number and row -> its verdict: in SoRA's row of the comparison with LoRA, in a control's row of that with it."""
     found, key, names = {}, primary.key_of(study), METHODS | ARMS
     for test in primary.tests(study).to_dict("records"):
         words, first = f"{test['comparison']}: {test['verdict']}", test["other"] == BASE[key]
-        beside = primary.SMALL[key] if first else test["other"]
-        found[test["task"], names[beside]] = words if first else f"{primary.NAMES[key]} {words}"
+        row = primary.SMALL[key] if first else test["other"]
+        found[test["task"], names[row]] = words if first else f"{primary.NAMES[key]} {words}"
     return found
 
 
@@ -140,6 +142,6 @@ def _comparisons(study: Study, runs: pd.DataFrame, drawn: Mapping[str, Draws]) -
 
 
 def _settings(runs: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
-    """The setting whose published numbers belong beside a method: its rank, where it has one."""
+    """The setting whose published numbers belong to a method: its rank, where it has one."""
     ranks = runs.groupby("method")["method.r"].first().fillna(8)
     return found["method"].map(lambda m: f"method.r={ranks[m]:g}" if m in ("lora", "adalora", "sora") else None)

@@ -142,7 +142,7 @@ def _best(found: pd.DataFrame) -> Table:
 
 
 def iso_table(found: pd.DataFrame, heads: Mapping[str, str]) -> Table | None:
-    """Each setting of SoRA beside LoRA at as many live parameters; None without a pair."""
+    """Each setting of SoRA next to LoRA at as many live parameters; None without a pair."""
     lora = {label: part for label, part in found[found["method"] == "lora"].groupby("label", sort=False)}
     others = found[(found["method"] != "lora") & found["label"].isin(lora)].reset_index(drop=True)
     there = [at_live(live, lora[label]) for live, label in zip(others["live"], others["label"], strict=True)]
