@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments import primary
 from experiments.conditions import RATE
+from experiments.draws import draws
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
 from experiments.labels import ARMS, MAJORITY, METHODS, in_words
 from experiments.scores import chosen, long
@@ -114,16 +115,15 @@ def _like_the_main_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _constants(sections: Sequence[Section]) -> pd.DataFrame:
-    """The constant answer on the first number of each task whose main table has it, for each backbone."""
+    """The majority class on the first number of each task of a main table, for each backbone."""
     found = []
-    for section in sections:
-        study, constants = section.study, section.constants()
+    for study in (section.study for section in sections if section.study.name == "main_table"):
+        drawn = draws(study, study.runs)
         for column in (study.columns(task)[0] for task in study.tasks):
-            if column.label in constants:
+            if column.label in drawn and not np.isnan(drawn[column.label].constant):
                 place = {"task": column.task, "label": column.label, "metric": column.metric}
-                place |= {"method": MAJORITY, "series": MAJORITY}
-                mean = {"mean": constants[column.label]}
-                found += [place | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
+                place |= {"method": MAJORITY, "series": MAJORITY, "mean": drawn[column.label].constant}
+                found += [place | {"backbone": str(backbone)} for backbone in study.values("backbone")]
     return pd.DataFrame(found)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments import conditions
 from experiments.conditions import conditions_table, described
-from experiments.labels import MAJORITY, in_words
+from experiments.labels import in_words
 from experiments.study import Study
 from experiments.tables import EMPTY, Artefact, Figure, Table, pipes
 
@@ -30,18 +30,6 @@ class Section:
     title: str
     artefacts: Sequence[Artefact]
     svgs: Mapping[str, bytes]
-
-    def table(self, name: str) -> pd.DataFrame | None:
-        """The numbers of a table, or None."""
-        return next((each.data for each in self.artefacts if isinstance(each, Table) and each.name == name), None)
-
-    def constants(self) -> dict[str, float]:
-        """Label of a number -> the points of the constant answer, where the main table has them."""
-        table = self.table("main_table")
-        if table is None:
-            return {}
-        rows = table[table.iloc[:, 1] == MAJORITY]
-        return dict(zip(rows["task"], rows["score"].astype(float), strict=True))
 
     @property
     def heading(self) -> str:
