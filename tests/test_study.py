@@ -91,14 +91,7 @@ class World:
             record = records.read(path)
             record["metrics"]["selected"]["select"]["pearson"] = self.score(settings) / 100
             records.write(path, record, records.read_arrays(path, record))
-            runs.append(
-                {
-                    "run_id": record["run_id"],
-                    "axes": place,
-                    "record": path.relative_to(self.results).as_posix(),
-                    "command": " ".join(words),
-                }
-            )
+            runs.append(made.entry(settings, salt) | {"axes": place, "command": " ".join(words)})
         kept = {key: text for key, text in fixed.items() if not key.startswith("paths")}
         studies.write(self.results, studies.make(name, axes, kept | ({studies.ARM: arm} if arm else {}), runs))
 
