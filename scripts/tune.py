@@ -7,7 +7,7 @@ method on each task, the rate with the best mean on the select split; a second s
 of the first, and of rates with one seed and with two those with two decide. Of SoRA it reads the studies named rho too,
 thresholds in units of that rate: the recipe <task> has the largest within half a point of the best (SoRA-small), the
 recipe <task>_best the best (SoRA-best). It goes into conf/recipe/<backbone>/<method>/<task>.yaml, with the trials that
-chose it: provenance.recipe.tuned of every later record, and the captions of tables, tell of them. A recipe with
+chose it: provenance.recipe.tuned of every later record has them, and the conditions on a study's page. A recipe with
 published values is left alone. Exit status 2 where a run of a grid is missing.
 """
 
