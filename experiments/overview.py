@@ -121,9 +121,10 @@ def _constants(sections: Sequence[Section]) -> pd.DataFrame:
         drawn = draws(study, study.runs)
         for column in (study.columns(task)[0] for task in study.tasks):
             if column.label in drawn and not np.isnan(drawn[column.label].constant):
-                place = {"task": column.task, "label": column.label, "metric": column.metric}
-                place |= {"method": MAJORITY, "series": MAJORITY, "mean": drawn[column.label].constant}
-                found += [place | {"backbone": str(backbone)} for backbone in study.values("backbone")]
+                row = {"task": column.task, "label": column.label, "metric": column.metric}
+                row |= {"method": MAJORITY, "series": MAJORITY}
+                mean = {"mean": drawn[column.label].constant}
+                found += [row | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
     return pd.DataFrame(found)
 
 
