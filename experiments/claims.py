@@ -2,8 +2,8 @@
 
 A claim is put as one number per seed. Its verdict looks at the 95 % interval of the mean alone: it holds where all of
 it agrees with the claim, fails where all of it contradicts it, else cannot be decided at this size. The interval is
-Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. The comparisons that were
-fixed beforehand are in experiments/primary.py.
+Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. First stand the comparisons
+that were fixed beforehand (experiments/primary.py), with their margins and corrected p.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from experiments import published
+from experiments import bootstrap, primary, published
 from experiments.comparisons import Comparison, compare
 from experiments.draws import draws
 from experiments.efficiency import slower, timed
 from experiments.labels import ARMS, METHODS, TASKS, Column
 from experiments.levels import interpolated, levels
 from experiments.scores import by_seed, chosen, long, paired
-from experiments.stats import Interval, spearman, t_interval
+from experiments.stats import NONE, Interval, spearman, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import Table
 
@@ -42,6 +42,8 @@ class Claim(NamedTuple):
         interval: of their mean.
         towards: +1 where the claim is that they lie above ``bound``, -1 where below it.
         given: the claim is true of any run with these settings: the number says how much, and decides nothing.
+        dependence: data dependence of the ranks of the SoRA runs that it is about.
+        margin, holm: of a comparison fixed beforehand, what may be lost and p after Holm.
     """
 
     claim: str
@@ -53,10 +55,17 @@ class Claim(NamedTuple):
     towards: int = 1
     bound: float = 0.0
     given: bool = False
+    dependence: float = math.nan
+    margin: float = math.nan
+    holm: float = math.nan
+    fixed: bool = False
+    unfinished: bool = False
 
     @property
     def verdict(self) -> str:
-        """holds | fails | cannot be decided at this size | by construction."""
+        """holds | fails | cannot be decided at this size | by construction | is unfinished."""
+        if self.unfinished:
+            return primary.UNFINISHED
         low, high = sorted(self.towards * (end - self.bound) for end in self.interval)
         return GIVEN if self.given else HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
@@ -73,13 +82,14 @@ def table(studies: Sequence[Study]) -> Table | None:
     order = [study for name in READERS for study in studies if study.name == name]
     rows, ours, ends = [], [], []
     for study, each in [(one, each) for one in order for each in claims(one)]:
-        form = "{:.2f}" if each.bound else "{:+.2f}"  # a difference is written with its sign
+        form = "{:.2f}" if each.bound and not each.fixed else "{:+.2f}"  # a difference is written with its sign
         ours.append(f"{form.format(np.mean(each.values))} {each.unit}".rstrip())
         ends.append(f"{form} to {form}".format(*each.interval))
         row = {"claim": each.claim, "paper": each.paper, "task": each.task, "ours": float(np.mean(each.values))}
         row |= {"95 % interval": each.interval.low, "95 % interval high": each.interval.high}
-        row |= {"seeds": len(each.values), "data dependence": _dependence(study, each.task)}
-        rows.append(row | {"verdict": each.verdict, "study": study.key})
+        row |= {"margin": each.margin, "seeds": len(each.values), "p (Holm)": each.holm}
+        row |= {"data dependence": each.dependence, "verdict": each.verdict}
+        rows.append(row | {"fixed beforehand": "yes" if each.fixed else "no", "study": study.key})
     if not rows:
         return None
     backbones = ", ".join(dict.fromkeys(str(name) for study in order for name in study.values("backbone")))
@@ -87,19 +97,19 @@ def table(studies: Sequence[Study]) -> Table | None:
         "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
         f"contradicts it, else {OPEN}; {GIVEN}: SoRA starts with LoRA's ranks and only cuts. A verdict is about the "
         "settings at hand, not about the best ones: its study's page names them. Intervals: Student's over seeds; of "
-        "score differences, widened to the bootstrap over seeds and items where that reaches further; nothing "
-        f"corrects them for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: RoBERTa-large) in the "
-        "paper, and other budgets: a claim that fails here is not refuted there."
+        "score differences, widened to the bootstrap over seeds and items where that reaches further. Fixed "
+        "beforehand: the comparisons of docs/study.md with their margins, p corrected after Holm over the tasks; "
+        f"nothing corrects the others for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: "
+        "RoBERTa-large) in the paper, and other budgets: a claim that fails here is not refuted there."
     )
     words = {"ours": pd.Series(ours), "95 % interval": pd.Series(ends)}
-    return Table("claims", TITLE, caption, pd.DataFrame(rows), words=words)
+    return Table("claims", TITLE, caption, pd.DataFrame(rows), {"p (Holm)": "{:.4f}"}, words=words)
 
 
-def _dependence(study: Study, label: str) -> float:
-    """Of SoRA's ranks in the study, on the task of that label."""
-    done = study.done[study.done["method"] == "sora"]
-    tasks = [task for task in study.tasks if label.startswith(study.columns(task)[0].label)]
-    return float(done.loc[done["task"].isin(tasks), "data_dependence"].mean())
+def _dependence(*parts: pd.DataFrame) -> float:
+    """Of the ranks of SoRA among these runs."""
+    runs = pd.concat(parts)
+    return float(runs.loc[(runs["method"] == "sora") & runs["done"].astype(bool), "data_dependence"].mean())
 
 
 class Pair(NamedTuple):
@@ -113,9 +123,18 @@ class Pair(NamedTuple):
     def claimed(self, claim: str, paper: str, towards: int = 1) -> Claim:
         """The claim that ``a`` scores higher (towards +1) or lower (-1)."""
         values = _known(self.over.by_seed[0])
-        ends = pd.DataFrame([t_interval(values), self.over.over_items.interval])
-        hull = Interval(float(ends["low"].min()), float(ends["high"].max()))
-        return Claim(claim, paper, self.column.label, values, "points", hull, towards)
+        hull = _hull(values, self.over.over_items.interval)
+        return Claim(claim, paper, self.column.label, values, "points", hull, towards, dependence=self.dependence)
+
+    @property
+    def dependence(self) -> float:
+        """Of its SoRA runs."""
+        return _dependence(self.a, self.b)
+
+    @property
+    def seeds(self) -> pd.Index:
+        """Those that both have, in the order of the comparison's."""
+        return self.a.index.intersection(self.b.index, sort=False)
 
 
 def _pairs(study: Study, runs: pd.DataFrame, key: str, first: object, second: object) -> Iterator[Pair]:
@@ -132,16 +151,28 @@ def _known(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(value for value in values if not math.isnan(value))
 
 
+def _hull(values: Sequence[float], drawn: Interval) -> Interval:
+    """What Student's interval and that of the bootstrap reach together."""
+    ends = pd.DataFrame([t_interval(values), drawn])
+    return Interval(float(ends["low"].min()), float(ends["high"].max()))
+
+
 def _within(values: Sequence[float], low: float, high: float) -> Interval:
     """Student's interval, cut at what is possible."""
     found = t_interval(values)
     return Interval(max(low, found.low), min(high, found.high))
 
 
-def _published_gap(other: str, column: Column) -> float | None:
-    """SoRA minus the other in the paper's Table 1 on that task, in points, or None."""
+def _in_table_1(column: Column, other: str, average: str) -> str:
+    """SoRA minus the other in the paper, in words: on that task, or where it does not have the task on average."""
+    gap = _published_gap("1", other, column)
+    return f"{average} on average (Table 1)" if gap is None else f"{gap:+.2f} (Table 1{_on_all(column.task)})"
+
+
+def _published_gap(table: str, other: str, column: Column, setting: str | None = None) -> float | None:
+    """SoRA minus the other in the paper's table on that task, in points, or None."""
     place = WHOLE.get(column.task, column.task), column.metric, column.split
-    sora, baseline = (published.lookup("sora", "1", method, *place) for method in ("sora", other))
+    sora, baseline = (published.lookup("sora", table, method, *place, setting) for method in ("sora", other))
     return None if sora is None or baseline is None else sora["mean"] - baseline["mean"]
 
 
@@ -162,19 +193,39 @@ SIDES = {  # column -> SoRA, the other, its method in the paper, SoRA's advantag
 def _main_table(study: Study) -> Iterator[Claim]:
     key = "arm" if "arm" in study.runs else "method"
     runs, names = study.runs if key == "arm" else chosen(study, key), METHODS | ARMS
+    if key == "arm":
+        yield from _fixed_beforehand(study)
     for first, second, theirs, average, fewer in SIDES[key]:
         for pair in _pairs(study, runs, key, first, second):
             if average:  # SoRA-small's score is compared by what was fixed beforehand
-                gap = _published_gap(theirs, pair.column)
-                paper = f"{average} on average (Table 1)"
-                paper = paper if gap is None else f"{gap:+.2f} (Table 1{_on_all(pair.column.task)})"
+                paper = _in_table_1(pair.column, theirs, average)
                 yield pair.claimed(f"{names[first]} scores higher than {names[second]}", paper)
             live = paired(pair.a, pair.b, ["params.live"])
             values = _known(100 * (live["params.live"] / live["params.live_b"].where(live["params.live_b"] > 0) - 1))
             claim = f"{names[first]} has fewer live parameters than {names[second]}"
             paper, given = f"{fewer} fewer on average (text)", theirs == "lora" and _only_cuts(pair.a, pair.b)
             ends = _within(values, -100.0, math.inf)  # no change takes away more than all
-            yield Claim(claim, paper, pair.column.label, values, "%", ends, -1, given=given)
+            yield Claim(claim, paper, pair.column.label, values, "%", ends, -1, 0.0, given, pair.dependence)
+
+
+def _fixed_beforehand(study: Study) -> Iterator[Claim]:
+    """The three comparisons of docs/study.md; the paper has the first alone."""
+    for test in primary.tests(study).to_dict("records"):
+        margin, has_margin = test["margin"], not math.isnan(test["margin"])
+        yield Claim(
+            f"SoRA-small is {test['comparison']}",
+            _in_table_1(study.columns(test["name"])[0], "lora", "+0.98") if has_margin else "not in the paper",
+            test["task"],
+            test["values"],
+            "points",
+            Interval(test["low"], test["high"]),
+            bound=-margin if has_margin else 0.0,
+            dependence=test["data dependence"],
+            margin=margin,
+            holm=test["p (Holm)"],
+            fixed=True,
+            unfinished=test["verdict"] == primary.UNFINISHED,
+        )
 
 
 def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
@@ -185,6 +236,34 @@ def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
     pairs = paired(sora, lora, ["method.r", "method.targets"])
     mine, theirs = (pairs[name].astype(object).fillna("").map(str) for name in ("method.targets", "method.targets_b"))
     return bool((mine == theirs).all() and (pairs["method.r"] <= pairs["method.r_b"]).all())
+
+
+def _rank_budget(study: Study) -> Iterator[Claim]:
+    """The difference at equal r, averaged over r, of the seeds that have every r of both methods."""
+    if "arm" in study.runs:  # LoRA's ranks and SoRA's thresholds: none are equal
+        return
+    runs = chosen(study, "method", "method.r")
+    at_rank: dict[Column, list[Pair]] = {}
+    for _, part in runs.groupby("method.r", sort=False):
+        for pair in _pairs(study, part, "method", "sora", "lora"):
+            at_rank.setdefault(pair.column, []).append(pair)
+    for column, pairs in at_rank.items():
+        gaps = pd.concat([pd.Series(pair.over.by_seed[0], pair.seeds) for pair in pairs], axis=1)
+        values = tuple(gaps.mean(axis=1, skipna=False).dropna())
+        drawn = [pair.over.draws for pair in pairs if pair.over.draws is not None]
+        whole = len(drawn) == len(pairs) and len(values) == len(gaps)
+        ends = _hull(values, bootstrap.percentile(np.mean(drawn, axis=0)) if whole else NONE)
+        claim = "SoRA scores higher than LoRA at equal r, averaged over r"
+        dependence = _dependence(*(pair.a for pair in pairs))
+        yield Claim(claim, _gaps_by_rank(column), column.label, values, "points", ends, dependence=dependence)
+
+
+def _gaps_by_rank(column: Column) -> str:
+    """SoRA minus LoRA at each rank of the paper's Table 2 on that task; averages where it does not have the task."""
+    found = [_published_gap("2", "lora", column, f"method.r={r}") for r in (1, 2, 4, 8, 16)]
+    if any(gap is None for gap in found):
+        return "+0.62, +0.60, +0.97, +0.98, +0.71 on average at r = 1 to 16 (Table 2)"
+    return f"{', '.join(f'{gap:+.2f}' for gap in found)} at r = 1 to 16 (Table 2{_on_all(column.task)})"
 
 
 def _threshold(study: Study) -> Iterator[Claim]:
@@ -200,7 +279,8 @@ def _threshold(study: Study) -> Iterator[Claim]:
         orders = _known(spearman(thresholds, each) for each in whole)
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
         paper = "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)"
-        yield Claim(claim, paper, pair.column.label, orders, "", _within(orders, -1.0, 1.0), -1)
+        ends, dependence = _within(orders, -1.0, 1.0), _dependence(own)
+        yield Claim(claim, paper, pair.column.label, orders, "", ends, -1, dependence=dependence)
         paper = costs.get(pair.column.task, "-6.40 on CoLA, -1.23 on STS-B (Table 6)")
         yield pair.claimed("The largest threshold costs score against the smallest", paper, -1)
 
@@ -214,7 +294,8 @@ def _efficiency(study: Study) -> Iterator[Claim]:
             change = 100 * (seconds[name, "sora"] / seconds[name, "adalora"] - 1)
             paper = f"{change:+.1f} % (Table 4{_on_all(str(task))})"
         claim, label = "An epoch of SoRA takes less time than one of AdaLoRA", study.columns(str(task))[0].label
-        yield Claim(claim, paper, label, values, "%", t_interval(values), -1)
+        dependence = _dependence(part)
+        yield Claim(claim, paper, label, values, "%", t_interval(values), -1, dependence=dependence)
 
 
 def _scheduler(study: Study) -> Iterator[Claim]:
@@ -224,16 +305,18 @@ def _scheduler(study: Study) -> Iterator[Claim]:
     for (task, name), mine in found.groupby(["task", "name"], sort=False):
         runs = [part for _, part in mine.groupby("run_id", sort=False)]
         label = study.columns(str(task))[0].label + (f", {name}" if found["name"].nunique() > 1 else "")
+        dependence = _dependence(study.done[study.done["run_id"].isin(mine["run_id"])])
         for point in theirs[theirs["task"] == WHOLE.get(task, task)].itertuples():
             bound, share = float(str(point.percent).removeprefix(">")), 100 * point.params / point.dense_params
             values = _known(_generalization(run, share) for run in runs)
             claim = f"About {share:.2g} % of the dense model's parameters keep more than {bound:.0f} % of its "
             paper = f"{point.percent} % at {point.params:,} parameters (text) of about {point.dense_params:,} "
             claim, paper = f"{claim}generalization", f"{paper}(read off Figure 2{_on_all(str(task))})"
-            yield Claim(claim, paper, label, values, "%", t_interval(values), 1, bound)
+            yield Claim(claim, paper, label, values, "%", t_interval(values), 1, bound, dependence=dependence)
         values = _known(_upper_minus_lower(run) for run in runs)
         claim = "Shallow layers lose their ranks first (live share, upper minus lower third, at half of the parameters)"
-        yield Claim(claim, "said in the text on Figure 2", label, values, "percentage points", t_interval(values))
+        about, unit = (claim, "said in the text on Figure 2", label), "percentage points"
+        yield Claim(*about, values, unit, t_interval(values), dependence=dependence)
 
 
 def _generalization(run: pd.DataFrame, share: float) -> float:
@@ -253,6 +336,7 @@ def _upper_minus_lower(run: pd.DataFrame) -> float:
 
 READERS: Mapping[str, Callable[[Study], Iterator[Claim]]] = {
     "main_table": _main_table,
+    "rank_budget": _rank_budget,
     "efficiency": _efficiency,
     "threshold": _threshold,
     "scheduler": _scheduler,

@@ -38,7 +38,7 @@ VERDICTS = {
     "within half a rank (AdaLoRA: to its average rank, rounded). Verdict: of the comparisons fixed beforehand "
     "(docs/study.md) alone; the other differences are description.",
     "method": "Verdict: SoRA is not inferior to LoRA where both intervals lie above minus the margin (1 point of "
-    "accuracy, 0.5 of Pearson, 2 of MCC), as docs/study.md has it; the comparisons below say what is better or worse.",
+    f"accuracy, 0.5 of Pearson, 2 of MCC; {primary.NOT_FIXED}); the comparisons below say what is better or worse.",
 }
 
 
@@ -54,7 +54,8 @@ def build(study: Study) -> list[Artefact | None]:
     found, drawn = cells(study, runs, key), draws(study, runs)
     return [
         table(study, runs, found, drawn),
-        primary.table(study) if key == "arm" else _comparisons(study, runs, drawn),
+        primary.table(study),
+        _comparisons(study, runs, drawn) if key == "method" else None,
         *curves,
         published_table(study, found, {key: key}, SOURCES, _settings(runs, found)) if key == "method" else None,
         detail_table(study, found, {key: key}, drawn),
@@ -125,7 +126,7 @@ def _verdicts(study: Study) -> dict[tuple[str, str], str]:
     """Number and row -> its verdict: in SoRA's row of the comparison with LoRA, in a control's row of that with it."""
     found, key, names = {}, primary.key_of(study), METHODS | ARMS
     for test in primary.tests(study).to_dict("records"):
-        words, first = f"{test['comparison']}: {test['verdict']}", test["other"] == BASE[key]
+        words, first = f"{test['comparison']}: {primary.said(test)}", test["other"] == BASE[key]
         row = primary.SMALL[key] if first else test["other"]
         found[test["task"], names[row]] = words if first else f"{primary.NAMES[key]} {words}"
     return found
@@ -142,6 +143,6 @@ def _comparisons(study: Study, runs: pd.DataFrame, drawn: Mapping[str, Draws]) -
 
 
 def _settings(runs: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
-    """The setting whose published numbers belong to a method: its rank, where it has one."""
-    ranks = runs.groupby("method")["method.r"].first().fillna(8)
+    """The setting whose published numbers belong to a method: its rank, r = 8 where its runs have several or none."""
+    ranks = runs.groupby("method")["method.r"].agg(lambda r: r.iloc[0] if r.nunique(dropna=False) == 1 else 8).fillna(8)
     return found["method"].map(lambda m: f"method.r={ranks[m]:g}" if m in ("lora", "adalora", "sora") else None)

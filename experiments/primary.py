@@ -1,6 +1,7 @@
 """The comparisons of a main table that have margins and verdicts, and one sentence on them.
 
-Of a study of arms they are the three that docs/study.md fixed before the first run; of methods the first of them.
+Of a study of arms they are the three that docs/study.md fixed before the first run; of methods the first of them, with
+its margins, which nobody fixed beforehand for that sweep.
 
 Differences are SoRA-small (SoRA) minus another row, in points, paired by seed. A verdict looks at two 95 % intervals,
 Student's t over the seeds and the bootstrap over seeds and items: it holds where both lie above the bound, fails where
@@ -26,6 +27,7 @@ from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
 HOLDS, FAILS, OPEN, UNFINISHED = "holds", "fails", "cannot be decided", "is unfinished"
+WORSE = ", but worse"  # within the margin, and below 0
 MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
 SMALL = {"arm": "sora_small", "method": "sora"}
 NAMES = {"arm": "SoRA-small", "method": "SoRA"}
@@ -74,6 +76,8 @@ def tests(study: Study) -> pd.DataFrame:
     for family in FAMILIES[key]:
         for (task, label, metric), own in rows.groupby(["task", "label", "metric"], sort=False):
             if family.margin and metric not in MARGINS:
+                problem = f"{study.key}: no margin is fixed for {label}, so it is not tested"
+                study.problems += [problem] if key == "arm" and problem not in study.problems else []
                 continue
             a, b = (by_seed(own[own[key] == each]) for each in (SMALL[key], family.other))
             if (over := compare(label, a, b, drawn.get(label))) is None:
@@ -95,13 +99,22 @@ def tests(study: Study) -> pd.DataFrame:
 
 
 def judged(found: pd.DataFrame) -> pd.DataFrame:
-    """Add the verdict, ``low`` and ``high`` (what both intervals reach together), and Holm's p over the tasks."""
+    """Add the verdict, ``low`` and ``high`` (what both intervals reach together), and Holm's p over the tasks.
+
+    ``worse``: what holds lies within the margin, but below 0.
+    """
     low, high = found[ENDS[::2]].min(axis=1, skipna=False), found[ENDS[1::2]].max(axis=1, skipna=False)
     bound = -found["margin"].fillna(0.0)
     early = found["seeds"] < found["planned"]
     verdicts = np.select([early, low > bound, high < bound], [UNFINISHED, HOLDS, FAILS], OPEN)
     holm = found["p"].mask(early, 1.0).groupby(found["comparison"]).transform(stats.holm).mask(early)  # they will count
-    return found.assign(low=low, high=high, verdict=verdicts, **{"p (Holm)": holm})
+    worse = (verdicts == HOLDS) & (high < 0)
+    return found.assign(low=low, high=high, verdict=verdicts, worse=worse, **{"p (Holm)": holm})
+
+
+def said(test: Mapping[Any, Any]) -> str:
+    """The verdict in words: ``holds``, ``holds, but worse`` where both intervals lie below 0."""
+    return f"{test['verdict']}{WORSE if test['worse'] else ''}"
 
 
 def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool) -> float:
@@ -116,22 +129,36 @@ def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool
     return tail if one_sided else min(1.0, 2 * tail)
 
 
+TITLES = {"arm": "The comparisons fixed beforehand", "method": "SoRA against LoRA with a margin"}
 CAPTION = (
-    "SoRA-small minus the other arm, in points, paired by seed. Both intervals are 95 %: Student's t over the "
-    "seeds, and a bootstrap over seeds and examples. A comparison holds where both lie above minus the margin "
-    "(above 0 where there is none), fails where both lie below it, and else cannot be decided; it is unfinished until "
-    "every seed of SoRA-small has its partner. p: of the t test, one-sided against the margin, two-sided against 0; "
-    "Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the difference that both would find "
-    "in 80 % of cases. The comparisons, margins and seeds were fixed in docs/study.md before the first run."
+    "{} minus the other {}, in points, paired by seed. Both intervals are 95 %: Student's t over the seeds, and a "
+    "bootstrap over seeds and examples. A comparison holds where both lie above minus the margin (above 0 where there "
+    "is none), fails where both lie below it, and else cannot be decided; it is unfinished until every seed of {} has "
+    "its partner. But worse: within the margin, and both below 0. p: of the t test, one-sided against the margin, "
+    "two-sided against 0; Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the difference "
+    "that both would find in 80 % of cases. {}"
 )
+NOT_FIXED = "margins as in docs/study.md; not fixed beforehand for this sweep"
+CAPTIONS = {
+    "arm": CAPTION.format(
+        NAMES["arm"],
+        "arm",
+        NAMES["arm"],
+        "The comparisons, margins and seeds were fixed in docs/study.md before the first run.",
+    ),
+    "method": CAPTION.format(NAMES["method"], "method", NAMES["method"], f"{NOT_FIXED.capitalize()}."),
+}
 
 
 def table(study: Study) -> Table | None:
     """The tests as a table; None where there is none."""
     formats = dict.fromkeys(("difference", "t interval", "bootstrap interval"), SIGNED)
     formats |= {"p": "{:.4f}", "p (Holm)": "{:.4f}"}
-    found = tests(study)[SHOWN]
-    return Table("primary", "The comparisons fixed beforehand", CAPTION, found, formats) if len(found) else None
+    found, key = tests(study), key_of(study)
+    if found.empty:
+        return None
+    shown = found[SHOWN].assign(verdict=[said(test) for test in found.to_dict("records")])
+    return Table("primary", TITLES[key], CAPTIONS[key], shown, formats)
 
 
 def headline(study: Study) -> str:
@@ -150,7 +177,7 @@ def headline(study: Study) -> str:
         ]
         words = family.words if parts or family is first else family.words.replace("its", f"{NAMES[key]}'s", 1)
         parts += [f"{words}{size if family is first else ''} {_listed(verdicts)}"] if verdicts else []
-    sentence = "; ".join(parts)
+    sentence = "; ".join(parts) + (f" ({NOT_FIXED})" if parts and key == "method" else "")
     return sentence if sentence.endswith(".") or not parts else f"{sentence}."
 
 
@@ -158,7 +185,8 @@ def _named(test: Mapping[Any, Any]) -> str:
     """The task; with p where the corrected one does not bear out the intervals."""
     weak = test["verdict"] == HOLDS or (test["verdict"] == FAILS and pd.isna(test["margin"]))
     holm = test["p (Holm)"]
-    return f"{test['task']}" + (f" (p = {holm:.2f} after Holm)" if weak and not holm < 0.05 else "")
+    words = WORSE if test["worse"] else ""
+    return f"{test['task']}{words}" + (f" (p = {holm:.2f} after Holm)" if weak and not holm < 0.05 else "")
 
 
 def _listed(words: Sequence[str]) -> str:

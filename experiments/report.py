@@ -126,7 +126,7 @@ def _table(table: Table) -> dict[str, Any]:
 def _cell(text: object, key: object, kind: str) -> dict[str, str]:
     words = str(text)
     if kind == "verdict":
-        kind = f"verdict {KINDS.get(words.rpartition(': ')[2], 'open')}" if words.strip("–") else kind
+        kind = f"verdict {KINDS.get(words.rpartition(': ')[2].partition(',')[0], 'open')}" if words.strip("–") else kind
     elif len(words) > WORDY and not kind:
         kind = "words"
     rounded = f"{key:.6g}" if isinstance(key, float) else str(key)  # so that the last bits of a sum change no byte

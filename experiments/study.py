@@ -18,6 +18,7 @@ import experiments
 from experiments.labels import TASKS, Column, columns_of
 from sora import runs
 from sora.errors import UserError
+from sora.files import CONF
 from sora.runs import manifest as studies
 from sora.runs.records import Arrays, read_arrays
 from sora.runs.results import Record
@@ -34,6 +35,8 @@ COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora
     *("provenance.threads", "last.step", "regime.rho", "regime.travel"),
 )
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
+IDENTITY = ("method", "task", "backbone", "seed")  # what a record must have as its manifest has it
+NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 SINGLE = "runs"  # the study of the runs that no manifest names
 
 
@@ -153,7 +156,7 @@ def load(results: Path, by_manifest: bool = False) -> Loaded:
         manifests.append(manifest)
     for manifest in manifests if by_manifest else _united(manifests, problems):
         accepts = experiments.find(manifest["study"]).accepts
-        reasons = [_reason(each, found, accepts) for each in manifest["runs"]]
+        reasons = [_reason(each, manifest["fixed"], found, accepts) for each in manifest["runs"]]
         loaded.append(_study(manifest, reasons, frame, found))
     return Loaded(loaded, _single(frame[~frame["run_id"].isin(named)], found), found, problems)
 
@@ -254,7 +257,7 @@ def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
 # -- which records a study may use -----------------------------------------------------------------------------
 
 
-def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[str]) -> str:
+def _reason(entry: Mapping[str, Any], fixed: Mapping[str, str], found: runs.Results, accepts: Collection[str]) -> str:
     """Why the run has no record to use; empty where it has one."""
     run_id = entry["run_id"]
     if entry.get("contradicted"):
@@ -262,5 +265,21 @@ def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[s
     if run_id not in found.records:
         return found.spoilt.get(run_id, "not run")
     record = found.records[run_id]
+    if contradiction := _contradiction({**fixed, **entry["axes"]}, record["config"]):
+        found.problems.append(
+            f"{found.paths[run_id]}: {contradiction}, against the study's manifest; restore or remove it"
+        )
+        return "foreign record"
     flags = (words for flag, words in REFUSABLE.items() if record["flags"][flag] and flag not in accepts)
     return next((f"refused, as it is about {words}" for words in flags), "")
+
+
+def _contradiction(place: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Where the record's configuration is not the manifest's; empty where it is. Names given elsewhere pass."""
+    for key in IDENTITY:
+        held, wanted = config[key], place.get(key)
+        held = held["name"] if isinstance(held, Mapping) else held
+        own = (CONF / key).is_dir() and not (CONF / key / f"{wanted}.yaml").is_file()  # a file of somebody's own folder
+        if wanted is not None and str(held) != str(wanted) and not own and wanted not in NAMED_ELSEWHERE:
+            return f"{key} is {held!r} and not {wanted!r}"
+    return ""

@@ -26,7 +26,7 @@ from experiments.conditions import RATE
 from experiments.study import Study
 from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.files import CONF, write_text
+from sora.files import CONF, is_name, write_text
 from sora.runs import leaves
 
 RHO = "method.rho"
@@ -66,6 +66,8 @@ def tune(results: Path, conf: Path, tasks: Sequence[str] = ()) -> list[Path]:
     for (backbone, method, task), grid in rates.groupby(["backbone", "method", "task"], sort=False):
         if tasks and task not in tasks:
             continue
+        if not is_name(str(backbone)):
+            raise UserError(f"{grid['study'].iloc[0]}: backbone {backbone!r} names no folder of conf/recipe")
         path = conf / "recipe" / str(backbone) / str(method) / f"{task}.yaml"
         if _content(path).get("unpublished") != ["*"]:
             print(f"{path}: has published values and is left alone", file=sys.stderr)
@@ -155,6 +157,19 @@ def _content(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it") from error
 
 
+def _kept(path: Path, chooses_threshold: bool) -> dict[str, Any]:
+    """What stands under method: and stays. Raises UserError where the recipe has values that would be lost."""
+    content = _content(path)
+    method, trainer = content.get("method") or {}, content.get("trainer") or {}
+    lost = [key for key in content if key not in ("recipe", "unpublished", "tuned", "method", "trainer")]
+    lost += [f"trainer.{key}" for key in trainer if key != "learning_rate"]
+    if chooses_threshold:
+        lost += [f"method.{key}" for key in method if key not in ("threshold", "rho")]
+    if lost:
+        raise UserError(f"{path}: {', '.join(lost)} would be lost; move it into the budget, or take the recipe away")
+    return {} if chooses_threshold else method
+
+
 def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = None) -> str:
     """The recipe's text: the trials, the rate, SoRA's threshold, and without one what stands under method: there."""
     chosen, scores, studies = rate
@@ -166,7 +181,7 @@ def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = N
     # holdout selects on a part of the training file; the others on examples that a later table may report on.
     split = "the select split" + ("" if protocol == "holdout" else f" of protocol={protocol}")
     tuned = f"learning rate of {_listed(tried)} by {split}, seeds {seeds} ({_named(studies)})"
-    kept = _content(path).get("method")
+    kept = _kept(path, chooses_threshold=threshold is not None)
     method = yaml.safe_dump({"method": kept}, sort_keys=False).splitlines() if kept else []
     if threshold is not None:
         rho, rho_scores, rho_studies = threshold

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from experiments import claims
+from experiments import bootstrap, claims
 from experiments.stats import t_interval
 from experiments.study import Study, load
 from sora.runs import records
-from tests.experiments import answered, levelled, made
+from tests.experiments import answered, armed, levelled, made
 from tests.experiments.answered import Answered, share
 
 SEEDS = [0, 1, 2]
@@ -68,6 +68,53 @@ def test_score_and_parameters_of_the_main_table(tmp_path: Path) -> None:
     assert of(tmp_path, "SoRA has fewer live parameters than LoRA").verdict == "holds"
     made.change(tmp_path, lambda record: record["config"]["method"].update(r=8, targets=["query"]), "sora")
     assert of(tmp_path, "SoRA has fewer live parameters than LoRA").verdict == "holds", "other matrices, no comparison"
+
+
+def test_what_was_fixed_beforehand_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its margin, Holm's p and the paper's number; each claim has the dependence of its own SoRA arm."""
+    monkeypatch.setattr(bootstrap, "MOST", 2_000)
+    kept, opposite = [8, 6, 2, 0], [0, 2, 6, 8]
+    for name, start, counts, ranks in (
+        ("lora_r8", 0, (300, 300, 300), None),
+        ("lora_equal", 0, (300, 300), None),
+        ("sora_small", 0, (304, 308, 312), (kept, kept)),
+        ("sora_best", 0, (308, 312, 316), (kept, opposite)),
+    ):
+        rights = {seed: armed.right(count, start=start) for seed, count in zip(armed.SEEDS, counts, strict=False)}
+        armed.arm(tmp_path, name, rights, live=300_000 if name == "lora_r8" else 200_000, ranks=ranks)
+    found = every(tmp_path)
+    assert [each.claim for each in found] == [
+        "SoRA-small is not inferior to LoRA r = 8",
+        "SoRA-small is better than LoRA of equal size",
+        "SoRA-best scores higher than LoRA r = 8",
+        "SoRA-best has fewer live parameters than LoRA r = 8",
+        "SoRA-small has fewer live parameters than LoRA r = 8",
+    ]
+    first, second, best, *_ = found
+    assert first.values == pytest.approx((1, 2, 3))
+    assert (first.paper, second.paper) == ("+0.07 (Table 1)", "not in the paper")
+    assert (first.bound, first.margin, first.fixed, best.fixed) == (-1, 1, True, False)
+    assert first.holm == pytest.approx(0.5 - 3 * math.sqrt(3) / (2 * math.sqrt(2 + 27)))  # two degrees of freedom
+    assert (first.verdict, second.verdict) == ("holds", "is unfinished")
+    assert [each.dependence for each in found] == pytest.approx([0, 0, 2, 2, 0])
+    row = answered.row(answered.built(tmp_path, "main_table")["claims"], claim=first.claim)
+    assert (row["margin"], row["fixed beforehand"], row["verdict"]) == ("1", "yes", "holds")
+    assert "1 is unfinished" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_at_equal_rank_the_ranks_are_averaged_seed_by_seed(tmp_path: Path) -> None:
+    """100 answers: SoRA has 2 and 4 more at the two ranks for seed 0, 6 and 8 more for seed 1; seed 2 lacks a rank."""
+    gains = {(1, 0): 2, (2, 0): 4, (1, 1): 6, (2, 1): 8, (1, 2): 9}
+    runs = [
+        Answered({"method": method, "method.r": r, "task": "rte", "seed": seed}, answers, answers)
+        for (r, seed), gain in gains.items()
+        for method, answers in (("lora", share(60, 100)), ("sora", share(60 + gain, 100)))
+    ]
+    answered.study(tmp_path, "rank_budget", runs)
+    equal = of(tmp_path, "SoRA scores higher than LoRA at equal r")
+    assert equal.values == pytest.approx([3, 7])
+    assert equal.paper == "+1.73, +1.01, +4.03, +2.45, +0.36 at r = 1 to 16 (Table 2)"
+    assert equal.interval == t_interval([3, 7]), "where a seed lacks a rank, no bootstrap"
 
 
 def test_fewer_parameters_than_adalora_are_measured(tmp_path: Path) -> None:

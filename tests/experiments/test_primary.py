@@ -191,5 +191,34 @@ def test_a_method_is_an_arm(tmp_path: Path) -> None:
     (test,) = of_study(tmp_path)
     assert (test["values"], test["share"]) == (pytest.approx((1, 2, 3)), pytest.approx(100 / 3))
     assert primary.headline(study) == (
-        "Non-inferiority of SoRA to LoRA, with 33 % of its live parameters, holds on SST-2 acc."
+        "Non-inferiority of SoRA to LoRA, with 33 % of its live parameters, holds on SST-2 acc. (margins as in "
+        "docs/study.md; not fixed beforehand for this sweep)."
     )
+    table = primary.table(study)
+    assert table is not None
+    assert "not fixed beforehand for this sweep" in table.caption
+    assert "before the first run" not in table.caption
+
+
+def test_what_is_worse_within_the_margin_says_so(tmp_path: Path) -> None:
+    """Both intervals above minus one point: below 0 as well it holds, but is worse."""
+    for name in ("lora_r8", "sora_small"):
+        armed.arm(tmp_path, name, {seed: right(300) for seed in SEEDS})
+    (test,) = of_study(tmp_path)
+    for highest, words in ((0.1, "holds"), (-0.1, "holds, but worse")):
+        ends = dict(zip(ENDS, (-0.5, -0.4, -0.6, highest), strict=True))
+        judged = primary.judged(pd.DataFrame([test | ends])).iloc[0]
+        assert primary.said(judged) == words
+
+
+def test_a_task_without_a_margin_is_named_once(tmp_path: Path) -> None:
+    for name in ("lora_r8", "sora_small"):
+        armed.arm(tmp_path, name, {seed: right(300) for seed in SEEDS})
+    study = reading.study(tmp_path)
+    for path in study.records:
+        study.records[path]["config"]["task"]["metrics"] = ["f1"]
+    study.runs["task.metrics"] = [("f1",)] * len(study.runs)
+    study.runs["report.f1"] = 0.5
+    assert primary.tests(study).empty
+    assert primary.tests(study).empty
+    assert study.problems == [f"{study.key}: no margin is fixed for SST-2 F1, so it is not tested"]

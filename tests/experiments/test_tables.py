@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure as Canvas
 
 import experiments
 from experiments import figures
+from experiments.study import load
 from experiments.tables import EMPTY, SIGNED, Table, comma_separated, latex, markdown, size
 from scripts import tables
 from sora.errors import UserError
@@ -156,6 +158,26 @@ def test_bad_files_are_named_and_the_rest_is_built(tmp_path: Path) -> None:
 
 
 @numbers
+@pytest.mark.parametrize(
+    ("key", "value"), [("method", "full"), ("task", "mrpc"), ("backbone", "roberta-base"), ("seed", 5)]
+)
+def test_a_record_that_is_not_what_its_manifest_says_is_named_and_not_used(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
+
+    def other(record: dict[str, Any]) -> None:
+        group = record["config"][key]
+        record["config"][key] = group | {"name": value} if isinstance(group, dict) else value
+
+    made.change(tmp_path, other)
+    loaded = load(tmp_path)
+    (problem,) = loaded.problems
+    assert f"{key} is {value!r} and not " in problem
+    assert list(loaded.studies[0].runs["reason"]) == ["foreign record"]
+    assert len(loaded.studies[0].missing()) == 1
+
+
 def test_the_same_record_twice_does_no_harm(built: Path, tmp_path: Path) -> None:
     results = copy(built, tmp_path)
     path = next(results.glob("records/*/*/*.json"))

@@ -111,6 +111,31 @@ def test_a_damaged_recipe_is_a_sentence(tmp_path: Path, conf: Path) -> None:
         tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)])
 
 
+@pytest.mark.parametrize(
+    ("text", "rhos", "lost"),
+    [
+        ("optim: {name: adamw_hf}\n", False, "optim"),
+        ("trainer: {learning_rate: 0.1, warmup: 0.5}\n", False, "trainer.warmup"),
+        ("method: {threshold: 0.1, penalty: 0.5}\n", True, "method.penalty"),
+    ],
+)
+def test_a_recipe_whose_values_would_be_lost_is_refused(
+    tmp_path: Path, conf: Path, text: str, rhos: bool, lost: str
+) -> None:
+    path = conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml"
+    path.write_text(f'unpublished: ["*"]\n{text}')
+    rate = 2e-4, {(2e-4, 1): 80.0}, ["a"]
+    with pytest.raises(UserError, match=f"sora/stsb.yaml: {lost} would be lost"):
+        tune.recipe(path, "holdout", rate, (0.1, {(0.1, 1): 80.0}, ["b"]) if rhos else None)
+
+
+def test_a_backbone_that_names_no_folder_is_refused(tmp_path: Path, conf: Path) -> None:
+    manifest = made.manifest("learning_rate", AXES | {"backbone": ["../elsewhere"]})
+    made.studies.write(tmp_path / "results", manifest)
+    with pytest.raises(UserError, match=r"backbone '../elsewhere' names no folder of conf/recipe"):
+        tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)])
+
+
 def test_without_a_grid(tmp_path: Path, conf: Path) -> None:
     with pytest.raises(UserError, match="no learning_rate study here"):
         tune.main(["--results", str(tmp_path), "--conf", str(conf)])
