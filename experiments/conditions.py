@@ -65,7 +65,7 @@ def caution(runs: pd.DataFrame) -> str:
 
 
 def described(study: Study) -> str:
-    """Backbone, protocol, head, precision, seeds and flags, in sentences."""
+    """Backbone, protocol, head, precision, seeds, flags, and how settings were chosen, in sentences."""
     done = study.done
     sentences = [
         f"Backbone {backbone}. {str(values_of('backbone', str(backbone)).get('note', '')).strip()}".strip()
@@ -79,6 +79,8 @@ def described(study: Study) -> str:
     flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
     if flagged := ", ".join(f"{count} {words}" for words, count in flags.items() if count):
         sentences.append(f"Of {len(done)} runs: {flagged}.")
+    if len(done):
+        sentences.append(_chosen(done))
     return " ".join(sentences)
 
 
@@ -107,6 +109,18 @@ def _row(task: str, method: str, runs: pd.DataFrame) -> dict[str, str]:
 def _listed(values: pd.Series, form: str = "g") -> str:
     """The values, ascending, each once; a dash where there are none."""
     return ", ".join(f"{value:{form}}" for value in sorted(values.dropna().unique())) or EMPTY
+
+
+def _chosen(done: pd.DataFrame) -> str:
+    """Whether settings were chosen beforehand, by a recipe of ours, and for all methods by the same trials."""
+    trials = _trials(done)
+    if not trials.any():
+        return "No recipe of these runs names trials that chose its settings."
+    tasks = done["task"]
+    alike = trials.groupby(tasks).nunique().max() == 1 and done.groupby(tasks)["method"].nunique().max() > 1
+    words = f"Settings were chosen by earlier trials, which each record names{'; the same for every method' * alike}."
+    without = int((trials == "").sum())
+    return words + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")
 
 
 def _trials(runs: pd.DataFrame) -> pd.Series:

@@ -10,7 +10,7 @@ from experiments.published import NAMES, seconds_per_epoch
 from experiments.scores import by_seed, paired
 from experiments.stats import sd
 from experiments.study import Study
-from experiments.tables import Artefact, Table
+from experiments.tables import Artefact, Table, counts, size
 
 TITLE = "Efficiency: seconds per epoch (Table 4)"
 PAIR = ("adalora", "sora")  # what the paper compares
@@ -18,7 +18,7 @@ PAPER = NAMES["sora"]
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Seconds per epoch, next to the paper's."""
+    """Seconds per epoch, next to the paper's, and what else was measured."""
     runs, done = timed(study), study.done
     notes = []
     if packed := int((done["pack.size"] > 1).sum()):
@@ -30,7 +30,7 @@ def build(study: Study) -> list[Artefact | None]:
     if len(devices) > 1:
         notes.append("The runs were not all made on one device, so times of different cells cannot be compared.")
     words = f"Measured on: {'; '.join(devices)}." if devices else ""
-    return [_seconds(runs, words, notes)]
+    return [_seconds(runs, words, notes), _costs(runs, words, notes)]
 
 
 def timed(study: Study) -> pd.DataFrame:
@@ -71,3 +71,23 @@ def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
         f"{words} The paper's times are of an RTX 3090, batch size 32."
     )
     return Table("efficiency", "Seconds per epoch", caption, data, formats, notes)
+
+
+def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
+    """Examples a second, and the memory of a GPU: a CPU's is the process's, whose earlier runs raise it."""
+    on_gpu = runs["alone"] & ~runs["provenance.device"].astype(str).str.startswith("cpu")
+    measured = {
+        "examples/s": pd.to_numeric(runs["throughput.examples_per_s"]).where(runs["alone"]),
+        "peak memory (GiB)": pd.to_numeric(runs["memory.peak_bytes"]).where(on_gpu) / 2**30,
+        "live parameters": pd.to_numeric(runs["params.live"]),
+    }
+    found = runs.assign(**measured).groupby(["method", "task"], sort=False)
+    data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*measured]].mean())
+    data = data.reset_index().replace({"method": METHODS, "task": TASKS})
+    data["live parameters"] = counts(data["live parameters"])
+    caption = (
+        "Means over seeds. Examples a second while training. Peak memory: highest allocation of a GPU; a CPU's cannot "
+        f"be compared and is not given, as the process alone is known, whose earlier runs raise it. {words}"
+    )
+    formats = {"examples/s": "{:.1f}", "live parameters": size}
+    return Table("cost", "Speed and memory", caption.strip(), data, formats, notes)

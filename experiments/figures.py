@@ -24,8 +24,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: the
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH, DPI = 8.6, 200  # inches; a page of Markdown shows them as wide, so that a point of type stays a point
 CROWD = 5  # labels of numbers that stand beside each other in a small plot; more of them are turned
-MAIN = ("lora", "sora", "lora_r8", "sora_small")  # whose lines are whole
-METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
+LOOKS = {  # method -> colour, marker and dashes, the same in every figure; an arm has those of its method
+    "lora": (COLOURS[0], "o", "-"),
+    "sora": (COLOURS[1], "s", "-"),
+    "adalora": (COLOURS[2], "^", "-."),
+    "full": (COLOURS[3], "D", ":"),
+    "adapter": (COLOURS[4], "v", (0, (5, 1))),
+    "bitfit": (COLOURS[5], "P", (0, (3, 1, 1, 1))),
+}
+GREYS = ("#000000", "#555555", "#999999")  # of the others
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
     "font.size": 9,
@@ -45,11 +52,16 @@ STYLE: Any = {
 }
 
 
-def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
-    """Colour, marker and dashes of ``key`` among ``others``; a method keeps its own in every figure."""
-    index = list(others).index(key) if key in others else len(others)
-    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    return look | {"linestyle": "-" if key in MAIN else LINES[index % len(LINES)]}
+def line(key: object) -> dict[str, Any]:
+    """Colour, marker and dashes of a method or arm; SoRA-best is dashed, as SoRA-small may stand in the same figure."""
+    method = key if key in NAMES else str(key).partition("_")[0]
+    if method in LOOKS:
+        look = LOOKS[str(method)]
+    else:
+        index = list(NAMES).index(str(method)) if method in NAMES else len(NAMES)
+        look = GREYS[index % len(GREYS)], "X<>*"[index % 4], LINES[index % len(LINES)]
+    found = dict(zip(("color", "marker", "linestyle"), look, strict=True))
+    return found | {"linestyle": "--"} if key == "sora_best" else found
 
 
 def tiling(count: int, columns: int = 3) -> tuple[int, int]:
@@ -150,9 +162,15 @@ def curves(
 
 
 def heat_maps(
-    about: tuple[str, str, str], maps: Mapping[str, pd.DataFrame], axes: tuple[str, str, str], form: str
+    about: tuple[str, str, str],
+    maps: Mapping[str, pd.DataFrame],
+    axes: tuple[str, str, str],
+    form: str,
+    limits: tuple[float, float] | None = None,
 ) -> Figure | None:
-    """A panel for each table, with its own scale of colours, a cell for each of its values; None without a value.
+    """A panel for each table, a cell for each of its values, in colours from its least to its largest or of ``limits``.
+
+    None without a value.
 
     Args:
         about: name, title and caption. axes: what stands at x, y and the colours. form: of a value.
@@ -163,7 +181,7 @@ def heat_maps(
 
     def draw(canvas: Canvas) -> None:
         for axis, table in zip(panels(canvas, list(maps)), maps.values(), strict=True):
-            low, high = float(np.nanmin(table)), float(np.nanmax(table))
+            low, high = limits or (float(np.nanmin(table)), float(np.nanmax(table)))
             image = axis.imshow(table.round(3), cmap="cividis", vmin=low, vmax=high, aspect="auto")
             axis.set_xticks(range(table.shape[1]), table.columns.map(str), rotation=45 if table.shape[1] > CROWD else 0)
             axis.set_yticks(range(len(table)), table.index.map(str))

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from experiments import primary
-from experiments.comparisons import compare, comparison_table, sides
+from experiments.comparisons import AVERAGE, compare, comparison_table, sides
 from experiments.draws import Draws, draws
 from experiments.labels import ARMS, MAJORITY, METHODS
 from experiments.learning_curves import learning_curves
-from experiments.scores import by_seed, cells, chosen, detail_table, long, published_table, score_columns, settings_of
+from experiments.scores import (
+    AVERAGED,
+    averages,
+    by_seed,
+    cells,
+    chosen,
+    detail_table,
+    long,
+    published_table,
+    score_columns,
+    settings_of,
+)
 from experiments.stats import t_interval
 from experiments.study import Study
 from experiments.tables import EMPTY, SIGNED, Artefact, Table, counts, size
@@ -76,11 +88,18 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: Mapping[
     doubtful = [DOUBTFUL if _may_be_constant(cell, drawn) else "" for _, cell in found.iterrows()]
     remarks = [", ".join(filter(None, pair)) for pair in zip(found["remarks"], doubtful, strict=True)]
     constant = [
-        {"label": label, key: MAJORITY, "mean": each.constant, "live": 0, "remarks": ""}
-        for label, each in drawn.items()
-        if not math.isnan(each.constant)
+        {"label": column.label, "task": task, key: MAJORITY, "mean": drawn[column.label].constant, "live": 0}
+        for task in study.tasks
+        for column in study.columns(task)
+        if column.label in drawn and not math.isnan(drawn[column.label].constant)
     ]
     found = pd.concat([found.assign(remarks=remarks), pd.DataFrame(constant)], ignore_index=True)
+    found["remarks"] = found["remarks"].fillna("")
+    caption = CAPTION + VERDICTS[key]
+    if key == "method" and len(study.tasks) > 1:
+        mean = averages(study, found, key).reset_index().assign(label=AVERAGE, remarks="")
+        found, labels = pd.concat([found, mean], ignore_index=True), [*labels, AVERAGE]
+        caption = f"{caption} {AVERAGED}"
     found = found.sort_values("label", key=lambda each: each.map(labels.index), kind="stable", ignore_index=True)
     parts = {place: by_seed(part) for place, part in long(study, runs).groupby(["label", key], sort=False)}
     gaps = [
@@ -95,8 +114,28 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: Mapping[
     data["verdict"] = [verdicts.get(place, "") for place in zip(data["task"], data[key], strict=True)]
     data["remarks"] = found["remarks"]
     formats = {"live parameters": size, **dict.fromkeys(("minus LoRA", "t interval", "bootstrap interval"), SIGNED)}
-    n = (data["n"].map(str) + "/" + data["n of"].map(str)).where(data[key] != MAJORITY, EMPTY)
-    return Table("main_table", "Scores and controls", CAPTION + VERDICTS[key], data, formats, words={"n": n})
+    n = (data["n"].map(str) + "/" + data["n of"].map(str)).where(data["n"].notna(), EMPTY)
+    return Table("main_table", "Scores and controls", caption, data, formats, words={"n": n})
+
+
+def with_baselines(table: Table, settings: pd.DataFrame) -> Table:
+    """The table of methods with rows for linear probes and zero-shot scores of other studies, where it has none itself.
+
+    ``settings``: of its backbone, see :func:`experiments.overview.settings`.
+    """
+    labels = list(table.data["task"].unique())
+    others = settings[settings["method"].isin(SEEDLESS) & settings["label"].isin(labels)]
+    others = others[~others["method"].map(METHODS).isin(table.data["method"])].reset_index(drop=True)
+    if others.empty:
+        return table
+    rows = settings_of(others, {"label": "task", "method": "method"}).assign(verdict="", remarks="")
+    rows[["n", "n of", "score", "score sd"]] = others[["n", "n", "mean", "sd"]]
+    rows["live parameters"] = 0
+    data = pd.concat([table.data, rows.astype({"n": "Int64", "n of": "Int64"})], ignore_index=True)
+    n = pd.concat([table.words["n"], rows["n"].map("{0}/{0}".format)], ignore_index=True)
+    order = data["task"].map(labels.index).sort_values(kind="stable").index
+    words = {"n": n.loc[order].reset_index(drop=True)}
+    return replace(table, data=data.loc[order].reset_index(drop=True), words=words)
 
 
 def difference(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,12 @@ from experiments.conditions import RATE
 from experiments.draws import draws
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
 from experiments.labels import ARMS, MAJORITY, METHODS, in_words
+from experiments.main_table import with_baselines as with_others
 from experiments.scores import chosen, long
 from experiments.stats import sd
 from experiments.study import SEEDS, Study
 from experiments.summary import Section
-from experiments.tables import Figure
+from experiments.tables import Figure, Table
 
 NAME = "overview"  # the folder of these figures
 SWEPT = {"lora": "method.r", "sora": "method.threshold"}  # method -> the setting its curve goes along
@@ -29,7 +30,7 @@ AXES = {"backbone", "task", "method", RATE, *SWEPT.values(), *SEEDS}  # of a stu
 UNEQUAL = ("learning_rate",)  # studies whose runs chose the settings of the others
 CONDITIONS = ["protocol", "head", "trainer.epochs", "trainer.max_steps", "trainer.batch_size", "data.train"]
 LINES = {MAJORITY: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
-LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
+LINES["full"] = "-.", line("full")["color"]  # 50 times the parameters of the others: a point would leave them no room
 COLOUR = {primary.HOLDS: COLOURS[0], primary.FAILS: COLOURS[1], primary.OPEN: "#777777", primary.UNFINISHED: "#bbbbbb"}
 CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
 SHADE = "#e3e3e3"  # of a margin
@@ -44,6 +45,7 @@ class Overview:
     headline: str
     coverage: pd.DataFrame
     figures: Sequence[Figure] = ()
+    settings: pd.DataFrame = field(default_factory=pd.DataFrame)
     svgs: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -55,7 +57,20 @@ def overview(sections: Sequence[Section]) -> Overview:
     several = len(sentences) > 1
     words = " ".join(f"{', '.join(study.values('backbone'))}: {each}" if several else each for study, each in sentences)
     figures = [*pareto(found), *filter(None, [forest(gaps)])]
-    return Overview(words, coverage([section.study for section in sections]), figures)
+    return Overview(words, coverage([section.study for section in sections]), figures, found)
+
+
+def with_baselines(sections: Sequence[Section], found: pd.DataFrame) -> list[Section]:
+    """The sections, main tables of methods with the probes and zero-shot scores that other studies have."""
+    result = []
+    for section in sections:
+        study, first = section.study, section.artefacts[:1]
+        if study.name == "main_table" and "arm" not in study.runs and first and len(found):
+            own = found[found["backbone"].isin(study.values("backbone"))]
+            tables = [with_others(each, own) for each in first if isinstance(each, Table)]
+            section = replace(section, artefacts=[*tables, *section.artefacts[1:]])
+        result.append(section)
+    return result
 
 
 # -- score against live parameters -----------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def page(
     names = headings(sections)
     shown = [_section(section, names[section.study.key]) for section in sections]
     if claims is not None:
-        nothing = dict.fromkeys(("conditions", "words", "provenance", "missing", "missing_words"))
+        nothing = dict.fromkeys(("commands", "conditions", "words", "provenance", "missing", "missing_words"))
         about = {"id": "claims", "heading": claims.title, "parts": [_table(claims) | {"title": "Claim by claim"}]}
         first = sum(section.study.name == "main_table" for section in sections)
         shown.insert(first, nothing | about)
@@ -95,6 +95,7 @@ def _section(section: Section, heading: str) -> dict[str, Any]:
         "id": study.key,
         "heading": f"{heading} ({section.coverage})",
         "parts": parts,
+        "commands": f"tables/{study.key}/runs.sh",
         "conditions": conditions_table(study) if len(study.done) else None,
         "words": described(study),
         "provenance": _provenance(study),

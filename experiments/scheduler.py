@@ -26,6 +26,7 @@ TITLE = {
     "pruning_baselines": "Sparsifying scheduler against one-shot magnitude pruning",
 }
 ACCEPTS = frozenset({"synthetic"})
+KEPT = (99, 95, 90)  # percent of the dense model's score
 BUDGETS = (50, 25, 10, 5, 2)  # percent of the dense model's live parameters
 SENTENCE = (
     "Memorization: the metric on up to 1,000 training examples, seen yet or not; generalization: on the report "
@@ -33,8 +34,11 @@ SENTENCE = (
 )
 DRAWN = (
     "From right to left: the dense model, then level after level. Thick: mean over seeds at each level, with a band of "
-    f"one population SD; thin: the seeds. Live parameters on a log scale, without the head. {SENTENCE} "
-    f"{' '.join(f'{name.capitalize()}: {words}.' for name, words in VARIANTS.items())}"
+    f"one population SD; thin: the seeds. Live parameters on a log scale, without the head. {SENTENCE}"
+)
+MINUS = (
+    "Minus one-shot: 95 % t-interval of the difference, paired by seed, as the dense model of a seed is the same; one "
+    "interval for each share, not corrected for their number. "
 )
 ALIVE = ("alive % lower", "middle", "upper")
 FORMATS = {
@@ -64,7 +68,7 @@ def build(study: Study) -> list[Artefact | None]:
     """Both percentages over live parameters, generalization at equal sizes, every level, and what the paper says."""
     found = curves(study)
     figures = [_figure(found, share) for share in reversed(SHARES)]
-    return [*figures, _budgets(found), _levels(found), _paper(found)]
+    return [*figures, _kept(found), _budgets(found), _levels(found), _paper(found)]
 
 
 def curves(study: Study) -> list[Curve]:
@@ -76,6 +80,32 @@ def curves(study: Study) -> list[Curve]:
         settings, there = str(part["settings"].iloc[0]), int(part["run_id"].isin(mine["run_id"]).sum())
         result.append(Curve(str(task), str(name), settings, mine, there, len(part)))
     return sorted(result, key=lambda curve: study.tasks.index(curve.task))
+
+
+def _kept(found: list[Curve]) -> Table | None:
+    """The fewest live parameters that keep 99, 95 and 90 % of the dense model; None without a level."""
+    rows = []
+    for curve in (each for each in found if len(each.levels)):
+        means = by_level(curve.levels)
+        for share in SHARES:
+            sizes = {f"≥ {percent} %": fewest(means, share, percent) for percent in KEPT}
+            rows.append(curve.row | {"of": share, "dense": means["live"].iloc[0]} | sizes)
+    if not rows:
+        return None
+    data, columns = pd.DataFrame(rows), ["dense", *(f"≥ {percent} %" for percent in KEPT)]
+    data[columns] = data[columns].apply(counts)
+    caption = (
+        "Fewest live parameters of a level whose mean over seeds, and that of every level before it, keeps the "
+        f"percentage of the dense model. –: no level but the dense one. {SENTENCE}"
+    )
+    return Table("kept", "How few parameters keep how much", caption, data, dict.fromkeys(columns, size))
+
+
+def fewest(means: pd.DataFrame, share: str, percent: float) -> float:
+    """Live parameters of the last level up to which every one keeps ``percent``; NaN where only the dense one does."""
+    later = means[means.index > 0]
+    kept = later[(later[share] >= percent).cummin()]
+    return float(kept["live"].iloc[-1]) if len(kept) else math.nan
 
 
 def _budgets(found: list[Curve]) -> Table:
@@ -94,15 +124,14 @@ def _budgets(found: list[Curve]) -> Table:
             row |= {f"{head}, minus one-shot": low, f"{head}, minus one-shot high": high}
         rows.append(row)
     data = pd.DataFrame(rows)
-    if not any(curve.name.startswith(NAMES[3]) for curve in found):
+    pruned = any(curve.name.startswith(NAMES[3]) for curve in found)
+    if not pruned:
         data = data.drop(columns=[name for name in data if "minus" in name])
     formats = {column: SIGNED if "minus" in column else "{:.1f}" for column in data}
     caption = (
         "Generalization in percent of the dense model at shares of the dense model's live parameters: mean ± "
         "population SD over seeds, each seed's curve interpolated linearly in the logarithm of live parameters + 1 "
-        "between its levels (– where not every seed's levels reach the share). Minus one-shot: 95 % t-interval of "
-        "the difference, paired by seed, as the dense model of a seed is the same; one interval for each share, not "
-        f"corrected for their number. {SENTENCE}"
+        f"between its levels (– where not every seed's levels reach the share). {MINUS if pruned else ''}{SENTENCE}"
     )
     return Table("budgets", "Generalization at equal live parameters", caption, data, formats)
 
@@ -181,7 +210,11 @@ def _figure(found: list[Curve], share: str) -> Figure | None:
         legend_below(canvas, 2)
 
     wide, high = tiling(len(tasks))
-    about = share, f"{share.capitalize()} while ranks are taken away (Figure 2)", DRAWN
+    names = {curve.name.removesuffix(f", {curve.settings}") for curve in shown}
+    caption = " ".join(
+        [DRAWN, *(f"{name.capitalize()}: {words}." for name, words in VARIANTS.items() if name in names)]
+    )
+    about = share, f"{share.capitalize()} while ranks are taken away (Figure 2)", caption
     return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + 0.8), True)
 
 

@@ -15,6 +15,7 @@ from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, SIGNED, Table, counts, size
 
 COVERED = "Mean ± population SD over seeds, in points, of the selected weights on the report split; (n/m): n of m runs."
+AVERAGED = "Average: over tasks, two numbers of one task averaged first."
 LIVE = (
     "Live parameters: sum of r (in + out) over the adapted matrices, or what trains outside the head, of the selected "
     "weights, which may be from before the last rank went."
@@ -135,8 +136,19 @@ def score_table(
         data = data.join(score_columns(places.merge(found[found["label"] == label], on=keys, how="left"), label))
     if len(study.tasks) > 1:
         data["average"] = sums["average"].where(sums["tasks"] == len(study.tasks))
-    caption = f"{words} {COVERED} Average: over tasks, two numbers of one task averaged first. {LIVE}".strip()
+    caption = " ".join(filter(None, (words, COVERED, AVERAGED if len(study.tasks) > 1 else "", LIVE)))
     return Table(name, title, caption, data, {"live parameters": size, **dict.fromkeys(heads.values(), "{:g}")})
+
+
+def averages(study: Study, found: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The average of the tasks for each value of ``key``: mean, live and data_dependence, NaN where a task lacks it.
+
+    ``found``: rows with a task, a mean and the others; of two numbers of one task the mean counts.
+    """
+    columns = ["mean", "live", "data_dependence"]
+    by_task = found.groupby([key, "task"], sort=False)[columns].agg(_whole_mean)
+    rows = by_task.groupby(level=key, sort=False)
+    return rows.agg(_whole_mean)[rows.size() == len(study.tasks)]
 
 
 def _whole_mean(values: pd.Series) -> float:

@@ -110,6 +110,8 @@ def _curve(found: pd.DataFrame, axis: tuple[str, str]) -> Artefact | None:
     name = {"live": "live_parameters", RATE: "learning_rate"}.get(axis[0], axis[0].removeprefix("method."))
     shown = found[found["mean"].notna() & (pd.to_numeric(found[axis[0]]) > 0)]
     caption = "Report split, selected weights: mean over seeds, band: one population SD."
+    if (pd.to_numeric(found.loc[found["mean"].notna(), axis[0]]) <= 0).any():
+        caption += f" {axis[1][0].upper()}{axis[1][1:]} = 0 has no place on a logarithmic axis and is not drawn."
     about = f"score_by_{name}", f"Score by {name.replace('_', ' ')}", caption
     return curves(about, shown, axis, ticks=axis[0] != "live")
 
@@ -127,15 +129,19 @@ def _best(found: pd.DataFrame) -> Table:
             best = whole.loc[whole["select"].idxmax()]
             report = score_columns(part[part[RATE] == best[RATE]], "report").iloc[0].to_dict()
             row |= {"best": best[RATE], "select": best["select"], **report}
+            row["select - report"] = best["select"] - best["mean"]
             row["remark"] = EDGE if at_the_edge(best[RATE], whole[RATE]) else ""
         rows.append(row)
+    grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
+    same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
     caption = (
         "The learning rate with the best mean on the select split, and its score on the report split (points, mean ± "
-        "population SD over seeds). Learning rates: those of which every seed has a score, of those planned; another "
-        "study of the same task may have tried more."
+        "population SD over seeds). Select - report: the difference of the two, with the optimism of the choice. "
+        "Learning rates: those of which every seed has a score, of those planned; another study of the same task may "
+        f"have tried more.{f' {same}' if len(grids) > 1 else ''}"
     )
-    data = pd.DataFrame(rows)
-    return Table("best", "Best learning rate of each method", caption, data, {"best": "{:g}"})
+    formats = {"best": "{:g}", "select - report": SIGNED}
+    return Table("best", "Best learning rate of each method", caption, pd.DataFrame(rows), formats)
 
 
 # -- at the same number of live parameters -----------------------------------------------------------------------

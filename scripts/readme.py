@@ -25,11 +25,17 @@ def block(results: Path) -> str:
     """Each main table as Markdown, a row for each method or arm: live parameters and mean ± SD of each task."""
     parts = []
     for path in sorted(results.glob("tables/main_table-*/main_table.csv")):
-        table = Table("main_table", "", "", pd.read_csv(path), {"live parameters": size})
+        found = pd.read_csv(path)
+        found[["score n", "score of"]] = found[["n", "n of"]]  # so that the score names runs that are missing
+        table = Table("main_table", "", "", found, {"live parameters": size})
         key = table.columns[1]  # method, or arm
         tasks, names = list(table.data["task"].unique()), table.data[key].unique()
         live = table.data.groupby(key)["live parameters"].mean().map(size, na_action="ignore").fillna(EMPTY)
-        few = (table.data["n"] > 0) & (table.data["n"] < table.data.groupby("task")["n"].transform("max"))
+        few = (
+            (found["n"] > 0)
+            & (found["n"] < found.groupby("task")["n"].transform("max"))
+            & (found["n"] == found["n of"])
+        )
         counts = table.data["n"].map(" (n = {:.0f})".format).where(few, "")
         shown = table.show.assign(score=table.show["score"] + counts)
         wide = shown.pivot(index=key, columns="task", values="score").fillna(EMPTY).loc[names, tasks]
