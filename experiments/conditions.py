@@ -118,7 +118,8 @@ def _chosen(done: pd.DataFrame) -> str:
         return "No recipe of these runs names trials that chose its settings."
     tasks = done["task"]
     alike = trials.groupby(tasks).nunique().max() == 1 and done.groupby(tasks)["method"].nunique().max() > 1
-    words = f"Settings were chosen by earlier trials, which each record names{'; the same for every method' * alike}."
+    words = "Settings were chosen by earlier trials, which each record names"
+    words += "; the same for every method." if alike else "."
     without = int((trials == "").sum())
     return words + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")
 
