@@ -129,9 +129,9 @@ def with_baselines(table: Table, settings: pd.DataFrame) -> Table:
     if others.empty:
         return table
     rows = settings_of(others, {"label": "task", "method": "method"}).assign(verdict="", remarks="")
-    rows[["n", "n of", "score", "score sd"]] = others[["n", "n", "mean", "sd"]]
-    rows["live parameters"] = 0
-    data = pd.concat([table.data, rows.astype({"n": "Int64", "n of": "Int64"})], ignore_index=True)
+    rows["n"] = rows["n of"] = counts(others["n"])
+    rows["score"], rows["score sd"], rows["live parameters"] = others["mean"], others["sd"], 0
+    data = pd.concat([table.data, rows], ignore_index=True)
     n = pd.concat([table.words["n"], rows["n"].map("{0}/{0}".format)], ignore_index=True)
     order = data["task"].map(labels.index).sort_values(kind="stable").index
     words = {"n": n.loc[order].reset_index(drop=True)}

@@ -248,6 +248,7 @@ def forest(found: pd.DataFrame) -> Figure | None:
 
     margins = {words: margin for words, margin in zip(found["words"], found["margin"], strict=True) if margin > 0}
     limits = ", ".join(f"{margin:g} ({words})" for words, margin in margins.items())
+    limits += f"; of methods {primary.NOT_FIXED}" if limits and (found["other"] == "lora").any() else ""
     caption = (
         "Differences of means, paired by seed. 95 % intervals: thick, t over seeds; thin, bootstrap over seeds and "
         f"examples.{f' Margin in points: {limits}.' if limits else ''}"
@@ -270,7 +271,7 @@ def _forest(axis: Axes, part: pd.DataFrame, names: pd.Series) -> None:
     axis.set_ylim(len(part) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     right = axis.secondary_yaxis("right")
-    words = [f"{gap:+.2f}, {verdict}" for gap, verdict in zip(part["difference"], part["verdict"], strict=True)]
+    words = [f"{test['difference']:+.2f}, {primary.said(test)}" for test in part.to_dict("records")]
     sizes = ["" if np.isnan(share) else f"\n{share:.0f} % of its size" for share in part["share"]]
     right.set_yticks(range(len(part)), [word + size for word, size in zip(words, sizes, strict=True)])
     right.tick_params(length=0)

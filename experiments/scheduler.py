@@ -124,14 +124,14 @@ def _budgets(found: list[Curve]) -> Table:
             row |= {f"{head}, minus one-shot": low, f"{head}, minus one-shot high": high}
         rows.append(row)
     data = pd.DataFrame(rows)
-    pruned = any(curve.name.startswith(NAMES[3]) for curve in found)
-    if not pruned:
+    compared = any(curve.name.startswith(NAMES[3]) for curve in found)
+    if not compared:
         data = data.drop(columns=[name for name in data if "minus" in name])
     formats = {column: SIGNED if "minus" in column else "{:.1f}" for column in data}
     caption = (
         "Generalization in percent of the dense model at shares of the dense model's live parameters: mean ± "
         "population SD over seeds, each seed's curve interpolated linearly in the logarithm of live parameters + 1 "
-        f"between its levels (– where not every seed's levels reach the share). {MINUS if pruned else ''}{SENTENCE}"
+        f"between its levels (– where not every seed's levels reach the share). {MINUS if compared else ''}{SENTENCE}"
     )
     return Table("budgets", "Generalization at equal live parameters", caption, data, formats)
 

@@ -110,7 +110,7 @@ def test_an_arm_without_a_run_has_no_number(results: Path, monkeypatch: pytest.M
     for path in (results / "records").rglob("lora-s*"):
         path.unlink()
     tables.build(results)
-    assert readme.block(results).splitlines()[2] == "| LoRA r = 8 | – | – |"
+    assert readme.block(results).splitlines()[2] == "| LoRA r = 8 | – | (0/4) |"
 
 
 def test_other_seeds_of_an_arm_are_the_same_arm(results: Path) -> None:

@@ -36,6 +36,13 @@ def simulated(shares: list[float], seeds: int) -> list[float]:
     return [float(share) for share in np.mean(found, axis=0)]
 
 
+def test_every_row_of_the_page_has_the_cells_of_its_head() -> None:
+    pages = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").split("\n\n")
+    tables = [page.splitlines() for page in pages if page.startswith("|")]
+    assert len(tables) == 2
+    assert all(len({line.count(" | ") for line in [rows[0], *rows[2:]]}) == 1 for rows in tables)
+
+
 def test_every_regime_is_stated() -> None:
     assert len(STATED) == 4 * 3
     assert all(sum(shares) == pytest.approx(1) for shares, _ in STATED.values())

@@ -5,19 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score
 
-from experiments import find, published
+from experiments import figures, find, published
 from experiments.comparisons import verdict
 from experiments.conditions import conditions
 from experiments.draws import draws
 from experiments.labels import MAJORITY
-from experiments.main_table import DOUBTFUL
+from experiments.main_table import DOUBTFUL, _settings
 from experiments.stats import t_interval
 from experiments.study import load
 from experiments.tables import EMPTY, Figure
+from scripts import readme, tables
 from sora.runs import records
 from sora.runs.records import read, read_arrays
 from tests.experiments import made, reading
@@ -49,6 +51,33 @@ def test_a_cell_is_mean_and_population_sd_of_its_records(results: Path, built: d
     cells = row(built["main_table"], "RTE acc.", "LoRA")
     assert cells["score"].text == f"{np.mean(values):.2f} ± {np.std(values):.2f}"
     assert cells["n"].text == "3/3"
+
+
+def test_the_average_is_over_tasks_and_only_of_methods_that_have_all(built: dict[str, Any]) -> None:
+    table = built["main_table"]
+    rte, accuracy, f1 = (row(table, label, "LoRA")["score"].value for label in ("RTE acc.", "QQP acc.", "QQP F1"))
+    assert row(table, "average", "LoRA")["score"].value == pytest.approx((rte + (accuracy + f1) / 2) / 2)
+    assert row(table, "average", MAJORITY)["n"].text == EMPTY
+    assert "Average: over tasks" in table.caption
+
+
+def test_the_readme_of_the_project_names_missing_and_marked_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}, leave_out=1)
+    made.change(tmp_path, lambda record: record["flags"].update(one_class=True), "sora")
+    tables.build(tmp_path)
+    lora, sora, _ = (line for line in readme.block(tmp_path).splitlines()[2:] if line.startswith("|"))
+    assert "(" not in lora
+    assert sora.endswith("(1/2) [1 one-class] |")
+
+
+def test_published_numbers_are_those_of_the_rank_or_of_eight() -> None:
+    runs = pd.DataFrame({"method": ["lora", "lora", "sora", "sora", "full"], "method.r": [4, 4, 2, 16, np.nan]})
+    found = _settings(runs, pd.DataFrame({"method": ["lora", "sora", "full"]}))
+    assert list(found[:2]) == ["method.r=4", "method.r=8"]
+    assert pd.isna(found[2])
 
 
 def test_the_page_says_under_which_conditions(results: Path) -> None:

@@ -15,11 +15,11 @@ from scipy import stats
 
 import experiments
 from experiments import figures, overview, primary, sweep
-from experiments.labels import MAJORITY
+from experiments.labels import ARMS, MAJORITY
 from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
-from experiments.tables import Figure
+from experiments.tables import EMPTY, Figure, Table
 from tests.experiments import armed, made, reading
 
 SEEDS = [0, 1, 2]
@@ -70,6 +70,35 @@ def test_settings_are_those_that_were_trained_alike(swept: list[Section]) -> Non
     expected = main.done[main.done["method"] == "full"]["score"]
     row = found[found["method"] == "full"].iloc[0]
     assert (row["mean"], row["sd"], row["n"]) == pytest.approx((expected.mean(), expected.std(ddof=0), 3))
+
+
+def test_probes_of_other_studies_stand_in_the_main_table_of_methods(swept: list[Section]) -> None:
+    first = next(
+        section
+        for section in overview.with_baselines(swept, overview.settings(swept))
+        if section.study.name == "main_table"
+    )
+    table = first.artefacts[0]
+    assert isinstance(table, Table)
+    assert [each["method"].text for each in reading.rows(table)] == [
+        *("Fine-tuning", "LoRA", "SoRA", MAJORITY, "Linear probe", "Zero-shot cosine")
+    ]
+    probe = next(section.study.done for section in swept if section.study.name == "mine").iloc[0]
+    cells = reading.row(table, "RTE acc.", "Linear probe")
+    assert (cells["n"].text, cells["score"].value) == ("1/1", pytest.approx(probe["score"]))
+    assert cells["verdict"].text == EMPTY
+    assert len(table.show) == 6
+
+
+def test_a_method_and_its_arms_have_one_colour_in_every_figure() -> None:
+    looks = {key: figures.line(key) for key in ("lora", "sora", "adalora", "full", "adapter", "bitfit")}
+    assert [looks[key]["color"] for key in ("lora", "sora")] == ["#0072B2", "#D55E00"]
+    assert len({look["color"] for look in looks.values()}) == len(looks)
+    for arm in ARMS:
+        method = arm.partition("_")[0]
+        assert figures.line(arm)["color"] == looks.get(method, figures.line(arm))["color"]
+    assert figures.line("sora_small")["linestyle"] != figures.line("sora_best")["linestyle"]
+    assert overview.LINES["full"][1] == looks["full"]["color"]
 
 
 def test_a_picture_has_its_resolution_and_a_place_for_no_parameters(swept: list[Section]) -> None:

@@ -13,6 +13,7 @@ from scipy import stats as reference
 
 from experiments import figures
 from experiments.levels import interpolated, levels, thirds
+from experiments.scheduler import fewest
 from experiments.tables import EMPTY
 from scripts import tables
 from sora.runs import manifest as studies
@@ -137,6 +138,20 @@ def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
     expected = np.interp(np.log1p(share * 9600), np.log1p([0, 800, 4800, 9600]), means)
     assert found["ours: generalization %"].value == pytest.approx(expected)
     assert "RoBERTa-large" in str(table.caption)
+
+
+def test_the_fewest_parameters_that_keep_a_share_before_any_level_that_does_not(scheduler: Path) -> None:
+    """Mean generalization 100, 94.2, 88.3, 82.5 at 9,600, 4,800, 800 and 0; memorization 100, 100, 94.4, 88.9."""
+    found = artefacts(scheduler)
+    table = found["kept"]
+    for share, kept in (("generalization", [EMPTY, EMPTY, "4.8k"]), ("memorization", ["4.8k", "4.8k", "800"])):
+        cells = row(table, "RTE", "scheduler", "3/3", share)
+        assert [cells[f"≥ {percent} %"].text for percent in (99, 95, 90)] == kept
+    means = pd.DataFrame({"generalization": [100, 80, 95], "live": [9, 5, 3]}, index=[0, 1, 2])
+    assert math.isnan(fewest(means, "generalization", 90)), "the first level does not keep it"
+    assert "one-shot" not in found["budgets"].caption.lower()
+    assert "One-shot" not in found["generalization"].caption
+    assert "Scheduler: learning rate warmed up" in found["generalization"].caption
 
 
 def test_the_figures_draw_the_means_and_the_seeds(scheduler: Path) -> None:

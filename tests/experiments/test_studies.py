@@ -67,6 +67,7 @@ def test_values_that_are_lists_or_objects_can_be_swept_over(tmp_path: Path) -> N
     assert len(table.data) == 2
 
 
+ONE: dict[str, list[Any]] = {"task": ["rte"], "seed": [0, 1]}
 VALUES = {  # study -> the axes that it has besides method, task and seed
     "learning_rate": {"trainer.learning_rate": [1e-4, 4e-4]},
     "rank_budget": {"method.r": [2, 4]},
@@ -144,6 +145,24 @@ def test_a_setting_has_a_row_and_its_published_number(
     assert (f"score_by_{name}" in found) == (name != "modules")  # words have no curve
 
 
+def test_the_best_rate_is_that_of_the_select_split_and_the_grids_are_compared(tmp_path: Path) -> None:
+    made.study(tmp_path, "learning_rate", {"method": ["lora", "sora"], **VALUES["learning_rate"], **ONE})
+    table = artefacts(tmp_path)["best"]
+    cells = row(table, "LoRA")
+    assert cells["select - report"].value == pytest.approx(cells["select"].value - cells["report"].value)
+    assert table.caption.endswith("All methods have the same grid.")
+    made.study(tmp_path, "learning_rate", {"method": ["sora"], "trainer.learning_rate": [1e-3], **ONE})
+    assert artefacts(tmp_path)["best"].caption.endswith("The methods do not have the same grid.")
+
+
+@pytest.mark.parametrize("values", [[0.0, 1e-4, 4e-4], [1e-4, 4e-4]])
+def test_a_curve_says_what_its_axis_cannot_show(tmp_path: Path, values: list[float]) -> None:
+    made.study(tmp_path, "threshold", {"method": ["sora"], "method.threshold": values, **ONE})
+    found = artefacts(tmp_path)
+    assert ("Ξ = 0 has no place on a logarithmic axis" in found["score_by_threshold"].caption) == (0.0 in values)
+    assert "Average" not in found["threshold"].caption
+
+
 # -- efficiency ------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +178,15 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
         if index == 0:
             content["pack"] = {"size": 2, "members": [content["run_id"], "0" * 12]}
         path.write_text(json.dumps(content))
-    table = artefacts(tmp_path)["efficiency"]
+        if index == 4:  # made on a GPU
+            content["provenance"]["device"] = "NVIDIA H200"
+            content["memory"]["peak_bytes"], content["throughput"]["examples_per_s"] = 3 * 2**30, 70.0
+            path.write_text(json.dumps(content))
+    table, cost = (artefacts(tmp_path)[name] for name in ("efficiency", "cost"))
+    sora, adalora = row(cost, "SoRA", "CoLA"), row(cost, "AdaLoRA", "CoLA")
+    assert (sora["peak memory (GiB)"].value, adalora["peak memory (GiB)"].text) == (3.0, EMPTY), "a CPU has none"
+    assert "a CPU's cannot be compared" in cost.caption
+    assert sora["examples/s"].value > adalora["examples/s"].value > 0
     cells = row(table, "CoLA")
     assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
     assert cells["SoRA"].text == "6.8 ± 0.2"
