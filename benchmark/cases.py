@@ -16,7 +16,6 @@ OURS = "ours"
 TRAINER = "peft + Trainer"
 LOOP = "peft, our batches"
 AUTHORS = "authors' recipe"
-MATRICES = "matrix products alone, bf16"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ def _large_batch() -> Section:
         Case(OURS, "ours", "sora", "rte", batch=32),
         Case(f"{OURS}, bf16", "ours", "sora", "rte", batch=32, precision="bf16"),
         Case(f"{TRAINER} (LoRA)", "trainer", "lora", "rte", batch=32),
-        Case(MATRICES, "matrices", "sora", "rte", batch=32),
     ]
     return Section("minilm-l6, rte, sora, batch 32", "cpu", cases)
 

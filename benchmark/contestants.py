@@ -138,28 +138,6 @@ def floor(case: Case, turn: Gate) -> None:
         turn.step()
 
 
-def matrices(case: Case, turn: Gate) -> None:
-    """The products of the frozen matrices on our batches, forward and with the gradient, in bf16, and nothing else."""
-    (run,) = runs(case)
-    _, split = training_split(run)
-    ends = FAMILIES[run.backbone.family].targets
-    weights = [
-        module.weight.detach().to(torch.bfloat16)
-        for name, module in classifier(run).named_modules()
-        if isinstance(module, nn.Linear) and ".layer." in name and name.endswith(ends)
-    ]
-    inputs: dict[tuple[int, int], Tensor] = {}
-    for batch, _ in our_batches(run, split):
-        rows = batch["input_ids"].numel()
-        for weight in weights:
-            for matrix in (weight.T, weight):
-                shape = (rows, matrix.shape[0])
-                if shape not in inputs:
-                    inputs[shape] = torch.randn(shape, dtype=torch.bfloat16, device=device())
-                torch.mm(inputs[shape], matrix)
-        turn.step()
-
-
 def loop(case: Case, turn: Gate) -> None:
     """peft's adapters, or all weights, in a plain loop on our batches, with torch's fused AdamW."""
     (run,) = runs(case)
@@ -318,7 +296,6 @@ def _prefix(run: RunConfig) -> str:
 
 TRAIN: dict[str, Callable[[Case, Gate], None]] = {
     "floor": floor,
-    "matrices": matrices,
     "ours": ours,
     "loop": loop,
     "trainer": trainer,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmark.cases import FLOOR, MATRICES, OURS, TRAINER, Section
+from benchmark.cases import FLOOR, OURS, TRAINER, Section
 from benchmark.measure import Result
 
 SCHEMA = 1
@@ -15,7 +15,6 @@ REFERENCES = {  # column of ratios -> how the label of its reference starts
     "speed / Trainer": (TRAINER, "Trainer"),
     "speed / ours solo": (OURS,),
     "time / frozen": (FLOOR,),
-    "speed / products": (MATRICES,),
 }
 
 
@@ -70,8 +69,7 @@ LEGEND = (
     "Median and range over turns; on a CPU all contestants of a section are alive at once and take turns of equally "
     "many steps, on a GPU they come one after another. "
     "Speed is examples a second, of all runs of a pack; a ratio compares two contestants turn by turn. `Trainer` is "
-    "the Hugging Face Trainer (with peft's adapter), `frozen` the bare backbone, forward and backward, on our batches; "
-    "`products` the frozen matrices alone, forward and backward, in bf16: the share of the matrix rate that is in use."
+    "the Hugging Face Trainer (with peft's adapter), `frozen` the bare backbone, forward and backward, on our batches."
 )
 
 

@@ -1,4 +1,4 @@
-"""Studies: one module each, a pure function from the runs that a manifest names to tables and figures (torch-free).
+"""Studies: one module a kind, a pure function from the runs that a manifest names to tables and figures (torch-free).
 
 A study NAME consists of
 
@@ -7,9 +7,10 @@ A study NAME consists of
   as a DataFrame) and returns :class:`experiments.tables.Table` and ``Figure`` objects, or None for what it has not.
   Where the study is about generated tasks, random weights or partial data, ``ACCEPTS`` names the flags.
 
-Studies that vary one setting of SoRA share ``experiments/settings.py``. A name without a module is shown as the sweep
-it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and writes Markdown, LaTeX, CSV, PNG, SVG and the
-report. ``build`` reads no clock and draws no random number without a fixed seed: the same records give the same bytes.
+Studies of one kind share a module (``SHARED``), whose ``TITLE`` has a title for each. A name without a module is shown
+as the sweep it is. ``scripts/tables.py`` reads the manifests, calls ``build`` and writes Markdown, LaTeX, CSV, PNG, SVG
+and the report. ``build`` reads no clock and draws no random number without a fixed seed: the same records give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from experiments.study import Study
     from experiments.tables import Artefact
+
+SHARED = dict.fromkeys(("learning_rate", "rank_budget", "threshold", "penalty", "modules"), "settings")
+SHARED |= {"pruning_baselines": "scheduler"}
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,12 @@ class Definition:
 
 def find(name: str) -> Definition:
     """The study of that name; any other name is a sweep that somebody named."""
-    settings = importlib.import_module("experiments.settings")
-    if name in settings.SETTINGS:
-        return Definition(settings.SETTINGS[name].title, settings.build)
-    there = name.isidentifier() and importlib.util.find_spec(f"experiments.{name}") is not None
-    module: Any = importlib.import_module(f"experiments.{name}") if there else None
-    if not (hasattr(module, "build") and hasattr(module, "TITLE")):
+    home = SHARED.get(name, name)
+    there = home.isidentifier() and importlib.util.find_spec(f"experiments.{home}") is not None
+    module: Any = importlib.import_module(f"experiments.{home}") if there else None
+    title = getattr(module, "TITLE", "")
+    title = title.get(name, "") if isinstance(title, dict) else title
+    if not (title and hasattr(module, "build")):
         module = importlib.import_module("experiments.sweep")
-    return Definition(module.TITLE, module.build, frozenset(getattr(module, "ACCEPTS", ())))
+        title = module.TITLE
+    return Definition(title, module.build, frozenset(getattr(module, "ACCEPTS", ())))

@@ -182,27 +182,6 @@ def summary(mean: float, draws: Floats) -> Difference:
     )
 
 
-def paired_bootstrap(
-    a: ArrayLike, b: ArrayLike, *, paired_seeds: bool = True, resamples: int = 10_000, seed: int = 0
-) -> Difference:
-    """The difference of two mean scores, from the score of every seed on every item.
-
-    Args:
-        a, b: [S_a, N] and [S_b, N] (for an accuracy: 1 right, 0 wrong); column j is the same item in both.
-        paired_seeds: entry i of both shares its seed, so that seeds are drawn together; needs S_a = S_b.
-
-    Raises:
-        ValueError: shapes that do not fit.
-    """
-    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if x.shape[1] != y.shape[1] or (paired_seeds and len(x) != len(y)):
-        raise ValueError(f"a is {x.shape} and b {y.shape}: need the same items, and as many seeds to be paired")
-    scores = resample([row[:, None] for row in (*x, *y)], "accuracy", resamples, seed)
-    first, second = scores[:, : len(x)], scores[:, len(x) :]
-    draws = mean_over_seeds(first, seed) - mean_over_seeds(second, seed, 0 if paired_seeds else 1)
-    return summary(float(x.mean() - y.mean()), draws)
-
-
 def _counts(rng: np.random.Generator, n: int, size: int) -> NDArray[np.integer]:
     """[size, n]: how often each of n things was drawn in n draws with replacement."""
     draws = rng.integers(n, size=(size, n))

@@ -1,27 +1,26 @@
 """What the SoRA paper claims, and what the runs at hand say of it: claim by claim, with an interval and a verdict.
 
-A claim is put as one number per seed that lies above 0 where the claim is true of that seed. Its verdict looks at the
-95 % interval of the mean alone: above 0 it holds, below 0 it fails, otherwise it cannot be decided at this size. The
-interval is Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items.
+A claim is put as one number per seed. Its verdict looks at the 95 % interval of the mean alone: it holds where all of
+it agrees with the claim, fails where all of it contradicts it, else cannot be decided at this size. The interval is
+Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. First stand the comparisons
+that were fixed beforehand (experiments/primary.py), with their margins and corrected p.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from experiments import bootstrap, primary, published
-from experiments.arms import ARMS
-from experiments.comparisons import compare
-from experiments.draws import Draws, draws
+from experiments.comparisons import Comparison, compare
+from experiments.draws import draws
 from experiments.efficiency import slower, timed
-from experiments.labels import METHODS, TASKS, Column
-from experiments.levels import curves, interpolated, levels, varied
+from experiments.labels import ARMS, METHODS, TASKS, Column
+from experiments.levels import interpolated, levels
 from experiments.scores import by_seed, chosen, long, paired
 from experiments.stats import NONE, Interval, spearman, t_interval
 from experiments.study import SEEDS, Study
@@ -33,19 +32,18 @@ TITLE = "What the paper claims, and what these runs say"
 WHOLE = {"sst2_10k": "sst2"}  # our task on a slice of a training file -> the paper's on all of it
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One claim on one task.
 
     Attributes:
         paper: the paper's own evidence, in words; of the same task wherever the paper has it.
+        task: the label of its number.
         values: ours, one per seed, in ``unit``.
-        towards: +1 where the claim is that they lie above ``bound``, -1 where below it.
         interval: of their mean.
+        towards: +1 where the claim is that they lie above ``bound``, -1 where below it.
         given: the claim is true of any run with these settings: the number says how much, and decides nothing.
-        margin: what may be lost, where the claim is that no more is.
-        holm: p, corrected over the tasks of the comparison, of those that were fixed beforehand.
-        dependence: the data-dependence of the ranks it is about.
+        dependence: data dependence of the ranks of the SoRA runs that it is about.
+        margin, holm: of a comparison fixed beforehand, what may be lost and p after Holm.
     """
 
     claim: str
@@ -53,74 +51,48 @@ class Claim:
     task: str
     values: Sequence[float]
     unit: str
-    study: str
+    interval: Interval
     towards: int = 1
     bound: float = 0.0
-    interval: Interval = NONE
     given: bool = False
+    dependence: float = math.nan
     margin: float = math.nan
     holm: float = math.nan
-    dependence: float = math.nan
-    primary: bool = False
+    fixed: bool = False
     unfinished: bool = False
 
     @property
     def verdict(self) -> str:
         """holds | fails | cannot be decided at this size | by construction | is unfinished."""
-        if self.given or self.unfinished:
-            return GIVEN if self.given else primary.UNFINISHED
+        if self.unfinished:
+            return primary.UNFINISHED
         low, high = sorted(self.towards * (end - self.bound) for end in self.interval)
-        return HOLDS if low > 0 else FAILS if high < 0 else OPEN
+        return GIVEN if self.given else HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
-def claims(studies: Sequence[Study]) -> list[Claim]:
-    """Every claim that a study here is about, on every task with two seeds or more, in the order of the paper."""
-    return [
-        replace(each, dependence=_dependence(study, each.task)) if math.isnan(each.dependence) else each
-        for name, reader in READERS.items()
-        for study in studies
-        if study.name == name and len(study.done)
-        for each in reader(study)
-        if len(each.values) > 1
-    ]
-
-
-def _dependence(study: Study, label: str) -> float:
-    """Of SoRA's ranks in the study, on the task of that label."""
-    done = study.done[study.done["method"] == "sora"]
-    tasks = [task for task in study.tasks if label.startswith(study.columns(task)[0].label)]
-    return float(done.loc[done["task"].isin(tasks), "data_dependence"].mean())
+def claims(study: Study) -> list[Claim]:
+    """Every claim that the study is about, on every task with two seeds or more."""
+    if study.name not in READERS or study.done.empty:
+        return []
+    return [each for each in READERS[study.name](study) if len(each.values) > 1]
 
 
 def table(studies: Sequence[Study]) -> Table | None:
-    """The claims as a table; None where no study here is about one."""
-    found = claims(studies)
-    if not found:
+    """The claims as a table, in the order of the paper; None where no study here is about one."""
+    order = [study for name in READERS for study in studies if study.name == name]
+    rows, ours, ends = [], [], []
+    for study, each in [(one, each) for one in order for each in claims(one)]:
+        form = "{:.2f}" if each.bound and not each.fixed else "{:+.2f}"  # a difference is written with its sign
+        ours.append(f"{form.format(np.mean(each.values))} {each.unit}".rstrip())
+        ends.append(f"{form} to {form}".format(*each.interval))
+        row = {"claim": each.claim, "paper": each.paper, "task": each.task, "ours": float(np.mean(each.values))}
+        row |= {"95 % interval": each.interval.low, "95 % interval high": each.interval.high}
+        row |= {"margin": each.margin, "seeds": len(each.values), "p (Holm)": each.holm}
+        row |= {"data dependence": each.dependence, "verdict": each.verdict}
+        rows.append(row | {"fixed beforehand": "yes" if each.fixed else "no", "study": study.key})
+    if not rows:
         return None
-    rows = [
-        {
-            "claim": c.claim,
-            "paper": c.paper,
-            "task": c.task,
-            "ours": float(np.mean(c.values)),
-            "95 % interval": c.interval.low,
-            "95 % interval high": c.interval.high,
-            "margin": c.margin,
-            "seeds": len(c.values),
-            "p (Holm)": c.holm,
-            "data dependence": c.dependence,
-            "verdict": c.verdict,
-            "fixed beforehand": "yes" if c.primary else "no",
-            "study": c.study,
-        }
-        for c in found
-    ]
-    # A difference is written with its sign, what is compared with a bound without.
-    forms = ["{:.2f}" if each.bound and not each.primary else "{:+.2f}" for each in found]
-    ours = [f"{form.format(np.mean(c.values))} {c.unit}".rstrip() for form, c in zip(forms, found, strict=True)]
-    ends = [f"{form} to {form}".format(*each.interval) for form, each in zip(forms, found, strict=True)]
-    words = {"ours": pd.Series(ours), "95 % interval": pd.Series(ends)}
-    backbones = ", ".join(dict.fromkeys(str(name) for study in studies for name in study.values("backbone")))
+    backbones = ", ".join(dict.fromkeys(str(name) for study in order for name in study.values("backbone")))
     caption = (
         "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
         f"contradicts it, else {OPEN}; {GIVEN}: SoRA starts with LoRA's ranks and only cuts. A verdict is about the "
@@ -130,7 +102,53 @@ def table(studies: Sequence[Study]) -> Table | None:
         f"nothing corrects the others for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: "
         "RoBERTa-large) in the paper, and other budgets: a claim that fails here is not refuted there."
     )
+    words = {"ours": pd.Series(ours), "95 % interval": pd.Series(ends)}
     return Table("claims", TITLE, caption, pd.DataFrame(rows), {"p (Holm)": "{:.4f}"}, words=words)
+
+
+def _dependence(*parts: pd.DataFrame) -> float:
+    """Of the ranks of SoRA among these runs."""
+    runs = pd.concat(parts)
+    return float(runs.loc[(runs["method"] == "sora") & runs["done"].astype(bool), "data_dependence"].mean())
+
+
+class Pair(NamedTuple):
+    """Two settings on the first number of a task: the runs of the seeds both have, and their scores' comparison."""
+
+    column: Column
+    a: pd.DataFrame
+    b: pd.DataFrame
+    over: Comparison
+
+    def claimed(self, claim: str, paper: str, towards: int = 1) -> Claim:
+        """The claim that ``a`` scores higher (towards +1) or lower (-1)."""
+        values = _known(self.over.by_seed[0])
+        hull = _hull(values, self.over.over_items.interval)
+        return Claim(claim, paper, self.column.label, values, "points", hull, towards, dependence=self.dependence)
+
+    @property
+    def dependence(self) -> float:
+        """Of its SoRA runs."""
+        return _dependence(self.a, self.b)
+
+    @property
+    def seeds(self) -> pd.Index:
+        """Those that both have, in the order of the comparison's."""
+        return self.a.index.intersection(self.b.index, sort=False)
+
+
+def _pairs(study: Study, runs: pd.DataFrame, key: str, first: object, second: object) -> Iterator[Pair]:
+    """The runs with ``first`` and those with ``second`` in the column ``key``, task by task."""
+    drawn, rows = draws(study, runs), long(study, runs, first=True)
+    for column in (study.columns(task)[0] for task in study.tasks):
+        own = rows[rows["label"] == column.label]
+        a, b = (by_seed(own[own[key] == value]) for value in (first, second))
+        if (over := compare(column.label, a, b, drawn.get(column.label))) is not None:
+            yield Pair(column, a, b, over)
+
+
+def _known(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(value for value in values if not math.isnan(value))
 
 
 def _hull(values: Sequence[float], drawn: Interval) -> Interval:
@@ -143,92 +161,6 @@ def _within(values: Sequence[float], low: float, high: float) -> Interval:
     """Student's interval, cut at what is possible."""
     found = t_interval(values)
     return Interval(max(low, found.low), min(high, found.high))
-
-
-def _bootstrapped(a: pd.DataFrame, b: pd.DataFrame, drawn: Draws | None) -> Interval:
-    """Of the difference of the mean scores of two sides."""
-    found = compare("", by_seed(a), by_seed(b), drawn)
-    return NONE if found is None else found.over_items.interval
-
-
-def _first(study: Study, runs: pd.DataFrame) -> Iterator[tuple[Column, pd.DataFrame]]:
-    """The first number of each task, with the runs it is of."""
-    rows = long(study, runs, first=True)
-    for task in study.tasks:
-        yield study.columns(task)[0], rows[rows["task"] == task]
-
-
-def _gaps(a: pd.DataFrame, b: pd.DataFrame, column: str = "points") -> pd.DataFrame:
-    """``a`` and ``b`` of each seed that both have with a number."""
-    return paired(by_seed(a), by_seed(b), [column]).dropna().set_axis(["a", "b"], axis=1)
-
-
-# -- Table 1 -----------------------------------------------------------------------------------------------------
-
-
-PAIRS = {  # column -> SoRA, the other, its method in the paper, SoRA's advantage and parameters fewer on average there
-    "method": (("sora", "lora", "lora", "+0.98", "31.5 %"), ("sora", "adalora", "adalora", "+0.53", "28.3 %")),
-    "arm": (("sora_best", "lora_r8", "lora", "+0.98", "31.5 %"), (primary.SMALL, "lora_r8", "lora", "", "31.5 %")),
-}
-
-
-def _main_table(study: Study) -> Iterator[Claim]:
-    yield from _fixed_beforehand(study)
-    key = "arm" if "arm" in study.runs else "method"
-    runs = study.runs if key == "arm" else chosen(study, key)
-    drawn, names = draws(study, runs), METHODS | ARMS
-    for first, second, theirs, average, fewer in PAIRS[key]:
-        for column, rows in _first(study, runs):
-            a, b = (rows[rows[key] == each] for each in (first, second))
-            if a.empty or b.empty:
-                continue
-            about: dict[str, Any] = {"task": column.label, "study": study.key}
-            about["dependence"] = float(a["data_dependence"].mean())
-            if first != primary.SMALL:  # of which the comparisons fixed beforehand are
-                gaps = _gaps(a, b)
-                values = tuple(gaps["a"] - gaps["b"])
-                hull = _hull(values, _bootstrapped(a, b, drawn.get(column.label)))
-                claim = f"{names[first]} scores higher than {names[second]}"
-                paper = _in_table_1(column, theirs, average)
-                yield Claim(claim, paper, values=values, unit="points", interval=hull, **about)
-            live = _gaps(a, b, "params.live")
-            values = tuple(100 * (live["a"] / live["b"].where(live["b"] > 0) - 1).dropna())
-            ends = _within(values, -100.0, math.inf)  # of changes, none of which takes away more than all
-            claim = f"{names[first]} has fewer live parameters than {names[second]}"
-            given = theirs == "lora" and _only_cuts(a, b)
-            paper = f"{fewer} fewer on average (text)"
-            yield Claim(claim, paper, values=values, unit="%", towards=-1, interval=ends, given=given, **about)
-
-
-def _fixed_beforehand(study: Study) -> Iterator[Claim]:
-    """The primary comparisons, of a study made of arms."""
-    for test in primary.tests(study).to_dict("records"):
-        margin, paper = test["margin"], _in_table_1(study.columns(test["name"])[0], "lora", "+0.98")
-        yield Claim(
-            f"SoRA-small is {test['comparison']}",
-            "not in the paper" if math.isnan(margin) else paper,
-            test["task"],
-            test["values"],
-            "points",
-            study.key,
-            bound=0.0 if math.isnan(margin) else -margin,
-            interval=Interval(test["low"], test["high"]),
-            margin=margin,
-            holm=test["p (Holm)"],
-            dependence=test["data dependence"],
-            primary=True,
-            unfinished=test["verdict"] == primary.UNFINISHED,
-        )
-
-
-def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
-    """Whether SoRA starts with no more ranks than LoRA has in every matrix, so that it cannot end with more parameters.
-
-    Of AdaLoRA nothing like it can be said: as many ranks in smaller matrices are fewer parameters.
-    """
-    pairs = paired(by_seed(sora), by_seed(lora), ["method.r", "method.targets"])
-    mine, theirs = (pairs[name].astype(object).fillna("").map(str) for name in ("method.targets", "method.targets_b"))
-    return bool((mine == theirs).all() and (pairs["method.r"] <= pairs["method.r_b"]).all())
 
 
 def _in_table_1(column: Column, other: str, average: str) -> str:
@@ -249,31 +181,81 @@ def _on_all(task: str) -> str:
     return f", {TASKS[WHOLE[task]]}, all rows" if task in WHOLE else ""
 
 
-# -- Table 2 -----------------------------------------------------------------------------------------------------
+# -- a reader for each study -------------------------------------------------------------------------------------
+
+
+SIDES = {  # column -> SoRA, the other, its method in the paper, SoRA's advantage and parameters fewer on average there
+    "method": (("sora", "lora", "lora", "+0.98", "31.5 %"), ("sora", "adalora", "adalora", "+0.53", "28.3 %")),
+    "arm": (("sora_best", "lora_r8", "lora", "+0.98", "31.5 %"), ("sora_small", "lora_r8", "lora", "", "31.5 %")),
+}
+
+
+def _main_table(study: Study) -> Iterator[Claim]:
+    key = "arm" if "arm" in study.runs else "method"
+    runs, names = study.runs if key == "arm" else chosen(study, key), METHODS | ARMS
+    if key == "arm":
+        yield from _fixed_beforehand(study)
+    for first, second, theirs, average, fewer in SIDES[key]:
+        for pair in _pairs(study, runs, key, first, second):
+            if average:  # SoRA-small's score is compared by what was fixed beforehand
+                paper = _in_table_1(pair.column, theirs, average)
+                yield pair.claimed(f"{names[first]} scores higher than {names[second]}", paper)
+            live = paired(pair.a, pair.b, ["params.live"])
+            values = _known(100 * (live["params.live"] / live["params.live_b"].where(live["params.live_b"] > 0) - 1))
+            claim = f"{names[first]} has fewer live parameters than {names[second]}"
+            paper, given = f"{fewer} fewer on average (text)", theirs == "lora" and _only_cuts(pair.a, pair.b)
+            ends = _within(values, -100.0, math.inf)  # no change takes away more than all
+            yield Claim(claim, paper, pair.column.label, values, "%", ends, -1, 0.0, given, pair.dependence)
+
+
+def _fixed_beforehand(study: Study) -> Iterator[Claim]:
+    """The three comparisons of docs/study.md; the paper has the first alone."""
+    for test in primary.tests(study).to_dict("records"):
+        margin, has_margin = test["margin"], not math.isnan(test["margin"])
+        yield Claim(
+            f"SoRA-small is {test['comparison']}",
+            _in_table_1(study.columns(test["name"])[0], "lora", "+0.98") if has_margin else "not in the paper",
+            test["task"],
+            test["values"],
+            "points",
+            Interval(test["low"], test["high"]),
+            bound=-margin if has_margin else 0.0,
+            dependence=test["data dependence"],
+            margin=margin,
+            holm=test["p (Holm)"],
+            fixed=True,
+            unfinished=test["verdict"] == primary.UNFINISHED,
+        )
+
+
+def _only_cuts(sora: pd.DataFrame, lora: pd.DataFrame) -> bool:
+    """Whether SoRA starts with no more ranks than LoRA has in every matrix, so that it cannot end with more parameters.
+
+    Of AdaLoRA nothing like it can be said: as many ranks in smaller matrices are fewer parameters.
+    """
+    pairs = paired(sora, lora, ["method.r", "method.targets"])
+    mine, theirs = (pairs[name].astype(object).fillna("").map(str) for name in ("method.targets", "method.targets_b"))
+    return bool((mine == theirs).all() and (pairs["method.r"] <= pairs["method.r_b"]).all())
 
 
 def _rank_budget(study: Study) -> Iterator[Claim]:
     """The difference at equal r, averaged over r, of the seeds that have every r of both methods."""
-    if "arm" in study.runs:  # LoRA's ranks beside SoRA's thresholds: none are equal
+    if "arm" in study.runs:  # LoRA's ranks and SoRA's thresholds: none are equal
         return
     runs = chosen(study, "method", "method.r")
-    drawn = draws(study, runs)
-    for column, rows in _first(study, runs):
-        sides = [
-            (part[part["method"] == "sora"], part[part["method"] == "lora"])
-            for _, part in rows.groupby("method.r", sort=False)
-        ]
-        pairs = [pair for pair in sides if not any(side.empty for side in pair)]
-        if not pairs:
-            continue
-        gaps = pd.concat([_gaps(*pair).eval("a - b") for pair in pairs], axis=1)
-        values = tuple(gaps.dropna().mean(axis=1))
-        found = [compare("", by_seed(a), by_seed(b), drawn.get(column.label)) for a, b in pairs]
-        whole = [one.draws for one in found if one is not None and one.draws is not None]
-        all_there = len(whole) == len(pairs) and len(values) == len(gaps)
-        ends = _hull(values, bootstrap.percentile(np.mean(whole, axis=0)) if all_there else NONE)
+    at_rank: dict[Column, list[Pair]] = {}
+    for _, part in runs.groupby("method.r", sort=False):
+        for pair in _pairs(study, part, "method", "sora", "lora"):
+            at_rank.setdefault(pair.column, []).append(pair)
+    for column, pairs in at_rank.items():
+        gaps = pd.concat([pd.Series(pair.over.by_seed[0], pair.seeds) for pair in pairs], axis=1)
+        values = tuple(gaps.mean(axis=1, skipna=False).dropna())
+        drawn = [pair.over.draws for pair in pairs if pair.over.draws is not None]
+        whole = len(drawn) == len(pairs) and len(values) == len(gaps)
+        ends = _hull(values, bootstrap.percentile(np.mean(drawn, axis=0)) if whole else NONE)
         claim = "SoRA scores higher than LoRA at equal r, averaged over r"
-        yield Claim(claim, _gaps_by_rank(column), column.label, values, "points", study.key, interval=ends)
+        dependence = _dependence(*(pair.a for pair in pairs))
+        yield Claim(claim, _gaps_by_rank(column), column.label, values, "points", ends, dependence=dependence)
 
 
 def _gaps_by_rank(column: Column) -> str:
@@ -284,39 +266,23 @@ def _gaps_by_rank(column: Column) -> str:
     return f"{', '.join(f'{gap:+.2f}' for gap in found)} at r = 1 to 16 (Table 2{_on_all(column.task)})"
 
 
-# -- Table 6 -----------------------------------------------------------------------------------------------------
-
-
 def _threshold(study: Study) -> Iterator[Claim]:
-    """Of the seeds that have every threshold."""
     axis = "method.threshold"
     runs, thresholds = chosen(study, axis), sorted(map(float, study.axes.get(axis, ())))
     if len(thresholds) < 2:
         return
-    drawn, every = draws(study, runs), dict(_first(study, study.done))
-    for column, rows in _first(study, runs):
-        live, points = (
-            every[column].pivot_table(index=SEEDS, columns=axis, values=key, aggfunc="last").reindex(columns=thresholds)
-            for key in ("params.live", "points")
-        )
-        live = live.dropna()
-        orders = _known(spearman(thresholds, each) for each in live.to_numpy(float))
+    costs = {"cola": "-6.40 (Table 6)", "stsb": "-1.23 (Table 6)"}
+    for pair in _pairs(study, runs, axis, thresholds[-1], thresholds[0]):
+        own = study.done[study.done["task"] == pair.column.task]
+        live = own.pivot_table(index=SEEDS, columns=axis, values="params.live", aggfunc="last")
+        whole = live.reindex(columns=thresholds).dropna().to_numpy(float)  # of the seeds that have every threshold
+        orders = _known(spearman(thresholds, each) for each in whole)
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
         paper = "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)"
-        ends = _within(orders, -1.0, 1.0)  # of correlations, so nothing lies beyond 1
-        yield Claim(claim, paper, column.label, orders, "", study.key, -1, interval=ends)
-        points = points.reindex(live.index)
-        costs = tuple((points[thresholds[-1]] - points[thresholds[0]]).dropna())
-        largest, smallest = (rows[rows[axis] == end] for end in (thresholds[-1], thresholds[0]))
-        hull = _hull(costs, _bootstrapped(largest, smallest, drawn.get(column.label)))
-        claim = "The largest threshold costs score against the smallest"
-        paper = {"cola": "-6.40 (Table 6)", "stsb": "-1.23 (Table 6)"}.get(
-            column.task, "-6.40 on CoLA, -1.23 on STS-B (Table 6)"
-        )
-        yield Claim(claim, paper, column.label, costs, "points", study.key, -1, interval=hull)
-
-
-# -- Table 4 -----------------------------------------------------------------------------------------------------
+        ends, dependence = _within(orders, -1.0, 1.0), _dependence(own)
+        yield Claim(claim, paper, pair.column.label, orders, "", ends, -1, dependence=dependence)
+        paper = costs.get(pair.column.task, "-6.40 on CoLA, -1.23 on STS-B (Table 6)")
+        yield pair.claimed("The largest threshold costs score against the smallest", paper, -1)
 
 
 def _efficiency(study: Study) -> Iterator[Claim]:
@@ -328,35 +294,29 @@ def _efficiency(study: Study) -> Iterator[Claim]:
             change = 100 * (seconds[name, "sora"] / seconds[name, "adalora"] - 1)
             paper = f"{change:+.1f} % (Table 4{_on_all(str(task))})"
         claim, label = "An epoch of SoRA takes less time than one of AdaLoRA", study.columns(str(task))[0].label
-        yield Claim(claim, paper, label, values, "%", study.key, -1, interval=t_interval(values))
-
-
-# -- Figure 2 ----------------------------------------------------------------------------------------------------
+        dependence = _dependence(part)
+        yield Claim(claim, paper, label, values, "%", t_interval(values), -1, dependence=dependence)
 
 
 def _scheduler(study: Study) -> Iterator[Claim]:
-    names = varied(study, "task", "method")
-    found = levels(study, names)
+    """Of each of its variants; there is one unless the study has several schedules or settings."""
     theirs = published.scheduler().query("read == 'text'")
-    for curve in curves(study, names, found).itertuples():
-        mine = found[(found["task"] == curve.task) & (found["name"] == curve.name)]
+    found = levels(study)
+    for (task, name), mine in found.groupby(["task", "name"], sort=False):
         runs = [part for _, part in mine.groupby("run_id", sort=False)]
-        task = study.columns(curve.task)[0].label + (f", {curve.name}" if curve.name else "")
-        for point in theirs[theirs["task"] == WHOLE.get(curve.task, curve.task)].itertuples():
+        label = study.columns(str(task))[0].label + (f", {name}" if found["name"].nunique() > 1 else "")
+        dependence = _dependence(study.done[study.done["run_id"].isin(mine["run_id"])])
+        for point in theirs[theirs["task"] == WHOLE.get(task, task)].itertuples():
             bound, share = float(str(point.percent).removeprefix(">")), 100 * point.params / point.dense_params
             values = _known(_generalization(run, share) for run in runs)
             claim = f"About {share:.2g} % of the dense model's parameters keep more than {bound:.0f} % of its "
             paper = f"{point.percent} % at {point.params:,} parameters (text) of about {point.dense_params:,} "
-            claim, paper = f"{claim}generalization", f"{paper}(read off Figure 2{_on_all(curve.task)})"
-            yield Claim(claim, paper, task, values, "%", study.key, 1, bound, t_interval(values))
+            claim, paper = f"{claim}generalization", f"{paper}(read off Figure 2{_on_all(str(task))})"
+            yield Claim(claim, paper, label, values, "%", t_interval(values), 1, bound, dependence=dependence)
         values = _known(_upper_minus_lower(run) for run in runs)
         claim = "Shallow layers lose their ranks first (live share, upper minus lower third, at half of the parameters)"
-        paper, ends = "said in the text on Figure 2", t_interval(values)
-        yield Claim(claim, paper, task, values, "percentage points", study.key, interval=ends)
-
-
-def _known(values: Iterable[float]) -> tuple[float, ...]:
-    return tuple(value for value in values if not math.isnan(value))
+        about, unit = (claim, "said in the text on Figure 2", label), "percentage points"
+        yield Claim(*about, values, unit, t_interval(values), dependence=dependence)
 
 
 def _generalization(run: pd.DataFrame, share: float) -> float:

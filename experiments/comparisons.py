@@ -130,10 +130,8 @@ def comparison_table(
         return None
     data = pd.DataFrame(rows)
     data["p (Holm)"] = data.groupby(["baseline", data["metric"] == AVERAGE])["p"].transform(stats.holm)
-    data["verdict"] = [
-        verdict(*each)
-        for each in zip(data["difference"], data["p (Holm)"], data["t interval"], data["t interval high"], strict=True)
-    ]
+    judged_by = data[["difference", "p (Holm)", "t interval", "t interval high"]]
+    data["verdict"] = [verdict(*each) for each in judged_by.itertuples(index=False)]
     data = data[[*COLUMNS]]
     seeds = int(data["seeds"].max())
     notes = [

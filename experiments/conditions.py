@@ -79,7 +79,8 @@ def described(study: Study) -> str:
     flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
     if flagged := ", ".join(f"{count} {words}" for words, count in flags.items() if count):
         sentences.append(f"Of {len(done)} runs: {flagged}.")
-    sentences += _tuned(done)
+    if len(done):
+        sentences.append(_chosen(done))
     return " ".join(sentences)
 
 
@@ -110,17 +111,17 @@ def _listed(values: pd.Series, form: str = "g") -> str:
     return ", ".join(f"{value:{form}}" for value in sorted(values.dropna().unique())) or EMPTY
 
 
-def _tuned(done: pd.DataFrame) -> list[str]:
+def _chosen(done: pd.DataFrame) -> str:
     """Whether settings were chosen beforehand, by a recipe of ours, and for all methods by the same trials."""
     trials = _trials(done)
     if not trials.any():
-        return ["No recipe of these runs names trials that chose its settings."] if len(done) else []
-    alike = trials.groupby(done["task"]).nunique().max() == 1 and done.groupby("task")["method"].nunique().max() > 1
-    words = "Settings were chosen by earlier trials, which each record names" + (
-        "; the same for every method" if alike else ""
-    )
+        return "No recipe of these runs names trials that chose its settings."
+    tasks = done["task"]
+    alike = trials.groupby(tasks).nunique().max() == 1 and done.groupby(tasks)["method"].nunique().max() > 1
+    words = "Settings were chosen by earlier trials, which each record names"
+    words += "; the same for every method." if alike else "."
     without = int((trials == "").sum())
-    return [f"{words}." + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")]
+    return words + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")
 
 
 def _trials(runs: pd.DataFrame) -> pd.Series:

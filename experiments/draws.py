@@ -61,7 +61,7 @@ def draws(study: Study, runs: pd.DataFrame) -> dict[str, Draws]:
     cannot be used or are of other items than those of most runs, which is noted.
     """
     done = runs[runs["done"]]
-    key = "draws", tuple(done["run_id"])
+    key = "draws", frozenset(done["run_id"])
     if key not in study.memo:
         found: dict[str, Draws] = {}
         for task, part in done.groupby("task", sort=False):

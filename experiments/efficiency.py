@@ -18,7 +18,7 @@ PAPER = NAMES["sora"]
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Seconds per epoch beside the paper's, and what else was measured."""
+    """Seconds per epoch, next to the paper's, and what else was measured."""
     runs, done = timed(study), study.done
     notes = []
     if packed := int((done["pack.size"] > 1).sum()):
@@ -74,24 +74,20 @@ def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
 
 
 def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
-    values = {name: pd.to_numeric(runs[key]) for name, key in MEASURED.items()}
+    """Examples a second, and the memory of a GPU: a CPU's is the process's, whose earlier runs raise it."""
     on_gpu = runs["alone"] & ~runs["provenance.device"].astype(str).str.startswith("cpu")
-    values["examples/s"] = values["examples/s"].where(runs["alone"])
-    values["peak memory (GiB)"] = values["peak memory (GiB)"].where(on_gpu) / 2**30
-    found = runs.assign(**values).groupby(["method", "task"], sort=False)
-    data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*MEASURED]].mean())
+    measured = {
+        "examples/s": pd.to_numeric(runs["throughput.examples_per_s"]).where(runs["alone"]),
+        "peak memory (GiB)": pd.to_numeric(runs["memory.peak_bytes"]).where(on_gpu) / 2**30,
+        "live parameters": pd.to_numeric(runs["params.live"]),
+    }
+    found = runs.assign(**measured).groupby(["method", "task"], sort=False)
+    data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*measured]].mean())
     data = data.reset_index().replace({"method": METHODS, "task": TASKS})
     data["live parameters"] = counts(data["live parameters"])
     caption = (
-        "Examples a second while training. Peak memory: highest allocation of a GPU; none is given of a CPU, where the "
-        f"process alone is known, whose earlier runs raise it. {words}"
+        "Means over seeds. Examples a second while training. Peak memory: highest allocation of a GPU; a CPU's cannot "
+        f"be compared and is not given, as the process alone is known, whose earlier runs raise it. {words}"
     )
     formats = {"examples/s": "{:.1f}", "live parameters": size}
     return Table("cost", "Speed and memory", caption.strip(), data, formats, notes)
-
-
-MEASURED = {
-    "examples/s": "throughput.examples_per_s",
-    "peak memory (GiB)": "memory.peak_bytes",
-    "live parameters": "params.live",
-}

@@ -24,8 +24,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: the
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH, DPI = 8.6, 200  # inches; a page of Markdown shows them as wide, so that a point of type stays a point
 CROWD = 5  # labels of numbers that stand beside each other in a small plot; more of them are turned
-MAIN = ("lora", "sora", "lora_r8", "sora_small")  # whose lines are whole
-METHODS = tuple(NAMES)  # each keeps its colour and marker in every figure
+LOOKS = {  # method -> colour, marker and dashes, the same in every figure; an arm has those of its method
+    "lora": (COLOURS[0], "o", "-"),
+    "sora": (COLOURS[1], "s", "-"),
+    "adalora": (COLOURS[2], "^", "-."),
+    "full": (COLOURS[3], "D", ":"),
+    "adapter": (COLOURS[4], "v", (0, (5, 1))),
+    "bitfit": (COLOURS[5], "P", (0, (3, 1, 1, 1))),
+}
+GREYS = ("#000000", "#555555", "#999999")  # of the others
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: no font of the machine changes a byte
     "font.size": 9,
@@ -45,11 +52,16 @@ STYLE: Any = {
 }
 
 
-def line(key: object, others: Sequence[object] = METHODS) -> dict[str, Any]:
-    """Colour, marker and dashes of ``key`` among ``others``; a method keeps its own in every figure."""
-    index = list(others).index(key) if key in others else len(others)
-    look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-    return look | {"linestyle": "-" if key in MAIN else LINES[index % len(LINES)]}
+def line(key: object) -> dict[str, Any]:
+    """Colour, marker and dashes of a method or arm; SoRA-best is dashed, as SoRA-small may stand in the same figure."""
+    method = key if key in NAMES else str(key).partition("_")[0]
+    if method in LOOKS:
+        look = LOOKS[str(method)]
+    else:
+        index = list(NAMES).index(str(method)) if method in NAMES else len(NAMES)
+        look = GREYS[index % len(GREYS)], "X<>*"[index % 4], LINES[index % len(LINES)]
+    found = dict(zip(("color", "marker", "linestyle"), look, strict=True))
+    return found | {"linestyle": "--"} if key == "sora_best" else found
 
 
 def tiling(count: int, columns: int = 3) -> tuple[int, int]:
@@ -119,19 +131,13 @@ def legend_below(canvas: Canvas, columns: int = 6) -> None:
 
 
 def curves(
-    about: tuple[str, str, str],
-    found: pd.DataFrame,
-    x: tuple[str, str],
-    y: tuple[str, str] = ("mean", "score (points)"),
-    *,
-    ticks: bool = False,
+    about: tuple[str, str, str], found: pd.DataFrame, x: tuple[str, str], *, ticks: bool = False
 ) -> Figure | None:
-    """A panel for each label, a line for each method, with a band of one ``sd`` where there is one; None without a row.
+    """A panel for each label, a line for each method's mean score with a band of one SD; None without a row.
 
     Args:
-        about: name, title and caption. found: label, method and the columns of ``x`` and ``y``.
-        x, y: a column, and what stands at its axis. x is logarithmic, but for trials.
-        ticks: label x at its values alone.
+        about: name, title and caption. found: label, method, mean, sd and the column of ``x``.
+        x: a column, and what stands at its axis, which is logarithmic. ticks: label it at its values alone.
     """
     labels = list(found["label"].unique())
     if not labels:
@@ -139,18 +145,16 @@ def curves(
 
     def draw(canvas: Canvas) -> None:
         for label, axis in zip(labels, panels(canvas, labels), strict=True):
-            every = found[found["label"] == label].sort_values(x[0], kind="stable").round({x[0]: 6, y[0]: 3, "sd": 3})
+            every = found[found["label"] == label].sort_values(x[0], kind="stable")
+            every = every.round({x[0]: 6, "mean": 3, "sd": 3})
             for method, part in every.groupby("method", sort=False):
-                style = line(method) | ({} if "sd" in part else {"marker": ""})
-                axis.plot(part[x[0]], part[y[0]], label=NAMES.get(str(method), method), **style)
-                if "sd" in part:
-                    low, high = part[y[0]] - part["sd"], part[y[0]] + part["sd"]
-                    at = part[x[0]].astype(float)
-                    axis.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
-            if x[0] != "trials":
-                log_scale(axis, sorted(set(every[x[0]])) if ticks else ())
+                style = line(method)
+                axis.plot(part[x[0]], part["mean"], label=NAMES.get(str(method), method), **style)
+                low, high, at = part["mean"] - part["sd"], part["mean"] + part["sd"], part[x[0]].astype(float)
+                axis.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            log_scale(axis, sorted(set(every[x[0]])) if ticks else ())
             axis.set_xlabel(x[1])
-            axis.set_ylabel(y[1])
+            axis.set_ylabel("score (points)")
         legend_below(canvas)
 
     wide, high = tiling(len(labels))
@@ -162,22 +166,22 @@ def heat_maps(
     maps: Mapping[str, pd.DataFrame],
     axes: tuple[str, str, str],
     form: str,
-    top: float | None,
+    limits: tuple[float, float] | None = None,
 ) -> Figure | None:
-    """A panel for each table, a cell for each of its values; None without a value.
+    """A panel for each table, a cell for each of its values, in colours from its least to its largest or of ``limits``.
+
+    None without a value.
 
     Args:
         about: name, title and caption. axes: what stands at x, y and the colours. form: of a value.
-        top: the colours go from 0 to it; None: each table has its own.
     """
     maps = {title: table for title, table in maps.items() if table.notna().any(axis=None)}
     if not maps:
         return None
 
     def draw(canvas: Canvas) -> None:
-        shown = panels(canvas, list(maps))
-        for axis, table in zip(shown, maps.values(), strict=True):
-            low, high = (0.0, top) if top is not None else (float(np.nanmin(table)), float(np.nanmax(table)))
+        for axis, table in zip(panels(canvas, list(maps)), maps.values(), strict=True):
+            low, high = limits or (float(np.nanmin(table)), float(np.nanmax(table)))
             image = axis.imshow(table.round(3), cmap="cividis", vmin=low, vmax=high, aspect="auto")
             axis.set_xticks(range(table.shape[1]), table.columns.map(str), rotation=45 if table.shape[1] > CROWD else 0)
             axis.set_yticks(range(len(table)), table.index.map(str))
@@ -188,10 +192,7 @@ def heat_maps(
                 if not np.isnan(value):
                     ink = "white" if value < (low + high) / 2 else "black"
                     axis.text(column, row, form.format(value), ha="center", va="center", color=ink, fontsize=8)
-            if top is None:
-                canvas.colorbar(image, ax=axis, label=axes[2])
-        if top is not None:
-            canvas.colorbar(image, ax=shown, label=axes[2], shrink=0.8)
+            canvas.colorbar(image, ax=axis, label=axes[2])
 
     wide, high = tiling(len(maps))
     rows = max(map(len, maps.values()))

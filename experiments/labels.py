@@ -22,7 +22,26 @@ METHODS = {
     "svd_cut": "LoRA cut by SVD",
     "peft": "PEFT",
 }
-CONSTANT, MAJORITY = "Constant answer", "Majority class"  # one answer to every item, in the two kinds of main table
+ARMS = {  # study.arm -> what it is called, in the order of the main table
+    "lora_r8": "LoRA r = 8",
+    "sora_best": "SoRA-best",
+    "sora_small": "SoRA-small",
+    "lora_equal": "LoRA of equal size",
+    "lora_own": "LoRA, SoRA's pattern",
+    "lora_permuted": "LoRA, SoRA's pattern permuted",
+    "lora_svd": "LoRA r = 8 cut by SVD",
+    "sora_xi0": "SoRA, ξ = 0",
+    "adalora_r8": "AdaLoRA r = 8",
+    "adalora_small": "AdaLoRA of equal size",
+    "lora_r1": "LoRA r = 1",
+    "lora_r2": "LoRA r = 2",
+    "full": "Fine-tuning",
+    "bitfit": "BitFit",
+    "adapter": "Adapter",
+    "probe": "Linear probe",
+    "zero_shot": "Zero-shot cosine",
+}
+MAJORITY = "Majority class"  # one answer to every item
 TASKS = {
     "cola": "CoLA",
     "sst2": "SST-2",

@@ -30,7 +30,7 @@ def learning_curves(
     """A figure for each task: score, loss and, where a method has ranks, live ranks by step, a line for each method.
 
     ``runs``: those to be drawn, of :func:`experiments.scores.chosen`. ``key``: the column that tells the lines apart.
-    ``names``: what its values are called; a value keeps its look in all figures of these names.
+    ``names``: what its values are called.
     """
     done = runs[runs["done"]]
     course = results.history(study.records[run_id] for run_id in done["run_id"])
@@ -55,7 +55,7 @@ def _curves(task: str, part: pd.DataFrame, shown: dict[str, str], names: Mapping
             for name, mine in values.groupby("line", sort=False):
                 found = mine.groupby("step")["value"].agg(["mean", sd]).round(4)
                 mean, spread = found["mean"], found["sd"]
-                style = line(name, list(names)) | {"marker": ""}
+                style = line(name) | {"marker": ""}
                 axis.plot(mean.index, mean, label=names.get(str(name), name), **style)
                 axis.fill_between(
                     mean.index, mean - spread, mean + spread, color=style["color"], alpha=0.13, linewidth=0

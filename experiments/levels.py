@@ -10,46 +10,62 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from experiments.figures import COLOURS, LINES, MARKERS, WIDTH, legend_below, panels, tiling
-from experiments.labels import TASKS
-from experiments.stats import sd
 from experiments.study import SEEDS, Study
-from experiments.tables import Figure
 from sora.runs.dataframe import points
 
 SHARES = {"memorization": "train_subset", "generalization": "report"}  # -> split
 THIRDS = ("lower", "middle", "upper")
-SENTENCE = (
-    "Memorization: the metric on up to 1,000 training examples, seen yet or not; generalization: on the report "
-    "split; both in percent of the dense model, the weights selected before the first level."
-)
+VARIANTS = {  # name -> what it is, in words
+    "scheduler": "learning rate warmed up and decayed anew in every level (the paper's Algorithm 1 as read here)",
+    "scheduler, constant rate": "the peak learning rate in every level",
+    "scheduler, no rate": "learning rate 0 in every level, as the released code runs: gates only shrink",
+    "one-shot": "the gates of smallest magnitude zeroed at once, nothing trained again",
+}
+NAMES = tuple(VARIANTS)
+OF_RATE = {"rewarm": NAMES[0], "constant": NAMES[1], "authors_zero": NAMES[2]}
+OF_FILE = {"sparsify": NAMES[0], "sparsify_constant": NAMES[1], "sparsify_authors": NAMES[2], "one_shot": NAMES[3]}
 LAYER = re.compile(r"\.layer\.(\d+)\.")
-COLUMNS = ["task", "name", "run_id", "seeds", "level", "threshold", "live", "dense", "metric", "report"]
+COLUMNS = ["task", "name", "settings", "run_id", "seeds", "level", "threshold", "live", "dense", "metric", "report"]
 COLUMNS += [*SHARES, *THIRDS]
 
 
-def levels(study: Study, names: pd.Series) -> pd.DataFrame:
+def named(study: Study) -> pd.DataFrame:
+    """The study's runs with ``variant`` (what their schedule is called here), ``settings`` and ``name``, both in one.
+
+    The variant is that of the record, or, before there is one, of the file that is to be used; settings are the values
+    on the other axes that vary, such as ``method.r 4``.
+    """
+    runs = study.runs
+    planned = runs.get("schedule", pd.Series(None, runs.index, dtype=object))
+    known = runs["schedule.lr"].map(OF_RATE.get).fillna(runs["schedule.kind"]).fillna("none")
+    known = known.where(runs["schedule.kind"] != "one_shot", NAMES[3])
+    variant = known.where(runs["done"], planned.map(lambda file: OF_FILE.get(file, str(file))))
+    axes = study.varied("task", "method", "schedule", "schedule.lr")
+    parts = [runs[axis].map(lambda value, axis=axis: f"{axis} {value}") for axis in axes]
+    settings = pd.Series([", ".join(row) for row in zip(*parts, strict=True)] if parts else "", runs.index)
+    name = variant + settings.map(lambda words: f", {words}" if words else "")
+    return runs.assign(variant=variant, settings=settings, name=name)
+
+
+def levels(study: Study) -> pd.DataFrame:
     """One row for each level of each run.
 
-    ``names``: of each run, what its curve is called. Columns: task, name, run_id, seeds, level, threshold, live, dense
-    (live parameters at level 0), metric, memorization, generalization (percent; NaN where the dense value is not above
-    0), report (points), and lower, middle, upper: live share in percent of the ranks in these thirds of the layers.
+    Columns: task, name and settings of :func:`named`, run_id, seeds, level, threshold, live, dense (live parameters at
+    level 0), metric, memorization, generalization (percent; NaN where the dense value is not above 0), report (points),
+    and lower, middle, upper: live share in percent of the ranks in these thirds of the layers.
     """
-    rows = []
-    for index, run in study.done.iterrows():
+    rows, runs = [], named(study)
+    for _, run in runs[runs["done"]].iterrows():
         record = study.records[run["run_id"]]
         entries, metric = record["level_results"], record["config"]["task"]["select_metric"]
         if not entries and record["status"] == "ok":
             study.problems.append(f"run {run['run_id']} has no levels; {study.name} is about runs with a schedule")
-        about = {"task": run["task"], "name": names[index], "run_id": run["run_id"], "seeds": tuple(run[SEEDS])}
+        about = {key: run[key] for key in ("task", "name", "settings", "run_id")} | {"seeds": tuple(run[SEEDS])}
         for entry in entries:
             row = about | {key: entry[key] for key in ("level", "threshold", "live")}
             row |= {"dense": entries[0]["live"], "metric": metric, "report": points(entry["report"].get(metric))}
@@ -79,23 +95,9 @@ def thirds(ranks: Mapping[str, int], rank: int) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def curves(study: Study, names: pd.Series, found: pd.DataFrame) -> pd.DataFrame:
-    """One row for each task and name, tasks first: ``runs`` with levels, ``runs of`` all, ``dense``, a ``title``."""
-    runs = study.runs.assign(name=names, levelled=study.runs["run_id"].isin(found["run_id"]))
-    counts = {"runs": ("levelled", "sum"), "runs of": ("levelled", "size")}
-    dense = found[found["level"] == 0].groupby(["task", "name"])["live"].mean().rename("dense")
-    table = runs.groupby(["task", "name"], sort=False).agg(**counts).join(dense).reset_index()
-    table = table.sort_values("task", key=lambda tasks: tasks.map(study.tasks.index), kind="stable", ignore_index=True)
-    labels = zip(table["task"].map(lambda task: TASKS.get(task, task)), table["name"], strict=True)
-    return table.assign(title=[", ".join(filter(None, each)) for each in labels])
-
-
-def varied(study: Study, *without: str) -> pd.Series:
-    """Each run's values on the axes that vary, but for ``without`` and its seeds: ``method.r 4``; empty where none."""
-    axes = study.varied(*without)
-    parts = [study.runs[axis].map(lambda v, a=axis: str(v) if a == "schedule" else f"{a} {v}") for axis in axes]
-    words = [", ".join(row) for row in zip(*parts, strict=True)] if parts else ""
-    return pd.Series(words, study.runs.index, dtype=object)
+def by_level(part: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds at each level; NaN where a seed has no value."""
+    return part.groupby("level")[["live", "dense", *SHARES, "report", *THIRDS]].agg(lambda x: x.mean(skipna=False))
 
 
 def interpolated(live: Iterable[float], values: Iterable[float], wanted: float) -> float:
@@ -108,66 +110,10 @@ def interpolated(live: Iterable[float], values: Iterable[float], wanted: float) 
     return float(np.interp(math.log1p(wanted), means.index, means, left=math.nan)) if len(means) else math.nan
 
 
-# -- drawing ---------------------------------------------------------------------------------------------------
-
-
-class Line(NamedTuple):
-    """A curve of a figure: its levels, a key of ``SHARES``, its name in the legend, its colour, marker and dashes."""
-
-    levels: pd.DataFrame
-    share: str
-    label: str
-    style: int
-
-
-def figure(
-    about: tuple[str, str, str], lines: Mapping[str, Sequence[Line]], ylabel: str, columns: int = 6, room: float = 0.5
-) -> Figure | None:
-    """A panel for each title, a curve for each of its lines, over live parameters; None without a level.
-
-    ``about``: name, title and what the caption says first. ``columns``, ``room``: of the legend, in inches.
-    """
-    lines = {title: each for title, each in lines.items() if any(len(line.levels) for line in each)}
-    if not lines:
-        return None
-
-    def draw(canvas: Canvas) -> None:
-        for each, axis in zip(lines.values(), panels(canvas, list(lines)), strict=True):
-            for line in each:
-                _draw_line(axis, line)
-            _scale(axis, pd.concat([line.levels["live"] for line in each]))
-            axis.set_ylabel(ylabel)
-        legend_below(canvas, columns)
-
-    wide, high = tiling(len(lines))
-    return Figure(*about, draw, (max(4.6, WIDTH / 3 * wide), 2.6 * high + room), True)
-
-
-def _draw_line(axis: Axes, line: Line) -> None:
-    """Every seed thin, the mean of each level thick, one SD as a band."""
-    style = line.style % len(COLOURS)
-    colour = COLOURS[style]
-    known = line.levels.dropna(subset=line.share)
-    for _, part in known.groupby("run_id", sort=False):
-        axis.plot(part["live"], part[line.share].round(3), color=colour, linewidth=0.6, alpha=0.45)
-    if known.empty:
-        return
-    mean, spread = known.groupby("level")[line.share].mean(), known.groupby("level")[line.share].agg(sd)
-    live = line.levels.groupby("level")["live"].mean().reindex(mean.index).round(1)
-    axis.fill_between(live, (mean - spread).round(3), (mean + spread).round(3), color=colour, alpha=0.15, linewidth=0)
-    size = 4.5 if style else 7.0  # so that both markers show where two curves are equal
-    look: Any = {"color": colour, "marker": MARKERS[style], "linestyle": LINES[style]}
-    axis.plot(live, mean.round(3), markersize=size, label=line.label, **look)
-
-
-def _scale(axis: Axes, live: pd.Series) -> None:
-    """Live parameters on a log scale that has room for 0."""
-    if live.min() == 0:
-        smallest = min(live[live > 0], default=1)
-        axis.set_xscale("symlog", linthresh=smallest, linscale=1.0)
-        first, last = math.ceil(math.log10(smallest)), math.floor(math.log10(max(live.max(), 1)))
-        axis.set_xticks([0, *(10.0**power for power in range(first, last + 1))])  # none between 0 and the first count
-    else:
-        axis.set_xscale("log")
-    axis.axhline(100, color="#888888", linewidth=0.8, zorder=1)
-    axis.set_xlabel("live parameters")
+def at_share(found: pd.DataFrame, percent: float) -> pd.Series:
+    """Each seed's generalization where ``percent`` of its dense model's parameters live; NaN beyond its levels."""
+    values = {
+        seeds: interpolated(part["live"], part["generalization"], percent / 100 * part["dense"].iloc[0])
+        for seeds, part in found.groupby("seeds", sort=False)
+    }
+    return pd.Series(values, dtype=float)

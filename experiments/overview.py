@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -13,27 +13,25 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from experiments import primary
-from experiments.arms import ARMS
 from experiments.conditions import RATE
+from experiments.draws import draws
 from experiments.figures import COLOURS, WIDTH, first_of_row, legend_below, line, log_scale, panels, short, tiling
-from experiments.labels import CONSTANT, METHODS, in_words
+from experiments.labels import ARMS, MAJORITY, METHODS, in_words
+from experiments.main_table import with_baselines as with_others
 from experiments.scores import chosen, long
 from experiments.stats import sd
 from experiments.study import SEEDS, Study
-from experiments.summary import Section, headline, judged
-from experiments.tables import Figure
+from experiments.summary import Section
+from experiments.tables import Figure, Table
 
-PLAIN = "SoRA minus LoRA"  # the differences of a main table without arms
 NAME = "overview"  # the folder of these figures
 SWEPT = {"lora": "method.r", "sora": "method.threshold"}  # method -> the setting its curve goes along
 AXES = {"backbone", "task", "method", RATE, *SWEPT.values(), *SEEDS}  # of a study whose runs can stand in one picture
 UNEQUAL = ("learning_rate",)  # studies whose runs chose the settings of the others
 CONDITIONS = ["protocol", "head", "trainer.epochs", "trainer.max_steps", "trainer.batch_size", "data.train"]
-LINES = {CONSTANT: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
-LINES |= {"full": ("-.", COLOURS[0])}  # 50 times the parameters of the others: as a point it would leave them no room
-COLOUR = {"better": COLOURS[0], "holds": COLOURS[0], "worse": COLOURS[1], "fails": COLOURS[1]}
-COLOUR |= {"within the margin": COLOURS[2], "not resolved": "#777777", "cannot be decided": "#777777"}
-COLOUR |= {"is unfinished": "#bbbbbb"}
+LINES = {MAJORITY: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((0, (1, 3)), "#333333")}
+LINES["full"] = "-.", line("full")["color"]  # 50 times the parameters of the others: a point would leave them no room
+COLOUR = {primary.HOLDS: COLOURS[0], primary.FAILS: COLOURS[1], primary.OPEN: "#777777", primary.UNFINISHED: "#bbbbbb"}
 CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
 SHADE = "#e3e3e3"  # of a margin
 LEAST = 1.0  # points that an axis spans
@@ -45,9 +43,9 @@ class Overview:
     """What stands before all studies; ``svgs``: figure name -> its file's content."""
 
     headline: str
-    settings: pd.DataFrame
     coverage: pd.DataFrame
     figures: Sequence[Figure] = ()
+    settings: pd.DataFrame = field(default_factory=pd.DataFrame)
     svgs: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -55,11 +53,24 @@ def overview(sections: Sequence[Section]) -> Overview:
     """Without its SVGs: those of the figures come when they are drawn."""
     found, gaps = settings(sections), differences(sections)
     main = [section.study for section in sections if section.study.name == "main_table"]
-    armed = [primary.headline(study) for study in main if "arm" in study.runs]
-    sentences = [*armed, headline(gaps[gaps["group"] == PLAIN] if len(gaps) else gaps)]
+    sentences = [(study, words) for study in main if (words := primary.headline(study))]
+    several = len(sentences) > 1
+    words = " ".join(f"{', '.join(study.values('backbone'))}: {each}" if several else each for study, each in sentences)
     figures = [*pareto(found), *filter(None, [forest(gaps)])]
-    words = " ".join(filter(None, sentences))
-    return Overview(words, found, coverage([section.study for section in sections]), figures)
+    return Overview(words, coverage([section.study for section in sections]), figures, found)
+
+
+def with_baselines(sections: Sequence[Section], found: pd.DataFrame) -> list[Section]:
+    """The sections, main tables of methods with the probes and zero-shot scores that other studies have."""
+    result = []
+    for section in sections:
+        study, first = section.study, section.artefacts[:1]
+        if study.name == "main_table" and "arm" not in study.runs and first and len(found):
+            own = found[found["backbone"].isin(study.values("backbone"))]
+            tables = [with_others(each, own) for each in first if isinstance(each, Table)]
+            section = replace(section, artefacts=[*tables, *section.artefacts[1:]])
+        result.append(section)
+    return result
 
 
 # -- score against live parameters -----------------------------------------------------------------------------
@@ -119,16 +130,16 @@ def _like_the_main_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _constants(sections: Sequence[Section]) -> pd.DataFrame:
-    """The constant answer on the first number of each task whose main table has it, for each backbone."""
+    """The majority class on the first number of each task of a main table, for each backbone."""
     found = []
-    for section in sections:
-        study, constants = section.study, section.constants()
+    for study in (section.study for section in sections if section.study.name == "main_table"):
+        drawn = draws(study, study.runs)
         for column in (study.columns(task)[0] for task in study.tasks):
-            if column.label in constants:
-                place = {"task": column.task, "label": column.label, "metric": column.metric}
-                place |= {"method": CONSTANT, "series": CONSTANT}
-                mean = {"mean": constants[column.label]}
-                found += [place | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
+            if column.label in drawn and not np.isnan(drawn[column.label].constant):
+                row = {"task": column.task, "label": column.label, "metric": column.metric}
+                row |= {"method": MAJORITY, "series": MAJORITY}
+                mean = {"mean": drawn[column.label].constant}
+                found += [row | mean | {"backbone": str(backbone)} for backbone in study.values("backbone")]
     return pd.DataFrame(found)
 
 
@@ -203,53 +214,18 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
 
 
 def differences(sections: Sequence[Section]) -> pd.DataFrame:
-    """One row for each comparison and task of a main table, in points, paired by seed.
+    """One row for each test of the main tables (:func:`experiments.primary.tests`), on each task.
 
-    Columns: group (what is compared: the comparisons fixed beforehand of a study made of arms, else ``SoRA minus
-    LoRA``), study, backbone, task, label, words (the number's name), seeds, difference, low and high (95 %, t over
-    seeds), least and most (95 %, bootstrap over seeds and items), margin (NaN where none is set), live (percent of the
-    other's live parameters), verdict. The average over tasks has the task ``average``.
+    Columns: those of the tests, and group (what is compared), study, backbone, words (the number's name).
     """
     rows = []
-    for section in sections:
-        study = section.study
-        if study.name == "main_table":
-            place = {"study": study.key, "backbone": ", ".join(map(str, study.values("backbone")))}
-            found = _tested(study) if "arm" in study.runs else _compared(section)
-            rows += [place | row for row in found]
+    for study in (section.study for section in sections if section.study.name == "main_table"):
+        place = {"study": study.key, "backbone": ", ".join(map(str, study.values("backbone")))}
+        name = primary.NAMES[primary.key_of(study)]
+        for test in primary.tests(study).to_dict("records"):
+            words = in_words(test["name"], test["metric"])
+            rows.append(place | test | {"group": f"{name} {test['comparison']}", "words": words})
     return pd.DataFrame(rows)
-
-
-def _tested(study: Study) -> Iterator[dict[str, object]]:
-    for test in primary.tests(study).to_dict("records"):
-        row = {name: test[column] for name, column in ENDS.items()}
-        row |= {"group": f"SoRA-small {test['comparison']}", "task": test["name"], "label": test["task"]}
-        row |= {"words": in_words(test["name"], test["metric"]), "margin": test["margin"], "live": test["share"]}
-        yield row | {"verdict": test["verdict"]}
-
-
-def _compared(section: Section) -> Iterator[dict[str, object]]:
-    found, details, study = section.table("comparisons"), section.table("details"), section.study
-    if found is None or details is None:
-        return
-    numbers = {column.label: column for task in study.tasks for column in study.columns(task)[:1]}
-    live = details.set_index(["method", "metric"])["live"].astype(float)
-    for pair in found[(found["baseline"] == "LoRA") & (found["method"] == "SoRA")].to_dict("records"):
-        row = {name: pair[column] for name, column in ENDS.items()}
-        label, margin = pair["metric"], np.nan
-        about: dict[str, object] = {"task": label, "words": "average of the tasks", "live": np.nan}
-        if column := numbers.get(label):
-            margin = primary.MARGINS.get(column.metric, np.nan)
-            about = {"task": column.task, "words": in_words(column.task, column.metric)}
-            about["live"] = 100 * live["SoRA", label] / live["LoRA", label]
-        verdict = judged(pair["verdict"], row["low"], row["high"], margin)
-        yield {"group": PLAIN, "label": label, **row, **about, "margin": margin, "verdict": verdict}
-
-
-ENDS = {  # column of the differences -> of the table of comparisons
-    **{"seeds": "seeds", "difference": "difference", "low": "t interval", "high": "t interval high"},
-    **{"least": "bootstrap interval", "most": "bootstrap interval high"},
-}
 
 
 def forest(found: pd.DataFrame) -> Figure | None:
@@ -264,15 +240,15 @@ def forest(found: pd.DataFrame) -> Figure | None:
         for (name, part), axis in zip(groups.items(), axes, strict=True):
             several = found["backbone"].nunique() > 1
             _forest(axis, part.round(6), part["words"] + (", " + part["backbone"] if several else ""))
-            if len(groups) > 1:
-                axis.set_title(f"{name}?", loc="left")
-        axes[-1].set_xlabel(PLAIN + " (points)" if PLAIN in groups else "difference (points)")
+            axis.set_title(f"{name}?", loc="left")
+        axes[-1].set_xlabel("difference (points)")
         handles = [Patch(color=COLOUR[each], label=each) for each in COLOUR if each in set(found["verdict"])]
         handles += [Patch(color=SHADE, label="margin")] if found["margin"].notna().any() else []
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
     margins = {words: margin for words, margin in zip(found["words"], found["margin"], strict=True) if margin > 0}
     limits = ", ".join(f"{margin:g} ({words})" for words, margin in margins.items())
+    limits += f"; of methods {primary.NOT_FIXED}" if limits and (found["other"] == "lora").any() else ""
     caption = (
         "Differences of means, paired by seed. 95 % intervals: thick, t over seeds; thin, bootstrap over seeds and "
         f"examples.{f' Margin in points: {limits}.' if limits else ''}"
@@ -282,20 +258,21 @@ def forest(found: pd.DataFrame) -> Figure | None:
 
 
 def _forest(axis: Axes, part: pd.DataFrame, names: pd.Series) -> None:
-    for place, row in enumerate(part.itertuples()):
-        if row.margin > 0:
-            axis.fill_betweenx([place - 0.36, place + 0.36], -row.margin, row.margin, color=SHADE, linewidth=0)
-        colour = COLOUR[row.verdict]
-        axis.plot([row.least, row.most], [place + 0.2, place + 0.2], color=colour, linewidth=1.0)
-        axis.plot([row.low, row.high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
-        axis.plot([row.difference], [place], color=colour, marker="s" if row.task == "average" else "o")
+    for place, row in enumerate(part.to_dict("records")):
+        if row["margin"] > 0:
+            low, high = -row["margin"], row["margin"]
+            axis.fill_betweenx([place - 0.36, place + 0.36], low, high, color=SHADE, linewidth=0)
+        colour, (low, high, least, most) = COLOUR[row["verdict"]], (row[end] for end in primary.ENDS)
+        axis.plot([least, most], [place + 0.2, place + 0.2], color=colour, linewidth=1.0)
+        axis.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
+        axis.plot([row["difference"]], [place], color=colour, marker="o")
     axis.axvline(0, color="#000000", linewidth=0.8)
     axis.set_yticks(range(len(part)), names)
     axis.set_ylim(len(part) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     right = axis.secondary_yaxis("right")
-    words = [f"{gap:+.2f}, {verdict}" for gap, verdict in zip(part["difference"], part["verdict"], strict=True)]
-    sizes = ["" if np.isnan(live) else f"\n{live:.0f} % of its size" for live in part["live"]]
+    words = [f"{test['difference']:+.2f}, {primary.said(test)}" for test in part.to_dict("records")]
+    sizes = ["" if np.isnan(share) else f"\n{share:.0f} % of its size" for share in part["share"]]
     right.set_yticks(range(len(part)), [word + size for word, size in zip(words, sizes, strict=True)])
     right.tick_params(length=0)
     right.spines["right"].set_visible(False)

@@ -1,6 +1,9 @@
-"""The three comparisons that docs/study.md fixed before the first run, with their verdicts and one sentence on them.
+"""The comparisons of a main table that have margins and verdicts, and one sentence on them.
 
-Differences are SoRA-small minus another arm, in points, paired by seed. A verdict looks at two 95 % intervals,
+Of a study of arms they are the three that docs/study.md fixed before the first run; of methods the first of them, with
+its margins, which nobody fixed beforehand for that sweep.
+
+Differences are SoRA-small (SoRA) minus another row, in points, paired by seed. A verdict looks at two 95 % intervals,
 Student's t over the seeds and the bootstrap over seeds and items: it holds where both lie above the bound, fails where
 both lie below, and else cannot be decided; before every seed of SoRA-small has its partner it is unfinished, as a look
 ahead would be a test more. Holm's correction is within each comparison, over the tasks.
@@ -19,13 +22,15 @@ from scipy import stats as scipy_stats
 from experiments import stats
 from experiments.comparisons import compare, smallest_gap
 from experiments.draws import draws
-from experiments.scores import by_seed, long, paired
+from experiments.scores import by_seed, chosen, long, paired
 from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
 HOLDS, FAILS, OPEN, UNFINISHED = "holds", "fails", "cannot be decided", "is unfinished"
+WORSE = ", but worse"  # within the margin, and below 0
 MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
-SMALL = "sora_small"
+SMALL = {"arm": "sora_small", "method": "sora"}
+NAMES = {"arm": "SoRA-small", "method": "SoRA"}
 
 
 class Family(NamedTuple):
@@ -37,14 +42,24 @@ class Family(NamedTuple):
     words: str  # what holds, of which the sentence speaks
 
 
-FAMILIES = (
-    Family("not inferior to LoRA r = 8", "lora_r8", True, "Non-inferiority of SoRA-small to LoRA r = 8"),
-    Family("better than LoRA of equal size", "lora_equal", False, "its advantage over a LoRA of equal size"),
-    Family("better than its pattern permuted", "lora_permuted", False, "its advantage over its own pattern permuted"),
-)
+FAMILIES = {
+    "arm": (
+        Family("not inferior to LoRA r = 8", "lora_r8", True, "Non-inferiority of SoRA-small to LoRA r = 8"),
+        Family("better than LoRA of equal size", "lora_equal", False, "its advantage over a LoRA of equal size"),
+        Family(
+            "better than its pattern permuted", "lora_permuted", False, "its advantage over its own pattern permuted"
+        ),
+    ),
+    "method": (Family("not inferior to LoRA", "lora", True, "Non-inferiority of SoRA to LoRA"),),
+}
 ENDS = ["t interval", "t interval high", "bootstrap interval", "bootstrap interval high"]
 SHOWN = ["comparison", "task", "seeds", "difference", "margin", *ENDS, "p", "p (Holm)", "smallest gap"]
 SHOWN += ["data dependence", "verdict"]
+
+
+def key_of(study: Study) -> str:
+    """The column that says which row of the main table a run stands in."""
+    return "arm" if "arm" in study.runs else "method"
 
 
 def tests(study: Study) -> pd.DataFrame:
@@ -55,15 +70,16 @@ def tests(study: Study) -> pd.DataFrame:
     the other's), and what :func:`judged` adds. ``smallest gap``: the difference that would be found in 80 % of cases by
     both intervals.
     """
-    if "arm" not in study.runs:
-        return pd.DataFrame(columns=SHOWN)
-    drawn, rows, found = draws(study, study.runs), long(study, study.runs, first=True), []
-    for family in FAMILIES:
+    key = key_of(study)
+    runs = study.runs if key == "arm" else chosen(study, key)
+    drawn, rows, found = draws(study, runs), long(study, runs, first=True), []
+    for family in FAMILIES[key]:
         for (task, label, metric), own in rows.groupby(["task", "label", "metric"], sort=False):
             if family.margin and metric not in MARGINS:
-                study.problems.append(f"{study.key}: no margin is fixed for {label}, so it is not tested")
+                problem = f"{study.key}: no margin is fixed for {label}, so it is not tested"
+                study.problems += [problem] if key == "arm" and problem not in study.problems else []
                 continue
-            a, b = (by_seed(own[own["arm"] == arm]) for arm in (SMALL, family.other))
+            a, b = (by_seed(own[own[key] == each]) for each in (SMALL[key], family.other))
             if (over := compare(label, a, b, drawn.get(label))) is None:
                 continue
             margin = MARGINS[metric] if family.margin else math.nan
@@ -71,7 +87,7 @@ def tests(study: Study) -> pd.DataFrame:
             row = {"comparison": family.name, "task": label, "name": task, "metric": metric, "other": family.other}
             row |= {"seeds": over.seeds, "difference": over.mean, "margin": margin, "values": over.by_seed[0]}
             row |= dict(zip(ENDS, (*over.over_seeds, *over.over_items.interval), strict=True))
-            row["planned"] = int(((study.runs["arm"] == SMALL) & (study.runs["task"] == task)).sum())
+            row["planned"] = int(((runs[key] == SMALL[key]) & (runs["task"] == task)).sum())
             bound = -margin if family.margin else 0.0
             whole = over.seeds == row["planned"]
             row["p"] = p_value(over.by_seed[0], bound, one_sided=family.margin) if whole else math.nan
@@ -79,17 +95,26 @@ def tests(study: Study) -> pd.DataFrame:
             row["data dependence"] = a["data_dependence"].mean()
             row["share"] = 100 * live["params.live"] / (live["params.live_b"] or math.nan)
             found.append(row)
-    return judged(pd.DataFrame(found)) if found else pd.DataFrame(columns=SHOWN)
+    return judged(pd.DataFrame(found)) if found else pd.DataFrame(columns=[*SHOWN, "other", "share"])
 
 
 def judged(found: pd.DataFrame) -> pd.DataFrame:
-    """Add the verdict, ``low`` and ``high`` (what both intervals reach together), and Holm's p over the tasks."""
+    """Add the verdict, ``low`` and ``high`` (what both intervals reach together), and Holm's p over the tasks.
+
+    ``worse``: what holds lies within the margin, but below 0.
+    """
     low, high = found[ENDS[::2]].min(axis=1, skipna=False), found[ENDS[1::2]].max(axis=1, skipna=False)
     bound = -found["margin"].fillna(0.0)
     early = found["seeds"] < found["planned"]
     verdicts = np.select([early, low > bound, high < bound], [UNFINISHED, HOLDS, FAILS], OPEN)
     holm = found["p"].mask(early, 1.0).groupby(found["comparison"]).transform(stats.holm).mask(early)  # they will count
-    return found.assign(low=low, high=high, verdict=verdicts, **{"p (Holm)": holm})
+    worse = (verdicts == HOLDS) & (high < 0)
+    return found.assign(low=low, high=high, verdict=verdicts, worse=worse, **{"p (Holm)": holm})
+
+
+def said(test: Mapping[Any, Any]) -> str:
+    """The verdict in words: ``holds``, ``holds, but worse`` where both intervals lie below 0."""
+    return f"{test['verdict']}{WORSE if test['worse'] else ''}"
 
 
 def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool) -> float:
@@ -104,50 +129,64 @@ def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool
     return tail if one_sided else min(1.0, 2 * tail)
 
 
+TITLES = {"arm": "The comparisons fixed beforehand", "method": "SoRA against LoRA with a margin"}
 CAPTION = (
-    "SoRA-small minus the other arm, in points, paired by seed. Both intervals are 95 %: Student's t over the "
-    "seeds, and a bootstrap over seeds and examples. A comparison holds where both lie above minus the margin "
-    "(above 0 where there is none), fails where both lie below it, and else cannot be decided; it is unfinished until "
-    "every seed of SoRA-small has its partner. p: of the t test, one-sided against the margin, two-sided against 0; "
-    "Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the difference that both would find "
-    "in 80 % of cases. The comparisons, margins and seeds were fixed in docs/study.md before the first run."
+    "{} minus the other {}, in points, paired by seed. Both intervals are 95 %: Student's t over the seeds, and a "
+    "bootstrap over seeds and examples. A comparison holds where both lie above minus the margin (above 0 where there "
+    "is none), fails where both lie below it, and else cannot be decided; it is unfinished until every seed of {} has "
+    "its partner. But worse: within the margin, and both below 0. p: of the t test, one-sided against the margin, "
+    "two-sided against 0; Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the difference "
+    "that both would find in 80 % of cases. {}"
 )
+NOT_FIXED = "margins as in docs/study.md; not fixed beforehand for this sweep"
+CAPTIONS = {
+    "arm": CAPTION.format(
+        NAMES["arm"],
+        "arm",
+        NAMES["arm"],
+        "The comparisons, margins and seeds were fixed in docs/study.md before the first run.",
+    ),
+    "method": CAPTION.format(NAMES["method"], "method", NAMES["method"], f"{NOT_FIXED.capitalize()}."),
+}
 
 
 def table(study: Study) -> Table | None:
     """The tests as a table; None where there is none."""
     formats = dict.fromkeys(("difference", "t interval", "bootstrap interval"), SIGNED)
     formats |= {"p": "{:.4f}", "p (Holm)": "{:.4f}"}
-    found = tests(study)[SHOWN]
-    return Table("primary", "The comparisons fixed beforehand", CAPTION, found, formats) if len(found) else None
+    found, key = tests(study), key_of(study)
+    if found.empty:
+        return None
+    shown = found[SHOWN].assign(verdict=[said(test) for test in found.to_dict("records")])
+    return Table("primary", TITLES[key], CAPTIONS[key], shown, formats)
 
 
 def headline(study: Study) -> str:
     """One sentence: what holds, what fails, what cannot be decided; nothing before the first comparison can be made."""
-    found = tests(study)
+    found, key = tests(study), key_of(study)
+    first = FAMILIES[key][0]
     parts: list[str] = []
-    for family in FAMILIES:
+    sizes = sorted({round(share) for share in found.loc[found["other"] == first.other, "share"].dropna()})
+    size = f", with {' to '.join(map(str, [*sizes[:1], *sizes[1:][-1:]]))} % of its live parameters," if sizes else ""
+    for family in FAMILIES[key]:
         own = found[found["comparison"] == family.name]
         verdicts = [
             f"{verdict} on {_listed([_named(test) for test in part.to_dict('records')])}"
             for verdict in (HOLDS, FAILS, OPEN, UNFINISHED)
             if len(part := own[own["verdict"] == verdict])
         ]
-        words = family.words if parts or family is FAMILIES[0] else family.words.replace("its", "SoRA-small's", 1)
-        parts += [f"{words} {_listed(verdicts)}"] if verdicts else []
-    if not parts:
-        return ""
-    sizes = sorted({round(share) for share in found.loc[found["other"] == FAMILIES[0].other, "share"].dropna()})
-    size = f", with {' to '.join(map(str, [*sizes[:1], *sizes[1:][-1:]]))} % of its live parameters," if sizes else ""
-    sentence = "; ".join(parts).replace("to LoRA r = 8", f"to LoRA r = 8{size}", 1)
-    return sentence if sentence.endswith(".") else f"{sentence}."
+        words = family.words if parts or family is first else family.words.replace("its", f"{NAMES[key]}'s", 1)
+        parts += [f"{words}{size if family is first else ''} {_listed(verdicts)}"] if verdicts else []
+    sentence = "; ".join(parts) + (f" ({NOT_FIXED})" if parts and key == "method" else "")
+    return sentence if sentence.endswith(".") or not parts else f"{sentence}."
 
 
 def _named(test: Mapping[Any, Any]) -> str:
     """The task; with p where the corrected one does not bear out the intervals."""
     weak = test["verdict"] == HOLDS or (test["verdict"] == FAILS and pd.isna(test["margin"]))
     holm = test["p (Holm)"]
-    return f"{test['task']}" + (f" (p = {holm:.2f} after Holm)" if weak and not holm < 0.05 else "")
+    words = WORSE if test["worse"] else ""
+    return f"{test['task']}{words}" + (f" (p = {holm:.2f} after Holm)" if weak and not holm < 0.05 else "")
 
 
 def _listed(words: Sequence[str]) -> str:

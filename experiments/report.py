@@ -11,17 +11,16 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments.arms import ARMS
 from experiments.conditions import conditions_table, described
-from experiments.labels import METHODS, in_words
+from experiments.labels import ARMS, METHODS, in_words
 from experiments.overview import Overview
 from experiments.study import Study
-from experiments.summary import Section, caution, headings, main_table
+from experiments.summary import Section, caution, headings
 from experiments.tables import Figure, Table, numeric
 
-FOLDED = ("details", "comparisons", "published", "grid", "expected_maximum", "cost", "levels", "paper", "switches")
+FOLDED = ("details", "comparisons", "published", "levels", "paper")
 WORDY = 28  # characters; a longer cell may break into lines
-KINDS = {"better": "good", "within the margin": "good", "holds": "good", "worse": "bad", "fails": "bad"}
+KINDS = {"better": "good", "holds": "good", "worse": "bad", "fails": "bad"}
 STATES = {"done": "good", "bad": "bad", "open": "open"}
 
 
@@ -42,9 +41,9 @@ def page(
     )
     environment.filters["attr_class"] = lambda kind: Markup(' class="{}"').format(kind) if kind else ""
     names = headings(sections)
-    shown = [_section(section, names[section.study.key], overview.settings) for section in sections]
+    shown = [_section(section, names[section.study.key]) for section in sections]
     if claims is not None:
-        nothing = dict.fromkeys(("conditions", "words", "provenance", "missing", "missing_words", "commands"))
+        nothing = dict.fromkeys(("commands", "conditions", "words", "provenance", "missing", "missing_words"))
         about = {"id": "claims", "heading": claims.title, "parts": [_table(claims) | {"title": "Claim by claim"}]}
         first = sum(section.study.name == "main_table" for section in sections)
         shown.insert(first, nothing | about)
@@ -84,13 +83,11 @@ def _strip(coverage: pd.DataFrame) -> dict[str, Any]:
     return {"methods": methods, "rows": rows}
 
 
-def _section(section: Section, heading: str, settings: pd.DataFrame) -> dict[str, Any]:
+def _section(section: Section, heading: str) -> dict[str, Any]:
     study = section.study
-    main = main_table(section, settings)
-    artefacts = section.artefacts if main is None or main in section.artefacts else [main, *section.artefacts]
     parts = [
         _table(each) if isinstance(each, Table) else {"figure": _figure(each, section.svgs[each.name])}
-        for each in artefacts
+        for each in section.artefacts
     ]
     without = study.runs[~study.runs["done"]]
     reasons = "; ".join(f"{count} {reason}" for reason, count in without["reason"].value_counts().sort_index().items())
@@ -98,19 +95,13 @@ def _section(section: Section, heading: str, settings: pd.DataFrame) -> dict[str
         "id": study.key,
         "heading": f"{heading} ({section.coverage})",
         "parts": parts,
+        "commands": f"tables/{study.key}/runs.sh",
         "conditions": conditions_table(study) if len(study.done) else None,
         "words": described(study),
         "provenance": _provenance(study),
-        "missing": _commands(without, without["reason"]),
+        "missing": "\n".join(without["command"] + "  # " + without["run_id"] + ", " + without["reason"]),
         "missing_words": f"{len(without)} of {len(study.runs)} runs: {reasons}.",
-        "commands": _commands(study.done),
     }
-
-
-def _commands(runs: pd.DataFrame, reasons: pd.Series | None = None) -> str:
-    """What computes each of the runs."""
-    lines = runs["command"] + "  # " + runs["run_id"] + ("" if reasons is None else ", " + reasons)
-    return "\n".join(lines)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -136,7 +127,7 @@ def _table(table: Table) -> dict[str, Any]:
 def _cell(text: object, key: object, kind: str) -> dict[str, str]:
     words = str(text)
     if kind == "verdict":
-        kind = f"verdict {KINDS.get(words.rpartition(': ')[2], 'open')}" if words.strip("–") else kind
+        kind = f"verdict {KINDS.get(words.rpartition(': ')[2].partition(',')[0], 'open')}" if words.strip("–") else kind
     elif len(words) > WORDY and not kind:
         kind = "words"
     rounded = f"{key:.6g}" if isinstance(key, float) else str(key)  # so that the last bits of a sum change no byte

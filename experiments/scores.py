@@ -9,12 +9,13 @@ import pandas as pd
 
 from experiments import published
 from experiments.draws import Draws
-from experiments.labels import METHODS, TASKS
+from experiments.labels import ARMS, METHODS, TASKS
 from experiments.stats import NONE, sd, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, SIGNED, Table, counts, size
 
 COVERED = "Mean ± population SD over seeds, in points, of the selected weights on the report split; (n/m): n of m runs."
+AVERAGED = "Average: over tasks, two numbers of one task averaged first."
 LIVE = (
     "Live parameters: sum of r (in + out) over the adapted matrices, or what trains outside the head, of the selected "
     "weights, which may be from before the last rank went."
@@ -97,8 +98,8 @@ def reasons(found: pd.Series) -> str:
 
 
 def settings_of(found: pd.DataFrame, heads: Mapping[str, str]) -> pd.DataFrame:
-    """The key columns under their heads, methods and tasks by their names. ``heads``: key -> head of its column."""
-    words = {"method": METHODS, "task": TASKS}
+    """The key columns under their heads, methods, arms and tasks by their names. ``heads``: key -> column's head."""
+    words = {"method": METHODS, "arm": ARMS, "task": TASKS}
     return pd.DataFrame(
         {head: found[key].map(lambda v, k=key: words.get(k, {}).get(v, v)) for key, head in heads.items()}
     )
@@ -133,9 +134,21 @@ def score_table(
         data["data dependence"] = sums["dependence"]
     for label in (column.label for task in study.tasks for column in study.columns(task)):
         data = data.join(score_columns(places.merge(found[found["label"] == label], on=keys, how="left"), label))
-    data["average"] = sums["average"].where(sums["tasks"] == len(study.tasks))
-    caption = f"{words} {COVERED} Average: over tasks, two numbers of one task averaged first. {LIVE}".strip()
+    if len(study.tasks) > 1:
+        data["average"] = sums["average"].where(sums["tasks"] == len(study.tasks))
+    caption = " ".join(filter(None, (words, COVERED, AVERAGED if len(study.tasks) > 1 else "", LIVE)))
     return Table(name, title, caption, data, {"live parameters": size, **dict.fromkeys(heads.values(), "{:g}")})
+
+
+def averages(study: Study, found: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The average of the tasks for each value of ``key``: mean, live and data_dependence, NaN where a task lacks it.
+
+    ``found``: rows with a task, a mean and the others; of two numbers of one task the mean counts.
+    """
+    columns = ["mean", "live", "data_dependence"]
+    by_task = found.groupby([key, "task"], sort=False)[columns].agg(_whole_mean)
+    rows = by_task.groupby(level=key, sort=False)
+    return rows.agg(_whole_mean)[rows.size() == len(study.tasks)]
 
 
 def _whole_mean(values: pd.Series) -> float:

@@ -34,7 +34,7 @@ def build(study: Study) -> list[Artefact | None]:
         for (m, label), part in rows.groupby(["method", "label"], sort=False)
     }
     grids = {", ".join(key): grid(part) for key, part in groups.items()}
-    return [_table(groups), heat_maps(ABOUT, grids, (DATA, INIT, "score (points)"), "{:.1f}", None)]
+    return [_table(groups), heat_maps(ABOUT, grids, (DATA, INIT, "score (points)"), "{:.1f}")]
 
 
 def grid(part: pd.DataFrame) -> pd.DataFrame:

@@ -1,30 +1,42 @@
-"""Studies that vary one setting of SoRA, the paper's Tables 3, 6 and 7: a row for each value, a curve over numbers."""
+"""Studies that vary settings, the paper's Tables 2, 3, 6 and 7 and a grid of learning rates: a row for each value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
+from experiments.conditions import RATE
 from experiments.draws import draws
-from experiments.figures import COLOURS, WIDTH, log_scale, panels, short
-from experiments.scores import cells, chosen, detail_table, published_table, score_table
+from experiments.figures import curves
+from experiments.labels import METHODS
+from experiments.scores import cells, chosen, detail_table, published_table, score_columns, score_table, settings_of
 from experiments.study import Study
 from experiments.sweep import rate_by_threshold
-from experiments.tables import Artefact, Figure
+from experiments.tables import SIGNED, Artefact, Table, counts, size
+from experiments.tuning import at_the_edge
+
+XI = "method.threshold"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A column of a study's runs, its head in tables, the paper's table on it, and what the caption says first."""
+class Setting(NamedTuple):
+    """What a study varies.
+
+    Attributes:
+        heads: column of its runs -> its head in tables.
+        words: what the caption says first.
+        table: the paper's table on it.
+        axis: the column of its curve and what stands there; none for words.
+    """
 
     title: str
-    column: str
-    head: str
-    table: str
-    words: str
+    heads: Mapping[str, str]
+    words: str = ""
+    table: str = ""
+    axis: tuple[str, str] | None = None
 
 
 XI_WORDS = "The threshold of SoRA's proximal step; a larger one leaves fewer ranks."
@@ -33,31 +45,48 @@ MATRICES_WORDS = (
     "The paper tuned λ so that all rows keep about as many parameters; here every other setting is the same in all "
     "rows, so compare scores together with live parameters."
 )
-SETTINGS = {  # study -> what it varies
-    "threshold": Setting("Threshold ξ (Table 6)", "method.threshold", "ξ", "6", XI_WORDS),
-    "penalty": Setting("Penalty λ (Table 7)", "method.penalty", "λ", "7", LAMBDA_WORDS),
-    "modules": Setting("Which matrices (Table 3)", "matrices adapted", "matrices", "3", MATRICES_WORDS),
+BY_METHOD = {"method": "method"}
+LIVE = "live", "live parameters"
+SETTINGS = {
+    "learning_rate": Setting(
+        "Learning rate: one grid for all methods",
+        BY_METHOD | {RATE: "learning rate"},
+        axis=(RATE, "peak learning rate"),
+    ),
+    "rank_budget": Setting("Rank budget: r from 1 to 16 (Table 2)", BY_METHOD | {"method.r": "r"}, "", "2", LIVE),
+    "threshold": Setting("Threshold ξ (Table 6)", {XI: "ξ"}, XI_WORDS, "6", (XI, "ξ")),
+    "penalty": Setting("Penalty λ (Table 7)", {"method.penalty": "λ"}, LAMBDA_WORDS, "7", ("method.penalty", "λ")),
+    "modules": Setting("Which matrices (Table 3)", {"matrices adapted": "matrices"}, MATRICES_WORDS, "3"),
 }
+TITLE = {name: setting.title for name, setting in SETTINGS.items()}
 SUFFIXES = {"query": "Q", "key": "K", "value": "V", "attention.output.dense": "A.O"}
 SUFFIXES |= {"intermediate.dense": "FF.W1", "output.dense": "FF.W2"}
 PRINTED = {"Q, K": "query,key", "Q, K, V": "query,key,value", "Q, K, V, A.O": "query,key,value,attention.output"}
+EDGE = "at the edge of the grid"
 
 
 def build(study: Study) -> list[Artefact | None]:
-    """Scores, a curve over numbers, published numbers, details."""
+    """Scores, the best rates or sizes side by side, a curve, published numbers, details."""
     setting = SETTINGS[study.name]
-    numbers, column = study.name != "modules", setting.column
+    heads = dict(setting.heads)
+    if study.name == "rank_budget" and "arm" in study.runs and XI in study.runs:
+        heads[XI] = "ξ"  # LoRA's ranks and SoRA's thresholds, both on the axis of live parameters
     study.runs["matrices adapted"] = study.runs["method.targets"].map(matrices)
-    runs = chosen(study, column)
-    found, heads = cells(study, runs, column), {column: setting.head}
-    found["method"] = next(iter(study.values("method")), "sora")
-    keys = found[column].map(lambda v: f"{column}={v:g}" if numbers else f"method.targets={PRINTED.get(v, 'all')}")
+    runs = chosen(study, *heads)
+    found = cells(study, runs, *heads)
+    if "method" not in found:
+        found["method"] = next(iter(study.values("method")), "sora")
+    first = found[found["label"].isin(study.first_labels)]
     return [
-        score_table(study, study.name, f"Scores by {setting.head}", found, heads, setting.words),
-        _curve(study, found, setting) if numbers else None,
-        published_table(study, found, heads, [("sora", setting.table)], keys),
-        detail_table(study, found, heads, draws(study, runs)),
-        *(rate_by_threshold(study) if study.name == "threshold" else []),
+        _best(first) if study.name == "learning_rate" else None,
+        score_table(study, study.name, f"Scores by {', '.join(heads.values())}", found, heads, setting.words),
+        iso_table(first, heads) if study.name == "rank_budget" else None,
+        _curve(first, setting.axis) if setting.axis else None,
+        published_table(study, found, heads, [("sora", setting.table)], _printed(found, setting))
+        if heads == setting.heads
+        else None,
+        detail_table(study, found, heads, draws(study, runs)) if study.name != "learning_rate" else None,
+        *(rate_by_threshold(study) if study.name in ("learning_rate", "threshold") else []),
     ]
 
 
@@ -68,29 +97,78 @@ def matrices(targets: Any) -> str:
     return ", ".join(SUFFIXES.get(each, each) for each in bare) or "all six"
 
 
-def _curve(study: Study, found: pd.DataFrame, setting: Setting) -> Figure | None:
-    """Score and live parameters over the values, one panel a task; None for values that have no logarithm."""
-    labels = study.first_labels
-    shown = found[found["label"].isin(labels) & found["mean"].notna()].sort_values(setting.column)
-    labels = [label for label in labels if (shown["label"] == label).any()]
-    if not labels or not (pd.to_numeric(shown[setting.column]) > 0).all():
+def _printed(found: pd.DataFrame, setting: Setting) -> pd.Series:
+    """Of each row the key of its published numbers."""
+    key = list(setting.heads)[-1]
+    if setting.axis is None:
+        return found[key].map(lambda words: f"method.targets={PRINTED.get(words, 'all')}")
+    return found[key].map(lambda value: f"{key}={value:g}")
+
+
+def _curve(found: pd.DataFrame, axis: tuple[str, str]) -> Artefact | None:
+    """The scores over the values that have a logarithm."""
+    name = {"live": "live_parameters", RATE: "learning_rate"}.get(axis[0], axis[0].removeprefix("method."))
+    shown = found[found["mean"].notna() & (pd.to_numeric(found[axis[0]]) > 0)]
+    caption = "Report split, selected weights: mean over seeds, band: one population SD."
+    if (pd.to_numeric(found.loc[found["mean"].notna(), axis[0]]) <= 0).any():
+        caption += f" {axis[1][0].upper()}{axis[1][1:]} = 0 has no place on a logarithmic axis and is not drawn."
+    about = f"score_by_{name}", f"Score by {name.replace('_', ' ')}", caption
+    return curves(about, shown, axis, ticks=axis[0] != "live")
+
+
+# -- the best learning rates -------------------------------------------------------------------------------------
+
+
+def _best(found: pd.DataFrame) -> Table:
+    rows = []
+    for (method, label), part in found.groupby(["method", "label"], sort=False):
+        whole = part[part["select"].notna() & (part["points"].map(len) == part["of"])]
+        row: dict[str, object] = {"method": METHODS.get(str(method), method), "metric": label}
+        row |= {"learning rates": len(whole), "learning rates of": len(part)}
+        if len(whole):
+            best = whole.loc[whole["select"].idxmax()]
+            report = score_columns(part[part[RATE] == best[RATE]], "report").iloc[0].to_dict()
+            row |= {"best": best[RATE], "select": best["select"], **report}
+            row["select - report"] = best["select"] - best["mean"]
+            row["remark"] = EDGE if at_the_edge(best[RATE], whole[RATE]) else ""
+        rows.append(row)
+    grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
+    same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
+    caption = (
+        "The learning rate with the best mean on the select split, and its score on the report split (points, mean ± "
+        "population SD over seeds). Select - report: the difference of the two, with the optimism of the choice. "
+        "Learning rates: those of which every seed has a score, of those planned; another study of the same task may "
+        f"have tried more.{f' {same}' if len(grids) > 1 else ''}"
+    )
+    formats = {"best": "{:g}", "select - report": SIGNED}
+    return Table("best", "Best learning rate of each method", caption, pd.DataFrame(rows), formats)
+
+
+# -- at the same number of live parameters -----------------------------------------------------------------------
+
+
+def iso_table(found: pd.DataFrame, heads: Mapping[str, str]) -> Table | None:
+    """Each setting of SoRA next to LoRA at as many live parameters; None without a pair."""
+    lora = {label: part for label, part in found[found["method"] == "lora"].groupby("label", sort=False)}
+    others = found[(found["method"] != "lora") & found["label"].isin(lora)].reset_index(drop=True)
+    there = [at_live(live, lora[label]) for live, label in zip(others["live"], others["label"], strict=True)]
+    others = others.assign(there=there).dropna(subset=["mean", "there"]).reset_index(drop=True)
+    if others.empty:
         return None
+    data = settings_of(others, heads).assign(metric=others["label"])
+    data["live parameters"], data["score"] = counts(others["live"]), others["mean"]
+    data["LoRA there"], data["difference"] = others["there"], others["mean"] - others["there"]
+    caption = (
+        "LoRA's score between its two nearest ranks, linear in the logarithm of live parameters; no row where a "
+        "setting lies outside LoRA's ranks."
+    )
+    formats = {"live parameters": size, "difference": SIGNED, **dict.fromkeys(heads.values(), "{:g}")}
+    return Table("iso_parameter", "At the same number of live parameters", caption, data, formats)
 
-    def draw(canvas: Canvas) -> None:
-        pairs = panels(canvas, [title for label in labels for title in (f"{label} (points)", "live parameters")], 2)
-        for label, left, right in zip(labels, pairs[::2], pairs[1::2], strict=True):
-            part = shown[shown["label"] == label]
-            x, live = list(part[setting.column]), part["live"].round(1)
-            y, sd = part["mean"].round(3), part["sd"].round(3)
-            left.plot(x, y, color=COLOURS[0], marker="o")
-            left.fill_between(x, y - sd, y + sd, color=COLOURS[0], alpha=0.15, linewidth=0)
-            right.plot(x, live, color=COLOURS[1], marker="s")
-            right.set_ylim(0, live.max() * 1.1 if live.max() > 0 else 1)
-            right.yaxis.set_major_formatter(lambda value, _: short(value))
-            for each in (left, right):
-                log_scale(each, x)
-                each.set_xlabel(setting.head)
 
-    caption = "Left: mean score over seeds, band: one population SD. Right: mean live parameters."
-    title = f"Score and live parameters by {setting.head}"
-    return Figure(f"score_by_{study.name}", title, caption, draw, (WIDTH * 2 / 3, 2.1 * len(labels)), True)
+def at_live(live: float, curve: pd.DataFrame) -> float:
+    """The ``mean`` at ``live`` parameters on a curve, linear in the logarithm of ``live``; NaN outside it."""
+    points = curve[(curve["live"] > 0) & curve["mean"].notna()].sort_values("live")
+    if not live > 0 or len(points) < 2:
+        return math.nan
+    return float(np.interp(math.log(live), np.log(points["live"]), points["mean"], left=math.nan, right=math.nan))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -126,13 +124,3 @@ def holm(p_values: Sequence[float]) -> Floats:
     if (known := ~np.isnan(found)).any():
         found[known] = multipletests(found[known], method="holm")[1]
     return found
-
-
-def best_of(count: int, trials: int) -> Floats:
-    """[N]: the probability that the i-th smallest of N values is the best of n draws with replacement.
-
-    Dodge et al. (2019), "Show Your Work", EMNLP, eq. 7. Worked out in fractions: powers of floats differ in the last
-    bit between processors, and published files must not.
-    """
-    steps = [Fraction(i, count) ** trials for i in range(count + 1)]
-    return np.array([float(after - before) for before, after in pairwise(steps)])

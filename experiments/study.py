@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ import experiments
 from experiments.labels import TASKS, Column, columns_of
 from sora import runs
 from sora.errors import UserError
+from sora.files import CONF
 from sora.runs import manifest as studies
-from sora.runs.recipes import CONF
 from sora.runs.records import Arrays, read_arrays
 from sora.runs.results import Record
 
-NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 SEEDS = ["seed", "seeds.init", "seeds.data"]  # what tells repetitions apart, not settings
 COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora.runs.frame are there where one has
     *("run_id", "backbone", "task", "method", "protocol", *SEEDS, "status", "score", "select", "task.metrics", "head"),
@@ -36,6 +35,8 @@ COLUMNS = (  # of Study.runs, also where no run has them; the other keys of sora
     *("provenance.threads", "last.step", "regime.rho", "regime.travel"),
 )
 REFUSABLE = {"partial": "partial data", "synthetic": "a synthetic task", "random_weights": "random weights"}
+IDENTITY = ("method", "task", "backbone", "seed")  # what a record must have as its manifest has it
+NAMED_ELSEWHERE = ("own", "auto")  # choices of a group whose name another key gives
 SINGLE = "runs"  # the study of the runs that no manifest names
 
 
@@ -129,13 +130,12 @@ class Loaded:
         return [study for study in every if not names or study.name in names]
 
 
-def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None, by_manifest: bool = False) -> Loaded:
+def load(results: Path, by_manifest: bool = False) -> Loaded:
     """Read the manifests of ``results`` and the records they name. Raises UserError where there is no such folder.
 
-    ``accepts``: study name -> the flags of ``REFUSABLE`` that do not keep a record out of it; None: its definition's.
     ``by_manifest``: leave the parts of a study apart, one manifest a study.
     """
-    found, accepts = runs.read(results), accepts or (lambda name: experiments.find(name).accepts)
+    found = runs.read(results)
     problems, loaded = found.problems, []
     frame = runs.frame(found.records.values()).set_index("run_id", drop=False)
     named: set[str] = set()
@@ -155,7 +155,8 @@ def load(results: Path, accepts: Callable[[str], Collection[str]] | None = None,
             problems.append(f"{file}: none of its {len(entries)} runs has a record; run them, or delete the manifest")
         manifests.append(manifest)
     for manifest in manifests if by_manifest else _united(manifests, problems):
-        reasons = [_reason(each, found, accepts(manifest["study"])) for each in manifest["runs"]]
+        accepts = experiments.find(manifest["study"]).accepts
+        reasons = [_reason(each, manifest["fixed"], found, accepts) for each in manifest["runs"]]
         loaded.append(_study(manifest, reasons, frame, found))
     return Loaded(loaded, _single(frame[~frame["run_id"].isin(named)], found), found, problems)
 
@@ -255,7 +256,7 @@ def _single(frame: pd.DataFrame, found: runs.Results) -> Study | None:
 # -- which records a study may use -----------------------------------------------------------------------------
 
 
-def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[str]) -> str:
+def _reason(entry: Mapping[str, Any], fixed: Mapping[str, str], found: runs.Results, accepts: Collection[str]) -> str:
     """Why the run has no record to use; empty where it has one."""
     run_id = entry["run_id"]
     if entry.get("contradicted"):
@@ -263,7 +264,7 @@ def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[s
     if run_id not in found.records:
         return found.spoilt.get(run_id, "not run")
     record = found.records[run_id]
-    if contradiction := _contradiction(entry["axes"], record):
+    if contradiction := _contradiction({**fixed, **entry["axes"]}, record["config"]):
         found.problems.append(
             f"{found.paths[run_id]}: {contradiction}, against the study's manifest; restore or remove it"
         )
@@ -272,36 +273,12 @@ def _reason(entry: Mapping[str, Any], found: runs.Results, accepts: Collection[s
     return next((f"refused, as it is about {words}" for words in flags), "")
 
 
-def configured(record: Record, axis: str) -> Any:
-    """What the record's configuration says on an axis: ``task`` is the group's name, ``method.r`` a field."""
-    node: Any = record["config"]
-    for part in axis.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return None
-        node = node[part]
-    return node.get("name") if isinstance(node, Mapping) else node
-
-
-def _contradiction(axes: Mapping[str, Any], record: Record) -> str:
-    """Where the record's configuration differs from the axes, or an empty string."""
-    for axis, wanted in axes.items():
-        held = configured(record, axis)
-        if held is None or wanted is None or _equal(held, wanted):
-            continue
-        if isinstance(held, list) and sorted(map(str, held)) == sorted(map(str, [wanted])):
-            continue  # method.targets=query and [query] are one setting
-        if wanted in NAMED_ELSEWHERE and axis in ("task", "backbone"):
-            continue  # task=own task.name=mine: the run id ties the two
-        if (CONF / axis).is_dir() and not (CONF / axis / f"{wanted}.yaml").is_file():
-            continue  # somebody's own choice of a group, whose file may give another name: the run id ties the two
-        return f"{axis} is {held!r} and not {wanted!r}"
+def _contradiction(place: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Where the record's configuration is not the manifest's; empty where it is. Names given elsewhere pass."""
+    for key in IDENTITY:
+        held, wanted = config[key], place.get(key)
+        held = held["name"] if isinstance(held, Mapping) else held
+        own = (CONF / key).is_dir() and not (CONF / key / f"{wanted}.yaml").is_file()  # a file of somebody's own folder
+        if wanted is not None and str(held) != str(wanted) and not own and wanted not in NAMED_ELSEWHERE:
+            return f"{key} is {held!r} and not {wanted!r}"
     return ""
-
-
-def _equal(held: Any, wanted: Any) -> bool:
-    if isinstance(held, list) and isinstance(wanted, list):
-        return sorted(map(str, held)) == sorted(map(str, wanted))
-    try:
-        return held == wanted or math.isclose(float(held), float(wanted), rel_tol=1e-9)
-    except (TypeError, ValueError):
-        return bool(held == wanted)

@@ -10,10 +10,9 @@ import pandas as pd
 
 from experiments import conditions
 from experiments.conditions import conditions_table, described
-from experiments.labels import CONSTANT, MAJORITY, METHODS, in_words
-from experiments.primary import MARGINS
+from experiments.labels import in_words
 from experiments.study import Study
-from experiments.tables import EMPTY, SIGNED, Artefact, Figure, Table, counts, pipes, size
+from experiments.tables import EMPTY, Artefact, Figure, Table, pipes
 
 if TYPE_CHECKING:
     from experiments.overview import Overview
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 ORDER = ("main_table", "rank_budget", "threshold", "rank_map")  # stand first, in this order
 LAST = ("efficiency", "fidelity", "seeds", "learning_rate", "runs")  # and these last
 PICTURES = ("learning_curves", "ranks_", "gate_", "score_by_rate_and")  # beginnings of names; shown on the first page
-CAPTION = (
-    "Score: mean ± population SD over seeds, points, report split. Minus LoRA: paired by seed; t interval over seeds "
-    "(95 %). Better, worse: also by the bootstrap over seeds and items, corrected after Holm. Within the margin: the "
-    "interval lies within ±1 point of accuracy, ±0.5 of Pearson, ±2 of MCC."
-)
 
 
 @dataclass(frozen=True)
@@ -36,22 +30,6 @@ class Section:
     title: str
     artefacts: Sequence[Artefact]
     svgs: Mapping[str, bytes]
-
-    def table(self, name: str) -> pd.DataFrame | None:
-        """The numbers of a table, or None."""
-        return next((each.data for each in self.artefacts if isinstance(each, Table) and each.name == name), None)
-
-    def constants(self) -> dict[str, float]:
-        """Label of a number -> the points of the constant answer, where the main table has them."""
-        table = self.table("main_table")
-        if table is None:
-            return {}
-        if "arm" in table:
-            rows = table[table["arm"] == MAJORITY]
-            return dict(zip(rows["task"], rows["score"].astype(float), strict=True))
-        rows = table[table["method"] == CONSTANT]
-        labels = [column.label for task in self.study.tasks for column in self.study.columns(task)]
-        return {label: float(rows[label].iloc[0]) for label in labels if len(rows) and pd.notna(rows[label].iloc[0])}
 
     @property
     def heading(self) -> str:
@@ -88,33 +66,6 @@ def headings(sections: Sequence[Section]) -> dict[str, str]:
     return found.where(~alike, found + ", " + pd.Series([study.hash for study in studies], found.index)).to_dict()
 
 
-def judged(verdict: str, low: float, high: float, margin: float) -> str:
-    """The verdict of a comparison, or ``within the margin`` where it is not resolved and its interval is that small."""
-    return "within the margin" if verdict == "not resolved" and -margin < low <= high < margin else verdict
-
-
-def headline(differences: pd.DataFrame) -> str:
-    """The finding in a sentence, from :func:`experiments.overview.differences`; empty where there are none.
-
-    Of studies made of arms see :func:`experiments.primary.headline`.
-    """
-    parts = []
-    for backbone, found in differences.groupby("backbone", sort=False) if len(differences) else ():
-        tasks, average = found[found["task"] != "average"], found[found["task"] == "average"]
-        words = [
-            f"{verdict} on {', '.join(map(in_words, part['task'])) if len(part) < 7 else f'{len(part)} tasks'}"
-            for verdict in ("better", "worse", "within the margin", "not resolved")
-            if len(part := tasks[tasks["verdict"] == verdict])
-        ]
-        least, most = (f"{end:.0f}" for end in (tasks["live"].min(), tasks["live"].max()))
-        sentence = f"SoRA against LoRA on {backbone}: {'; '.join(words)}; with {least}"
-        sentence += f"{'' if least == most else f' to {most}'} % of LoRA's live parameters"
-        for row in average.itertuples():
-            sentence += f"; {row.difference:+.2f} points on average ({row.low:+.2f} to {row.high:+.2f})"
-        parts.append(f"{sentence}.")
-    return " ".join(parts)
-
-
 def caution(sections: Sequence[Section]) -> str:
     """What must be known before anything is compared, of the main tables, or of all runs where there is none."""
     studies = [section.study for section in sections]
@@ -134,7 +85,7 @@ def page(
     if overview.headline:
         lines += [overview.headline if warning else f"**{overview.headline}**", ""]
     lines.append("Written by `make tables` from `records/` and `studies/`; every run is a row of [runs.csv](runs.csv).")
-    for section, table in _first_tables(sections, overview.settings):
+    for section, table in _first_tables(sections):
         link = f"[All of its tables](tables/{section.study.key}/README.md)."
         lines += ["", f"## {section.heading}", "", _once(table.show), "", f"{table.caption} {link}", ""]
         trained = conditions_table(section.study).drop(columns="chosen before by", errors="ignore")
@@ -162,15 +113,13 @@ def page(
     return "\n".join([*lines, "", published, ""])
 
 
-def _first_tables(sections: Sequence[Section], settings: pd.DataFrame) -> list[tuple[Section, Table]]:
+def _first_tables(sections: Sequence[Section]) -> list[tuple[Section, Table]]:
     """The main tables; where there is none the first table of every study that has a run."""
-    found = [(section, table) for section in sections if (table := main_table(section, settings)) is not None]
-    if found:
-        return found
+    begun = [section for section in sections if len(section.study.done)]
+    main = [section for section in begun if section.study.name == "main_table"]
     return [
         (section, table)
-        for section in sections
-        if len(section.study.done)
+        for section in main or begun
         for table in [each for each in section.artefacts if isinstance(each, Table)][:1]
     ]
 
@@ -180,60 +129,3 @@ def _once(show: pd.DataFrame) -> str:
     if "task" in show:
         show = show.assign(task=show["task"].where(show["task"] != show["task"].shift(), ""))
     return pipes(show)
-
-
-def main_table(section: Section, settings: pd.DataFrame | None = None) -> Table | None:
-    """task, method, n, score, live parameters, minus LoRA with its interval and verdict; a row for each cell.
-
-    None where the study is no main table, or has no run. ``settings``: of :func:`experiments.overview.settings`, whose
-    linear probes and zero-shot scores become rows where the study has none itself.
-    """
-    study = section.study
-    if study.name != "main_table" or not study.runs["done"].any():
-        return None
-    if "arm" in study.runs:  # its table has its controls already
-        return next(each for each in section.artefacts if isinstance(each, Table) and each.name == "main_table")
-    details, found = section.table("details"), section.table("comparisons")
-    if details is None:
-        return None
-    columns = {column.label: column for task in study.tasks for column in study.columns(task)}
-    data = details.rename(columns=OF_DETAILS)
-    if found is not None:
-        pairs = found[found["baseline"] == "LoRA"].rename(columns=OF_COMPARISONS)
-        data = data.merge(pairs[["metric", "method", *OF_COMPARISONS.values(), "verdict"]], how="left")
-        margins = [MARGINS.get(columns[label].metric, float("nan")) for label in data["metric"]]
-        ends = zip(data["verdict"], data["95 % interval"], data["95 % interval high"], margins, strict=True)
-        data["verdict"] = [judged(*each) for each in ends]
-    others = _baselines(section, settings)
-    data = pd.concat([others[~others["method"].isin(data["method"])], data], ignore_index=True)
-    order = list(columns).index
-    data = data.sort_values("metric", key=lambda labels: labels.map(order), kind="stable", ignore_index=True)
-    data["task"] = [in_words(columns[label].task, columns[label].metric) for label in data["metric"]]
-    n = data["n"].astype("Int64").astype(str)
-    n = n.where(data["n"] == data["n of"], n + "/" + data["n of"].astype("Int64").astype(str))
-    data["live parameters"] = counts(data["live parameters"])
-    wanted = ["task", "method", "n", "n of", "score", "score sd", "live parameters", "data dependence", "minus LoRA"]
-    wanted += ["95 % interval", "95 % interval high", "verdict", "remarks"]
-    data = data[[name for name in wanted if name in data and (name != "remarks" or data[name].fillna("").any())]]
-    formats = {"live parameters": size, "minus LoRA": SIGNED, "95 % interval": SIGNED}
-    words = {"n": n.where(data["n"].notna(), EMPTY)}
-    return Table("summary", "Main table", CAPTION, data, formats, words=words)
-
-
-OF_DETAILS = {"selected": "score", "SD": "score sd", "live": "live parameters", "runs": "n", "runs of": "n of"}
-OF_COMPARISONS = {"difference": "minus LoRA", "t interval": "95 % interval", "t interval high": "95 % interval high"}
-
-
-def _baselines(section: Section, settings: pd.DataFrame | None) -> pd.DataFrame:
-    """What needs no adapter: the constant answer, and linear probes and zero-shot scores of other studies."""
-    study, constants, rows = section.study, section.constants(), []
-    for label in (column.label for task in study.tasks for column in study.columns(task)):
-        if label in constants:
-            rows.append({"metric": label, "method": CONSTANT, "score": constants[label]})
-        if settings is None or settings.empty:
-            continue
-        of = settings[(settings["label"] == label) & settings["backbone"].isin(study.values("backbone"))]
-        for row in of[of["method"].isin(("zero_shot", "probe"))].itertuples():
-            about = {"metric": label, "method": METHODS[str(row.method)], "n": row.n, "n of": row.n}
-            rows.append(about | {"score": row.mean, "score sd": row.sd})
-    return pd.DataFrame(rows, columns=["metric", "method", "score", "score sd", "n", "n of"])

@@ -45,7 +45,7 @@ def rate_by_threshold(study: Study) -> list[Artefact | None]:
             tables[name] = grid.rename(index="{:g}".format, columns="{:g}".format)
     words = "Mean over seeds of the selected weights; a colour scale of its own for each panel."
     return [
-        heat_maps((name, title, words), maps[key], ("ξ", "peak learning rate", label), form, None)
+        heat_maps((name, title, words), maps[key], ("ξ", "peak learning rate", label), form)
         for key, name, title, label, form in (
             ("score", "score_by_rate_and_threshold", "Score by learning rate and ξ", "score (points)", "{:.1f}"),
             ("ranks", "ranks_by_rate_and_threshold", "Live ranks by learning rate and ξ", "live ranks", "{:.0f}"),

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 EMPTY = "–"  # a cell that has no value
-LONG = 40  # rows; a longer LaTeX table may break over pages
 LATEX = str.maketrans(
     {
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"},
@@ -176,7 +175,7 @@ def _safe(text: object) -> str:
 
 
 def latex(table: Table, study: str = "") -> str:
-    """A booktabs table, or a longtable of more than ``LONG`` rows; the notes are part of the caption.
+    """A booktabs table, shrunk to the line where it is wider; the notes are part of the caption.
 
     ``study``: stands in the label before the table's name, since a paper may take in the same table of several studies.
     """
@@ -188,14 +187,10 @@ def latex(table: Table, study: str = "") -> str:
         escape=False,
         caption=words.translate(LATEX),
         label=f"tab:{name}",
-        longtable=len(show) > LONG,
         column_format="".join("r" if each else "l" for each in numeric(table)),
     )
-    if len(show) <= LONG:  # a wide table is shrunk to the line, a narrow one stays as it is
-        text = text.replace(r"\begin{tabular}", SHRINK + r"\begin{tabular}").replace(
-            r"\end{tabular}", r"\end{tabular}}"
-        )
-    return text
+    begin, end = r"\begin{tabular}", r"\end{tabular}"
+    return text.replace(begin, SHRINK + begin).replace(end, end + "}")
 
 
 SHRINK = "\\centering\n\\small\n\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"

@@ -62,7 +62,8 @@ def draw_ranks(found: list[Record], path: Path) -> None:
     ranks = grid(results.ranks(found)).rename(columns=label)
     title = f"SoRA on {TASK}: mean over {len(found)} seeds"
     axes = "matrix (layer 0 is next to the embeddings)", "layer", "live ranks"
-    figure = heat_maps((path.stem, title, ""), {title: ranks}, axes, "{:.1f}", found[0]["config"]["method"]["r"])
+    limits = 0.0, float(found[0]["config"]["method"]["r"])
+    figure = heat_maps((path.stem, title, ""), {title: ranks}, axes, "{:.1f}", limits)
     assert figure is not None, "all ranks are numbers"
     path.write_bytes(render(figure)[0])
 

@@ -9,13 +9,12 @@ named. Manifests of one sweep become one that names all their runs.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from sora.cli.console import Parser, place_of, run
 from sora.errors import UserError
-from sora.files import replaced
+from sora.files import write_bytes
 from sora.runs import Results, read, records
 from sora.runs import manifest as studies
 
@@ -50,7 +49,7 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
     manifests = _manifests([*([target] if target.is_dir() else []), *sources])
     for place, path in new.items():
         for suffix in (".npz", ".json"):  # the JSON last: where it is, the run is complete
-            _copy(path.with_suffix(suffix), (target / place).with_suffix(suffix))
+            write_bytes((target / place).with_suffix(suffix), path.with_suffix(suffix).read_bytes())
     for manifest in manifests:
         place = studies.path(target, manifest)
         if not place.is_file() or studies.read(place) != manifest:
@@ -85,14 +84,6 @@ def _manifests(folders: Sequence[Path]) -> list[studies.Manifest]:
                 )
             found[path.name] = known, studies.united(first, manifest)
     return [manifest for _, manifest in found.values()]
-
-
-def _copy(file: Path, place: Path) -> None:
-    try:
-        with replaced(place) as partial:
-            shutil.copyfile(file, partial)
-    except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror}); choose another folder with --into") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

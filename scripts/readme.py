@@ -25,18 +25,22 @@ def block(results: Path) -> str:
     """Each main table as Markdown, a row for each method or arm: live parameters and mean ± SD of each task."""
     parts = []
     for path in sorted(results.glob("tables/main_table-*/main_table.csv")):
-        table = Table("main_table", "", "", pd.read_csv(path), {"live parameters": size})
-        shown, tasks = table.show, [name for name in table.columns if f"{name} sd" in table.data]
-        if "arm" in shown:  # a row for each task and arm
-            tasks, arms = list(shown["task"].unique()), shown["arm"].unique()
-            live = table.data.groupby("arm")["live parameters"].mean().map(size, na_action="ignore").fillna(EMPTY)
-            few = (table.data["n"] > 0) & (table.data["n"] < table.data.groupby("task")["n"].transform("max"))
-            counts = table.data["n"].map(" (n = {:.0f})".format).where(few, "")
-            shown = shown.assign(score=shown["score"] + counts)
-            wide = shown.pivot(index="arm", columns="task", values="score").fillna(EMPTY).loc[arms, tasks]
-            shown = wide.assign(**{"live parameters": live}).reset_index(names="method")
+        found = pd.read_csv(path)
+        found[["score n", "score of"]] = found[["n", "n of"]]  # so that the score names runs that are missing
+        table = Table("main_table", "", "", found, {"live parameters": size})
+        key = table.columns[1]  # method, or arm
+        tasks, names = list(table.data["task"].unique()), table.data[key].unique()
+        live = table.data.groupby(key)["live parameters"].mean().map(size, na_action="ignore").fillna(EMPTY)
+        few = (
+            (found["n"] > 0)
+            & (found["n"] < found.groupby("task")["n"].transform("max"))
+            & (found["n"] == found["n of"])
+        )
+        counts = table.data["n"].map(" (n = {:.0f})".format).where(few, "")
+        shown = table.show.assign(score=table.show["score"] + counts)
+        wide = shown.pivot(index=key, columns="task", values="score").fillna(EMPTY).loc[names, tasks]
         lines = [f"| {' | '.join(['method', 'live parameters', *tasks])} |", f"|---|---:|{'---:|' * len(tasks)}"]
-        lines += [f"| {' | '.join(cells)} |" for cells in shown[["method", "live parameters", *tasks]].to_numpy()]
+        lines += [f"| {' | '.join([str(name), live[name], *wide.loc[name]])} |" for name in names]
         page = path.with_name("README.md").relative_to(results.parent).as_posix()
         parts.append("\n".join([*lines, "", f"Mean ± SD over seeds, in points: [details and settings]({page})."]))
     return "\n\n".join(parts)

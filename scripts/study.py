@@ -26,13 +26,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from experiments import tuning
-from experiments.arms import ARMS
 from experiments.conditions import RATE
+from experiments.labels import ARMS
 from sora.cli.console import Parser, run
 from sora.errors import UserError
 from sora.files import CONF
@@ -92,41 +93,40 @@ class Driver:
     def tune(self) -> None:
         for task in self.tasks:
             for method, grid in GRIDS.items():
-                self._tune_rate(task, method, grid)
+                rho = {"method.rho": RHO} if method == "sora" else {}
+                place = {"backbone": self.backbone, "method": method, "task": task} | rho
+                wanted = partial(tuning.wanted_rates, start=grid, seeds=TUNING_SEEDS)
+                for seed, rates in self._until_chosen("learning_rate", RATE, place, wanted):
+                    words = [f"method={method}", *(f"{key}={value:g}" for key, value in rho.items())]
+                    self.study("learning_rate", task, [seed], *words, f"{RATE}={_listed(rates)}")
             self._tune_rho(task)
 
-    def _tune_rate(self, task: str, method: str, grid: Sequence[float]) -> None:
-        rho = [f"method.rho={RHO:g}"] if method == "sora" else []
-        where = {"backbone": self.backbone, "method": method, "task": task} | ({"method.rho": RHO} if rho else {})
-
-        def scores() -> tuning.Scores:
-            return tuning.scores_of(tuning.grids(self.results), "learning_rate", RATE, where)
-
-        for seed, rates in self._until_chosen(scores, lambda found: tuning.wanted_rates(found, grid, TUNING_SEEDS)):
-            self.study("learning_rate", task, [seed], f"method={method}", *rho, f"{RATE}={_listed(rates)}")
-
     def _tune_rho(self, task: str) -> None:
-        where = {"backbone": self.backbone, "task": task, "method.rho": RHO, "method": "sora"}
-        found = {} if self.listing else tuning.scores_of(tuning.grids(self.results), "learning_rate", RATE, where)
+        place = {"backbone": self.backbone, "task": task}
+        found = self._scores("learning_rate", RATE, place | {"method.rho": RHO, "method": "sora"})
         rate = tuning.best(found) if found else None
-        own = {"backbone": self.backbone, "task": task, RATE: rate}
-
-        def scores() -> tuning.Scores:
-            return tuning.scores_of(tuning.grids(self.results), "rho", "method.rho", own) if rate else {}
-
-        for seed, rhos in self._until_chosen(scores, lambda known: tuning.wanted_rhos(known, RHOS, TUNING_SEEDS)):
+        wanted = partial(tuning.wanted_rhos, grid=RHOS, seeds=TUNING_SEEDS)
+        for seed, rhos in self._until_chosen("rho", "method.rho", place | {RATE: rate}, wanted):
             text = f"{rate:g}" if rate else "<SoRA's rate>"
             named = ["-m", "study.name=rho", "method=sora", f"task={task}", f"seed={seed}"]
             self.sweep(*named, f"{RATE}={text}", f"method.rho={_listed(rhos)}")
 
+    def _scores(self, name: str, axis: str, place: Mapping[str, object]) -> tuning.Scores:
+        """Those of the finished runs there; none while commands are only listed."""
+        return {} if self.listing else tuning.scores_of(tuning.grids(self.results), name, axis, place)
+
     def _until_chosen(
-        self, scores: Callable[[], tuning.Scores], wanted: Callable[[tuning.Scores], list[tuple[float, int]]]
+        self,
+        name: str,
+        axis: str,
+        place: Mapping[str, object],
+        wanted: Callable[[tuning.Scores], list[tuple[float, int]]],
     ) -> Iterator[tuple[int, list[float]]]:
         """(seed, values) to run next, until nothing is wanted, a command fails, or what was run left no score."""
         before: list[tuple[float, int]] = []
         while True:
             failures = len(self.failed)
-            places = wanted({} if self.listing else scores())
+            places = wanted(self._scores(name, axis, place))
             if not places:
                 return
             if places == before:

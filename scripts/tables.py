@@ -77,6 +77,7 @@ def build(results: Path, only: Sequence[str] = ()) -> list[str]:
     sections = summary.in_order(sections)
     above = overview.overview(sections)
     above = replace(above, svgs=_drawn(results / "figures" / overview.NAME, above.figures, writer))
+    sections = overview.with_baselines(sections, above.settings)
     claimed = claims.table(chosen)
     if claimed is not None:
         _write_table(results / "tables" / "claims", claimed, writer)
@@ -134,7 +135,7 @@ def _study(results: Path, study: Study, writer: Writer) -> Section:
     artefacts = definition.build(study)
     folder = results / "tables" / study.key
     svgs = _drawn(results / "figures" / study.key, [each for each in artefacts if isinstance(each, Figure)], writer)
-    pages = [f"# {title}", conditions(study)]
+    pages = [f"# {title}", conditions(study), "Each run's command: [runs.sh](runs.sh)."]
     for artefact in artefacts:
         if isinstance(artefact, Table):
             pages.append(tables.markdown(artefact))
@@ -164,7 +165,8 @@ def _drawn(folder: Path, pictures: Sequence[Figure], writer: Writer) -> dict[str
 
 def _place(study: Study, run: pd.Series) -> str:
     """A comment for a shell: the run's place in the study, its id, and why it has no record."""
-    axes = " ".join(f"{key}={json.dumps(run[key], default=str)}" for key in study.axes)
+    there = {key: run[key] for key in study.axes if isinstance(run[key], tuple) or pd.notna(run[key])}
+    axes = " ".join(f"{key}={json.dumps(value, default=str)}" for key, value in there.items())
     reason = f", {run['reason']}" if run["reason"] else ""
     return f"# {axes}: {run['run_id']}{reason}"
 

@@ -7,7 +7,7 @@ method on each task, the rate with the best mean on the select split; a second s
 of the first, and of rates with one seed and with two those with two decide. Of SoRA it reads the studies named rho too,
 thresholds in units of that rate: the recipe <task> has the largest within half a point of the best (SoRA-small), the
 recipe <task>_best the best (SoRA-best). It goes into conf/recipe/<backbone>/<method>/<task>.yaml, with the trials that
-chose it: provenance.recipe.tuned of every later record, and the captions of tables, tell of them. A recipe with
+chose it: provenance.recipe.tuned of every later record has them, and the conditions on a study's page. A recipe with
 published values is left alone. Exit status 2 where a run of a grid is missing.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -68,7 +69,7 @@ def tune(results: Path, conf: Path, tasks: Sequence[str] = ()) -> list[Path]:
         if not is_name(str(backbone)):
             raise UserError(f"{grid['study'].iloc[0]}: backbone {backbone!r} names no folder of conf/recipe")
         path = conf / "recipe" / str(backbone) / str(method) / f"{task}.yaml"
-        if _is_published(path):
+        if _content(path).get("unpublished") != ["*"]:
             print(f"{path}: has published values and is left alone", file=sys.stderr)
             continue
         rate, protocol = best_rate(path, grid), str(grid["protocol"].iloc[0])
@@ -146,18 +147,31 @@ def rho_scores(runs: pd.DataFrame, rate: float) -> tuple[tuning.Scores, list[str
     return tuning.scores(own, RHO), keys
 
 
-def _is_published(path: Path) -> bool:
-    if not path.exists():
-        return False
+def _content(path: Path) -> dict[str, Any]:
+    """What the recipe holds now. Raises UserError where it cannot be read."""
+    if not path.is_file():
+        return {"unpublished": ["*"]}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore it") from error
-    return content.get("unpublished") != ["*"]
+
+
+def _kept(path: Path, chooses_threshold: bool) -> dict[str, Any]:
+    """What stands under method: and stays. Raises UserError where the recipe has values that would be lost."""
+    content = _content(path)
+    method, trainer = content.get("method") or {}, content.get("trainer") or {}
+    lost = [key for key in content if key not in ("recipe", "unpublished", "tuned", "method", "trainer")]
+    lost += [f"trainer.{key}" for key in trainer if key != "learning_rate"]
+    if chooses_threshold:
+        lost += [f"method.{key}" for key in method if key not in ("threshold", "rho")]
+    if lost:
+        raise UserError(f"{path}: {', '.join(lost)} would be lost; move it into the budget, or take the recipe away")
+    return {} if chooses_threshold else method
 
 
 def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = None) -> str:
-    """The recipe's text: what stands there of other values, then the trials, SoRA's threshold and the rate."""
+    """The recipe's text: the trials, the rate, SoRA's threshold, and without one what stands under method: there."""
     chosen, scores, studies = rate
     means = tuning.means(scores)
     tried = sorted({value for value, _ in scores})
@@ -167,7 +181,8 @@ def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = N
     # holdout selects on a part of the training file; the others on examples that a later table may report on.
     split = "the select split" + ("" if protocol == "holdout" else f" of protocol={protocol}")
     tuned = f"learning rate of {_listed(tried)} by {split}, seeds {seeds} ({_named(studies)})"
-    method = []
+    kept = _kept(path, chooses_threshold=threshold is not None)
+    method = yaml.safe_dump({"method": kept}, sort_keys=False).splitlines() if kept else []
     if threshold is not None:
         rho, rho_scores, rho_studies = threshold
         rhos = tuning.means(rho_scores)
@@ -178,37 +193,16 @@ def recipe(path: Path, protocol: str, rate: Choice, threshold: Choice | None = N
         method = ["method:", f"  threshold: {_yaml(float(f'{rho * chosen:.6g}'))}  # {why}"]
     edge = ", at the edge of the grid" if tuning.at_the_edge(chosen, tried) else ""
     lines = [
-        *_head(path, chooses_threshold=threshold is not None),
+        "# @package _global_",
+        f"# Ours, within the budget of {path.stem.removesuffix('_best')}: written by scripts/tune.py.",
+        f"recipe: {'/'.join((*path.parts[-3:-1], path.stem))}",
+        'unpublished: ["*"]',
         f'tuned: "{tuned}"' if ": " in tuned else f"tuned: {tuned}",
         *method,
         "trainer:",
         f"  learning_rate: {_yaml(chosen)}  # ours: {means[chosen]:.2f} points on the select split{edge}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _head(path: Path, chooses_threshold: bool) -> list[str]:
-    """What stands in the recipe above ``tuned:``, less a threshold where one is chosen now; of a new recipe its name.
-
-    Raises UserError where that has keys which the new lines would have twice.
-    """
-    method, task = path.parts[-2], path.stem
-    if not path.is_file():
-        about = f"# Ours: a learning rate for {method} on {task.removesuffix('_best')} within its budget."
-        name = f"recipe: {'/'.join((*path.parts[-3:-1], task))}"
-        return ["# @package _global_", about, name, 'unpublished: ["*"]']
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = lines[: next((i for i, line in enumerate(lines) if line.startswith("tuned:")), len(lines))]
-    content = yaml.safe_load("\n".join(head)) or {}
-    if "trainer" in content:
-        raise UserError(f"{path}: has a trainer: of its own above tuned:; move its values into the budget")
-    if not chooses_threshold or "method" not in content:
-        return head
-    if set(content["method"]) != {"threshold"}:
-        raise UserError(f"{path}: has more than a threshold under method:; leave its threshold alone there")
-    start = next(i for i, line in enumerate(head) if line.startswith("method:"))
-    end = next((i for i in range(start + 1, len(head)) if not head[i].startswith((" ", "#"))), len(head))
-    return [*head[:start], *head[end:]]
 
 
 def _listed(values: Sequence[float]) -> str:

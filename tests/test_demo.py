@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure as Canvas
 
+from experiments.figures import render
+from experiments.tables import Figure
 from scripts import demo
 from sora.methods.regime import LARGEST_RHO, SMALLEST_TRAVEL
 from tests.composing import CONF, runs
@@ -39,9 +42,15 @@ def test_both_methods_have_one_budget(tmp_path: Path) -> None:
     assert replace(found["sora"].trainer, learning_rate=rate) == found["lora"].trainer
 
 
-def test_the_map_of_ranks_is_a_picture(tmp_path: Path) -> None:
+def test_the_map_of_ranks_is_a_picture_in_colours_from_none_to_r(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made_up = made.record({"method": "sora", "task": "stsb"}, {"select": {}, "report": {}}, "0" * 64)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(demo, "render", lambda figure: drawn.append(figure) or render(figure))
     demo.draw_ranks([made_up], tmp_path / "ranks.png")
+    drawn[0].draw(canvas := Canvas())
+    assert canvas.axes[0].images[0].get_clim() == (0, 8)
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 
 import pytest
@@ -113,14 +112,3 @@ def test_a_folder_without_results_and_a_damaged_manifest_are_told_before_anythin
     with pytest.raises(UserError, match="damaged"):
         merge([one], tmp_path / "into")
     assert not (tmp_path / "into").exists()
-
-
-def test_a_record_names_no_place_outside(tmp_path):
-    one = folder(tmp_path / "one", IDS[0])
-    path = records.find(one, IDS[0])
-    record = json.loads(path.read_text())
-    record["config"]["task"]["name"] = "../../../escaped"
-    path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"config.task.name got '\.\./"):
-        merge([one], tmp_path / "into")
-    assert not list(tmp_path.rglob("escaped*"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import get_type_hints
 
@@ -20,6 +20,7 @@ from sora.files import CONF
 from sora.method_config import METHODS
 from sora.methods import regime
 from sora.options import Options
+from tests.typed import called
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -107,12 +108,6 @@ def test_every_key_exists(page: Path) -> None:
     assert {key for key in found if not known(key) and not key.startswith(("hydra.", "cluster."))} == set()
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    call = [sys.executable, *words]
-    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
 def commands() -> list[list[str]]:
     """The words after ``python`` of each command in a bash block."""
     lines = [shlex.split(line, comments=True) for line in blocks("bash").splitlines()]
@@ -121,25 +116,21 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", [words for words in commands() if words[0] == "run.py"], ids=" ".join)
 def test_every_command_composes(words: list[str], tmp_path: Path) -> None:
-    if "-m" in words:  # its jobs, for tasks that need no data
-        sweep = [word.replace("rte", "synthetic_single").replace("mrpc", "synthetic_pair") for word in words[1:]]
-        done = run(tmp_path, str(ROOT / "run.py"), *sweep, "--dry-run")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("run.py method=") == 4
-    else:
-        done = run(tmp_path, str(ROOT / "run.py"), *words[1:], "--cfg", "job")
-        assert done.returncode == 0, done.stderr
-        assert "method:" in done.stdout
+    sweep = "-m" in words  # its jobs, for tasks that need no data
+    toy = [word.replace("rte", "synthetic_single").replace("mrpc", "synthetic_pair") for word in words[1:]]
+    done = called(tmp_path, *toy, "--dry-run") if sweep else called(tmp_path, *words[1:], "--cfg", "job")
+    assert done.status == 0, done.err
+    assert done.out.count("run.py method=") == 4 if sweep else "method:" in done.out
 
 
-def test_every_script_it_names_has_help(tmp_path: Path) -> None:
-    named = sorted(
-        set(re.findall(r"(scripts/\w+\.py)", README)) | {words[0] for words in commands() if words[0] != "run.py"}
-    )
+def test_every_script_it_names_has_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = set(re.findall(r"(scripts/\w+\.py)", README)) | {words[0] for words in commands()} - {"run.py"}
     assert named
-    for name in named:
-        done = run(tmp_path, str(ROOT / name), "--help")
-        assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sora.cli.console.outlive_reader", lambda: None)
+    for name in sorted(named):
+        monkeypatch.setattr(sys, "argv", [name, "--help"])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
 
 
 def test_every_target_of_make_it_names_exists() -> None:
@@ -149,11 +140,12 @@ def test_every_target_of_make_it_names_exists() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
 
 
-def test_the_results_in_pandas() -> None:
-    done = run(ROOT, "-c", blocks("python"))
-    assert done.returncode == 0, done.stderr
-    assert "minilm" not in done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]  # the task stands in the first line of its arms alone
+def test_the_results_in_pandas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    with warnings.catch_warnings():  # of a sweep that is not whole
+        warnings.simplefilter("ignore")
+        exec(blocks("python"), {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]  # a task stands in its first line alone
     printed = {words[-4]: float(words[-3]) for words in lines if len(words) >= 4 and words[-1].isdecimal()}
     (file,) = (ROOT / "results" / "tables").glob("main_table-*/main_table.csv")
     with file.open(encoding="utf-8", newline="") as rows:

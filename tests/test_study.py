@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from experiments import bootstrap
-from experiments.arms import ARMS
+from experiments.labels import ARMS
 from experiments.study import load
 from scripts import study, tune
 from sora.errors import UserError
@@ -91,14 +91,7 @@ class World:
             record = records.read(path)
             record["metrics"]["selected"]["select"]["pearson"] = self.score(settings) / 100
             records.write(path, record, records.read_arrays(path, record))
-            runs.append(
-                {
-                    "run_id": record["run_id"],
-                    "axes": place,
-                    "record": path.relative_to(self.results).as_posix(),
-                    "command": " ".join(words),
-                }
-            )
+            runs.append(made.entry(settings, salt) | {"axes": place, "command": " ".join(words)})
         kept = {key: text for key, text in fixed.items() if not key.startswith("paths")}
         studies.write(self.results, studies.make(name, axes, kept | ({studies.ARM: arm} if arm else {}), runs))
 
@@ -247,15 +240,6 @@ def test_no_arm_trains_at_a_rate_that_nothing_chose(world: World, capsys: pytest
     told = capsys.readouterr().err
     assert "bitfit on stsb: no grid has chosen its learning rate; run STEPS=tune,choose TASKS=stsb" in told
     assert "sora on stsb: no grid has chosen" in told
-
-
-def test_half_of_the_rhos_choose_nothing(tuned: World) -> None:
-    world = tuned
-    (manifest,) = [each for each in studies.read_all(world.results, "rho") if each["axes"]["seed"] == [1]]
-    path = world.results / manifest["runs"][0]["record"]
-    path.unlink()
-    with pytest.raises(UserError, match="3/4 runs of sora on stsb are there; run "):
-        tune.main(["--results", str(world.results), "--conf", str(world.conf), "--tasks", "stsb"])
 
 
 def test_rhos_at_another_rate_choose_nothing(tuned: World) -> None:

@@ -78,7 +78,7 @@ def test_every_section_can_be_compared():
         if ", batch 8" in section.title and ":" not in section.title and "without" not in section.title:
             measured = [dataclasses.replace(result(label, [1.0])) for label in labels]
             table = report.markdown(whole([report.section(section, measured)]))
-            assert all(column in table for column in list(report.REFERENCES)[:3]), section.title
+            assert all(column in table for column in report.REFERENCES), section.title
 
 
 @pytest.mark.parametrize(

@@ -63,12 +63,7 @@ def study(
     every = [*(run.axes for run in runs), *missing]
     axes = {axis: list(dict.fromkeys(each[axis] for each in every)) for axis in every[0]}
     salt = repr(sorted((fixed or {}).items())) if fixed else ""
-    entries = []
-    for each in every:
-        run_id = made.run_id(each, salt)
-        place = f"records/minilm-l6/{each['task']}/{each['method']}-s{each['seed']}-{run_id}.json"
-        command = "python run.py " + " ".join(f"{key}={value}" for key, value in each.items())
-        entries.append({"run_id": run_id, "axes": dict(each), "record": place, "command": command})
+    entries = [made.entry(each, salt) for each in every]
     for run, entry in zip(runs, entries, strict=False):
         content = arrays_of(run.report, run.select)
         scores = made.scores(run.axes["task"], content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -100,12 +100,23 @@ def _worse(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return {split: {name: 0.9 * value for name, value in found.items()} for split, found in evaluation.items()}
 
 
+def entry(place: Mapping[str, Any], salt: str = "") -> dict[str, Any]:
+    """The run of a manifest at ``place``."""
+    method, task, seed = place.get("method", "sora"), place.get("task", "rte"), int(place.get("seed", 0))
+    name = run_id(place, salt)
+    return {
+        "run_id": name,
+        "axes": dict(place),
+        "record": f"records/minilm-l6/{task}/{method}-s{seed}-{name}.json",
+        "command": "python run.py " + " ".join(f"{key}={value}" for key, value in place.items()),
+    }
+
+
 def write_run(results: Path, axes: Mapping[str, Any], items: int = 60, salt: str = "", **flags: Any) -> Path:
     """Write one record with its arrays; returns its path."""
-    method, task, seed = axes.get("method", "sora"), axes.get("task", "rte"), int(axes.get("seed", 0))
+    task, path = axes.get("task", "rte"), results / entry(axes, salt)["record"]
     generator = np.random.default_rng(int(run_id(axes, salt), 16))
-    content = arrays(task, generator, items, GAIN.get(method, 1.0))
-    path = results / "records" / "minilm-l6" / task / f"{method}-s{seed}-{run_id(axes, salt)}.json"
+    content = arrays(task, generator, items, GAIN.get(axes.get("method", "sora"), 1.0))
     digest = records.arrays_digest(content)
     records.write(path, record(axes, scores(task, content), digest, salt, **flags), content)
     return path
@@ -113,19 +124,7 @@ def write_run(results: Path, axes: Mapping[str, Any], items: int = 60, salt: str
 
 def manifest(study: str, axes: Mapping[str, Sequence[Any]], fixed: Mapping[str, str] | None = None) -> studies.Manifest:
     """The manifest of a whole grid."""
-    runs = []
-    for values in itertools.product(*axes.values()):
-        place = dict(zip(axes, values, strict=True))
-        method, task, seed = place.get("method", "sora"), place.get("task", "rte"), place.get("seed", 0)
-        name = run_id(place)
-        runs.append(
-            {
-                "run_id": name,
-                "axes": place,
-                "record": f"records/minilm-l6/{task}/{method}-s{seed}-{name}.json",
-                "command": "python run.py " + " ".join(f"{key}={value}" for key, value in place.items()),
-            }
-        )
+    runs = [entry(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
     return studies.make(study, axes, fixed or {"backbone": "minilm-l6", "trainer.max_steps": "30"}, runs)
 
 
@@ -138,6 +137,14 @@ def study(
     for run in made["runs"][: len(made["runs"]) - leave_out]:
         write_run(results, run["axes"], items)
     return made
+
+
+def change(results: Path, how: Callable[[dict[str, Any]], object], method: str = "") -> None:
+    """Write the records (of ``method``) anew after ``how`` has changed them."""
+    for path in sorted(results.rglob(f"records/**/{method}*.json")):
+        record = records.read(path)
+        how(record)
+        records.write(path, record, records.read_arrays(path))
 
 
 def many(results: Path, name: str, axes: Mapping[str, Sequence[Any]], items: int = 139) -> studies.Manifest:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
-from experiments import claims
+from experiments import bootstrap, claims
 from experiments.stats import t_interval
 from experiments.study import Study, load
 from sora.runs import records
-from tests.experiments import answered, levelled, made
+from tests.experiments import answered, armed, levelled, made
+from tests.experiments.answered import Answered, share
 
 SEEDS = [0, 1, 2]
 
 
 def studies(results: Path) -> list[Study]:
-    return load(results, lambda name: frozenset()).studies
+    return load(results).studies
+
+
+def every(results: Path) -> list[claims.Claim]:
+    return [each for study in studies(results) for each in claims.claims(study)]
 
 
 def of(results: Path, beginning: str) -> claims.Claim:
-    (found,) = [each for each in claims.claims(studies(results)) if each.claim.startswith(beginning)]
+    (found,) = [each for each in every(results) if each.claim.startswith(beginning)]
     return found
 
 
@@ -39,7 +44,7 @@ def of(results: Path, beginning: str) -> claims.Claim:
     ],
 )
 def test_the_interval_alone_decides(values: tuple[float, ...], towards: int, bound: float, verdict: str) -> None:
-    assert claims.Claim("c", "p", "t", values, "", "s", towards, bound, t_interval(values)).verdict == verdict
+    assert claims.Claim("c", "p", "t", values, "", t_interval(values), towards, bound).verdict == verdict
 
 
 def test_score_and_parameters_of_the_main_table(tmp_path: Path) -> None:
@@ -59,98 +64,88 @@ def test_score_and_parameters_of_the_main_table(tmp_path: Path) -> None:
     fewer = of(tmp_path, "SoRA has fewer live parameters than LoRA")
     assert fewer.values == pytest.approx([100 * (live["sora", s] / live["lora", s] - 1) for s in SEEDS])
     assert fewer.verdict == "by construction"  # both have r = 8
-    for path in (tmp_path / "records").rglob("sora-*.json"):
-        record = records.read(path)
-        record["config"]["method"]["r"] = 16
-        records.write(path, record, records.read_arrays(path, record))
+    made.change(tmp_path, lambda record: record["config"]["method"].update(r=16), "sora")
     assert of(tmp_path, "SoRA has fewer live parameters than LoRA").verdict == "holds"
-    for path in (tmp_path / "records").rglob("sora-*.json"):
-        record = records.read(path)
-        record["config"]["method"] |= {"r": 8, "targets": ["query"]}
-        records.write(path, record, records.read_arrays(path, record))
+    made.change(tmp_path, lambda record: record["config"]["method"].update(r=8, targets=["query"]), "sora")
     assert of(tmp_path, "SoRA has fewer live parameters than LoRA").verdict == "holds", "other matrices, no comparison"
+
+
+def test_what_was_fixed_beforehand_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its margin, Holm's p and the paper's number; each claim has the dependence of its own SoRA arm."""
+    monkeypatch.setattr(bootstrap, "MOST", 2_000)
+    kept, opposite = [8, 6, 2, 0], [0, 2, 6, 8]
+    for name, start, counts, ranks in (
+        ("lora_r8", 0, (300, 300, 300), None),
+        ("lora_equal", 0, (300, 300), None),
+        ("sora_small", 0, (304, 308, 312), (kept, kept)),
+        ("sora_best", 0, (308, 312, 316), (kept, opposite)),
+    ):
+        rights = {seed: armed.right(count, start=start) for seed, count in zip(armed.SEEDS, counts, strict=False)}
+        armed.arm(tmp_path, name, rights, live=300_000 if name == "lora_r8" else 200_000, ranks=ranks)
+    found = every(tmp_path)
+    assert [each.claim for each in found] == [
+        "SoRA-small is not inferior to LoRA r = 8",
+        "SoRA-small is better than LoRA of equal size",
+        "SoRA-best scores higher than LoRA r = 8",
+        "SoRA-best has fewer live parameters than LoRA r = 8",
+        "SoRA-small has fewer live parameters than LoRA r = 8",
+    ]
+    first, second, best, *_ = found
+    assert first.values == pytest.approx((1, 2, 3))
+    assert (first.paper, second.paper) == ("+0.07 (Table 1)", "not in the paper")
+    assert (first.bound, first.margin, first.fixed, best.fixed) == (-1, 1, True, False)
+    assert first.holm == pytest.approx(0.5 - 3 * math.sqrt(3) / (2 * math.sqrt(2 + 27)))  # two degrees of freedom
+    assert (first.verdict, second.verdict) == ("holds", "is unfinished")
+    assert [each.dependence for each in found] == pytest.approx([0, 0, 2, 2, 0])
+    row = answered.row(answered.built(tmp_path, "main_table")["claims"], claim=first.claim)
+    assert (row["margin"], row["fixed beforehand"], row["verdict"]) == ("1", "yes", "holds")
+    assert "1 is unfinished" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_at_equal_rank_the_ranks_are_averaged_seed_by_seed(tmp_path: Path) -> None:
+    """100 answers: SoRA has 2 and 4 more at the two ranks for seed 0, 6 and 8 more for seed 1; seed 2 lacks a rank."""
+    gains = {(1, 0): 2, (2, 0): 4, (1, 1): 6, (2, 1): 8, (1, 2): 9}
+    runs = [
+        Answered({"method": method, "method.r": r, "task": "rte", "seed": seed}, answers, answers)
+        for (r, seed), gain in gains.items()
+        for method, answers in (("lora", share(60, 100)), ("sora", share(60 + gain, 100)))
+    ]
+    answered.study(tmp_path, "rank_budget", runs)
+    equal = of(tmp_path, "SoRA scores higher than LoRA at equal r")
+    assert equal.values == pytest.approx([3, 7])
+    assert equal.paper == "+1.73, +1.01, +4.03, +2.45, +0.36 at r = 1 to 16 (Table 2)"
+    assert equal.interval == t_interval([3, 7]), "where a seed lacks a rank, no bootstrap"
 
 
 def test_fewer_parameters_than_adalora_are_measured(tmp_path: Path) -> None:
     """As many ranks in smaller matrices are fewer parameters: no start at AdaLoRA's ranks decides it."""
     made.study(tmp_path, "main_table", {"method": ["adalora", "sora"], "task": ["stsb"], "seed": SEEDS})
-    for path in (tmp_path / "records").rglob("*.json"):
-        record = records.read(path)
-        record["params"]["live"] = 331_776 if record["config"]["method"]["name"] == "sora" else 330_624
-        records.write(path, record, records.read_arrays(path, record))
+    for method, live in (("sora", 331_776), ("adalora", 330_624)):
+        made.change(tmp_path, lambda record, live=live: record["params"].update(live=live), method)
     assert of(tmp_path, "SoRA has fewer live parameters than AdaLoRA").verdict == "fails"
 
 
 @pytest.mark.parametrize(
-    ("task", "higher", "by_rank"),
+    ("task", "other", "higher"),
     [
-        ("stsb", "+0.36 (Table 1)", "+0.00, +0.10, +0.07, +0.36, +0.26 at r = 1 to 16 (Table 2)"),
-        ("sst2_10k", "-0.31 (Table 1, SST-2, all rows)", "at r = 1 to 16 (Table 2, SST-2, all rows)"),
-        ("boolq", "+0.53 on average (Table 1)", "+0.98, +0.71 on average at r = 1 to 16 (Table 2)"),
+        ("stsb", "LoRA", "+0.36 (Table 1)"),
+        ("sst2_10k", "AdaLoRA", "-0.31 (Table 1, SST-2, all rows)"),
+        ("boolq", "AdaLoRA", "+0.53 on average (Table 1)"),
     ],
 )
-def test_the_papers_number_is_of_the_same_task(tmp_path: Path, task: str, higher: str, by_rank: str) -> None:
-    axes = {"method": ["lora", "adalora", "sora"], "task": [task], "seed": SEEDS}
-    made.study(tmp_path, "main_table", axes)
-    made.study(tmp_path, "rank_budget", axes | {"method": ["lora", "sora"], "method.r": [2, 4]})
-    found = {each.claim: each.paper for each in claims.claims(studies(tmp_path))}
-    assert found[f"SoRA scores higher than {'LoRA' if task == 'stsb' else 'AdaLoRA'}"] == higher
-    assert found["SoRA scores higher than LoRA at equal r, averaged over r"].endswith(by_rank)
-
-
-def test_equal_ranks_are_compared(tmp_path: Path) -> None:
-    axes = {"method": ["lora", "sora"], "method.r": [2, 4], "task": ["rte"], "seed": SEEDS}
-    made.study(tmp_path, "rank_budget", axes)
-    scores = {}
-    for path in (tmp_path / "records").rglob("*.json"):
-        record = records.read(path)
-        key = record["config"]["method"]["name"], record["config"]["method"]["r"], record["config"]["seed"]
-        scores[key] = 100 * record["metrics"]["selected"]["report"]["accuracy"]
-    expected = [sum(scores["sora", r, seed] - scores["lora", r, seed] for r in (2, 4)) / 2 for seed in SEEDS]
-    found = of(tmp_path, "SoRA scores higher than LoRA at equal r")
-    assert found.values == pytest.approx(expected)
-    within(found, expected, bootstrapped(tmp_path, "sora") - bootstrapped(tmp_path, "lora"))
-
-
-def bootstrapped(folder: Path, method: str) -> np.ndarray:
-    """[B] means of a method's accuracies in points over resampled seeds and items, of all its settings together."""
-    rng = np.random.default_rng(0)
-    right: dict[int, list[np.ndarray]] = {}
-    for path in sorted((folder / "records").rglob("*.json")):
-        record = records.read(path)
-        if record["config"]["method"]["name"] == method:
-            arrays = records.read_arrays(path, record)
-            hits = arrays["report_logits"].astype(float).argmax(1) == arrays["report_labels"]
-            right.setdefault(record["config"]["seed"], []).append(hits)
-    table = np.array([np.mean(each, axis=0) for _, each in sorted(right.items())])  # [seeds, items]
-    seeds, items = table.shape
-    draws = [table[rng.integers(0, seeds, seeds)][:, rng.integers(0, items, items)].mean() for _ in range(4000)]
-    return 100 * np.array(draws)
-
-
-def within(found: claims.Claim, values: list[float], draws: np.ndarray) -> None:
-    """The interval reaches as far as Student's, and as far as a bootstrap of its own, up to its noise."""
-    student = t_interval(values)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    assert found.interval.low == pytest.approx(min(student.low, low), abs=0.6)
-    assert found.interval.high == pytest.approx(max(student.high, high), abs=0.6)
+def test_the_papers_number_is_of_the_same_task(tmp_path: Path, task: str, other: str, higher: str) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora", "adalora", "sora"], "task": [task], "seed": SEEDS})
+    assert of(tmp_path, f"SoRA scores higher than {other}").paper == higher
 
 
 def test_the_cost_of_a_threshold_has_the_items_in_its_interval(tmp_path: Path) -> None:
     """Equal gaps in every seed: over the seeds there is no doubt, over the items there is."""
-    axes = {"method": ["sora"], "method.threshold": [1e-4, 1e-2], "task": ["rte"], "seed": SEEDS}
-    manifest = made.study(tmp_path, "threshold", axes, items=100)
-    for run in manifest["runs"]:
-        path = tmp_path / run["record"]
-        record = records.read(path)
-        arrays = dict(records.read_arrays(path, record))
-        labels = arrays["report_labels"]
-        wrong = 40 if run["axes"]["method.threshold"] == 1e-2 else 30
-        predicted = np.where(np.arange(100) < wrong, 1 - labels, labels)
-        arrays["report_logits"] = np.eye(2, dtype=np.float16)[predicted]
-        record["metrics"]["selected"]["report"]["accuracy"] = 1 - wrong / 100
-        record["data"]["arrays_sha256"] = records.arrays_digest(arrays)
-        records.write(path, record, arrays)
+    runs = [
+        Answered({"method": "sora", "method.threshold": xi, "task": "rte", "seed": seed}, answers, answers)
+        for xi, answers in ((1e-4, share(70, 100)), (1e-2, share(60, 100)))
+        for seed in SEEDS
+    ]
+    answered.study(tmp_path, "threshold", runs)
     cost = of(tmp_path, "The largest threshold costs score")
     assert cost.values == pytest.approx([-10, -10, -10])
     reach = 100 * 1.96 * math.sqrt(0.1 * 0.9 / 100)  # of a share of 10 % among 100 items
@@ -161,27 +156,16 @@ def test_thresholds(tmp_path: Path) -> None:
     """Live parameters are set by hand: they fall with the threshold for seeds 0 and 1, and rise for seed 2."""
     axes = {"method": ["sora"], "method.threshold": [1e-4, 1e-3, 1e-2], "task": ["stsb"], "seed": SEEDS}
     made.study(tmp_path, "threshold", axes)
-    for path in (tmp_path / "records").rglob("*.json"):
-        record = records.read(path)
+
+    def live(record: dict[str, Any]) -> None:
         place = [1e-4, 1e-3, 1e-2].index(record["config"]["method"]["threshold"])
         record["params"]["live"] = 1000 * (1 + place if record["config"]["seed"] == 2 else 3 - place)
-        records.write(path, record, records.read_arrays(path, record))
+
+    made.change(tmp_path, live)
     order = of(tmp_path, "A larger threshold leaves fewer parameters")
     assert order.values == pytest.approx([-1, -1, 1])
     assert order.verdict == "cannot be decided at this size"
     assert of(tmp_path, "The largest threshold costs score").paper == "-1.23 (Table 6)"
-
-
-def test_times_of_packs_are_no_times_of_runs(tmp_path: Path) -> None:
-    made.study(tmp_path, "efficiency", {"method": ["adalora", "sora"], "task": ["rte"], "seed": SEEDS})
-    for path in (tmp_path / "records").rglob("*.json"):
-        record = records.read(path)
-        record["history"][-1]["epoch"] = 2.0
-        record["time"]["train_s"] = 8.0 if record["config"]["method"]["name"] == "sora" else 10.0
-        if record["config"]["seed"] == 2:
-            record["pack"] |= {"size": 2, "members": [record["run_id"], "0" * 12]}
-        records.write(path, record, records.read_arrays(path, record))
-    assert of(tmp_path, "An epoch of SoRA takes less time").values == pytest.approx([-20, -20])
 
 
 def test_what_a_schedule_keeps(tmp_path: Path) -> None:
@@ -204,7 +188,7 @@ def test_what_a_schedule_keeps(tmp_path: Path) -> None:
     between = (math.log1p(9600 * 47_104 / 1_265_000) - math.log1p(300)) / (math.log1p(4800) - math.log1p(300))
     assert kept.values == pytest.approx([89 + 11 * between] * 3)
     assert kept.verdict == "fails"
-    below = [each for each in claims.claims(studies(tmp_path)) if each.claim.startswith("About 0.32 %")]
+    below = [each for each in every(tmp_path) if each.claim.startswith("About 0.32 %")]
     assert below == [], "no level has so few parameters"
 
 

@@ -5,21 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 from sklearn.metrics import accuracy_score, f1_score
 
-from experiments import bootstrap, find, published
+from experiments import figures, find, published
 from experiments.comparisons import verdict
 from experiments.conditions import conditions
 from experiments.draws import draws
+from experiments.labels import MAJORITY
+from experiments.main_table import DOUBTFUL, _settings
 from experiments.stats import t_interval
 from experiments.study import load
 from experiments.tables import EMPTY, Figure
+from scripts import readme, tables
 from sora.runs import records
 from sora.runs.records import read, read_arrays
 from tests.experiments import made, reading
 from tests.experiments.reading import artefacts, row
+from tests.experiments.test_bootstrap import paired_bootstrap
 
 AXES = {"method": ["full", "lora", "sora"], "task": ["rte", "qqp"], "seed": [0, 1, 2]}
 
@@ -43,16 +48,36 @@ def of(folder: Path, method: str, task: str) -> list[Path]:
 
 def test_a_cell_is_mean_and_population_sd_of_its_records(results: Path, built: dict[str, Any]) -> None:
     values = [100 * read(path)["metrics"]["selected"]["report"]["accuracy"] for path in of(results, "lora", "rte")]
-    cell = row(built["main_table"], "LoRA")["RTE acc."]
-    assert cell.text == f"{np.mean(values):.2f} ± {np.std(values):.2f}"
-    assert cell.extra == {"sd": pytest.approx(np.std(values), abs=1e-6), "n": 3, "of": 3, "diverged": 0, "one_class": 0}
-    assert cell.text.count("(") == 0
+    cells = row(built["main_table"], "RTE acc.", "LoRA")
+    assert cells["score"].text == f"{np.mean(values):.2f} ± {np.std(values):.2f}"
+    assert cells["n"].text == "3/3"
 
 
-def test_the_average_takes_both_numbers_of_a_task_as_one(built: dict[str, Any]) -> None:
-    found = row(built["main_table"], "LoRA")
-    rte, qqp = found["RTE acc."].value, (found["QQP acc."].value + found["QQP F1"].value) / 2
-    assert found["average"].value == pytest.approx((rte + qqp) / 2)
+def test_the_average_is_over_tasks_and_only_of_methods_that_have_all(built: dict[str, Any]) -> None:
+    table = built["main_table"]
+    rte, accuracy, f1 = (row(table, label, "LoRA")["score"].value for label in ("RTE acc.", "QQP acc.", "QQP F1"))
+    assert row(table, "average", "LoRA")["score"].value == pytest.approx((rte + (accuracy + f1) / 2) / 2)
+    assert row(table, "average", MAJORITY)["n"].text == EMPTY
+    assert "Average: over tasks" in table.caption
+
+
+def test_the_readme_of_the_project_names_missing_and_marked_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]}, leave_out=1)
+    made.change(tmp_path, lambda record: record["flags"].update(one_class=True), "sora")
+    tables.build(tmp_path)
+    lora, sora, _ = (line for line in readme.block(tmp_path).splitlines()[2:] if line.startswith("|"))
+    assert "(" not in lora
+    assert sora.endswith("(1/2) [1 one-class] |")
+
+
+def test_published_numbers_are_those_of_the_rank_or_of_eight() -> None:
+    runs = pd.DataFrame({"method": ["lora", "lora", "sora", "sora", "full"], "method.r": [4, 4, 2, 16, np.nan]})
+    found = _settings(runs, pd.DataFrame({"method": ["lora", "sora", "full"]}))
+    assert list(found[:2]) == ["method.r=4", "method.r=8"]
+    assert pd.isna(found[2])
 
 
 def test_the_page_says_under_which_conditions(results: Path) -> None:
@@ -63,7 +88,6 @@ def test_the_page_says_under_which_conditions(results: Path) -> None:
         "Protocol paper",
         "classifier and pooler train",
         "Seeds 0, 1, 2",
-        "No recipe of these runs names trials that chose its settings.",
         "Precision fp32.",
     ):
         assert words in page
@@ -95,7 +119,7 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path, built: 
     gaps = 100 * np.mean(right[0], axis=1) - 100 * np.mean(right[1], axis=1)
     over_seeds = ttest_1samp(gaps, 0).confidence_interval()
     assert (cell["t interval"].value, cell["t interval"].extra["high"]) == pytest.approx(tuple(over_seeds))
-    found = bootstrap.paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
+    found = paired_bootstrap(np.array(right[0], float), np.array(right[1], float), resamples=20_000, seed=3)
     assert cell["difference"].value == pytest.approx(100 * found.mean)
     assert cell["bootstrap interval"].value == pytest.approx(100 * found.interval.low, abs=0.8)
     assert cell["p"].value == pytest.approx(found.p, abs=0.03)
@@ -107,21 +131,20 @@ def test_a_comparison_is_that_of_the_same_items_and_seeds(results: Path, built: 
 @pytest.mark.parametrize(
     ("gaps", "p", "said"),
     [
-        ([0.04, 0.05, 0.06], 0.001, "better"),
-        ([-0.04, -0.05, -0.06], 0.001, "worse"),
-        ([0.04, 0.05, 0.06], 0.2, "not resolved"),  # the items could have given it
-        ([0.001, 0.05, 0.099], 0.001, "not resolved"),  # the seeds could have
-        ([0.05], 0.001, "not resolved"),  # one seed says nothing of seeds
+        ([4, 5, 6], 0.001, "better"),
+        ([-4, -5, -6], 0.001, "worse"),
+        ([4, 5, 6], 0.2, "not resolved"),  # the items could have given it
+        ([0.1, 5, 9.9], 0.001, "not resolved"),  # the seeds could have
+        ([5], 0.001, "not resolved"),  # one seed says nothing of seeds
     ],
 )
 def test_a_verdict_needs_the_items_and_the_seeds(gaps: list[float], p: float, said: str) -> None:
-    low, high = t_interval(gaps)
-    assert verdict(float(np.mean(gaps)), p, low, high) == said
+    assert verdict(float(np.mean(gaps)), p, *t_interval(gaps)) == said
 
 
 def test_published_numbers_stand_beside_ours(built: dict[str, Any]) -> None:
     table = built["published"]
-    ours = row(built["main_table"], "SoRA")["RTE acc."].value
+    ours = row(built["main_table"], "RTE acc.", "SoRA")["score"].value
     cells = row(table, "SoRA", "RTE acc.")
     assert cells["published"].text == "87.77 ± 1.56"
     assert cells["difference"].value == pytest.approx(ours - 87.77)
@@ -137,9 +160,10 @@ def test_published_numbers_stand_beside_ours(built: dict[str, Any]) -> None:
 def test_runs_that_are_about_something_else_are_refused(tmp_path: Path, flag: str, words: str) -> None:
     manifest = made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]})
     made.write_run(tmp_path, manifest["runs"][0]["axes"], **{flag: True})
-    cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
-    assert cell.text.endswith("(1/2)")
-    assert row(artefacts(tmp_path)["details"], "LoRA")["remarks"].text == f"1 refused, as it is about {words}"
+    found = artefacts(tmp_path)
+    assert row(found["main_table"], "RTE acc.", "LoRA")["n"].text == "1/2"
+    for name, place in (("main_table", ("RTE acc.", "LoRA")), ("details", ("LoRA",))):
+        assert row(found[name], *place)["remarks"].text.startswith(f"1 refused, as it is about {words}")
     assert reading.study(tmp_path).missing() == []  # running it again would not help
 
 
@@ -151,8 +175,7 @@ def test_half_a_setting_does_not_stand_for_the_others(tmp_path: Path) -> None:
     record = read(path)
     record["metrics"]["selected"]["select"]["accuracy"] = 1.0
     path.write_text(json.dumps(record), encoding="utf-8")
-    cell = row(artefacts(tmp_path)["main_table"], "LoRA")["RTE acc."]
-    assert (cell.extra["n"], cell.extra["of"]) == (3, 3)
+    assert row(artefacts(tmp_path)["main_table"], "RTE acc.", "LoRA")["n"].text == "3/3"
 
 
 def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
@@ -161,7 +184,7 @@ def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
     for run in manifest["runs"]:
         if run["axes"]["task"] == "stsb":
             (tmp_path / run["record"]).with_suffix(".npz").unlink()
-    (study,) = load(tmp_path, lambda _: find("main_table").accepts).studies
+    (study,) = load(tmp_path).studies
     table = next(each for each in find("main_table").build(study) if each.name == "comparisons")
     assert list(table.data["metric"]) == ["RTE acc."]
     assert any(note.startswith("Left out, and with it the average: STS-B Pearson") for note in table.notes)
@@ -170,12 +193,12 @@ def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
 def test_nothing_run_yet_is_a_table_of_zeros_and_no_figure(tmp_path: Path) -> None:
     manifest = made.manifest("main_table", AXES)
     made.studies.write(tmp_path, manifest)
-    loaded = load(tmp_path, lambda _: frozenset())
+    loaded = load(tmp_path)
     assert "none of its 18 runs has a record" in loaded.problems[0]
     found = find("main_table").build(loaded.studies[0])
     assert not any(isinstance(artefact, Figure) for artefact in found)
-    assert row(found[0], "LoRA")["RTE acc."].text == "(0/3)"
-    assert row(found[0], "LoRA")["average"].text == EMPTY
+    cells = row(found[0], "RTE acc.", "LoRA")
+    assert (cells["n"].text, cells["score"].text, cells["minus LoRA"].text) == ("0/3", EMPTY, EMPTY)
 
 
 def test_every_published_column_is_one_of_ours() -> None:
@@ -188,20 +211,18 @@ def test_every_published_column_is_one_of_ours() -> None:
     assert round(sora.groupby("task")["mean"].mean().mean(), 2) == 89.36
 
 
-def test_the_table_is_headed_by_the_constant_answer(results: Path, built: dict[str, Any]) -> None:
+def test_the_majority_class_has_a_row_of_every_number(results: Path, built: dict[str, Any]) -> None:
     """Against scikit-learn on the labels themselves."""
-    found = row(built["main_table"], "Constant answer")
-    expected = {}
-    for task in ("rte", "qqp"):
+    for task, label, metric in (
+        ("rte", "RTE acc.", accuracy_score),
+        ("qqp", "QQP acc.", accuracy_score),
+        ("qqp", "QQP F1", f1_score),
+    ):
         labels = read_arrays(of(results, "lora", task)[0])["report_labels"]
-        constant = [np.full(len(labels), each) for each in (0, 1)]
-        expected[task] = tuple(
-            100 * max(metric(labels, each) for each in constant) for metric in (accuracy_score, f1_score)
-        )
-    assert found["RTE acc."].value == pytest.approx(expected["rte"][0])
-    assert (found["QQP acc."].value, found["QQP F1"].value) == pytest.approx(expected["qqp"])
-    assert found["average"].value == pytest.approx((expected["rte"][0] + sum(expected["qqp"]) / 2) / 2)
-    assert found["live parameters"].text == EMPTY
+        expected = 100 * max(metric(labels, np.full(len(labels), each)) for each in (0, 1))
+        cells = row(built["main_table"], label, MAJORITY)
+        assert cells["score"].value == pytest.approx(expected)
+        assert (cells["n"].text, cells["live parameters"].text) == (EMPTY, "0")
 
 
 def test_the_constant_answer_on_resampled_items_is_the_same_class(results: Path) -> None:
@@ -229,29 +250,12 @@ def test_cells_that_may_be_no_better_than_the_constant_answer_are_named(tmp_path
             content |= {"report_logits": (right ^ wrong[:, None]).astype(np.float16)}
         record = made.record(run["axes"], made.scores("rte", content), records.arrays_digest(content))
         records.write(tmp_path / run["record"], record, content)
-    (note,) = artefacts(tmp_path)["main_table"].notes
-    assert note.startswith("Constant answer: one class for every item")
-    assert note.endswith(
-        "does not lie above 0 (95 %, uncorrected): RTE acc.: SoRA." if kind != "above" else "which no run is told."
-    )
+    table = artefacts(tmp_path)["main_table"]
+    remarks = {name: row(table, "RTE acc.", name)["remarks"].text for name in ("LoRA", "SoRA")}
+    assert remarks == {"LoRA": EMPTY, "SoRA": EMPTY if kind == "above" else DOUBTFUL}
 
 
-def test_a_cell_without_its_logits_is_judged_by_its_seeds(tmp_path: Path) -> None:
-    """Chance in every seed, and the logits of one run are gone: still not shown to be better."""
-    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1, 2]})
-    for run in manifest["runs"]:
-        if run["axes"]["method"] == "sora":
-            record = read(tmp_path / run["record"])
-            record["metrics"]["selected"]["report"]["accuracy"] = 0.5 + 0.1 * (run["axes"]["seed"] - 1)
-            records.write(tmp_path / run["record"], record, read_arrays(tmp_path / run["record"], record))
-    (tmp_path / manifest["runs"][-1]["record"]).with_suffix(".npz").unlink()
-    definition = find("main_table")
-    (study,) = load(tmp_path, lambda _: definition.accepts).studies
-    table = {each.name: each for each in definition.build(study)}["main_table"]
-    assert "RTE acc.: SoRA." in table.notes[-1]
-
-
-def test_a_regression_has_no_constant_answer_and_beside_it_there_is_no_average(tmp_path: Path) -> None:
+def test_a_regression_has_no_majority_class(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["stsb", "cola"], "seed": [0, 1]})
-    found = row(artefacts(tmp_path)["main_table"], "Constant answer")
-    assert (found["STS-B Pearson"].text, found["CoLA MCC"].text, found["average"].text) == (EMPTY, "0.00", EMPTY)
+    data = artefacts(tmp_path)["main_table"].data
+    assert list(data.loc[data["method"] == MAJORITY, "task"]) == ["CoLA MCC"]

@@ -14,14 +14,12 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 import experiments
-from experiments import figures, overview, primary, summary, sweep
-from experiments.labels import CONSTANT
+from experiments import figures, overview, primary, sweep
+from experiments.labels import ARMS, MAJORITY
 from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
-from experiments.tables import Figure
-from scripts import demo
-from sora.runs import records
+from experiments.tables import EMPTY, Figure, Table
 from tests.experiments import armed, made, reading
 
 SEEDS = [0, 1, 2]
@@ -32,14 +30,6 @@ def sections(results: Path) -> list[Section]:
     loaded = load(results)
     assert loaded.problems == []
     return [Section(each, "", experiments.find(each.name).build(each), {}) for each in loaded.studies]
-
-
-def change(results: Path, how: Any, method: str = "") -> None:
-    """Write the records (of ``method``) anew after ``how`` has changed them."""
-    for path in sorted(results.rglob(f"records/**/{method}*.json")):
-        record = records.read(path)
-        how(record)
-        records.write(path, record, records.read_arrays(path))
 
 
 def history(record: dict[str, Any]) -> None:
@@ -75,11 +65,40 @@ def test_settings_are_those_that_were_trained_alike(swept: list[Section]) -> Non
     assert ranks["lora"] == [4, 8, 16]
     assert ranks["sora"] == [8, 8, 8]
     assert sorted(found.loc[found["method"] == "sora", "method.threshold"]) == [1e-5, 1e-4, 1e-3]
-    assert {"full", "probe", "zero_shot", CONSTANT} <= set(found["method"])
+    assert {"full", "probe", "zero_shot", MAJORITY} <= set(found["method"])
     main = next(section.study for section in swept if section.study.name == "main_table")
     expected = main.done[main.done["method"] == "full"]["score"]
     row = found[found["method"] == "full"].iloc[0]
     assert (row["mean"], row["sd"], row["n"]) == pytest.approx((expected.mean(), expected.std(ddof=0), 3))
+
+
+def test_probes_of_other_studies_stand_in_the_main_table_of_methods(swept: list[Section]) -> None:
+    first = next(
+        section
+        for section in overview.with_baselines(swept, overview.settings(swept))
+        if section.study.name == "main_table"
+    )
+    table = first.artefacts[0]
+    assert isinstance(table, Table)
+    assert [each["method"].text for each in reading.rows(table)] == [
+        *("Fine-tuning", "LoRA", "SoRA", MAJORITY, "Linear probe", "Zero-shot cosine")
+    ]
+    probe = next(section.study.done for section in swept if section.study.name == "mine").iloc[0]
+    cells = reading.row(table, "RTE acc.", "Linear probe")
+    assert (cells["n"].text, cells["score"].value) == ("1/1", pytest.approx(probe["score"]))
+    assert cells["verdict"].text == EMPTY
+    assert len(table.show) == 6
+
+
+def test_a_method_and_its_arms_have_one_colour_in_every_figure() -> None:
+    looks = {key: figures.line(key) for key in ("lora", "sora", "adalora", "full", "adapter", "bitfit")}
+    assert [looks[key]["color"] for key in ("lora", "sora")] == ["#0072B2", "#D55E00"]
+    assert len({look["color"] for look in looks.values()}) == len(looks)
+    for arm in ARMS:
+        method = arm.partition("_")[0]
+        assert figures.line(arm)["color"] == looks.get(method, figures.line(arm))["color"]
+    assert figures.line("sora_small")["linestyle"] != figures.line("sora_best")["linestyle"]
+    assert overview.LINES["full"][1] == looks["full"]["color"]
 
 
 def test_a_picture_has_its_resolution_and_a_place_for_no_parameters(swept: list[Section]) -> None:
@@ -91,14 +110,6 @@ def test_a_picture_has_its_resolution_and_a_place_for_no_parameters(swept: list[
     assert (width, height) == pytest.approx([round(200 * side) for side in figure.size], abs=1)
     assert figures.render(figure) == (png, svg)
     assert figure.size[0] <= figures.WIDTH
-
-
-def test_baselines_of_other_studies_are_rows_of_the_main_table(swept: list[Section]) -> None:
-    main = next(section for section in swept if section.study.name == "main_table")
-    table = summary.main_table(main, overview.settings(swept))
-    assert table is not None
-    assert list(table.show["method"]) == [CONSTANT, "Linear probe", "Zero-shot cosine", "Fine-tuning", "LoRA", "SoRA"]
-    assert list(table.show["n"]) == ["–", "1", "1", "3", "3", "3"]
 
 
 @pytest.mark.parametrize("least", [300_000.0, 0.0])
@@ -133,29 +144,6 @@ def whole(canvas: Canvas) -> bool:
     return min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
 
 
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_a_map_of_two_layers_is_whole(seeds: int, tmp_path: Path) -> None:
-    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": list(range(seeds))}, items=20)
-
-    def two_layers(record: dict[str, Any]) -> None:
-        record["ranks"] = {f"model.layer.{i}.{name}": i for i in (0, 1) for name in ("attn.Wqkv", "mlp.Wo")}
-        record["no_data_ranks"] = {"selected": record["ranks"]}
-
-    change(tmp_path, two_layers)
-    study = reading.study(tmp_path)
-    figure = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
-    assert whole(drawn(figure))
-
-
-def test_the_map_of_the_demo_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks = {f"encoder.layer.{i}.attention.self.{name}": i for i in (0, 1) for name in ("query", "key", "value")}
-    canvases: list[Canvas] = []
-    monkeypatch.setattr(demo, "render", lambda figure: (canvases.append(drawn(figure)) or b"", b""))
-    record = {"run_id": "0", "ranks": ranks, "config": {"method": {"r": 8}}}
-    demo.draw_ranks([record], tmp_path / "live_ranks.png")
-    assert whole(canvases[0])
-
-
 def test_nothing_gives_nothing() -> None:
     above = overview.overview([])
     assert (above.headline, list(above.figures), len(above.coverage)) == ("", [], 0)
@@ -170,25 +158,10 @@ def test_differences_are_paired_by_seed(swept: list[Section]) -> None:
     scores = runs.pivot_table(index="seed", columns="method", values="score")
     gaps = scores["sora"] - scores["lora"]
     low, high = stats.ttest_1samp(gaps, 0).confidence_interval()
-    assert (row["difference"], row["low"], row["high"]) == pytest.approx((gaps.mean(), low, high))
+    assert (row["difference"], *(row[end] for end in primary.ENDS[:2])) == pytest.approx((gaps.mean(), low, high))
     assert row["margin"] == primary.MARGINS["accuracy"]
     live = runs.groupby("method")["params.live"].mean()
-    assert row["live"] == pytest.approx(100 * live["sora"] / live["lora"], abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("verdict", "low", "high", "margin", "expected"),
-    [
-        ("not resolved", -0.9, 0.9, 1.0, "within the margin"),
-        ("not resolved", -1.1, 0.9, 1.0, "not resolved"),
-        ("not resolved", -0.1, 0.1, np.nan, "not resolved"),
-        ("worse", -0.9, -0.1, 1.0, "worse"),
-    ],
-)
-def test_what_is_small_enough_is_within_the_margin(
-    verdict: str, low: float, high: float, margin: float, expected: str
-) -> None:
-    assert summary.judged(verdict, low, high, margin) == expected
+    assert row["share"] == pytest.approx(100 * live["sora"] / live["lora"], abs=0.01)
 
 
 def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
@@ -199,7 +172,7 @@ def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
     (section,) = sections(tmp_path)
     found = overview.differences([section])
     assert list(found["verdict"]) == list(primary.tests(section.study)["verdict"])
-    assert list(found["live"]) == pytest.approx([50, 100])
+    assert list(found["share"]) == pytest.approx([50, 100])
     above = overview.overview([section])
     assert above.headline == primary.headline(section.study)
     assert set(above.coverage["method"]) == {"LoRA r = 8", "SoRA-small", "LoRA of equal size"}
@@ -212,7 +185,7 @@ def test_comparisons_of_arms_are_those_fixed_beforehand(tmp_path: Path) -> None:
 
 def test_coverage_counts_what_is_there_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, leave_out=1, items=20)
-    change(tmp_path, lambda record: record["flags"].update(one_class=record["config"]["seed"] == 0), "lora")
+    made.change(tmp_path, lambda record: record["flags"].update(one_class=record["config"]["seed"] == 0), "lora")
     found = overview.coverage([section.study for section in sections(tmp_path)])
     assert list(zip(found["method"], found["words"], found["state"], strict=True)) == [
         ("Fine-tuning", "3/3", "done"),
@@ -231,7 +204,7 @@ def names(study: Study) -> list[str]:
 def test_learning_curves_need_two_evaluations(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": METHODS, "task": ["rte"], "seed": SEEDS}, items=20)
     assert not any(name.startswith("learning_curves") for name in names(reading.study(tmp_path)))
-    change(tmp_path, history)
+    made.change(tmp_path, history)
     study = reading.study(tmp_path)
     figure = next(each for each in experiments.find("main_table").build(study) if each.name == "learning_curves-rte")
     assert figures.render(figure)[1].startswith(b"<?xml")
@@ -249,7 +222,7 @@ def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Pat
             entry["gate_histogram"] = [entry["step"], *range(12)]
         record["no_data_ranks"] = {"selected": record["ranks"]}
 
-    change(tmp_path, more)
+    made.change(tmp_path, more)
     study = reading.study(tmp_path)
     whole = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
     assert whole.size[1] > 1.5 * plain.size[1]  # a row of maps more

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure as Canvas
 from scipy import stats as reference
 
 from experiments import figures
-from experiments.levels import interpolated, levels, thirds, varied
+from experiments.levels import interpolated, levels, thirds
+from experiments.scheduler import fewest
 from experiments.tables import EMPTY
 from scripts import tables
 from sora.runs import manifest as studies
@@ -72,8 +73,7 @@ def levels_of(folder: Path, entries: list[dict[str, Any]]) -> pd.DataFrame:
     """The levels of a study of one run that has these entries."""
     axes = {"method": ["sora"], "task": ["rte"], "seed": [0]}
     levelled.study(folder, "scheduler", axes, lambda _: entries, run_schedule)
-    study = reading.study(folder)
-    return levels(study, varied(study)).set_index("level")
+    return levels(reading.study(folder)).set_index("level")
 
 
 def test_percentages_are_of_the_dense_model(tmp_path: Path) -> None:
@@ -114,31 +114,19 @@ def test_between_levels_the_logarithm_counts() -> None:
 
 def test_every_level_is_mean_and_sd_over_its_seeds(scheduler: Path) -> None:
     table = artefacts(scheduler)["levels"]
-    found = row(table, "RTE", "1")
+    found = row(table, "RTE", "scheduler", "3/3", "1")
     values = [100 * (0.8 - slope) / 0.8 for slope in (0.04, 0.044, 0.056)]
     assert found["generalization %"].text == f"{np.mean(values):.1f} ± {np.std(values):.1f}"
     assert found["memorization %"].text == "100.0 ± 0.0"
-    assert (found["ξ"].text, found["runs"].text, found["live"].value) == ("0.001", "3/3", 4800)
+    assert (found["ξ"].text, found["live"].value) == ("0.001", 4800)
     assert found["% of dense"].value == 50.0
     assert [found[name].text for name in ("alive % lower", "middle", "upper")] == ["0", "75", "75"]
     points_of = [100 * (0.8 - slope) for slope in (0.04, 0.044, 0.056)]
     assert found["report"].text == f"{np.mean(points_of):.2f} ± {np.std(points_of):.2f}"
-    assert row(table, "QNLI", "1")["runs"].text == "2/3"
-    assert "Metrics: RTE acc, QNLI acc." in str(table.caption)
-
-
-def test_fewest_parameters_that_keep(scheduler: Path) -> None:
-    table = artefacts(scheduler)["kept"]
-    found = row(table, "RTE", "generalization")
-    # Means: 100, 94.2, 88.3, 82.5: level 1 keeps 90 %, none keeps 95 %.
-    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == [EMPTY, EMPTY, "4.8k"]
-    found = row(table, "RTE", "memorization")
-    # 100, 100, 94.4, 88.9
-    assert [found[name].text for name in ("≥ 99 %", "≥ 95 %", "≥ 90 %")] == ["4.8k"] * 2 + ["800"]
-    missing = row(table, "QNLI", "memorization")["runs"]
-    assert missing.text == "2/3"
+    assert row(table, "QNLI", "scheduler", "2/3", "1")["live"].value == 4800
     commands = reading.study(scheduler).missing()
     assert commands == ["python run.py method=sora schedule=sparsify task=qnli seed=2"]
+    assert "Metrics: RTE acc, QNLI acc." in str(table.caption)
 
 
 def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
@@ -152,21 +140,37 @@ def test_the_papers_points_stand_beside_ours(scheduler: Path) -> None:
     assert "RoBERTa-large" in str(table.caption)
 
 
-def test_the_figure_draws_the_means_and_the_seeds(scheduler: Path) -> None:
-    figure = artefacts(scheduler)["memorization_and_generalization"]
-    figure.draw(canvas := Canvas(figsize=figure.size))
-    rte, qnli = canvas.axes
-    assert (rte.get_title(), qnli.get_title()) == ("RTE", "QNLI")
-    thick = {line.get_label(): line for line in rte.lines if line.get_label() in ("memorization", "generalization")}
-    assert list(thick["generalization"].get_xdata()) == [9600, 4800, 800, 0]
-    assert list(thick["generalization"].get_ydata()) == pytest.approx([100, 94.1667, 88.3333, 82.5], abs=1e-3)
-    assert list(thick["memorization"].get_ydata()) == pytest.approx([100, 100, 94.444, 88.889], abs=1e-3)
-    assert len([line for line in rte.lines if len(line.get_xdata()) == 4]) == 2 + 2 * 3  # means and seeds
-    assert len([line for line in qnli.lines if len(line.get_xdata()) == 4]) == 2 + 2 * 2
-    assert rte.get_xscale() == "symlog"  # the last level has none left
-    first, second = figures.render(figure), figures.render(figure)
-    assert first == second
-    assert b"<dc:date>" not in first[1]
+def test_the_fewest_parameters_that_keep_a_share_before_any_level_that_does_not(scheduler: Path) -> None:
+    """Mean generalization 100, 94.2, 88.3, 82.5 at 9,600, 4,800, 800 and 0; memorization 100, 100, 94.4, 88.9."""
+    found = artefacts(scheduler)
+    table = found["kept"]
+    for share, kept in (("generalization", [EMPTY, EMPTY, "4.8k"]), ("memorization", ["4.8k", "4.8k", "800"])):
+        cells = row(table, "RTE", "scheduler", "3/3", share)
+        assert [cells[f"≥ {percent} %"].text for percent in (99, 95, 90)] == kept
+    means = pd.DataFrame({"generalization": [100, 80, 95], "live": [9, 5, 3]}, index=[0, 1, 2])
+    assert math.isnan(fewest(means, "generalization", 90)), "the first level does not keep it"
+    assert "one-shot" not in found["budgets"].caption.lower()
+    assert "One-shot" not in found["generalization"].caption
+    assert "Scheduler: learning rate warmed up" in found["generalization"].caption
+
+
+def test_the_figures_draw_the_means_and_the_seeds(scheduler: Path) -> None:
+    found = artefacts(scheduler)
+    for share, means in (
+        ("generalization", [100, 94.1667, 88.3333, 82.5]),
+        ("memorization", [100, 100, 94.444, 88.889]),
+    ):
+        found[share].draw(canvas := Canvas(figsize=found[share].size))
+        rte, qnli = canvas.axes
+        assert (rte.get_title(), qnli.get_title()) == ("RTE", "QNLI")
+        (thick,) = [line for line in rte.lines if line.get_label() == "scheduler"]
+        assert list(thick.get_xdata()) == [9600, 4800, 800, 0]
+        assert list(thick.get_ydata()) == pytest.approx(means, abs=1e-3)
+        for axis, seeds in ((rte, 3), (qnli, 2)):
+            assert len([line for line in axis.lines if len(line.get_xdata()) == 4]) == 1 + seeds
+        assert rte.get_xscale() == "symlog"  # the last level has none left
+    assert figures.render(found["memorization"]) == figures.render(found["memorization"])
+    assert not any("minus" in name for name in found["budgets"].data), "nothing to subtract"
 
 
 def test_a_run_without_levels_is_noted(tmp_path: Path) -> None:
@@ -223,16 +227,6 @@ def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
     found["generalization"].draw(Canvas())
 
 
-def test_both_percentages_are_drawn_for_every_reading(baselines: Path) -> None:
-    found = artefacts(baselines)
-    for share in ("memorization", "generalization"):
-        found[share].draw(canvas := Canvas(figsize=found[share].size))
-        (axis,) = canvas.axes
-        named = [line for line in axis.lines if not str(line.get_label()).startswith("_")]
-        assert [line.get_label() for line in named] == list(found["budgets"].data["schedule"])
-        assert len({line.get_color() for line in named}) == len({line.get_marker() for line in named}) == 4
-
-
 # -- the sweeps ------------------------------------------------------------------------------------------------
 
 
@@ -251,8 +245,6 @@ def test_the_experiment_sweeps_what_the_study_reads(typed: Command, tmp_path: Pa
 
 @pytest.mark.parametrize("backbone", ["deberta-v3-base", "minilm-l6"])
 def test_recipes_leave_room_for_the_first_level(tmp_path: Path, backbone: str) -> None:
-    """Some set a threshold of their own, which may not lie above the levels."""
-    for task in ("cola", "sst2", "mrpc", "stsb", "qnli", "rte"):
-        overrides = ("experiment=scheduler", "method=sora", "schedule=sparsify", f"task={task}")
-        (run,) = runs(tmp_path, *overrides, backbone=backbone)
-        assert run.schedule.levels[0] == run.method.threshold == 1e-4  # type: ignore[attr-defined]
+    """Both have one for CoLA with a threshold of its own, which may not lie above the levels."""
+    (run,) = runs(tmp_path, "experiment=scheduler", "method=sora", "schedule=sparsify", "task=cola", backbone=backbone)
+    assert run.schedule.levels[0] == run.method.threshold == 1e-4  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """Statistics against scipy, statsmodels, scikit-learn, closed forms and enumeration."""
 
-import itertools
 import math
 
 import numpy as np
@@ -13,7 +12,6 @@ from statsmodels.stats.power import TTestPower, normal_power
 from experiments.rank_map import agreement, dead_agreement
 from experiments.seeds import parts
 from experiments.stats import (
-    best_of,
     detectable_gap,
     holm,
     probability_of_improvement,
@@ -92,13 +90,6 @@ def test_holm_by_hand():
     assert holm([0.2]) == pytest.approx([0.2])
 
 
-@pytest.mark.parametrize("trials", [1, 2, 3, 5])
-def test_the_best_of_some_draws_is_the_mean_over_all_draws(trials):
-    values = [0.3, 0.5, 0.7, 0.7]
-    draws = itertools.product(values, repeat=trials)
-    assert best_of(4, trials) @ values == pytest.approx(np.mean([max(each) for each in draws]))
-
-
 def test_agreement_of_ranks_by_hand_and_by_scipy():
     table = pd.DataFrame(np.random.default_rng(2).integers(0, 8, (3, 36)), index=list("abc"))
     pairs = [reference.spearmanr(table.loc[a], table.loc[b]).statistic for a, b in ("ab", "ac", "bc")]
@@ -109,16 +100,6 @@ def test_agreement_of_ranks_by_hand_and_by_scipy():
 def test_agreement_on_dead_modules_agrees_with_scikit_learn():
     table = pd.DataFrame(np.random.default_rng(3).random((2, 40)) < 0.6).astype(int)
     assert dead_agreement(table) == pytest.approx(jaccard_score(table.loc[0] == 0, table.loc[1] == 0))
-
-
-def test_parts_of_the_variance_are_recovered_on_average():
-    rng = np.random.default_rng(5)
-    found = []
-    for _ in range(60):
-        scores = rng.normal(0, 2, (10, 1)) + rng.normal(0, 1.5, (1, 10)) + rng.normal(0, 1, (10, 10))
-        each = parts(pd.DataFrame(scores))
-        found.append([each[name] ** 2 for name in ("SD init", "SD data", "SD rest")])
-    assert np.mean(found, axis=0) == pytest.approx([4.0, 2.25, 1.0], rel=0.2)
 
 
 def test_parts_of_the_variance_by_hand():

@@ -18,8 +18,7 @@ from scipy.stats import spearmanr
 import experiments
 from experiments import published, rank_map, seeds
 from experiments.conditions import conditions
-from experiments.figures import render
-from experiments.rank_budget import at_live
+from experiments.settings import at_live
 from experiments.study import load
 from experiments.tables import EMPTY, Figure, Table
 from sora.cli.main import joined
@@ -62,12 +61,13 @@ def test_a_study_of_somebody_elses_name_is_shown_as_a_sweep(tmp_path: Path) -> N
 def test_values_that_are_lists_or_objects_can_be_swept_over(tmp_path: Path) -> None:
     axes = {"method": ["lora"], "method.options": [{"r": 8}, {"r": [16]}], "task": ["rte"], "seed": SEEDS}
     studies.write(tmp_path, made.manifest("mine", axes))
-    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    (study,) = load(tmp_path).studies
     assert study.values("method.options") == [(("r", 8),), (("r", (16,)),)]
     (table,) = experiments.find("mine").build(study)
     assert len(table.data) == 2
 
 
+ONE: dict[str, list[Any]] = {"task": ["rte"], "seed": [0, 1]}
 VALUES = {  # study -> the axes that it has besides method, task and seed
     "learning_rate": {"trainer.learning_rate": [1e-4, 4e-4]},
     "rank_budget": {"method.r": [2, 4]},
@@ -81,12 +81,12 @@ VALUES = {  # study -> the axes that it has besides method, task and seed
 def test_every_study_has_a_page_before_its_first_run_and_after(tmp_path: Path, name: str) -> None:
     axes: dict[str, list[Any]] = {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1]} | VALUES.get(name, {})
     studies.write(tmp_path, made.manifest(name, axes))
-    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    (study,) = load(tmp_path).studies
     built = experiments.find(name).build(study)
-    assert any(isinstance(artefact, Table) for artefact in built) or name in ("scheduler", "pruning_baselines")
+    assert any(isinstance(artefact, Table) for artefact in built)
     assert conditions(study).startswith("Backbone" if study.values("backbone") else "Seeds")
     made.study(tmp_path, name, axes, items=20)
-    (study,) = load(tmp_path, lambda _: frozenset()).studies
+    (study,) = load(tmp_path).studies
     built = experiments.find(name).build(study)
     assert len({artefact.name for artefact in built}) == len(built)
     for artefact in built:
@@ -145,6 +145,24 @@ def test_a_setting_has_a_row_and_its_published_number(
     assert (f"score_by_{name}" in found) == (name != "modules")  # words have no curve
 
 
+def test_the_best_rate_is_that_of_the_select_split_and_the_grids_are_compared(tmp_path: Path) -> None:
+    made.study(tmp_path, "learning_rate", {"method": ["lora", "sora"], **VALUES["learning_rate"], **ONE})
+    table = artefacts(tmp_path)["best"]
+    cells = row(table, "LoRA")
+    assert cells["select - report"].value == pytest.approx(cells["select"].value - cells["report"].value)
+    assert table.caption.endswith("All methods have the same grid.")
+    made.study(tmp_path, "learning_rate", {"method": ["sora"], "trainer.learning_rate": [1e-3], **ONE})
+    assert artefacts(tmp_path)["best"].caption.endswith("The methods do not have the same grid.")
+
+
+@pytest.mark.parametrize("values", [[0.0, 1e-4, 4e-4], [1e-4, 4e-4]])
+def test_a_curve_says_what_its_axis_cannot_show(tmp_path: Path, values: list[float]) -> None:
+    made.study(tmp_path, "threshold", {"method": ["sora"], "method.threshold": values, **ONE})
+    found = artefacts(tmp_path)
+    assert ("Ξ = 0 has no place on a logarithmic axis" in found["score_by_threshold"].caption) == (0.0 in values)
+    assert "Average" not in found["threshold"].caption
+
+
 # -- efficiency ------------------------------------------------------------------------------------------------
 
 
@@ -160,25 +178,21 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
         if index == 0:
             content["pack"] = {"size": 2, "members": [content["run_id"], "0" * 12]}
         path.write_text(json.dumps(content))
-    table = artefacts(tmp_path)["efficiency"]
+        if index == 4:  # made on a GPU
+            content["provenance"]["device"] = "NVIDIA H200"
+            content["memory"]["peak_bytes"], content["throughput"]["examples_per_s"] = 3 * 2**30, 70.0
+            path.write_text(json.dumps(content))
+    table, cost = (artefacts(tmp_path)[name] for name in ("efficiency", "cost"))
+    sora, adalora = row(cost, "SoRA", "CoLA"), row(cost, "AdaLoRA", "CoLA")
+    assert (sora["peak memory (GiB)"].value, adalora["peak memory (GiB)"].text) == (3.0, EMPTY), "a CPU has none"
+    assert "a CPU's cannot be compared" in cost.caption
+    assert sora["examples/s"].value > adalora["examples/s"].value > 0
     cells = row(table, "CoLA")
     assert cells["AdaLoRA"].value == pytest.approx((11 + 12) / 2 / 2)  # the first was in a pack
     assert cells["SoRA"].text == "6.8 ± 0.2"
-    assert row(artefacts(tmp_path)["cost"], "SoRA")["runs"].text == "2/3"
     assert cells["SoRA to AdaLoRA"].value == pytest.approx(100 * (14 / 11 - 1))  # seed 1, which both have alone
     assert cells["SoRA paper, SoRA to AdaLoRA"].text == "-64.3 %"  # as its Table 4 prints
     assert "1 runs were trained in a pack" in table.notes[0]
-
-
-@pytest.mark.parametrize(("device", "told"), [("cpu x86_64 AVX2", "–"), ("NVIDIA H100", "2.00")])
-def test_memory_is_told_of_a_gpu_alone(device: str, told: str, tmp_path: Path) -> None:
-    manifest = made.study(tmp_path, "efficiency", {"method": ["sora"], "task": ["cola"], "seed": SEEDS})
-    for run in manifest["runs"]:
-        path = tmp_path / run["record"]
-        content = json.loads(path.read_text())
-        content["memory"]["peak_bytes"], content["provenance"]["device"] = 2 << 30, device
-        path.write_text(json.dumps(content))
-    assert row(artefacts(tmp_path)["cost"], "SoRA", "CoLA")["peak memory (GiB)"].text == told
 
 
 # -- rank_map --------------------------------------------------------------------------------------------------
@@ -211,9 +225,9 @@ def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None
         record["no_data_ranks"] = {"selected": drawn}
         path.write_text(json.dumps(record))
     found = artefacts(tmp_path)
-    for name in ("main_table", "details"):
-        assert row(found[name], "SoRA")["data dependence"].value == pytest.approx(1.0)
-        assert row(found[name], "LoRA")["data dependence"].text == EMPTY
+    for name, place in (("main_table", ["RTE acc."]), ("details", [])):
+        assert row(found[name], *place, "SoRA")["data dependence"].value == pytest.approx(1.0)
+        assert row(found[name], *place, "LoRA")["data dependence"].text == EMPTY
     study = reading.study(tmp_path)
     table = next(each for each in experiments.find("rank_map").build(study) if each.name == "rank_map")
     assert row(table, "SoRA")["data dependence"].text == "1.00"
@@ -280,7 +294,6 @@ def test_the_readings_are_compared_with_the_same_head(tmp_path: Path) -> None:
     scores = {(e["reading"].text, e["head"].text): e["RTE acc."].value for e in rows(found["fidelity"])}
     difference = row(found["comparisons"], "authors frozen")["difference"].value
     assert difference == pytest.approx(scores["paper", "frozen"] - scores["authors", "frozen"], abs=1e-4)
-    assert "switches" in found
 
 
 # -- seeds -----------------------------------------------------------------------------------------------------
@@ -299,9 +312,7 @@ def test_a_grid_that_grew_by_further_sweeps_is_one_study(tmp_path: Path) -> None
     assert parts.key == once.key
     assert parts.axes[rate] == [5e-4, 1e-3, 2e-3]
     assert len(parts.done) == 6
-    assert artefacts(tmp_path / "parts")["learning_rate"].data.equals(
-        artefacts(tmp_path / "whole")["learning_rate"].data
-    )
+    assert artefacts(tmp_path / "parts")["best"].data.equals(artefacts(tmp_path / "whole")["best"].data)
     assert len(load(tmp_path / "parts", by_manifest=True).studies) == 3
     for seed in (1, 2):
         made.study(tmp_path / "unnamed", studies.UNNAMED, {"task": ["rte"], "seed": [seed]})
@@ -330,14 +341,3 @@ def test_parts_of_the_variance_are_those_of_the_grid(tmp_path: Path) -> None:
     expected = seeds.parts(pd.DataFrame(scores))
     cells = row(artefacts(tmp_path)["seeds"], "SoRA")
     assert {name: cells[name].value for name in expected} == pytest.approx(expected)
-
-
-def test_an_unfinished_grid_has_no_parts(tmp_path: Path) -> None:
-    axes = {"method": ["sora"], "task": ["rte"], "seeds.init": SEEDS, "seeds.data": [5, 6]}
-    made.study(tmp_path, "seeds", axes, leave_out=1)
-    found = artefacts(tmp_path)
-    cells = row(found["seeds"], "SoRA")
-    assert (cells["runs"].text, cells["SD init"].text) == ("5/6", EMPTY)
-    png, svg = render(found["score_by_init_and_data"])
-    assert png.startswith(b"\x89PNG")
-    assert b"<svg" in svg

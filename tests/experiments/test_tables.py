@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from matplotlib.figure import Figure as Canvas
 
 import experiments
 from experiments import figures
+from experiments.study import load
 from experiments.tables import EMPTY, SIGNED, Table, comma_separated, latex, markdown, size
 from scripts import tables
 from sora.errors import UserError
@@ -45,6 +48,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.stdout.splitlines()[-1] == "False False"
     assert "3 of 4 runs" in done.stdout
     return results
+
+
+@pytest.fixture
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are enough for the test: pictures are empty files."""
+    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
+
+
+numbers = pytest.mark.usefixtures("_without_pictures")
 
 
 def contents(results: Path) -> dict[str, bytes]:
@@ -82,6 +94,7 @@ def test_nothing_that_is_written_says_where_or_when(built: Path) -> None:
             assert not re.search(rb"Creation|dc:date|tEXtSoftware", content)
 
 
+@numbers
 def test_what_is_left_of_a_study_that_is_gone_is_removed_and_nothing_else(built: Path, tmp_path: Path) -> None:
     elsewhere = copy(built, tmp_path)
     stale = elsewhere / "tables" / "main_table-0123456789ab" / "main_table.csv"
@@ -94,6 +107,19 @@ def test_what_is_left_of_a_study_that_is_gone_is_removed_and_nothing_else(built:
     assert mine.read_text() == "mine"
 
 
+def test_the_commands_of_a_study_say_their_place_without_axes_that_they_lack(built: Path) -> None:
+    study = load(built).studies[0]
+    run = pd.Series({**study.runs.iloc[0], "method.source": float("nan"), "method.targets": ("query",)}, dtype=object)
+    axes = {**study.axes, "method.source": [None, "a"], "method.targets": [None]}
+    words = tables._place(replace(study, axes=axes), run)
+    assert "method.source" not in words
+    assert 'method.targets=["query"]' in words
+    (page,) = built.glob("tables/main_table-*/README.md")
+    assert "Each run's command: [runs.sh](runs.sh)." in page.read_text(encoding="utf-8")
+    assert f"tables/{study.key}/runs.sh" in (built / "report.html").read_text(encoding="utf-8")
+
+
+@numbers
 def test_one_study_alone_leaves_the_others_files(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", AXES, items=20)
     made.study(tmp_path, "mine", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
@@ -105,95 +131,64 @@ def test_one_study_alone_leaves_the_others_files(tmp_path: Path) -> None:
 # -- bad input -------------------------------------------------------------------------------------------------
 
 
-def spoil(results: Path, how: str) -> str:
-    """Spoil one file in one way; returns what must be told."""
-    manifest = studies.read_all(results)[0]
-    path = results / manifest["runs"][0]["record"]
-    content = json.loads(path.read_text())
-    if how == "truncated":
-        path.write_text(path.read_text()[:200])
-        return f"{path.name}:"
-    if how == "foreign":
-        path.write_text('{"hello": 1}')
-        return f"{path.name}: schema is missing"
-    if how == "newer schema":
-        path.write_text(json.dumps(content | {"schema": 99}))
-        return f"{path.name}: schema is 99"
-    if how == "other run":
-        path.write_text(json.dumps(content | {"run_id": "f" * 12, "pack": {"size": 1, "members": ["f" * 12]}}))
-        return f"{path.name}: holds run ffffffffffff"
-    if how == "other method":
-        content["config"]["method"]["name"] = "sora"
-        path.write_text(json.dumps(content))
-        return f"{path.name}: method is 'sora' and not 'lora'"
-    if how == "contradiction":
-        content["metrics"]["last"]["report"]["accuracy"] = 0.123
-        other = path.parent / "again" / path.name
-        other.parent.mkdir()
-        other.write_text(json.dumps(content))
-        return f"says of run {content['run_id']} other things than"
-    if how == "arrays":
-        path.with_suffix(".npz").write_bytes(b"PK no zip")
-        return f"{path.with_suffix('.npz').name}: cannot be read"
-    if how == "manifest":
-        broken = results / "studies" / "broken-0123456789ab.json"
-        broken.write_text("{")
-        return f"{broken.name}: damaged"
-    if how == "manifest of another hash":
-        broken = results / "studies" / "other-0123456789ab.json"
-        broken.write_text(json.dumps(manifest | {"study": "other"}))
-        return f"{broken.name}: hash is not that of study"
-    assert how == "runs are gone"
-    studies.write(results, made.manifest("main_table", {"method": ["full"], "task": ["rte"], "seed": [0, 1]}))
-    return "none of its 2 runs has a record"
+def spoilt(results: Path) -> list[str]:
+    """Spoil six records of LoRA and add three bad manifests; returns what must be told of each."""
+    manifest = made.study(results, "main_table", AXES | {"seed": [*range(6)]}, items=20)
+    paths = [results / run["record"] for run in manifest["runs"][:6]]
+    contents = [json.loads(path.read_text()) for path in paths]
+    paths[0].write_text(paths[0].read_text()[:200])
+    paths[1].write_text('{"hello": 1}')
+    paths[2].write_text(json.dumps(contents[2] | {"schema": 99}))
+    paths[3].write_text(json.dumps(contents[3] | {"run_id": "f" * 12, "pack": {"size": 1, "members": ["f" * 12]}}))
+    contents[4]["metrics"]["last"]["report"]["accuracy"] = 0.123
+    again = paths[4].parent / "again" / paths[4].name
+    again.parent.mkdir()
+    again.write_text(json.dumps(contents[4]))
+    paths[5].with_suffix(".npz").write_bytes(b"PK no zip")
+    (results / "studies" / "broken-0123456789ab.json").write_text("{")
+    (results / "studies" / "other-0123456789ab.json").write_text(json.dumps(manifest | {"study": "other"}))
+    studies.write(results, made.manifest("gone", {"method": ["full"], "task": ["rte"], "seed": [0, 1]}))
+    return [
+        *(f"{paths[0].name}:", f"{paths[1].name}: schema is missing", f"{paths[2].name}: schema is 99"),
+        *(f"{paths[3].name}: holds run ffffffffffff", f"says of run {contents[4]['run_id']} other things than"),
+        f"{paths[5].with_suffix('.npz').name}: cannot be read",
+        *("broken-0123456789ab.json: damaged", "other-0123456789ab.json: hash is not that of study"),
+        "none of its 2 runs has a record",
+    ]
 
 
-WAYS = ["truncated", "foreign", "newer schema", "other run", "other method", "contradiction", "arrays"]
-WAYS += ["manifest", "manifest of another hash", "runs are gone"]
-
-
-@pytest.mark.parametrize("how", WAYS)
-def test_a_bad_file_is_named_and_the_rest_is_built(
-    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))  # the numbers are enough here
-    results = copy(built, tmp_path)
-    told = spoil(results, how)
-    for study in (results / "tables").iterdir():
-        shutil.rmtree(study)
-    assert told in "\n".join(tables.build(results))
-    rows = list(csv.DictReader((next(results.glob("tables/main_table-*/main_table.csv"))).open(encoding="utf-8")))
-    by_method = {row["method"]: row for row in rows}
-    if how != "runs are gone":
-        assert by_method["SoRA"]["RTE acc. n"] == "1"
-        harmless = ("arrays", "manifest", "manifest of another hash")
-        assert by_method["LoRA"]["RTE acc. n"] == ("2" if how in harmless else "1")
-    page = (results / "report.html").read_text(encoding="utf-8")
+@numbers
+def test_bad_files_are_named_and_the_rest_is_built(tmp_path: Path) -> None:
+    told = spoilt(tmp_path)
+    problems = "\n".join(tables.build(tmp_path))
+    assert [words for words in told if words not in problems] == []
+    rows = list(csv.DictReader((next(tmp_path.glob("tables/main_table-*/main_table.csv"))).open(encoding="utf-8")))
+    counts = {row["method"]: row["n"] for row in rows}
+    assert (counts["SoRA"], counts["LoRA"]) == ("6", "1"), "without its logits a record still has its score"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Files that could not be used" in page
-    assert str(results) not in page
+    assert str(tmp_path) not in page
 
 
-@pytest.mark.parametrize(("group", "own", "base"), [("method", "lora16", "lora"), ("task", "rte64", "rte")])
-def test_choices_of_somebodys_own_may_be_named_otherwise_within(
-    tmp_path: Path, group: str, own: str, base: str
+@numbers
+@pytest.mark.parametrize(
+    ("key", "value"), [("method", "full"), ("task", "mrpc"), ("backbone", "roberta-base"), ("seed", 5)]
+)
+def test_a_record_that_is_not_what_its_manifest_says_is_named_and_not_used(
+    tmp_path: Path, key: str, value: object
 ) -> None:
-    """conf/method/lora16.yaml of a user that builds on lora: its records say lora, the sweep says lora16."""
-    axes = {"method": ["lora"], "task": ["rte"], "seed": [0, 1]}
-    manifest = made.manifest("main_table", axes | {group: [own]})
-    for run in manifest["runs"]:
-        path = made.write_run(tmp_path, run["axes"] | {group: base}, items=20)
-        content = json.loads(path.read_text())
-        for file in (path, path.with_suffix(".npz")):
-            target = (tmp_path / run["record"]).with_suffix(file.suffix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.rename(target)
-        content |= {"run_id": run["run_id"], "pack": {"size": 1, "members": [run["run_id"]]}}
-        (tmp_path / run["record"]).write_text(json.dumps(content))
-    studies.write(tmp_path, manifest)
-    assert tables.main(["--results", str(tmp_path), "--strict"]) == 0
-    (path,) = tmp_path.glob("tables/main_table-*/main_table.csv")
-    _constant_answer, row = csv.DictReader(path.open(encoding="utf-8"))
-    assert [value for key, value in row.items() if key.endswith("acc. n")] == ["2"]
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
+
+    def other(record: dict[str, Any]) -> None:
+        group = record["config"][key]
+        record["config"][key] = group | {"name": value} if isinstance(group, dict) else value
+
+    made.change(tmp_path, other)
+    loaded = load(tmp_path)
+    (problem,) = loaded.problems
+    assert f"{key} is {value!r} and not " in problem
+    assert list(loaded.studies[0].runs["reason"]) == ["foreign record"]
+    assert len(loaded.studies[0].missing()) == 1
 
 
 def test_the_same_record_twice_does_no_harm(built: Path, tmp_path: Path) -> None:
@@ -226,20 +221,19 @@ def test_mistakes_of_the_command_are_one_sentence(tmp_path: Path) -> None:
 def test_the_first_page_begins_with_the_finding_and_the_main_table(built: Path) -> None:
     page = (built / "README.md").read_text(encoding="utf-8")
     finding = next(line for line in page.splitlines() if line.startswith("**"))
-    assert re.fullmatch(
-        r"\*\*SoRA against LoRA on minilm-l6: (better|worse|not resolved) on RTE; with \d+ % of LoRA's live "
-        r"parameters\.\*\*",
-        finding,
-    )
+    words = r"Non-inferiority of SoRA to LoRA, with \d+ % of its live parameters, is unfinished on RTE acc\. "
+    words += r"\(margins as in docs/study\.md; not fixed beforehand for this sweep\)\."
+    assert re.fullmatch(rf"\*\*{words}\*\*", finding)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
-    assert rows[0][:6] == ["task", "method", "n", "score", "live parameters", "minus LoRA"]
-    assert [row[1] for row in rows[2:5]] == ["Constant answer", "LoRA", "SoRA"]
+    assert rows[0][:5] == ["task", "method", "n", "score", "live parameters"]
+    assert [row[1] for row in rows[2:5]] == ["LoRA", "SoRA", "Majority class"]
     assert rows[5][:3] == ["task", "method", "examples"]  # the conditions
     links = re.findall(r"\]\(([^)]*)\)", page)
     assert len(links) > 3
     assert [link for link in links if not (built / link).exists()] == []
 
 
+@numbers
 def test_runs_outside_a_sweep_have_a_table_and_are_rows_of_the_csv(tmp_path: Path) -> None:
     for seed, rate in ((0, 1e-4), (1, 1e-4), (0, 8e-4)):
         made.write_run(
@@ -259,6 +253,7 @@ def test_runs_outside_a_sweep_have_a_table_and_are_rows_of_the_csv(tmp_path: Pat
     made.studies.write(tmp_path, made.manifest("all", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]}))
 
 
+@numbers
 def test_a_new_study_is_a_short_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The example of docs/studies.md, as it stands there."""
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -342,17 +337,13 @@ def test_latex_compiles(tmp_path: Path) -> None:
     assert len(set(labels)) == len(labels) == len(found)
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
-    head = r"\documentclass{article}\usepackage{booktabs,graphicx,longtable}\begin{document}"
-    long, short = [], []  # only a table on one page can be shrunk to its width
-    for path in found:
-        text = path.read_text(encoding="utf-8")
-        (long if r"\begin{longtable}" in text else short).append(text + "\n\\clearpage")
-    for body in (short, long):
-        (tmp_path / "all.tex").write_text("\n".join([head, *body, r"\end{document}"]), encoding="utf-8")
-        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
-        assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("!"))
-        assert body is long or "Overfull" not in done.stdout, "a table is wider than the page"
+    tables = [path.read_text(encoding="utf-8") + "\n\\clearpage" for path in found]
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "all.tex").write_text("\n".join([head, *tables, r"\end{document}"]), encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, "\n".join(line for line in done.stdout.splitlines() if line.startswith("!"))
+    assert "Overfull" not in done.stdout, "a table is wider than the page"
 
 
 def test_csv_holds_the_values_and_their_companions() -> None:

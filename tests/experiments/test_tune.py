@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from experiments import tuning
-from experiments.conditions import conditions
+from experiments.conditions import conditions, described
 from experiments.study import load
 from scripts import tune
 from sora.errors import UserError
@@ -66,22 +66,6 @@ def test_of_rates_with_one_seed_and_with_two_those_with_two_decide() -> None:
     assert tuning.best({(1e-3, 1): 85.0, (5e-4, 1): 80.0, (5e-4, 2): 82.0, (2e-3, 1): 80.0, (2e-3, 2): 81.0}) == 5e-4
 
 
-def test_a_second_grid_adds_its_rates(tmp_path: Path, conf: Path) -> None:
-    results = tmp_path / "results"
-    rates = {"first": [2e-4, 8e-4], "second": [5e-5, 8e-4, 3.2e-3]}
-    manifests = [
-        made.study(results, "learning_rate", AXES | {"trainer.learning_rate": each}) for each in rates.values()
-    ]
-    assert tune.main(["--results", str(results), "--conf", str(conf)]) == 0
-    means = select_means(results)
-    for method in ("lora", "sora"):
-        best = max((5e-5, 2e-4, 8e-4, 3.2e-3), key=lambda rate: means[method, rate])
-        content = yaml.safe_load((conf / "recipe" / "minilm-l6" / method / "stsb.yaml").read_text())
-        assert content["trainer"] == {"learning_rate": best}
-        assert content["tuned"].startswith("learning rate of 5e-05, 0.0002, 0.0008, 0.0032 by the select split")
-        assert all(f"studies/learning_rate-{manifest['hash']}" in content["tuned"] for manifest in manifests)
-
-
 def test_the_protocol_is_told_where_its_select_split_may_be_reported_on(tmp_path: Path, conf: Path) -> None:
     path = conf / "recipe" / "minilm-l6" / "lora" / "stsb.yaml"
     rate = 2e-4, {(2e-4, 1): 80.0, (2e-4, 2): 81.0}, ["a"]
@@ -127,6 +111,31 @@ def test_a_damaged_recipe_is_a_sentence(tmp_path: Path, conf: Path) -> None:
         tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)])
 
 
+@pytest.mark.parametrize(
+    ("text", "rhos", "lost"),
+    [
+        ("optim: {name: adamw_hf}\n", False, "optim"),
+        ("trainer: {learning_rate: 0.1, warmup: 0.5}\n", False, "trainer.warmup"),
+        ("method: {threshold: 0.1, penalty: 0.5}\n", True, "method.penalty"),
+    ],
+)
+def test_a_recipe_whose_values_would_be_lost_is_refused(
+    tmp_path: Path, conf: Path, text: str, rhos: bool, lost: str
+) -> None:
+    path = conf / "recipe" / "minilm-l6" / "sora" / "stsb.yaml"
+    path.write_text(f'unpublished: ["*"]\n{text}')
+    rate = 2e-4, {(2e-4, 1): 80.0}, ["a"]
+    with pytest.raises(UserError, match=f"sora/stsb.yaml: {lost} would be lost"):
+        tune.recipe(path, "holdout", rate, (0.1, {(0.1, 1): 80.0}, ["b"]) if rhos else None)
+
+
+def test_a_backbone_that_names_no_folder_is_refused(tmp_path: Path, conf: Path) -> None:
+    manifest = made.manifest("learning_rate", AXES | {"backbone": ["../elsewhere"]})
+    made.studies.write(tmp_path / "results", manifest)
+    with pytest.raises(UserError, match=r"backbone '../elsewhere' names no folder of conf/recipe"):
+        tune.main(["--results", str(tmp_path / "results"), "--conf", str(conf)])
+
+
 def test_without_a_grid(tmp_path: Path, conf: Path) -> None:
     with pytest.raises(UserError, match="no learning_rate study here"):
         tune.main(["--results", str(tmp_path), "--conf", str(conf)])
@@ -150,36 +159,18 @@ def test_a_run_under_a_tuned_recipe_says_so(tmp_path: Path) -> None:
     assert origin(run).get("tuned") is None
 
 
-@pytest.mark.parametrize(
-    ("told", "says"),
-    [
-        (
-            ["A (studies/x)", "A (studies/y)"],
-            "Settings were chosen by earlier trials, which each record names; the same for every method.",
-        ),
-        (["A", "B"], "Settings were chosen by earlier trials, which each record names."),
-        (
-            ["A", ""],
-            "Settings were chosen by earlier trials, which each record names. "
-            "The recipes of 1 of 2 runs name no trials.",
-        ),
-        (["", ""], "No recipe of these runs names trials that chose its settings."),
-    ],
-)
-def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(
-    tmp_path: Path, told: list[str], says: str
-) -> None:
-    """Of LoRA and SoRA, whose runs the words stand in, in this order."""
+def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(tmp_path: Path) -> None:
+    """A row of its own for each method whose trials differ, without the names of their studies."""
     made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["stsb"], "seed": [0]})
-    for path, words in zip(sorted((tmp_path / "records").rglob("*.json")), told, strict=True):
-        record = records.read(path)
-        record["provenance"]["recipe"] = {"name": "x", "budget": "", "unpublished": ["*"], "changed": []}
-        if words:
-            record["provenance"]["recipe"]["tuned"] = words
-        records.write(path, record, records.read_arrays(path, record))
-    (study,) = load(tmp_path, lambda name: frozenset()).studies
-    page = conditions(study)
-    assert says in page
-    for words in filter(None, told):  # a row of their own where they differ, without the names of their studies
-        assert f"| {words.partition(' (')[0]} " in page
-    assert "studies/" not in page
+    for method, words in (("lora", "A (studies/x)"), ("sora", "B (studies/y)")):
+        recipe = {"name": "x", "budget": "", "unpublished": ["*"], "changed": [], "tuned": words}
+        made.change(tmp_path, lambda record, recipe=recipe: record["provenance"].update(recipe=recipe), method)
+    page = conditions(load(tmp_path).studies[0])
+    assert "Settings were chosen by earlier trials, which each record names.\n" in page
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| STS-B")]
+    assert [(row[2].strip(), row[-2].strip()) for row in rows] == [("LoRA", "A"), ("SoRA", "B")]
+    for words, said in (("B", "; the same for every method."), ("", ". The recipes of 1 of 2 runs name no trials.")):
+        made.change(tmp_path, lambda record, words=words: record["provenance"]["recipe"].update(tuned=words), "lora")
+        assert f"which each record names{said}" in described(load(tmp_path).studies[0])
+    made.change(tmp_path, lambda record: record["provenance"]["recipe"].update(tuned=""))
+    assert "No recipe of these runs names trials" in described(load(tmp_path).studies[0])
