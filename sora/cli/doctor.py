@@ -18,15 +18,18 @@ import psutil
 import torch
 from torch import Tensor
 
+from sora import schedules
 from sora.backbones import DropoutKey
 from sora.backbones.token_check import differences, golden_of
 from sora.backbones.tokenizer import load_tokenizer
 from sora.config import RunConfig
 from sora.errors import UserError
+from sora.methods.regime import regime
 from sora.runs import estimate
 from sora.tasks import TaskData, load
 from sora.training.checkpoint import KEEP
 from sora.training.device import choose_device, has_driver, slow, why_no_gpu
+from sora.training.logging.wandb import check_key
 from sora.training.memory import capacity
 from sora.training.pack import Pack, build_pack, losses_of
 
@@ -92,6 +95,8 @@ def _device(case: Case) -> tuple[str, str]:
     if words := slow(case.run.precision, case.device):
         return "note", words
     if case.device.type == "cuda":
+        if case.run.precision == "bf16" and not torch.cuda.is_bf16_supported():
+            return "FAIL", f"{torch.cuda.get_device_name(case.device)} does not compute in bf16; set precision=fp32"
         return "ok", f"{torch.cuda.get_device_name(case.device)}, CUDA {torch.version.cuda}, torch {torch.__version__}"
     text = f"the CPU, with at most {torch.get_num_threads()} threads, torch {torch.__version__}"
     if case.run.device == "auto" and has_driver():
@@ -146,6 +151,23 @@ def _memory(case: Case) -> tuple[str, str]:
     return ("ok", text) if together <= room else ("note", f"{text}: the pack will be split")
 
 
+def _regime(case: Case) -> tuple[str, str]:
+    timeline = schedules.timeline(case.run, len(case.data.splits["train"]))
+    found = [each for each in (regime(run, timeline) for run in case.runs) if each]
+    if warnings := [words for each in found if (words := each.warning())]:
+        which = f"{len(warnings)} of {len(case.runs)} runs: " if len(warnings) < len(case.runs) else ""
+        return "note", which + warnings[0]
+    return "ok", "; ".join(dict.fromkeys(map(str, found))) or "no gates that a threshold zeroes"
+
+
+def _tracker(case: Case) -> tuple[str, str]:
+    config = case.run.tracker
+    check_key(config)
+    return "ok", "metrics.jsonl" + (
+        f" and W&B, {config.mode}, project {config.project}" if config.name != "none" else ""
+    )
+
+
 def _trainable(case: Case) -> tuple[str, str]:
     pack, gradients = case.pack, case.gradients()  # build_pack refuses trainable tensors that are not fp32
     trains = [name for name, tensor in pack.model.named_parameters() if tensor.requires_grad]
@@ -180,6 +202,8 @@ CHECKS: tuple[tuple[str, Callable[[Case], tuple[str, str]], tuple[str, ...]], ..
     ("tokenizer", _tokenizer, ()),
     ("disk", _disk, ("data",)),
     ("memory", _memory, ("device", "data")),
+    ("regime", _regime, ("data",)),
+    ("tracker", _tracker, ()),
     ("trainable", _trainable, ("memory",)),
     ("determinism", _determinism, ("trainable",)),
 )

@@ -103,9 +103,11 @@ def _fill(out: Path, plan: Mapping[str, Path]) -> int:
 
 def _held(config: BackboneConfig, out: Path) -> BackboneConfig:
     """With SORA_MODELS as its place where a folder of its name lies there, other than the one that is filled."""
-    models = Path(os.environ.get("SORA_MODELS") or out / MODELS).expanduser().resolve()
-    held = models != (out / MODELS).resolve() and (models / config.name).is_dir()
-    return replace(config, dir=str(models)) if held else config
+    models = os.environ.get("SORA_MODELS", "")
+    folder = Path(models).expanduser() / config.name
+    if not models or not folder.is_dir() or folder.resolve() == (out / MODELS / config.name).resolve():
+        return config
+    return replace(config, dir=models)
 
 
 def _folder_of(group: str, name: str, config_dir: str | None) -> Path:

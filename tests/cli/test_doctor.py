@@ -33,7 +33,7 @@ SMALL = (  # MiniLM's tokenizer over a small encoder of random weights
     "trainer.batch_size=4",
     "seed=[0,1]",
 )
-NAMES = ["device", "data", "tokenizer", "disk", "memory", "trainable", "determinism"]
+NAMES = ["device", "data", "tokenizer", "disk", "memory", "regime", "tracker", "trainable", "determinism"]
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +103,23 @@ def test_a_broken_tokenizer_and_missing_rows(capsys: pytest.CaptureFixture[str],
     assert found["memory"] == ("skipped", "needs data")
     level, text = doctor._data(a_case("task=rte", f"data.dir={tmp_path}", "data.allow_partial=true"))
     assert (level, text.rpartition("; ")[2]) == ("note", "partial: train 2,490 expected, 2,489 found")
+
+
+def test_a_threshold_that_no_gate_can_outrun() -> None:
+    few = ("trainer.max_steps=100", "trainer.learning_rate=1e-3")
+    level, text = doctor._regime(a_case(*few, "method.threshold=2e-3"))
+    assert level == "note"
+    assert text.startswith("no gate can be held up by the loss: ranks will follow the initial draw (rho 2, shrink 0.2")
+    assert doctor._regime(a_case(*few, "method=lora")) == ("ok", "no gates that a threshold zeroes")
+
+
+def test_weights_and_biases_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wandb.login", lambda **options: False)
+    with pytest.raises(UserError, match="WANDB_API_KEY"):
+        doctor._tracker(a_case("tracker=wandb", "tracker.mode=online"))
+    assert doctor._tracker(a_case("tracker=wandb", "tracker.mode=offline"))[1].startswith(
+        "metrics.jsonl and W&B, offline"
+    )
 
 
 def test_a_driver_without_a_torch_that_can_use_it_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
