@@ -1,8 +1,9 @@
-"""Write the main table of results/ between the marks of README.md.
+"""Write the finding and the main table of results/ between the marks of README.md.
 
     python scripts/readme.py [--check]
 
-``make tables`` does so after the tables are made. The numbers are those of results/tables/main_table-*/main_table.csv.
+``make tables`` does so after the tables are made. The finding is that of results/README.md, the numbers are those of
+results/tables/main_table-*/main_table.csv.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from sora.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def finding(results: Path) -> str:
+    """The first sentence of the results' page, or nothing where no comparison can be made yet."""
+    page = (results / "README.md").read_text(encoding="utf-8")
+    return next((line.strip("*") + "\n\n" for line in page.splitlines() if line.startswith("**")), "")
 
 
 def block(results: Path) -> str:
@@ -62,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     path = ROOT / "README.md"
     page = path.read_text(encoding="utf-8")
-    wanted = filled(page, block(ROOT / "results"), BEGIN, END)
+    wanted = filled(page, finding(ROOT / "results") + block(ROOT / "results"), BEGIN, END)
     if arguments.check:
         return int(page != wanted)
     if page != wanted:
