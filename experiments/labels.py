@@ -92,9 +92,9 @@ class Column:
 
     @property
     def label(self) -> str:
-        """Such as ``QQP F1`` or ``MNLI-mm acc.``."""
+        """Such as ``QQP F1``, ``MNLI-mm acc.`` or ``SST-2 (10k) acc.``."""
         suffix = "" if self.task != "mnli" else "-mm" if self.split == "report_mm" else "-m"
-        return f"{TASKS.get(self.task, self.task)}{suffix} {METRICS.get(self.metric, self.metric)}".strip()
+        return f"{in_words(self.task)}{suffix} {METRICS.get(self.metric, self.metric)}".strip()
 
 
 def columns_of(task: str, metrics: Sequence[str] | None = None) -> list[Column]:
