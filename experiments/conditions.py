@@ -126,5 +126,5 @@ def _chosen(done: pd.DataFrame) -> str:
 
 def _trials(runs: pd.DataFrame) -> pd.Series:
     """By which trials a recipe chose each run's settings, without the study they are in; empty where none did."""
-    told = runs["provenance.recipe.tuned"].map(lambda text: text if isinstance(text, str) else "")
-    return told.astype(object).str.replace(r" \([^)]*\)", "", regex=True)
+    tuned = runs["provenance.recipe.tuned"].map(lambda text: text if isinstance(text, str) else "")
+    return tuned.astype(object).str.replace(r" \([^)]*\)", "", regex=True)

@@ -1,4 +1,4 @@
-"""Scores of a study's runs on resampled test items, from the logits beside their records."""
+"""Scores of a study's runs on resampled test items, from the logits next to their records."""
 
 from __future__ import annotations
 

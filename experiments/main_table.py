@@ -165,7 +165,7 @@ def _verdicts(study: Study) -> dict[tuple[str, str], str]:
     """Number and row -> its verdict: in SoRA's row of the comparison with LoRA, in a control's row of that with it."""
     found, key, names = {}, primary.key_of(study), METHODS | ARMS
     for test in primary.tests(study).to_dict("records"):
-        words, first = f"{test['comparison']}: {primary.said(test)}", test["other"] == BASE[key]
+        words, first = f"{test['comparison']}: {primary.verdict_text(test)}", test["other"] == BASE[key]
         row = primary.SMALL[key] if first else test["other"]
         found[test["task"], names[row]] = words if first else f"{primary.NAMES[key]} {words}"
     return found

@@ -271,7 +271,7 @@ def _forest(axis: Axes, part: pd.DataFrame, names: pd.Series) -> None:
     axis.set_ylim(len(part) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     right = axis.secondary_yaxis("right")
-    words = [f"{test['difference']:+.2f}, {primary.said(test)}" for test in part.to_dict("records")]
+    words = [f"{test['difference']:+.2f}, {primary.verdict_text(test)}" for test in part.to_dict("records")]
     sizes = ["" if np.isnan(share) else f"\n{share:.0f} % of its size" for share in part["share"]]
     right.set_yticks(range(len(part)), [word + size for word, size in zip(words, sizes, strict=True)])
     right.tick_params(length=0)

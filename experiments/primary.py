@@ -112,7 +112,7 @@ def judged(found: pd.DataFrame) -> pd.DataFrame:
     return found.assign(low=low, high=high, verdict=verdicts, worse=worse, **{"p (Holm)": holm})
 
 
-def said(test: Mapping[Any, Any]) -> str:
+def verdict_text(test: Mapping[Any, Any]) -> str:
     """The verdict in words: ``holds``, ``holds, but worse`` where both intervals lie below 0."""
     return f"{test['verdict']}{WORSE if test['worse'] else ''}"
 
@@ -157,7 +157,7 @@ def table(study: Study) -> Table | None:
     found, key = tests(study), key_of(study)
     if found.empty:
         return None
-    shown = found[SHOWN].assign(verdict=[said(test) for test in found.to_dict("records")])
+    shown = found[SHOWN].assign(verdict=[verdict_text(test) for test in found.to_dict("records")])
     return Table("primary", TITLES[key], CAPTIONS[key], shown, formats)
 
 

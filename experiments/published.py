@@ -1,4 +1,4 @@
-"""Published numbers, read from results/published of this repository: shown beside ours, never mixed with them."""
+"""Published numbers, read from results/published of this repository: shown next to ours, never mixed with them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def page(
     published: str,
     claims: Table | None = None,
 ) -> str:
-    """The whole file. ``published``: what is said about published numbers. The template escapes all text."""
+    """The whole file. ``published``: the note on published numbers. The template escapes all text."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

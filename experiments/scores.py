@@ -1,4 +1,4 @@
-"""Scores of settings, which most studies are made of: the rows of a table, its details, published numbers beside it."""
+"""Scores of settings: the rows of a table, its details, published numbers next to it."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def detail_table(study: Study, found: pd.DataFrame, heads: Mapping[str, str], dr
 def published_table(
     study: Study, found: pd.DataFrame, heads: Mapping[str, str], sources: Sequence[tuple[str, str]], settings: pd.Series
 ) -> Table | None:
-    """Published numbers beside ours, with the difference; None where nothing was published on these settings.
+    """Published numbers next to ours, with the difference; None where nothing was published on these settings.
 
     ``sources``: (source, table) as in results/published. ``settings``: of each row of ``found`` the key of its
     published numbers, such as ``method.r=8``; None = whatever is printed.

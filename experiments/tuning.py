@@ -34,8 +34,10 @@ def grids(results: Path) -> list[Study]:
     studies = [study for study in loaded.studies if study.name in STUDIES]
     unread = files - {study.key for study in studies}
     if unread:  # a grid less would choose another rate
-        told = "; ".join(problem for problem in loaded.problems if any(name in problem for name in unread))
-        raise UserError(f"{', '.join(sorted(unread))}: cannot be used ({told}); restore the manifest, or take it away")
+        reasons = "; ".join(problem for problem in loaded.problems if any(name in problem for name in unread))
+        raise UserError(
+            f"{', '.join(sorted(unread))}: cannot be used ({reasons}); restore the manifest, or take it away"
+        )
     return studies
 
 

@@ -1,4 +1,4 @@
-"""The README.md of what a run leaves: a model card in the hub's format, from its record and the files beside it.
+"""The README.md of what a run leaves: a model card in the hub's format, from its record and the files next to it.
 
 A pure function of the two: no time, path or host but what the record holds. Its text is card.md.jinja.
 """
@@ -28,7 +28,7 @@ FUNCTIONS = {"tanh": "torch.tanh", "relu": "torch.relu", "gelu": "torch.nn.funct
 
 
 def write(folder: Path, run: RunConfig, record: Mapping[str, Any]) -> None:
-    """Write ``folder/README.md`` beside the weights that lie there. Raises UserError where it cannot be written."""
+    """Write ``folder/README.md`` next to the weights that lie there. Raises UserError where it cannot be written."""
     write_text(folder / "README.md", render(folder, run, record))
 
 

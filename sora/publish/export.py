@@ -97,7 +97,7 @@ def write_peft(folder: Path, factors: Factors, scaling: float, backbone: Backbon
     """Write the adapter of one replica with its head; ``factors`` by names in the encoder.
 
     A head that transformers' sequence-classification class has travels as PEFT's ``modules_to_save``. No such class
-    pools by mean or reads span vectors: there the adapter is one for feature extraction and the head lies beside it in
+    pools by mean or reads span vectors: there the adapter is one for feature extraction and the head lies next to it in
     ``head.safetensors``.
     """
     state = head.export_state(replica)
@@ -120,7 +120,7 @@ def write_peft(folder: Path, factors: Factors, scaling: float, backbone: Backbon
 def write_model(folder: Path, backbone: Backbone, head: Head, replica: int) -> None:
     """Write a model that ``AutoModelForSequenceClassification.from_pretrained(folder)`` loads.
 
-    With a head that this class lacks it is a plain encoder (``AutoModel``) and the head lies beside it.
+    With a head that this class lacks it is a plain encoder (``AutoModel``) and the head lies next to it.
     """
     write_plain(folder, backbone, backbone.encoder.state_dict(), head.export_state(replica), head.fits_class)
 

@@ -116,19 +116,19 @@ def values_of(group: str, name: str) -> dict[str, Any]:
 def _as_written(run: RunConfig) -> RunConfig:
     """The run with nothing but what its files and the defaults say; it need not be one that could train."""
     files = (values_of("budget", run.budget), values_of("recipe", run.recipe))
-    said: dict[str, dict[str, Any]] = {group: {} for group in ("backbone", *COMPARED)}
+    stated: dict[str, dict[str, Any]] = {group: {} for group in ("backbone", *COMPARED)}
     for content in files:
-        for group, values in said.items():
+        for group, values in stated.items():
             values.update(content.get(group, {}))
     method = METHODS[run.method.name]
     backbone = {key: getattr(BackboneConfig, key) for key in ("dropout", "pooling", "tokenizer")}
-    backbone |= said["backbone"] | {"arch": _arch(run, said["backbone"].get("arch", {}))}
+    backbone |= stated["backbone"] | {"arch": _arch(run, stated["backbone"].get("arch", {}))}
     return resolved(
         dataclasses.replace(
             run,
-            method=coerce(method, {"name": run.method.name} | said["method"], "method"),
-            trainer=coerce(TrainerConfig, said["trainer"], "trainer"),
-            schedule=coerce(ScheduleConfig, said["schedule"], "schedule"),
+            method=coerce(method, {"name": run.method.name} | stated["method"], "method"),
+            trainer=coerce(TrainerConfig, stated["trainer"], "trainer"),
+            schedule=coerce(ScheduleConfig, stated["schedule"], "schedule"),
             backbone=dataclasses.replace(run.backbone, **backbone),
             head=RunConfig.head,
             precision=RunConfig.precision,
@@ -136,10 +136,10 @@ def _as_written(run: RunConfig) -> RunConfig:
     )
 
 
-def _arch(run: RunConfig, said: Mapping[str, Any]) -> dict[str, Any]:
+def _arch(run: RunConfig, stated: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture as the backbone's file and the recipe's say; that of somebody's own file is taken as it is."""
     written = values_of("backbone", run.backbone.name)
-    return {**written["arch"], **said} if written.get("arch") else {**run.backbone.arch, **said}
+    return {**written["arch"], **stated} if written.get("arch") else {**run.backbone.arch, **stated}
 
 
 def _changed(run: RunConfig, written: RunConfig) -> list[str]:

@@ -208,7 +208,7 @@ def test_what_is_worse_within_the_margin_says_so(tmp_path: Path) -> None:
     for highest, words in ((0.1, "holds"), (-0.1, "holds, but worse")):
         ends = dict(zip(ENDS, (-0.5, -0.4, -0.6, highest), strict=True))
         judged = primary.judged(pd.DataFrame([test | ends])).iloc[0]
-        assert primary.said(judged) == words
+        assert primary.verdict_text(judged) == words
 
 
 def test_a_task_without_a_margin_is_named_once(tmp_path: Path) -> None:
