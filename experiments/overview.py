@@ -291,10 +291,11 @@ def coverage(studies: Sequence[Study]) -> pd.DataFrame:
     if not any(len(study.runs) for study in studies):
         return pd.DataFrame(columns=["task", "method", "done", "runs", "state", "words"])
     every = pd.concat([study.runs for study in studies], ignore_index=True)
-    every = every.sort_values("done", ascending=False, kind="stable").drop_duplicates("run_id")
     every["method"] = every["method"].map(lambda method: METHODS.get(method, method))
     if "arm" in every:
         every["method"] = every["arm"].map(lambda arm: ARMS.get(arm, arm)).where(every["arm"].notna(), every["method"])
+    every = every.sort_values("done", ascending=False, kind="stable")
+    every = every.drop_duplicates(["run_id", "method"])  # one run may stand in two rows: SoRA-best is SoRA-small
     every["unusable"] = ~every["done"] & (every["reason"] != "not run")
     bad = {flag: (flag, "sum") for flag in ("diverged", "one_class", "unusable")}
     found = every.groupby(["task", "method"], sort=False).agg(done=("done", "sum"), runs=("done", "size"), **bad)

@@ -20,6 +20,7 @@ from experiments.learning_curves import gates
 from experiments.study import Study, load
 from experiments.summary import Section
 from experiments.tables import EMPTY, Figure, Table
+from sora.runs import manifest as studies
 from tests.experiments import armed, made, reading
 
 SEEDS = [0, 1, 2]
@@ -192,6 +193,15 @@ def test_coverage_counts_what_is_there_and_what_is_wrong_with_it(tmp_path: Path)
         ("LoRA", "3/3, 1 one-class", "bad"),
         ("SoRA", "2/3", "open"),
     ]
+
+
+def test_a_run_that_stands_in_two_rows_is_there_in_both(tmp_path: Path) -> None:
+    """The largest rho within half a point of the best may be the best one: SoRA-best and SoRA-small are one run."""
+    manifest = studies.read(armed.arm(tmp_path, "sora_small", {seed: armed.right(300) for seed in armed.SEEDS}))
+    fixed = manifest["fixed"] | {studies.ARM: "sora_best"}
+    studies.write(tmp_path, studies.make("main_table", manifest["axes"], fixed, manifest["runs"]))
+    found = overview.coverage([reading.study(tmp_path)])
+    assert dict(zip(found["method"], found["words"], strict=True)) == {"SoRA-best": "3/3", "SoRA-small": "3/3"}
 
 
 # -- pictures of one study --------------------------------------------------------------------------------------
