@@ -9,6 +9,7 @@ results/tables/main_table-*/main_table.csv.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sora.errors import UserError
 from sora.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+BACKBONE = re.compile(r"\bBackbone (\S+)\.")  # as experiments/conditions.py names it
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
@@ -37,7 +39,8 @@ def block(results: Path) -> str:
         table = Table("main_table", "", "", found, {"live parameters": size})
         key = table.columns[1]  # method, or arm
         tasks, names = list(table.data["task"].unique()), table.data[key].unique()
-        live = table.data.groupby(key)["live parameters"].mean().map(size, na_action="ignore").fillna(EMPTY)
+        live = table.data.groupby(key)["live parameters"].mean().map(size, na_action="ignore")
+        live = live.astype(object).fillna(EMPTY)
         few = (
             (found["n"] > 0)
             & (found["n"] < found.groupby("task")["n"].transform("max"))
@@ -48,8 +51,11 @@ def block(results: Path) -> str:
         wide = shown.pivot(index=key, columns="task", values="score").fillna(EMPTY).loc[names, tasks]
         lines = [f"| {' | '.join(['method', 'live parameters', *tasks])} |", f"|---|---:|{'---:|' * len(tasks)}"]
         lines += [f"| {' | '.join([str(name), live[name], *wide.loc[name]])} |" for name in names]
-        page = path.with_name("README.md").relative_to(results.parent).as_posix()
-        parts.append("\n".join([*lines, "", f"Mean ± SD over seeds, in points: [details and settings]({page})."]))
+        page = path.with_name("README.md")
+        backbones = ", ".join(BACKBONE.findall(page.read_text(encoding="utf-8")))
+        words = f"On {backbones}: mean ± SD over seeds, in points; live parameters are the mean of a row's tasks."
+        link = f"[Details and settings]({page.relative_to(results.parent).as_posix()})."
+        parts.append("\n".join([*lines, "", f"{words} {link}"]))
     return "\n\n".join(parts)
 
 

@@ -16,7 +16,7 @@ from experiments.study import load
 from scripts import readme, tables
 from sora.runs import manifest as studies
 from sora.runs import records
-from tests.experiments import answered, armed, reading
+from tests.experiments import answered, armed, made, reading
 from tests.experiments.answered import Answered
 from tests.experiments.armed import SEEDS, right
 
@@ -111,6 +111,22 @@ def test_an_arm_without_a_run_has_no_number(results: Path, monkeypatch: pytest.M
         path.unlink()
     tables.build(results)
     assert readme.block(results).splitlines()[2] == "| LoRA r = 8 | – | (0/4) |"
+
+
+@pytest.mark.parametrize("kind", ["done", "planned"])
+def test_tables_of_two_backbones_say_which_is_which(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one has no record yet, and so no sizes."""
+    monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
+    armed.arm(tmp_path, "lora_r8", {0: right(300)}, fixed={"backbone": "mpnet-base"})
+    made.change(tmp_path, lambda record: record["config"]["backbone"].update(name="mpnet-base"))
+    for path in (tmp_path / "records").rglob("*.*") if kind == "planned" else ():
+        path.unlink()
+    armed.arm(tmp_path, "lora_r8", {0: right(300)})
+    tables.build(tmp_path)
+    said = [line.partition(":")[0] for line in readme.block(tmp_path).splitlines() if line.startswith("On ")]
+    assert sorted(said) == ["On minilm-l6", "On mpnet-base"]
 
 
 def test_other_seeds_of_an_arm_are_the_same_arm(results: Path) -> None:
