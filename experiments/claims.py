@@ -24,7 +24,7 @@ from experiments.levels import interpolated, levels
 from experiments.scores import by_seed, chosen, long, paired
 from experiments.stats import NONE, Interval, spearman, t_interval
 from experiments.study import SEEDS, Study
-from experiments.tables import Table
+from experiments.tables import EMPTY, Table
 
 HOLDS, FAILS, OPEN = "holds", "fails", "cannot be decided at this size"
 GIVEN = "by construction"  # what no run could have said otherwise
@@ -83,8 +83,9 @@ def table(studies: Sequence[Study]) -> Table | None:
     rows, ours, ends = [], [], []
     for study, each in [(one, each) for one in order for each in claims(one)]:
         form = "{:.2f}" if each.bound and not each.fixed else "{:+.2f}"  # a difference is written with its sign
-        ours.append(f"{form.format(np.mean(each.values))} {each.unit}".rstrip())
-        ends.append(f"{form} to {form}".format(*each.interval))
+        mean = np.mean(each.values)  # NaN where a seed diverged before its first score
+        ours.append(EMPTY if math.isnan(mean) else f"{form.format(mean)} {each.unit}".rstrip())
+        ends.append(EMPTY if math.isnan(each.interval.low) else f"{form} to {form}".format(*each.interval))
         row = {"claim": each.claim, "paper": each.paper, "task": each.task, "ours": float(np.mean(each.values))}
         row |= {"95 % interval": each.interval.low, "95 % interval high": each.interval.high}
         row |= {"margin": each.margin, "seeds": len(each.values), "p (Holm)": each.holm}

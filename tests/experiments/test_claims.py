@@ -11,6 +11,7 @@ import pytest
 from experiments import bootstrap, claims
 from experiments.stats import t_interval
 from experiments.study import Study, load
+from experiments.tables import EMPTY
 from sora.runs import records
 from tests.experiments import answered, armed, levelled, made
 from tests.experiments.answered import Answered, share
@@ -100,6 +101,22 @@ def test_what_was_fixed_beforehand_comes_first(tmp_path: Path, monkeypatch: pyte
     row = answered.row(answered.built(tmp_path, "main_table")["claims"], claim=first.claim)
     assert (row["margin"], row["fixed beforehand"], row["verdict"]) == ("1", "yes", "holds")
     assert "1 is unfinished" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_seed_that_diverged_before_its_first_score_leaves_a_dash(tmp_path: Path) -> None:
+    for name in ("lora_r8", "sora_small"):
+        armed.arm(tmp_path, name, {seed: armed.right(300) for seed in armed.SEEDS})
+
+    def diverged(record: dict[str, Any]) -> None:
+        if record["config"]["seed"] == armed.SEEDS[0]:
+            record["status"], record["flags"]["diverged_at"] = "diverged", 7
+            record["metrics"]["selected"]["report"]["accuracy"] = None
+
+    made.change(tmp_path, diverged, "sora")
+    table = claims.table(studies(tmp_path))
+    assert table is not None
+    assert list(table.show.loc[0, ["ours", "95 % interval"]]) == [EMPTY, EMPTY]
+    assert table.data.loc[0, "verdict"].startswith("cannot be decided")
 
 
 def test_at_equal_rank_the_ranks_are_averaged_seed_by_seed(tmp_path: Path) -> None:
