@@ -16,15 +16,16 @@ from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 import experiments
-from experiments import published, rank_map, seeds
-from experiments.conditions import conditions
+from experiments import published, rank_map, seeds, tuning
+from experiments.conditions import RATE, conditions
 from experiments.settings import at_live
 from experiments.study import load
 from experiments.tables import EMPTY, Figure, Table
 from sora.cli.main import joined
 from sora.runs import manifest as studies
 from tests.composing import CONF
-from tests.experiments import made, reading
+from tests.experiments import answered, made, reading
+from tests.experiments.answered import Answered, share
 from tests.experiments.reading import artefacts, row, rows
 from tests.experiments.test_main_table import of
 
@@ -153,6 +154,20 @@ def test_the_best_rate_is_that_of_the_select_split_and_the_grids_are_compared(tm
     assert table.caption.endswith("All methods have the same grid.")
     made.study(tmp_path, "learning_rate", {"method": ["sora"], "trainer.learning_rate": [1e-3], **ONE})
     assert artefacts(tmp_path)["best"].caption.endswith("The methods do not have the same grid.")
+
+
+def test_the_best_rate_is_the_one_that_tune_chooses(tmp_path: Path) -> None:
+    """A rate that seed 2 did not try, because it was not next to the best, has the best mean: that of seed 1 alone."""
+    rights = {1: {5e-4: 300, 1e-3: 305, 2e-3: 304, 4e-3: 303}, 2: {5e-4: 290, 1e-3: 291, 2e-3: 290}}
+    for seed, rates in rights.items():
+        places = [({"method": "lora", "task": "rte", RATE: rate, "seed": seed}, n) for rate, n in rates.items()]
+        runs = [Answered(axes, share(right, 400), share(right, 400)) for axes, right in places]
+        answered.study(tmp_path, "learning_rate", runs)
+    (grid,) = load(tmp_path).studies
+    chosen = tuning.best(tuning.scores(grid.done, RATE))
+    cells = row(artefacts(tmp_path)["best"], "LoRA")
+    assert (cells["best"].value, chosen) == (1e-3, 1e-3)
+    assert (cells["select"].value, cells["remark"].text) == (pytest.approx(74.5), EMPTY)
 
 
 @pytest.mark.parametrize("values", [[0.0, 1e-4, 4e-4], [1e-4, 4e-4]])
