@@ -90,6 +90,29 @@ def test_margins_are_those_of_the_page() -> None:
     assert dict(zip(names, map(float, stated.groups()), strict=True)) == primary.MARGINS
 
 
+def test_seeds_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    stated = re.search(r"^\| LoRA r = 8, SoRA-best, SoRA-small \| ([\d, ]+) \|$", page, re.MULTILINE)
+    assert stated is not None
+    assert tuple(map(int, stated[1].split(","))) == primary.SEEDS
+    assert "on mpnet-base with LoRA r = 8, SoRA-small and LoRA of equal size\n(three seeds)" in page
+
+
+@pytest.mark.parametrize("seeds", [primary.SEEDS, primary.SEEDS[:3]])
+def test_a_verdict_on_fewer_seeds_than_the_page_fixed_says_so(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    for name in ("lora_r8", "sora_small"):
+        armed.arm(tmp_path, name, {seed: right(300) for seed in seeds})
+    study, words = reading.study(tmp_path), "Not on all seeds that docs/study.md fixed: SST-2 acc."
+    table = primary.table(study)
+    assert table is not None
+    assert list(table.data["verdict"]) == [HOLDS]
+    assert primary.headline(study).endswith(words) == (words in table.notes) == (len(seeds) < 6)
+    armed.arm(tmp_path, "lora_equal", {seed: right(300) for seed in seeds[:2]})
+    armed.arm(tmp_path, "sora_small", {2: right(300)})
+    assert set(primary.tests(reading.study(tmp_path))["verdict"]) == {UNFINISHED}
+    assert "docs/study.md" not in primary.headline(reading.study(tmp_path)), "no verdict, nothing to say"
+
+
 def test_a_difference_by_hand(tmp_path: Path) -> None:
     """400 answers, so one is a quarter of a point: SoRA-small gains 4, 8 and 12 of them."""
     armed.arm(tmp_path, "lora_r8", {seed: right(300) for seed in SEEDS}, live=400_000)
@@ -169,7 +192,8 @@ def test_the_sentence_says_what_holds_fails_and_cannot_be_decided(three_tasks: S
         "Non-inferiority of SoRA-small to LoRA r = 8, with 25 % of its live parameters, holds on SST-2 acc., fails on "
         "RTE acc. and cannot be decided on MRPC acc.; its advantage over a LoRA of equal size holds on SST-2 acc., "
         "fails on RTE acc. and cannot be decided on MRPC acc.; its advantage over its own pattern permuted holds on "
-        "SST-2 acc. and cannot be decided on MRPC acc. and RTE acc."
+        "SST-2 acc. and cannot be decided on MRPC acc. and RTE acc. Not on all seeds that docs/study.md fixed: SST-2 "
+        "acc., MRPC acc. and RTE acc."
     )
 
 
