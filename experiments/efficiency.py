@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from experiments.labels import METHODS, TASKS
+from experiments.labels import METHODS, in_words
 from experiments.published import NAMES, seconds_per_epoch
 from experiments.scores import by_seed, paired
 from experiments.stats import sd
@@ -54,7 +54,7 @@ def _seconds(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
     methods = list(runs["method"].unique())
     rows = []
     for task, part in runs.groupby("task", sort=False):
-        row: dict[str, object] = {"task": TASKS.get(str(task), task)}
+        row: dict[str, object] = {"task": in_words(str(task))}
         for method in methods:
             seconds, name = part.loc[part["method"] == method, "seconds"], METHODS.get(method, method)
             row |= {name: seconds.mean(), f"{name} sd": sd(seconds)}
@@ -83,7 +83,8 @@ def _costs(runs: pd.DataFrame, words: str, notes: list[str]) -> Table:
     }
     found = runs.assign(**measured).groupby(["method", "task"], sort=False)
     data = found.agg(**{"runs": ("done", "sum"), "runs of": ("done", "size")}).join(found[[*measured]].mean())
-    data = data.reset_index().replace({"method": METHODS, "task": TASKS})
+    data = data.reset_index().replace({"method": METHODS})
+    data["task"] = data["task"].map(in_words)
     data["live parameters"] = counts(data["live parameters"])
     caption = (
         "Means over seeds. Examples a second while training. Peak memory: highest allocation of a GPU; a CPU's cannot "

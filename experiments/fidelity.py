@@ -6,7 +6,7 @@ import pandas as pd
 
 from experiments.comparisons import comparison_table, sides
 from experiments.draws import draws
-from experiments.labels import TASKS
+from experiments.labels import in_words
 from experiments.scores import cells, chosen, detail_table, score_table
 from experiments.study import REFUSABLE, Study
 from experiments.tables import Artefact, Table, size
@@ -55,4 +55,6 @@ def _changes(runs: pd.DataFrame) -> Table:
         "(src/util.py); a rank of a feed-forward matrix has more."
     )
     formats = {"live weights": size, "by the code's formula": size, "dead ranks, %": "{:.1f}"}
-    return Table("changes", "What each leaves", caption, data.reset_index().replace({"task": TASKS}), formats)
+    data = data.reset_index()
+    data["task"] = data["task"].map(in_words)
+    return Table("changes", "What each leaves", caption, data, formats)

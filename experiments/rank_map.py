@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments import published
 from experiments.figures import WIDTH
-from experiments.labels import METHODS, TASKS, in_words
+from experiments.labels import METHODS, in_words
 from experiments.learning_curves import gates
 from experiments.stats import sd, spearman
 from experiments.study import Study
@@ -52,7 +52,7 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         mine = ranks[(ranks["method"] == method) & (ranks["task"] == task)]
         table = mine.pivot_table(index="run_id", columns="module", values="rank", aggfunc="first")
         total, dead = table.sum(axis=1), (table == 0).sum(axis=1)
-        row = {"method": METHODS.get(str(method), method), "task": TASKS.get(str(task), task)}
+        row = {"method": METHODS.get(str(method), method), "task": in_words(str(task))}
         row |= {"runs": part["done"].sum(), "runs of": len(part), "ranks": total.mean(), "ranks sd": sd(total)}
         row |= {"kept": part["kept"].mean(), "dead modules": dead.mean()}
         row |= {name: pd.to_numeric(part[key]).mean() for name, key in COUNTED.items()}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Canvas
 
 from experiments import published
 from experiments.figures import COLOURS, LINES, MARKERS, WIDTH, legend_below, panels, tiling
-from experiments.labels import METRICS, TASKS
+from experiments.labels import METRICS, in_words
 from experiments.levels import NAMES, SHARES, THIRDS, VARIANTS, at_share, by_level, interpolated, levels, named
 from experiments.stats import sd, t_interval
 from experiments.study import Study
@@ -61,7 +61,7 @@ class Curve(NamedTuple):
     @property
     def row(self) -> dict[str, object]:
         """What every table begins with."""
-        return {"task": TASKS.get(self.task, self.task), "schedule": self.name, "runs": self.runs, "runs of": self.of}
+        return {"task": in_words(self.task), "schedule": self.name, "runs": self.runs, "runs of": self.of}
 
 
 def build(study: Study) -> list[Artefact | None]:
@@ -152,7 +152,7 @@ def _levels(found: list[Curve]) -> Table | None:
     if not rows:
         return None
     metrics = {curve.task: str(curve.levels["metric"].iloc[0]) for curve in found if len(curve.levels)}
-    listed = [f"{TASKS.get(task, task)} {METRICS.get(name, name).rstrip('.')}" for task, name in metrics.items()]
+    listed = [f"{in_words(task)} {METRICS.get(name, name).rstrip('.')}" for task, name in metrics.items()]
     caption = (
         "Mean ± population SD over the seeds that reached the level (n/m: n of m runs). ξ: threshold of the level at "
         "the peak learning rate. Live: sum of r (in + out) over the adapted matrices. Report: score on the report "
@@ -201,7 +201,7 @@ def _figure(found: list[Curve], share: str) -> Figure | None:
         return None
 
     def draw(canvas: Canvas) -> None:
-        for task, axis in zip(tasks, panels(canvas, [TASKS.get(task, task) for task in tasks]), strict=True):
+        for task, axis in zip(tasks, panels(canvas, [in_words(task) for task in tasks]), strict=True):
             mine = [curve for curve in shown if curve.task == task]
             for curve in mine:
                 _draw_line(axis, curve, share, styles.index(curve.name))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from experiments import published
 from experiments.draws import Draws
-from experiments.labels import ARMS, METHODS, TASKS
+from experiments.labels import ARMS, METHODS, in_words
 from experiments.stats import NONE, sd, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, SIGNED, Table, counts, size
@@ -99,7 +99,7 @@ def reasons(found: pd.Series) -> str:
 
 def settings_of(found: pd.DataFrame, heads: Mapping[str, str]) -> pd.DataFrame:
     """The key columns under their heads, methods, arms and tasks by their names. ``heads``: key -> column's head."""
-    words = {"method": METHODS, "arm": ARMS, "task": TASKS}
+    words = {"method": METHODS, "arm": ARMS, "task": {task: in_words(task) for task in found.get("task", ())}}
     return pd.DataFrame(
         {head: found[key].map(lambda v, k=key: words.get(k, {}).get(v, v)) for key, head in heads.items()}
     )

@@ -156,6 +156,23 @@ def test_the_best_rate_is_that_of_the_select_split_and_the_grids_are_compared(tm
     assert artefacts(tmp_path)["best"].caption.endswith("The methods do not have the same grid.")
 
 
+@pytest.mark.parametrize(
+    ("name", "axes", "table"),
+    [
+        ("efficiency", {}, "efficiency"),
+        ("efficiency", {}, "cost"),
+        ("fidelity", {"fidelity": ["authors"]}, "changes"),
+        ("rank_map", {}, "rank_map"),
+        ("mine", {}, "scores"),
+    ],
+)
+def test_a_slice_is_called_the_same_in_every_table(
+    name: str, axes: dict[str, Any], table: str, tmp_path: Path
+) -> None:
+    made.study(tmp_path, name, {**axes, "method": ["sora"], "task": ["sst2_10k"], "seed": [0]})
+    assert set(artefacts(tmp_path)[table].data["task"]) == {"SST-2 (10k)"}
+
+
 def test_the_best_rate_is_the_one_that_tune_chooses(tmp_path: Path) -> None:
     """A rate that seed 2 did not try, because it was not next to the best, has the best mean: that of seed 1 alone."""
     rights = {1: {5e-4: 300, 1e-3: 305, 2e-3: 304, 4e-3: 303}, 2: {5e-4: 290, 1e-3: 291, 2e-3: 290}}
