@@ -16,7 +16,7 @@ the expected variance of its resampled mean is ::
 
 against a true ``s / S + t / N + e / (S N)``: too small by (S - 1) / S in the seeds' part, where the distribution of few
 seeds is coarse besides, and up to three times too large where the interaction dominates. docs/statistics.md has the
-coverage that comes of it, measured.
+coverage that follows, measured.
 """
 
 from __future__ import annotations

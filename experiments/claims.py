@@ -1,8 +1,7 @@
 """What the SoRA paper claims, and what the runs at hand say of it: claim by claim, with an interval and a verdict.
 
 A claim is put as one number per seed. Its verdict looks at the 95 % interval of the mean alone: it holds where all of
-it agrees with the claim, fails where all of it contradicts it, else cannot be decided at this size. The interval is
-Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. First stand the comparisons
+it agrees with the claim, fails where all of it contradicts it, else cannot be decided. The interval is Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. First stand the comparisons
 that were fixed beforehand (experiments/primary.py), with their margins and corrected p.
 """
 
@@ -21,12 +20,12 @@ from experiments.draws import draws
 from experiments.efficiency import slower, timed
 from experiments.labels import ARMS, METHODS, TASKS, Column
 from experiments.levels import interpolated, levels
+from experiments.primary import FAILS, HOLDS, OPEN
 from experiments.scores import by_seed, chosen, long, paired
 from experiments.stats import NONE, Interval, spearman, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, Table
 
-HOLDS, FAILS, OPEN = "holds", "fails", "cannot be decided at this size"
 GIVEN = "by construction"  # what no run could have said otherwise
 TITLE = "What the paper claims, and what these runs say"
 WHOLE = {"sst2_10k": "sst2"}  # our task on a slice of a training file -> the paper's on all of it
@@ -63,7 +62,7 @@ class Claim(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """holds | fails | cannot be decided at this size | by construction | is unfinished."""
+        """holds | fails | cannot be decided | by construction | is unfinished."""
         if self.unfinished:
             return primary.UNFINISHED
         low, high = sorted(self.towards * (end - self.bound) for end in self.interval)
@@ -96,8 +95,8 @@ def table(studies: Sequence[Study]) -> Table | None:
     backbones = ", ".join(dict.fromkeys(str(name) for study in order for name in study.values("backbone")))
     caption = (
         "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
-        f"contradicts it, else {OPEN}; {GIVEN}: SoRA starts with LoRA's ranks and only cuts. A verdict is about the "
-        "settings at hand, not about the best ones: its study's page names them. Intervals: Student's over seeds; of "
+        f"contradicts it, else {OPEN} with so few seeds and examples; {GIVEN}: SoRA starts with LoRA's ranks and only "
+        "cuts. A verdict is about the settings at hand, not about the best ones: its study's page names them. Intervals: Student's over seeds; of "
         "score differences, widened to the bootstrap over seeds and items where that reaches further. Fixed "
         "beforehand: the comparisons of docs/study.md with their margins, p corrected after Holm over the tasks; "
         f"nothing corrects the others for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: "
@@ -316,7 +315,7 @@ def _scheduler(study: Study) -> Iterator[Claim]:
             yield Claim(claim, paper, label, values, "%", t_interval(values), 1, bound, dependence=dependence)
         values = _known(_upper_minus_lower(run) for run in runs)
         claim = "Shallow layers lose their ranks first (live share, upper minus lower third, at half of the parameters)"
-        about, unit = (claim, "said in the text on Figure 2", label), "percentage points"
+        about, unit = (claim, "text on Figure 2", label), "percentage points"
         yield Claim(*about, values, unit, t_interval(values), dependence=dependence)
 
 

@@ -1,4 +1,4 @@
-"""Is a method better than a baseline, on these seeds and items, and could the comparison have told?"""
+"""Is a method better than a baseline, on these seeds and items, and could the comparison have shown it?"""
 
 from __future__ import annotations
 
@@ -194,5 +194,5 @@ def _left_out(study: Study, drawn: Mapping[str, Draws]) -> list[str]:
         return []
     return [
         f"Left out, and with it the average: {', '.join(without)}, whose metric has no bootstrap over items, or whose "
-        "runs have no logits beside their records. The details of each cell have its t intervals."
+        "runs have no logits with their records. The details of each cell have its t intervals."
     ]

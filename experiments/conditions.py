@@ -116,12 +116,13 @@ def _chosen(done: pd.DataFrame) -> str:
     trials = _trials(done)
     if not trials.any():
         return "No recipe of these runs names trials that chose its settings."
+    if without := int((trials == "").sum()):
+        there = len(done) - without
+        return f"The settings of {there} of {len(done)} runs were chosen by earlier trials, which their records name."
     tasks = done["task"]
     alike = trials.groupby(tasks).nunique().max() == 1 and done.groupby(tasks)["method"].nunique().max() > 1
     words = "Settings were chosen by earlier trials, which each record names"
-    words += "; the same for every method." if alike else "."
-    without = int((trials == "").sum())
-    return words + (f" The recipes of {without} of {len(done)} runs name no trials." if without else "")
+    return words + ("; the same for every method." if alike else ".")
 
 
 def _trials(runs: pd.DataFrame) -> pd.Series:

@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: the eighth method is not the first again
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 WIDTH, DPI = 8.6, 200  # inches; a page of Markdown shows them as wide, so that a point of type stays a point
-CROWD = 5  # labels of numbers that stand beside each other in a small plot; more of them are turned
+CROWD = 5  # labels of numbers that fit side by side in a small plot; more of them are turned
 LOOKS = {  # method -> colour, marker and dashes, the same in every figure; an arm has those of its method
     "lora": (COLOURS[0], "o", "-"),
     "sora": (COLOURS[1], "s", "-"),

@@ -163,7 +163,7 @@ def _pareto(backbone: str, parts: dict[str, pd.DataFrame]) -> Figure:
 
     caption = (
         f"{backbone}. Mean over seeds, bars: one SD over seeds. LoRA's line goes along r, SoRA's along ξ. Horizontal: "
-        "what needs no adapter. All settings of a task were trained for as many steps on the same examples."
+        "what needs no adapter. What was trained on a task had as many steps on the same examples."
     )
     high = tiling(len(parts))[1]
     title = "Score against live parameters"
@@ -251,7 +251,7 @@ def forest(found: pd.DataFrame) -> Figure | None:
     limits += f"; of methods {primary.NOT_FIXED}" if limits and (found["other"] == "lora").any() else ""
     caption = (
         "Differences of means, paired by seed. 95 % intervals: thick, t over seeds; thin, bootstrap over seeds and "
-        f"examples.{f' Margin in points: {limits}.' if limits else ''}"
+        f"examples.{f' Margin in points, shaded: {limits}.' if limits else ''}"
     )
     size = (WIDTH, 0.42 * len(found) + 0.5 * len(groups) + 0.7)
     return Figure("sora_minus_lora", "SoRA against LoRA, task by task", caption, draw, size)

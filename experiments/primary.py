@@ -139,8 +139,8 @@ CAPTION = (
     "bootstrap over seeds and examples. A comparison holds where both lie above minus the margin (above 0 where there "
     "is none), fails where both lie below it, and else cannot be decided; it is unfinished until every seed of {} has "
     "its partner. But worse: within the margin, and both below 0. p: of the t test, one-sided against the margin, "
-    "two-sided against 0; Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the difference "
-    "that both would find in 80 % of cases. {}"
+    "two-sided against 0; Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the "
+    "difference from 0 that each of the two intervals alone would show in 80 % of cases, the larger of the two. {}"
 )
 NOT_FIXED = "margins as in docs/study.md; not fixed beforehand for this sweep"
 CAPTIONS = {

@@ -163,7 +163,7 @@ def _levels(found: list[Curve]) -> Table | None:
 
 
 def _paper(found: list[Curve]) -> Table | None:
-    """What the paper's text and figure say of the tasks of this study, beside ours; None where it says nothing."""
+    """What the paper's text and figure say of the tasks of this study, and ours; None where it says nothing."""
     rows = []
     for curve in (each for each in found if len(each.levels)):
         mean = by_level(curve.levels)
@@ -186,7 +186,7 @@ def _paper(found: list[Curve]) -> Table | None:
         "dense model's live parameters, interpolated linearly in the logarithm of live parameters + 1 between the "
         "levels' means. Backbone, levels and training differ: shapes can be compared, values cannot."
     )
-    return Table("paper", "Beside the paper's Figure 2", caption, data, FORMATS)
+    return Table("paper", "The paper's Figure 2 and these runs", caption, data, FORMATS)
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def published_table(
     data["printed parameters"], data["source"] = theirs["params"].replace("", EMPTY), theirs["where"]
     caption = f"Points. Difference: ours minus published. {_unlike(study, sources)}".strip()
     formats = {"our live parameters": size, "difference": SIGNED, **dict.fromkeys(heads.values(), "{:g}")}
-    return Table("published", "Beside published numbers", caption, data, formats)
+    return Table("published", "Ours and published numbers", caption, data, formats)
 
 
 def _unlike(study: Study, sources: Sequence[tuple[str, str]]) -> str:

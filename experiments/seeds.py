@@ -47,7 +47,7 @@ def parts(scores: pd.DataFrame) -> dict[str, float]:
     """SDs of the effects of rows, of columns and of the rest, with F tests; NaN until the grid is complete.
 
     Two-way analysis of variance (statsmodels) with one score per place: ``var_rows = (MS_rows - MS_rest) / columns``, 0
-    where the estimate is negative; interaction cannot be told from noise here, and both are the rest.
+    where the estimate is negative; interaction cannot be separated from noise here, and both are the rest.
     """
     if scores.isna().any(axis=None) or min(scores.shape) < 2:
         return NOTHING

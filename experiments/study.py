@@ -233,7 +233,7 @@ def _typed(text: str) -> Any:
 
 
 def _plain(values: Sequence[Any]) -> bool:
-    """Whether pandas may choose the type of a column: not for tuples, and not for true and false beside numbers."""
+    """Whether pandas may choose the type of a column: not for tuples, and not for true and false among numbers."""
     return not any(isinstance(value, tuple | bool) for value in values)
 
 
