@@ -127,7 +127,7 @@ def _best(found: pd.DataFrame) -> Table:
         row |= {"learning rates": len(whole), "learning rates of": len(part)}
         if len(whole):
             most = whole[whole["of"] == whole["of"].max()]  # as scripts/tune.py chooses
-            best = most.loc[most["select"].idxmax()]
+            best = most.loc[most.sort_values(RATE)["select"].idxmax()]
             report = score_columns(part[part[RATE] == best[RATE]], "report").iloc[0].to_dict()
             row |= {"best": best[RATE], "select": best["select"], **report}
             row["select - report"] = best["select"] - best["mean"]

@@ -76,9 +76,9 @@ def means(scores: Scores) -> dict[float, float]:
 
 
 def best(scores: Scores) -> float:
-    """The value with the best mean; of equals the first."""
+    """The value with the best mean; of equals the smallest, whatever the order in which they were run."""
     found = means(scores)
-    return max(found, key=lambda value: found[value])
+    return max(sorted(found), key=lambda value: found[value])
 
 
 def at_the_edge(best: float, tried: Collection[float]) -> bool:

@@ -187,6 +187,13 @@ def test_the_best_rate_is_the_one_that_tune_chooses(tmp_path: Path) -> None:
     assert (cells["select"].value, cells["remark"].text) == (pytest.approx(74.5), EMPTY)
 
 
+def test_of_equal_rates_the_smallest_is_the_best(tmp_path: Path) -> None:
+    """In whatever order a sweep names them."""
+    axes = [{"method": "lora", "task": "rte", RATE: rate, "seed": 1} for rate in (2e-3, 1e-3)]
+    answered.study(tmp_path, "learning_rate", [Answered(each, share(300, 400), share(300, 400)) for each in axes])
+    assert row(artefacts(tmp_path)["best"], "LoRA")["best"].value == 1e-3
+
+
 @pytest.mark.parametrize("values", [[0.0, 1e-4, 4e-4], [1e-4, 4e-4]])
 def test_a_curve_says_what_its_axis_cannot_show(tmp_path: Path, values: list[float]) -> None:
     made.study(tmp_path, "threshold", {"method": ["sora"], "method.threshold": values, **ONE})

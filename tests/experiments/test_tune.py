@@ -63,6 +63,7 @@ def test_the_best_rate_of_the_select_split_becomes_the_recipe(tmp_path: Path, co
 
 
 def test_of_rates_with_one_seed_and_with_two_those_with_two_decide() -> None:
+    assert tuning.best({(2e-3, 1): 85.0, (1e-3, 1): 85.0}) == tuning.best({(1e-3, 1): 85.0, (2e-3, 1): 85.0}) == 1e-3
     assert tuning.best({(1e-3, 1): 85.0, (5e-4, 1): 80.0, (5e-4, 2): 82.0, (2e-3, 1): 80.0, (2e-3, 2): 81.0}) == 5e-4
 
 
