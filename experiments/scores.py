@@ -99,7 +99,8 @@ def reasons(found: pd.Series) -> str:
 
 def settings_of(found: pd.DataFrame, heads: Mapping[str, str]) -> pd.DataFrame:
     """The key columns under their heads, methods, arms and tasks by their names. ``heads``: key -> column's head."""
-    words = {"method": METHODS, "arm": ARMS, "task": {task: in_words(task) for task in found.get("task", ())}}
+    tasks = {task: in_words(task) for task in found["task"].dropna()} if "task" in heads else {}
+    words = {"method": METHODS, "arm": ARMS, "task": tasks}
     return pd.DataFrame(
         {head: found[key].map(lambda v, k=key: words.get(k, {}).get(v, v)) for key, head in heads.items()}
     )
