@@ -1,7 +1,8 @@
 """What the SoRA paper claims, and what the runs at hand say of it: claim by claim, with an interval and a verdict.
 
 A claim is put as one number per seed. Its verdict looks at the 95 % interval of the mean alone: it holds where all of
-it agrees with the claim, fails where all of it contradicts it, else cannot be decided. The interval is Student's over seeds; of scores, the hull of that and the bootstrap over seeds and items. First stand the comparisons
+it agrees with the claim, fails where all of it contradicts it, else cannot be decided. The interval is Student's over
+seeds; of scores, the hull of that and the bootstrap over seeds and items. First stand the comparisons
 that were fixed beforehand (experiments/primary.py), with their margins and corrected p.
 """
 
@@ -96,7 +97,8 @@ def table(studies: Sequence[Study]) -> Table | None:
     caption = (
         "Verdict by the 95 % interval alone: holds where all of it agrees with the claim, fails where all of it "
         f"contradicts it, else {OPEN} with so few seeds and examples; {GIVEN}: SoRA starts with LoRA's ranks and only "
-        "cuts. A verdict is about the settings at hand, not about the best ones: its study's page names them. Intervals: Student's over seeds; of "
+        "cuts. A verdict is about the settings at hand, not about the best ones: its study's page names them. "
+        "Intervals: Student's over seeds; of "
         "score differences, widened to the bootstrap over seeds and items where that reaches further. Fixed "
         "beforehand: the comparisons of docs/study.md with their margins, p corrected after Holm over the tasks; "
         f"nothing corrects the others for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: "

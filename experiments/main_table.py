@@ -40,9 +40,10 @@ GAPS = ["minus LoRA", "t interval", "t interval high", "bootstrap interval", "bo
 DOUBTFUL = "not shown to be above the majority class"
 CAPTION = (
     "Points on the report split, of the selected weights: mean ± population SD over seeds; n: runs that are there, of "
-    "those planned (one that diverged before its first score is in n and not in the mean). Live parameters: without the "
-    "head. Minus LoRA: over the seeds both have (a probe's or zero-shot run stands for every seed), with two 95 % "
-    "intervals, Student's t over seeds and a bootstrap over seeds and examples. Majority class: one class for every item, the one that scores best on the report split; "
+    "those planned (one that diverged before its first score is in n and not in the mean). Live parameters: without "
+    "the head. Minus LoRA: over the seeds both have (a probe's or zero-shot run stands for every seed), with two 95 % "
+    "intervals, Student's t over seeds and a bootstrap over seeds and examples. "
+    "Majority class: one class for every item, the one that scores best on the report split; "
     f"remarks name the rows of which one of the two intervals does not lie above it ({DOUBTFUL}). Data dependence: 1 - "
     "the correlation, over matrices, between the live ranks and those that the initial draw leaves without data. "
 )

@@ -114,9 +114,7 @@ def test_an_arm_without_a_run_has_no_number(results: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["done", "planned"])
-def test_tables_of_two_backbones_say_which_is_which(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_of_two_backbones_say_which_is_which(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one has no record yet, and so no sizes."""
     monkeypatch.setattr(figures, "render", lambda figure: (b"", b""))
     armed.arm(tmp_path, "lora_r8", {0: right(300)}, fixed={"backbone": "mpnet-base"})

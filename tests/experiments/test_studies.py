@@ -166,9 +166,7 @@ def test_the_best_rate_is_that_of_the_select_split_and_the_grids_are_compared(tm
         ("mine", {}, "scores"),
     ],
 )
-def test_a_slice_is_called_the_same_in_every_table(
-    name: str, axes: dict[str, Any], table: str, tmp_path: Path
-) -> None:
+def test_a_slice_is_called_the_same_in_every_table(name: str, axes: dict[str, Any], table: str, tmp_path: Path) -> None:
     made.study(tmp_path, name, {**axes, "method": ["sora"], "task": ["sst2_10k"], "seed": [0]})
     assert set(artefacts(tmp_path)[table].data["task"]) == {"SST-2 (10k)"}
 

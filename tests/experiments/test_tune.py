@@ -170,7 +170,7 @@ def test_the_page_of_a_study_says_by_which_trials_its_settings_were_chosen(tmp_p
     assert "Settings were chosen by earlier trials, which each record names.\n" in page
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| STS-B")]
     assert [(row[2].strip(), row[-2].strip()) for row in rows] == [("LoRA", "A"), ("SoRA", "B")]
-    for words, said in (("B", "names; the same for every method."), ("", "of 1 of 2 runs were chosen by earlier trials,")):
+    for words, said in (("B", "names; the same for every method."), ("", "of 1 of 2 runs were chosen by earlier")):
         made.change(tmp_path, lambda record, words=words: record["provenance"]["recipe"].update(tuned=words), "lora")
         assert said in described(load(tmp_path).studies[0])
     made.change(tmp_path, lambda record: record["provenance"]["recipe"].update(tuned=""))
