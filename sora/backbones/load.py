@@ -207,4 +207,8 @@ def _to_bf16(encoder: nn.Module) -> None:
             norm.load_state_dict({key: value.float() for key, value in module.state_dict().items()})
             norm.requires_grad_(False)
             parent, _, child = name.rpartition(".")
+    exact = dict(encoder.named_buffers(remove_duplicate=False))  # the angles of rotary positions, which transformers keeps in fp32 too
             setattr(encoder.get_submodule(parent), child, norm)
+    for name, buffer in exact.items():
+        parent, _, child = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), child, buffer)
