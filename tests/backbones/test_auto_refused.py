@@ -16,6 +16,8 @@ from sora.backbones.auto import described
 from sora.backbones.tokenizer import load_tokenizer
 from sora.config import BackboneConfig
 from sora.errors import UserError
+from sora.training.pack import build_pack
+from tests import tiny
 from tests.backbones.folders import DRY, SHORT, auto, edit, save_model, save_tokenizer
 from tests.typed import refused
 
@@ -171,6 +173,33 @@ def test_a_fourier_transform_over_the_batch(tmp_path: Path) -> None:
     AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
         load_backbone(auto(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "arch", "strange"),
+    [
+        ("deberta", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}, "pos_dropout"),  # rows of a table
+        ("longformer", {"attention_window": 8}, "query"),  # positions come before examples there
+    ],
+)
+def test_layers_whose_rows_are_no_examples_take_one_run_at_a_time(
+    family: str, arch: dict[str, Any], strange: str
+) -> None:
+    """In a pack each half of such rows would get the adapter of another run."""
+    arch = tiny.SHARED | {"model_type": family, "max_position_embeddings": 64} | arch
+    changes = {"family": family, "arch": arch, "dropout": 0.0 if family == "longformer" else None}
+    alone, *_ = runs = tiny.runs("bert", [0, 1], backbone=changes)
+    toy = tiny.data(alone.task)
+    build_pack([alone], toy, torch.device("cpu"), encode=False)
+    with pytest.raises(UserError, match=rf"{strange} of {family} reads other rows .* hydra.sweeper.max_pack=1"):
+        build_pack(runs, toy, torch.device("cpu"), encode=False)
+
+
+def test_nothing_linear_to_adapt() -> None:
+    arch = tiny.SHARED | {"model_type": "squeezebert", "embedding_size": 32, "max_position_embeddings": 64}
+    runs = tiny.runs("bert", 0, backbone={"family": "squeezebert", "arch": arch})
+    with pytest.raises(UserError, match="squeezebert has no linear layer in its blocks to adapt"):
+        build_pack(runs, tiny.data(runs[0].task), torch.device("cpu"), encode=False)
 
 
 class Noisy(torch.nn.Module):
