@@ -207,7 +207,8 @@ def _count_attention(backbone: Backbone, end: str) -> None:
 
 
 def _to_bf16(encoder: nn.Module) -> None:
-    exact = dict(encoder.named_buffers(remove_duplicate=False))  # the angles of rotary positions, which transformers keeps in fp32 too
+    # the angles of rotary positions among them, which transformers keeps in fp32 too
+    exact = dict(encoder.named_buffers(remove_duplicate=False))
     encoder.to(torch.bfloat16)
     for name, buffer in exact.items():
         parent, _, child = name.rpartition(".")
