@@ -115,14 +115,23 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
         raise UserError(f"{place}: column {task.label!r} has one label in every row; a classifier needs two")
     trained = set(zip(*found["train"].texts, strict=True))
     for split, table in tables.items():
+        labelled = split != "test" or _is_labelled(table, task)
         line = f"task {task.name}: {split} is {table.place}, {len(found[split]):,} rows{table.how}"
         if split == "train":
             line += ", scores" if task.regression else f", classes {', '.join(task.labels)}"
         elif split == "test":
-            line += ", labelled" if _is_labelled(table, task) else ", without labels"
+            line += ", labelled" if labelled else ", without labels"
         shared = sum(texts in trained for texts in zip(*found[split].texts, strict=True))
         if shared and split != "train":
             line += f"; note: the texts of {shared:,} of them are in train too"
+        if labelled and len(values := set(found[split].labels.tolist())) == 1:
+            if task.regression:
+                score = f"{values.pop():g}"
+                raise UserError(
+                    f"{table.place}: column {task.label!r} has the score {score} in every row, with which nothing "
+                    "correlates; correct it, or leave the column out of a test split"
+                )
+            line += f"; note: every row has the label {task.labels[values.pop()]}"
         print(line, file=sys.stderr, flush=True)
     return task.labels, {split: len(examples) for split, examples in found.items()}
 
@@ -140,10 +149,10 @@ def _examples(task: TaskConfig, split: str, table: Table) -> Examples:
 
 
 def _is_labelled(table: Table, task: TaskConfig) -> bool:
-    """Whether any row of a test split has a label; -1 in every row is none."""
+    """Whether any row of a test split has a label or a score; -1 in every row is none."""
     if task.label not in table.frame.columns:
         return False
-    none = {""} if task.regression or "-1" in task.labels else {"", "-1"}
+    none = {""} if "-1" in task.labels else {"", "-1", "-1.0"}
     return not {each.strip() for each in words_of(table, task.label, task.labels)} <= none
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -122,6 +123,15 @@ def test_a_test_file_without_labels_is_predicted_alone(tmp_path: Path, values: d
     assert load_test(run.task, run.data)["test"].labels.tolist() == [-1] * 10
 
 
+def test_scores_of_minus_one_in_a_whole_test_file_are_none(tmp_path: Path) -> None:
+    """As the hub has GLUE's STS-B: a constant, with which nothing correlates, would be reported on."""
+    files = write(tmp_path, "jsonl", [0.5, 2.0, 4.75], ("train", "validation"))
+    files["test"] = write(tmp_path, "jsonl", [-1.0], ("test",))["test"]
+    run = described(files)
+    assert loaded(run).splits["report"].source == "own/validation"
+    assert np.isnan(load_test(run.task, run.data)["test"].labels).all()
+
+
 def test_a_file_of_three_lines_is_a_task(typed: Command, tmp_path: Path) -> None:
     """In a folder for --config-dir, with official tasks in one sweep; the same as by keys alone."""
     files = write(tmp_path, "csv", ["no", "yes"])
@@ -198,6 +208,9 @@ def test_what_was_found_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture
         "15 rows, separated by tabs, quoted as CSV; note: the texts of 3 of them are in train too"
     )
     assert test.endswith("10 rows, separated by tabs, quoted as CSV, labelled")
+    frame("test", ["no"]).to_csv(files["test"], index=False, sep="\t")
+    described(files)
+    assert capsys.readouterr().err.splitlines()[2].endswith("labelled; note: every row has the label no")
 
 
 def test_a_trial_takes_the_first_examples_of_each_split(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "good.tsv").write_text(GOOD.replace(",", "\t"), encoding="utf-8")
     rows = Dataset.from_list(frame("train", ["no", "yes"]).to_dict("records"))
     DatasetDict({"train": rows, "validation": rows}).save_to_disk(made / "saved")
+    (made / "real.csv").write_text(csv_text("t,p,0.5", "u,q,1.5", "v,r,2.5"), encoding="utf-8")
+    (made / "flat.csv").write_text(csv_text("t,p,0.5", "u,q,0.50"), encoding="utf-8")
     DatasetDict({"left": rows, "right": rows}).save_to_disk(made / "odd")
     rows.save_to_disk(made / "single")
     lists = Features({"a": List(Value("string")), "b": Value("string"), "y": Value("string")})
@@ -135,6 +137,7 @@ def test_wrong_files_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_wrong_description_is_one_sentence(
+        ({"files": {"train": "real.csv", "validation": "flat.csv"}}, "flat.csv: column 'y' has the score 0.5 in"),
     folder: Path, monkeypatch: pytest.MonkeyPatch, task: dict[str, Any], says: str
 ) -> None:
     monkeypatch.chdir(folder)
