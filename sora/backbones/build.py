@@ -147,7 +147,7 @@ def read_state(files: Sequence[Path]) -> dict[str, Tensor]:
             else:
                 state |= load_file(path)
         except Exception as error:  # each reader has its own errors for a damaged file
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: cannot be read as weights ({reason}); fetch the file again") from error
     return state
 

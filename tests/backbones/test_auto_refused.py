@@ -55,6 +55,11 @@ def _code(folder: Path) -> None:
     torch.save({"anything": print}, folder / "pytorch_model.bin")
 
 
+def _empty(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").touch()
+
+
 def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
@@ -73,6 +78,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another hidden size": (_says(hidden_size=64), "is [32], [64] expected"),
     "a truncated file": (_cut, "cannot be read as weights"),
     "a pickle of code": (_code, "pytorch_model.bin: cannot be read as weights"),
+    "an empty pickle": (_empty, "pytorch_model.bin: cannot be read as weights (EOFError)"),
     "an unknown architecture": (
         _says(model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
         "transformers cannot build this ownbert (ValueError: Unrecognized model",
