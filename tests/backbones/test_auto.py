@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sora.backbones import DropoutKey, load_backbone
 from sora.backbones.auto import described
+from sora.backbones.dropout import CounterDropout
 from sora.backbones.source import backbone_identity
 from sora.backbones.tokenizer import load_tokenizer
 from sora.config import BackboneConfig
@@ -53,6 +54,13 @@ def test_a_saved_folder_describes_itself(family: str, tmp_path: Path) -> None:
 MATRICES = dict.fromkeys(tiny.EVERY, 6 * tiny.LAYERS)
 MATRICES["albert"] = 6 * 2  # two groups of shared layers
 MATRICES["modernbert"] = 4 * 3  # queries, keys and values are one matrix
+
+
+def test_a_key_of_the_architecture_that_is_given_holds(tmp_path: Path) -> None:
+    """Over what config.json says; one that the weights do not have is refused."""
+    save_model(tmp_path)
+    backbone = load_backbone(auto(tmp_path, arch={"hidden_dropout_prob": 0.3}))
+    assert {site.p for site in backbone.modules() if isinstance(site, CounterDropout)} == {0.1, 0.3}
 
 
 def test_an_encoder_alone_and_a_renamed_layer_norm(tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def test_what_names_no_model(given: dict[str, str], said: str) -> None:
             "backbone.weights=google-bert/bert-base-uncased",
         ),
         (("backbone=minilm-l6", "backbone.weights=own"), "but backbone=minilm-l6 has 30522"),
+        (
+            ("backbone=auto", "backbone.weights=own", "+backbone.arch.num_hidden_layers=1"),
+            "config.json: says num_hidden_layers 2, but backbone=bert-1x32-",
+        ),
         (("backbone=auto", "backbone.weights=own", "method.r=33"), "must be at most 32, the hidden size"),
     ],
 )
