@@ -48,6 +48,20 @@ def test_one_content_is_one_run_whatever_the_file(tmp_path: Path) -> None:
     assert len(names) == 1
 
 
+def test_a_folder_of_tables_is_read_as_its_files_are(tmp_path: Path) -> None:
+    """An open quote is text there too, and NA and None are words, where pandas would swallow rows."""
+    files = {split: str(tmp_path / f"{split}.tsv") for split in ("train", "validation")}
+    for split, path in files.items():
+        rows = [
+            f"{text} {split} {i}\tb\t{('None', 'one')[i % 2]}" for i, text in enumerate(["fine", '"open', "NA", "x"])
+        ]
+        Path(path).write_text("a\tb\ty\n" + "\n".join([*rows, '"NA" it was\tb\tNone']) + "\n", encoding="utf-8")
+    alone, folder = described(files), described(str(tmp_path))
+    assert folder.task.labels == alone.task.labels == ["None", "one"]
+    assert loaded(folder).sha256 == loaded(alone).sha256
+    assert folder.task.sizes == {"train": 5, "validation": 5}
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
