@@ -70,7 +70,7 @@ def _read(config: BackboneConfig) -> BackboneConfig:
     if why := _unsupported(values):
         raise UserError(f"{path}: {why}; {ENCODERS}")
     arch = {key: value for key, value in sorted(values.items()) if value is not None}
-    arch = {key: value for key, value in arch.items() if not NOT_ARCHITECTURE.fullmatch(key)}
+    arch = {key: value for key, value in arch.items() if not NOT_ARCHITECTURE.fullmatch(key)} | config.arch
     missing = [name for name in NAMES if "drop" not in name and dimension(arch, name) is None]
     if missing or kind not in FAMILIES:  # a decoder is refused before its weights are fetched
         arch |= _defaults(str(kind), arch, missing)
@@ -84,7 +84,9 @@ def _unsupported(values: dict[str, Any]) -> str:
     """Why a model is not taken, as far as its config.json shows; the rest is seen when it is run."""
     kind = values.get("model_type")
     if not isinstance(kind, str) or not kind:
-        return "names no model_type, so it is not of a model of transformers"
+        return (
+            'names no model_type; if it is of a model of transformers, write that into it, as in "model_type": "bert"'
+        )
     classes = [str(name) for name in values.get("architectures") or []]
     what = ""
     if "quantization_config" in values:

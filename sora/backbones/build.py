@@ -130,7 +130,7 @@ def pretrained(config: BackboneConfig, hf_config: Any) -> tuple[nn.Module, dict[
             f"{files[0]}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
             f"belong to (backbone=auto backbone.weights={files[0].parent} reads its config.json), or {WAYS_OUT}"
         )
-    return encoder, _pooler(config.family, state)
+    return encoder, _pooler(config.family, state, prefix, hf_config.hidden_size)
 
 
 def read_state(files: Sequence[Path]) -> dict[str, Tensor]:
@@ -147,15 +147,14 @@ def read_state(files: Sequence[Path]) -> dict[str, Tensor]:
             else:
                 state |= load_file(path)
         except Exception as error:  # each reader has its own errors for a damaged file
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: cannot be read as weights ({reason}); fetch the file again") from error
     return state
 
 
-def _pooler(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{FAMILIES[family].prefix}." if family in FAMILIES else ""
+def _pooler(family: str, state: dict[str, Tensor], prefix: str, hidden: int) -> dict[str, Tensor]:
     names = POOLERS.get(family, OTHERS)
     plain = {key.removeprefix(prefix): value for key, value in state.items()}
     found = {new: plain[old].float() for old, new in names.items() if old in plain}
     whole = {"weight"} if family == "modernbert" else {"weight", "bias"}
-    return found if whole <= set(found) else {}
+    return found if whole <= set(found) and found["weight"].shape == (hidden, hidden) else {}

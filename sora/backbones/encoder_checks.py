@@ -6,12 +6,15 @@ Of any other this is seen by running it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sora.backbones import attention
+from sora.backbones.dropout import CounterDropout
 from sora.backbones.families import ENCODERS
 from sora.errors import UserError
 
@@ -25,6 +28,8 @@ TOLERANCE = 1e-4  # of the largest output, in fp32
 def check(backbone: Backbone) -> None:
     """Run an encoder of a family that is not listed, and give its attention sites for dropout.
 
+    Its ``unpacked`` says why two runs cannot share it, where they cannot.
+
     Raises:
         UserError: it cannot be run on token ids alone, reads from left to right, lets padding or other examples reach a
             token, or drops where no masks can be counted.
@@ -37,7 +42,10 @@ def check(backbone: Backbone) -> None:
     padded[0, 6:] = 0
     attention.SEEN.clear()
     try:
-        whole = _hidden(encoder, ids, mask)
+        with _inputs(encoder) as of_both:
+            whole = _hidden(encoder, ids, mask)
+        with _inputs(encoder) as of_one:
+            _hidden(encoder, ids[:1], mask[:1])
         alone, together = _hidden(encoder, ids[:1, :6], mask[:1, :6]), _hidden(encoder, ids, padded)
     except Exception as error:  # each class fails in its own way
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -51,6 +59,9 @@ def check(backbone: Backbone) -> None:
         wrong = "the padding or another example of the batch reaches a token, so that runs cannot be packed"
     if wrong:
         raise UserError(f"backbone: in {kind} {wrong}; {ENCODERS}")
+    strange = next((name for name, both in of_both.items() if not _of_examples(both, of_one.get(name, []))), None)
+    if strange is not None:
+        backbone.unpacked = f"{strange} of {kind} reads other rows than those of the examples"
     _count(backbone, ids, mask, whole)
 
 
@@ -74,6 +85,33 @@ def _count(backbone: Backbone, ids: Tensor, mask: Tensor, quiet: Tensor) -> None
             f"backbone: {backbone.config.family} drops where masks cannot be counted, so that a run would depend on "
             "its neighbours in a pack; set backbone.dropout=0"
         )
+
+
+@contextmanager
+def _inputs(encoder: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """What goes, in each of its calls, into a module that has weights or masks of its own for each replica."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def note(name: str) -> Any:
+        return lambda _, given: seen.setdefault(name, []).append(given[0].detach()) if given else None
+
+    hooks = [
+        module.register_forward_pre_hook(note(name))
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.Linear | nn.LayerNorm | CounterDropout)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _of_examples(both: list[Tensor], one: list[Tensor]) -> bool:
+    """Whether the inputs of a batch of two are, row by row, those of its examples."""
+    return len(both) == len(one) and all(
+        len(x) == 2 and x[:1].shape == y.shape and _close(x[:1], y) for x, y in zip(both, one, strict=True)
+    )
 
 
 def _hidden(encoder: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:

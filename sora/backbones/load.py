@@ -50,6 +50,7 @@ class Backbone(nn.Module):
         pooler: pretrained ``weight`` [d, d] and ``bias`` [d] of the pooler, where the checkpoint has one; of the head
             of ModernBERT also ``norm.weight`` [d].
         dropout: the state of all dropout sites; a training step begins and ends it.
+        unpacked: why it takes one run at a time, where it does.
     """
 
     def __init__(self, config: BackboneConfig, encoder: nn.Module, hf_config: Any, precision: str) -> None:
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         self.pooler: dict[str, Tensor] = {}
         self.dropout = DropoutContext()
         self.autocast = False
+        self.unpacked = ""
         self._tokenizer: Any = None
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -113,7 +115,7 @@ class Backbone(nn.Module):
                 the names of its family, or of a family that is not listed every linear layer of the repeated blocks.
 
         Raises:
-            UserError: a pattern that matches nothing, or nothing linear.
+            UserError: a pattern that matches nothing, or nothing linear; there is nothing linear to adapt.
         """
         every = dict(self.encoder.named_modules())
         linear = {name: module for name, module in every.items() if isinstance(module, nn.Linear)}
@@ -121,6 +123,11 @@ class Backbone(nn.Module):
         in_blocks = [name for name in linear if name.startswith(lists)]
         if patterns is None:
             listed = FAMILIES.get(self.config.family)
+            if listed is None and not in_blocks:
+                raise UserError(
+                    f"backbone: {self.config.family} has no linear layer in its blocks to adapt; take another encoder, "
+                    "or a method that adapts none (method=bitfit, method=full)"
+                )
             if listed is None:
                 return {name: linear[name] for name in in_blocks}
             blocks = [name for name in every if re.fullmatch(listed.blocks, name)]
@@ -200,7 +207,12 @@ def _count_attention(backbone: Backbone, end: str) -> None:
 
 
 def _to_bf16(encoder: nn.Module) -> None:
+    # the angles of rotary positions among them, which transformers keeps in fp32 too
+    exact = dict(encoder.named_buffers(remove_duplicate=False))
     encoder.to(torch.bfloat16)
+    for name, buffer in exact.items():
+        parent, _, child = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), child, buffer)
     for name, module in list(encoder.named_modules()):
         if isinstance(module, nn.LayerNorm):
             norm = Fp32LayerNorm(module.normalized_shape, module.eps, bias=module.bias is not None)

@@ -40,7 +40,7 @@ def load_tokenizer(config: BackboneConfig, folder: Path | None = None) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # each format has its own errors for a damaged file
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); fetch its files again") from error
     if not tokenizer.is_fast:
         raise UserError(f"{folder}: {type(tokenizer).__name__} has no fast form (tokenizer.json), which is needed here")

@@ -78,6 +78,8 @@ def _unknown_key(key: str) -> str:
     if key in known:
         return f"{key}: not in this configuration; +{key}=<value> adds it, or choose the group that has it"
     hint = f"; {' '.join(program_name())} --help lists the keys"
+    if whole := next((each for each in known if each.endswith(f".{key}")), None):  # without its group
+        return f"{key}: no such key; did you mean {whole}?"
     return f"{key}: no such key{nearest(key, known) or hint}"
 
 

@@ -26,7 +26,8 @@ SINGLE = ("backbone.dropout", "backbone.pooling", "backbone.tokenizer", "backbon
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
 
-    Likewise epochs, typed or of a recipe from elsewhere, that a budget's steps would override.
+    Likewise epochs, typed or of a recipe from elsewhere, that a budget's steps would override, and the method's rate
+    where the trainer's is set.
 
     Args:
         cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
@@ -52,6 +53,12 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         raise UserError(
             f"trainer.epochs={trainer['epochs']:g}: has no effect, given the trainer.max_steps={trainer['max_steps']} "
             f"of budget={cfg['budget']}; add trainer.max_steps=null or budget=none"
+        )
+    if "method.learning_rate" in typed and trainer.get("learning_rate") is not None:
+        where = f" of recipe={cfg['recipe']}" if cfg["recipe"] and "trainer.learning_rate" not in typed else ""
+        rate = f"trainer.learning_rate={trainer['learning_rate']:g}"
+        raise UserError(
+            f"method.learning_rate: has no effect, given the {rate}{where}; set trainer.learning_rate instead"
         )
 
 

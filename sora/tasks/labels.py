@@ -8,6 +8,7 @@ things is refused.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from sora.tasks.tables import Table
 
 MANY = 150  # different words in a label column: more are no classes
 WHOLE = 10  # different whole numbers, if they do not count from 0: more may be scores
+COMMA = re.compile(r"[+-]?\d+,\d+")  # a number with a decimal comma
 GIVE = "give task.labels=[...] for classes, or task.score_range=[lowest,highest] for scores"
 
 
@@ -90,7 +92,7 @@ def labels_found(table: Table, name: str) -> list[str]:
     An empty list where the values are real numbers: a regression.
 
     Raises:
-        UserError: one class alone, values of several types, two spellings of one label, or
+        UserError: one class alone, values of several types, two spellings of one label, numbers among words, or
             numbers that may be classes or scores.
     """
     counts = Counter(each for each in words_of(table, name) if each.strip())
@@ -102,6 +104,8 @@ def labels_found(table: Table, name: str) -> list[str]:
             f"{start} holds values such as {', '.join(map(show, kinds.values()))}; labels are all texts, all numbers "
             "or all true and false"
         )
+    if name not in table.classes:
+        _check_alike(start, counts, numbers)
     if all(map(math.isfinite, numbers.values())) and name not in table.classes:
         if any(not number.is_integer() for number in numbers.values()):
             return []
@@ -122,6 +126,23 @@ def labels_found(table: Table, name: str) -> list[str]:
     if len(counts) < 2:
         raise UserError(f"{start} has one label, {next(iter(counts), '')!r}, in every row; a classifier needs two")
     return sorted(counts, key=lambda each: (numbers[each] if math.isfinite(numbers[each]) else math.inf, each))
+
+
+def _check_alike(start: str, counts: Counter[str], numbers: dict[str, float]) -> None:
+    """Refuse what makes classes of scores or of nothing: decimal commas, a word among numbers, pandas' nan."""
+    if lost := next((each for each in counts if each.lower() == "nan"), None):
+        raise UserError(
+            f"{start} holds {lost!r} in {counts[lost]} rows, as pandas writes a missing value; leave them out, or "
+            f"{GIVE}"
+        )
+    numeric = [each for each in counts if math.isfinite(numbers[each]) or COMMA.fullmatch(each)]
+    words = [each for each in counts if each not in numeric]
+    if numeric and words:
+        raise UserError(
+            f"{start} holds numbers and words such as {numeric[0]!r}, {words[0]!r}; correct them, or {GIVE}"
+        )
+    if commas := [each for each in numeric if COMMA.fullmatch(each)]:
+        raise UserError(f"{start} holds numbers with a comma such as {commas[0]!r}; write a point, or {GIVE}")
 
 
 def _kind(value: Any) -> str:

@@ -44,6 +44,7 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
             f"task {task.name} is a diagnostic set without training data; train one of {', '.join(task.trained_on)} "
             "with predict=true, which also predicts it"
         )
+    _check_shape(task)
     check_metrics(task)
     partial: dict[str, str] = {}
     if task.reader == "own":
@@ -58,6 +59,21 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
         partial = partial | cut
     sizes = {name: len(examples) for name, examples in splits.items()}
     return TaskData(task, splits, sizes, partial, splits_digest(splits))
+
+
+def _check_shape(task: TaskConfig) -> None:
+    """Raise UserError for a reading of an example that the rows of the task do not allow."""
+    wrong: dict[str, str] = {}
+    if len(task.labels) == 1:
+        wrong["labels"] = "has one label in all; give two or more"
+    if task.spans and task.layout not in ("wic", "wsc"):
+        wrong["spans"] = "has no marked words; leave it empty"
+    if task.truncate and task.layout in ("flat", "wsc") and "text_b" not in task.columns:
+        wrong["truncate"] = "has one text, which is cut as it is; leave it empty"
+    if task.scoring != "classes" and task.layout == "flat":
+        wrong["scoring"] = "has no choices and no questions to which examples belong; leave it at classes"
+    for key, reason in wrong.items():
+        raise UserError(f"task.{key}: got {show(getattr(task, key))}, but task={task.name} {reason}")
 
 
 def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
@@ -102,8 +118,6 @@ def _read(task: TaskConfig, splits: Sequence[str], data: DataConfig) -> tuple[di
             f"task.files: got {show(task.files)}, must name a file of its own for each of {', '.join(splits)}, and "
             f"task.sizes the number of its examples; correct the YAML of task {task.name}"
         )
-    if task.spans and task.layout not in ("wic", "wsc"):
-        raise UserError(f"task.spans: got {show(task.spans)}, but task={task.name} has no marked words; leave it empty")
     source = locate(task, data.dir)
     official: dict[str, Examples] = {}
     partial: dict[str, str] = {}

@@ -24,7 +24,17 @@ from sora.errors import UserError
 from sora.tasks.examples import Examples
 from sora.tasks.formats import flat
 from sora.tasks.labels import labels_found, word, words_of
-from sora.tasks.tables import ONE, Table, joined, of_dataset, read_datasets, read_delimited, read_jsonl, text_of
+from sora.tasks.tables import (
+    ONE,
+    Table,
+    delimited_files,
+    joined,
+    of_dataset,
+    read_datasets,
+    read_delimited,
+    read_jsonl,
+    text_of,
+)
 
 SPLITS = ("train", "validation", "test")
 ALL = "*"  # the key of one source that holds every split
@@ -115,14 +125,23 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
         raise UserError(f"{place}: column {task.label!r} has one label in every row; a classifier needs two")
     trained = set(zip(*found["train"].texts, strict=True))
     for split, table in tables.items():
+        labelled = split != "test" or _is_labelled(table, task)
         line = f"task {task.name}: {split} is {table.place}, {len(found[split]):,} rows{table.how}"
         if split == "train":
             line += ", scores" if task.regression else f", classes {', '.join(task.labels)}"
         elif split == "test":
-            line += ", labelled" if _is_labelled(table, task) else ", without labels"
+            line += ", labelled" if labelled else ", without labels"
         shared = sum(texts in trained for texts in zip(*found[split].texts, strict=True))
         if shared and split != "train":
             line += f"; note: the texts of {shared:,} of them are in train too"
+        if labelled and len(values := set(found[split].labels.tolist())) == 1:
+            if task.regression:
+                score = f"{values.pop():g}"
+                raise UserError(
+                    f"{table.place}: column {task.label!r} has the score {score} in every row, with which nothing "
+                    "correlates; correct it, or leave the column out of a test split"
+                )
+            line += f"; note: every row has the label {task.labels[values.pop()]}"
         print(line, file=sys.stderr, flush=True)
     return task.labels, {split: len(examples) for split, examples in found.items()}
 
@@ -140,10 +159,10 @@ def _examples(task: TaskConfig, split: str, table: Table) -> Examples:
 
 
 def _is_labelled(table: Table, task: TaskConfig) -> bool:
-    """Whether any row of a test split has a label; -1 in every row is none."""
+    """Whether any row of a test split has a label or a score; -1 in every row is none."""
     if task.label not in table.frame.columns:
         return False
-    none = {""} if task.regression or "-1" in task.labels else {"", "-1"}
+    none = {""} if "-1" in task.labels else {"", "-1", "-1.0"}
     return not {each.strip() for each in words_of(table, task.label, task.labels)} <= none
 
 
@@ -156,7 +175,9 @@ def sources(task: TaskConfig, directory: str | None) -> dict[str, list[Path]]:
     if set(files) == {ALL}:
         source = files[ALL]
         folder = _paths(task, source, directory, "data.files")[0]
-        there = read_datasets([folder], task.hub_config) if folder.is_dir() else {ONE: None}
+        there: Collection[str] = (ONE,)
+        if folder.is_dir():
+            there = delimited_files(folder, task.hub_config) or read_datasets([folder], task.hub_config)
         if ONE in there:
             raise UserError(
                 f"data.files={source}: is one split alone; give {{train: {source}, validation: FILE}}, where a "
@@ -214,7 +235,12 @@ def _no_split(folder: Path, split: str, there: Collection[str]) -> UserError:
 def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
     """The rows of a split. Raises UserError for files that cannot be read, or are not all of one kind."""
     wanted, kind = [*task.text, task.label], paths[0].suffix.lower()
+    needed = set(task.text if split == "test" else wanted)
     if len(paths) == 1 and paths[0].is_dir():
+        if texts := delimited_files(paths[0], task.hub_config):
+            if (name := task.hub_splits.get(split, split)) not in texts:
+                raise _no_split(paths[0], name, texts)
+            return joined([read_text(path, task.quoting, needed) for path in texts[name]])
         found = read_datasets(paths, task.hub_config)
         name = ONE if ONE in found else task.hub_splits.get(split, split)
         if name not in found:
@@ -229,7 +255,6 @@ def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
         return of_dataset(read_datasets(paths)[ONE], paths, wanted)
     if kind in (".jsonl", ".json"):
         return joined([read_jsonl(path) for path in paths])
-    needed = set(task.text if split == "test" else wanted)
     return joined([read_text(path, task.quoting, needed) for path in paths])
 
 

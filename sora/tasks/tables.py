@@ -195,6 +195,40 @@ def read_datasets(paths: Sequence[Path], config: str = "") -> dict[str, Any]:
         raise UserError(f"{_place(paths)}: cannot be read ({reason}); {AGAIN}") from error
 
 
+def delimited_files(folder: Path, config: str = "") -> dict[str, list[Path]]:
+    """The CSV and TSV files of each split in a folder of data files; {} where it holds another kind.
+
+    `datasets` reads them as pandas does: an open quote swallows the rows behind it, and words such as None are nothing.
+    What the folder's own README says about columns and their types is left to it.
+    """
+    import datasets
+    from datasets.packaged_modules.csv.csv import CsvConfig
+
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return {}
+    try:
+        builder = datasets.load_dataset_builder(str(folder), config or None)
+    except Exception:  # read_datasets meets it too, and says what it is
+        return {}
+    how = builder.config
+    if not isinstance(how, CsvConfig) or how.names or how.column_names or how.features or builder.info.features:
+        return {}
+    if how.header != "infer" or how.skiprows:
+        return {}
+    root = folder.absolute()
+    found = {
+        str(split): [
+            folder / path.relative_to(root) if path.is_relative_to(root) else path for path in map(Path, files)
+        ]
+        for split, files in (how.data_files or {}).items()
+    }
+    plain = all(path.suffix in (".csv", ".tsv") and path.is_file() for files in found.values() for path in files)
+    if plain and how.sep in (",", "\t", ";"):
+        _check_shards(folder.rglob("*"))
+        return found
+    return {}
+
+
 def _check_shards(files: Iterable[Path]) -> None:
     """Raise UserError where files are numbered as shards and one of them is missing."""
     there = set(files)

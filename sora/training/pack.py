@@ -123,6 +123,11 @@ def build_pack(
     run = runs[0]
     trainer = run.trainer
     backbone = load_backbone(run.backbone, precision=run.precision)
+    if backbone.unpacked and len(runs) > 1:
+        raise UserError(
+            f"backbone: {backbone.unpacked}, so {len(runs)} runs cannot be trained as one pack; train them one by one, "
+            "as in -m seed=0,1,2 hydra.sweeper.max_pack=1"
+        )
     backbone.to(device=device)
     if dtype == torch.float64:
         backbone.double()

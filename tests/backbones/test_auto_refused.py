@@ -16,6 +16,8 @@ from sora.backbones.auto import described
 from sora.backbones.tokenizer import load_tokenizer
 from sora.config import BackboneConfig
 from sora.errors import UserError
+from sora.training.pack import build_pack
+from tests import tiny
 from tests.backbones.folders import DRY, SHORT, auto, edit, save_model, save_tokenizer
 from tests.typed import refused
 
@@ -53,6 +55,11 @@ def _code(folder: Path) -> None:
     torch.save({"anything": print}, folder / "pytorch_model.bin")
 
 
+def _empty(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").touch()
+
+
 def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
@@ -71,6 +78,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "another hidden size": (_says(hidden_size=64), "is [32], [64] expected"),
     "a truncated file": (_cut, "cannot be read as weights"),
     "a pickle of code": (_code, "pytorch_model.bin: cannot be read as weights"),
+    "an empty pickle": (_empty, "pytorch_model.bin: cannot be read as weights (EOFError)"),
     "an unknown architecture": (
         _says(model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
         "transformers cannot build this ownbert (ValueError: Unrecognized model",
@@ -155,6 +163,10 @@ def test_what_names_no_model(given: dict[str, str], said: str) -> None:
             "backbone.weights=google-bert/bert-base-uncased",
         ),
         (("backbone=minilm-l6", "backbone.weights=own"), "but backbone=minilm-l6 has 30522"),
+        (
+            ("backbone=auto", "backbone.weights=own", "+backbone.arch.num_hidden_layers=1"),
+            "config.json: says num_hidden_layers 2, but backbone=bert-1x32-",
+        ),
         (("backbone=auto", "backbone.weights=own", "method.r=33"), "must be at most 32, the hidden size"),
     ],
 )
@@ -171,6 +183,33 @@ def test_a_fourier_transform_over_the_batch(tmp_path: Path) -> None:
     AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
         load_backbone(auto(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "arch", "strange"),
+    [
+        ("deberta", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}, "pos_dropout"),  # rows of a table
+        ("longformer", {"attention_window": 8}, "query"),  # positions come before examples there
+    ],
+)
+def test_layers_whose_rows_are_no_examples_take_one_run_at_a_time(
+    family: str, arch: dict[str, Any], strange: str
+) -> None:
+    """In a pack each half of such rows would get the adapter of another run."""
+    arch = tiny.SHARED | {"model_type": family, "max_position_embeddings": 64} | arch
+    changes = {"family": family, "arch": arch, "dropout": 0.0 if family == "longformer" else None}
+    alone, *_ = runs = tiny.runs("bert", [0, 1], backbone=changes)
+    toy = tiny.data(alone.task)
+    build_pack([alone], toy, torch.device("cpu"), encode=False)
+    with pytest.raises(UserError, match=rf"{strange} of {family} reads other rows .* hydra.sweeper.max_pack=1"):
+        build_pack(runs, toy, torch.device("cpu"), encode=False)
+
+
+def test_nothing_linear_to_adapt() -> None:
+    arch = tiny.SHARED | {"model_type": "squeezebert", "embedding_size": 32, "max_position_embeddings": 64}
+    runs = tiny.runs("bert", 0, backbone={"family": "squeezebert", "arch": arch})
+    with pytest.raises(UserError, match="squeezebert has no linear layer in its blocks to adapt"):
+        build_pack(runs, tiny.data(runs[0].task), torch.device("cpu"), encode=False)
 
 
 class Noisy(torch.nn.Module):

@@ -52,6 +52,12 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
             "trainer.epochs=1: has no effect, given the trainer.max_steps=250 of budget=minilm-l6/synthetic_graded; "
             "add trainer.max_steps=null or budget=none",
         ),
+        (
+            ["recipe=minilm-l6/lora/cola", "method=lora", "method.learning_rate=1e-4"],
+            "method.learning_rate: has no effect, given the trainer.learning_rate=0.001 of recipe=minilm-l6/lora/cola; "
+            "set trainer.learning_rate instead",
+        ),
+        (["learning_rate=1e-4"], "learning_rate: no such key; did you mean trainer.learning_rate?"),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
         (["paths.runs="], "paths.runs: empty, must be a folder"),
         (["paths.results="], "paths.results: empty, must be a folder"),

@@ -68,6 +68,9 @@ def _renamed(folder: Path) -> None:
     ("changes", "damage", "says"),
     [
         ({"spans": "vectors"}, None, "task.spans: got 'vectors', but task=rte has no marked words"),
+        ({"scoring": "choices"}, None, "task.scoring: got 'choices', but task=rte has no choices and no questions"),
+        ({"columns": {"text_a": "sentence1", "label": "label"}, "truncate": "text_a"}, None, "task=rte has one text"),
+        ({"labels": ["entailment"]}, None, "task.labels: got ['entailment'], but task=rte has one label in all"),
         ({"files": dict.fromkeys(("train", "validation"), "train.tsv")}, None, "must name a file of its own for each"),
         ({"files": {"train": "train.tsv"}}, None, "must name a file of its own for each of train, validation"),
         ({"sizes": {"train": 40}}, None, "and task.sizes the number of its examples"),

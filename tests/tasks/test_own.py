@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -45,6 +46,20 @@ def test_one_content_is_one_run_whatever_the_file(tmp_path: Path) -> None:
         assert str(tmp_path) not in json.dumps({name: each.source for name, each in data.splits.items()})
         names.add(run_id(run, data.sha256, {}))
     assert len(names) == 1
+
+
+def test_a_folder_of_tables_is_read_as_its_files_are(tmp_path: Path) -> None:
+    """An open quote is text there too, and NA and None are words, where pandas would swallow rows."""
+    files = {split: str(tmp_path / f"{split}.tsv") for split in ("train", "validation")}
+    for split, path in files.items():
+        rows = [
+            f"{text} {split} {i}\tb\t{('None', 'one')[i % 2]}" for i, text in enumerate(["fine", '"open', "NA", "x"])
+        ]
+        Path(path).write_text("a\tb\ty\n" + "\n".join([*rows, '"NA" it was\tb\tNone']) + "\n", encoding="utf-8")
+    alone, folder = described(files), described(str(tmp_path))
+    assert folder.task.labels == alone.task.labels == ["None", "one"]
+    assert loaded(folder).sha256 == loaded(alone).sha256
+    assert folder.task.sizes == {"train": 5, "validation": 5}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +135,15 @@ def test_a_test_file_without_labels_is_predicted_alone(tmp_path: Path, values: d
     assert data.splits["report"].source == "own/validation"
     assert (data.sizes["select"], data.sizes["report"]) == (6, 6)
     assert load_test(run.task, run.data)["test"].labels.tolist() == [-1] * 10
+
+
+def test_scores_of_minus_one_in_a_whole_test_file_are_none(tmp_path: Path) -> None:
+    """As the hub has GLUE's STS-B: a constant, with which nothing correlates, would be reported on."""
+    files = write(tmp_path, "jsonl", [0.5, 2.0, 4.75], ("train", "validation"))
+    files["test"] = write(tmp_path, "jsonl", [-1.0], ("test",))["test"]
+    run = described(files)
+    assert loaded(run).splits["report"].source == "own/validation"
+    assert np.isnan(load_test(run.task, run.data)["test"].labels).all()
 
 
 def test_a_file_of_three_lines_is_a_task(typed: Command, tmp_path: Path) -> None:
@@ -198,6 +222,9 @@ def test_what_was_found_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture
         "15 rows, separated by tabs, quoted as CSV; note: the texts of 3 of them are in train too"
     )
     assert test.endswith("10 rows, separated by tabs, quoted as CSV, labelled")
+    frame("test", ["no"]).to_csv(files["test"], index=False, sep="\t")
+    described(files)
+    assert capsys.readouterr().err.splitlines()[2].endswith("labelled; note: every row has the label no")
 
 
 def test_a_trial_takes_the_first_examples_of_each_split(tmp_path: Path) -> None:

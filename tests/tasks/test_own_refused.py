@@ -34,6 +34,9 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # file, its content, what the sen
         csv_text(*(f"t,p,{i * i}" for i in range(14))),
         "14 whole numbers such as 0, 1, 4: classes or scores",
     ),
+    ("train.csv", csv_text("t,p,0", "u,q,1", "v,r,nan"), "holds 'nan' in 1 rows, as pandas writes a missing value"),
+    ("train.csv", csv_text("t,p,0.5", "u,q,1", "v,r,n/a"), "holds numbers and words such as '0.5', 'n/a'"),
+    ("train.csv", csv_text('t,p,"0,5"', 'u,q,"1,0"', "v,r,2"), "holds numbers with a comma such as '0,5'"),
     ("train.csv", csv_text(*(f"t,p,name {i}" for i in range(20))), "20 different labels in 20 rows"),
     ("train.csv", GOOD + '"two\nlines",b,no\nonly one\n', "train.csv:10: 1 columns where 3"),
     ("train.csv", GOOD.replace("text 1,", '"text" 1,', 1), "train.csv:3: not quoted as CSV is ("),
@@ -75,6 +78,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("good.csv", "b.csv"):
         (made / name).write_text(GOOD, encoding="utf-8")
     (made / "one.csv").write_text(GOOD.replace("yes", "no"), encoding="utf-8")
+    (made / "real.csv").write_text(csv_text("t,p,0.5", "u,q,1.5", "v,r,2.5"), encoding="utf-8")
+    (made / "flat.csv").write_text(csv_text("t,p,0.5", "u,q,0.50"), encoding="utf-8")
     (made / "good.tsv").write_text(GOOD.replace(",", "\t"), encoding="utf-8")
     rows = Dataset.from_list(frame("train", ["no", "yes"]).to_dict("records"))
     DatasetDict({"train": rows, "validation": rows}).save_to_disk(made / "saved")
@@ -132,6 +137,7 @@ def test_wrong_files_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"labels": ["no", "yes"], "score_range": [0, 1]}, "without task.score_range"),
         ({"labels": ["yes", "good"]}, "label 'no' is not one of yes, good"),
         ({"score_range": [0, 1]}, "score 'no' is not a number from 0 to 1"),
+        ({"files": {"train": "real.csv", "validation": "flat.csv"}}, "flat.csv: column 'y' has the score 0.5 in"),
     ],
 )
 def test_a_wrong_description_is_one_sentence(
