@@ -5,13 +5,14 @@ What comes out is an ordinary backbone with its architecture written out: its ru
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sora.backbones.families import ENCODERS, FAMILIES, NAMES, dimension, own_pooling
-from sora.backbones.source import backbone_identity, read_config_json, tokenizer_folder
+from sora.backbones.source import backbone_identity, read_config_json, tokenizer_folder, tokenizer_identity
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
@@ -28,8 +29,8 @@ NOT_ARCHITECTURE = re.compile(
 def described(config: BackboneConfig) -> BackboneConfig:
     """``config`` with ``auto`` replaced by what config.json says, in family, architecture, pooling and name.
 
-    The name of ``backbone=auto`` is made of the architecture and the hash of the weights, not of their place: tables
-    keep two models apart, and a moved folder is still the same backbone.
+    The name of ``backbone=auto`` is made of the architecture and a hash of weights and tokenizer, not of their place:
+    tables keep two models apart, and a moved folder is still the same backbone.
 
     Raises:
         UserError: no model is named, or none is there; it is no encoder that can be trained on.
@@ -109,8 +110,10 @@ def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, 
 
 
 def _name(config: BackboneConfig) -> str:
-    """``modernbert-22x768-3f2a91c0``."""
+    """``modernbert-22x768-3f2a91c0``: with the tokenizer in it, as a run id has no other word of that."""
     layers, hidden = (dimension(config.arch, key, 0) for key in ("num_hidden_layers", "hidden_size"))
     kind = re.sub(r"[^\w.+-]", "-", config.family)
-    (identity,) = backbone_identity(config).values()
-    return f"{kind}-{layers}x{hidden}-{str(identity)[:8]}"
+    (weights,) = backbone_identity(config).values()
+    if config.weights != "random":
+        weights = hashlib.sha256(f"{weights} {tokenizer_identity(config)}".encode()).hexdigest()
+    return f"{kind}-{layers}x{hidden}-{str(weights)[:8]}"

@@ -112,6 +112,12 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [path for name in (*TOKENIZER_FILES, *TOKENIZER_CONFIGS) if (path := folder / name).is_file()]
 
 
+def tokenizer_identity(config: BackboneConfig) -> str:
+    """sha256 (hex) of the tokenizer's files; config.json, which says little about it, may change. Raises UserError."""
+    hashes = {path.name: file_hash(path) for path in tokenizer_files(tokenizer_folder(config)) if path.name != CONFIG}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
 def _checked_hash(config: BackboneConfig, path: Path) -> str:
     found = file_hash(path)
     if config.weights == "pretrained":
