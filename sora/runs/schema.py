@@ -134,7 +134,9 @@ class Metrics(Part):
         "of the weights with the best select metric; of equals, the earliest. With a schedule: of"
         " those before its levels"
     )
-    last: Evaluated = key("of the last weights; with a schedule, those of its last level")
+    last: Evaluated = key(
+        "of the last weights; with a schedule, those of its last level; of a run that diverged, those from before it did"
+    )
 
 
 class Params(Part):

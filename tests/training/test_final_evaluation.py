@@ -136,3 +136,16 @@ def test_a_diverged_run_says_what_its_weights_score(tmp_path: Path, monkeypatch:
     last = loop.pack.optimizer.rows.clone()
     found, _ = counted(loop, monkeypatch)
     equal_to_the_bit(found, loop, last)
+    assert [result["last"]["step"] for result in found] == [12, loop.step]
+
+
+def test_a_run_that_diverged_has_the_steps_of_its_solo_run(tmp_path: Path) -> None:
+    """It diverges before the first evaluation; alone its training ends there, and in a pack with the others."""
+    settings = {"clip": 0.0, "eval_every": 5}
+    entries = [{"seed": 0}, {"seed": 1, "trainer.learning_rate": 1e30}]
+    alone = tiny.train(tiny.runs(trainer=settings, pack=entries[1:]), tmp_path / "alone")
+    packed = tiny.train(tiny.runs(trainer=settings, pack=entries), tmp_path / "packed")
+    assert (alone.step, packed.step) == (5, 20)
+    for loop in (alone, packed):
+        result = final_evaluation(loop)[-1]
+        assert (result["selected"]["step"], result["last"]["step"]) == (5, 5)
