@@ -86,7 +86,7 @@ class Evaluated(Part):
     report: Scores = key("metrics of the report split", {"accuracy": 0.5})
     report_mm: Scores = optional("MNLI: metrics of the mismatched genres")
     train_subset: Scores = optional(
-        "metrics of up to 1,000 training examples, the same for every seed, where "
+        "metrics of up to 1,000 training examples, the same for every seed: of every level of a schedule, else where "
         "`config.trainer.train_subset` asks for them"
     )
 
