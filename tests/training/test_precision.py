@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sora.backbones import build
+from sora.backbones.load import Fp32LayerNorm
 from sora.training.pack import Pack, check_trainable, losses_of
 from tests import tiny
 
@@ -135,6 +136,20 @@ def test_deberta_has_no_nan_in_bf16_where_fp16_overflows(device: str) -> None:
     gradients = [p.grad for p in pack.model.parameters() if p.requires_grad and p.grad is not None]
     assert len(gradients) > 10
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+class OnGpu(Tensor):
+    """A tensor of the CPU that says it is a GPU's."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_norm_on_a_gpu_computes_what_it_does_on_a_processor(bias: bool) -> None:
+    """Also without a bias, as ModernBERT's are."""
+    norm = Fp32LayerNorm(8, 1e-5, bias=bias).requires_grad_(False)
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(norm(x.as_subclass(OnGpu)).as_subclass(Tensor), norm(x))
 
 
 @pytest.mark.gpu
