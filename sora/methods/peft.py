@@ -3,8 +3,8 @@
     python run.py method=peft method.peft_type=DORA 'method.options={r: 8, lora_alpha: 16}'
 
 PEFT builds its modules into the encoder and knows nothing of replicas, so a run trains alone. Its initial weights are
-drawn from the run's seed, and its dropout is the counted one of the backbone. What else a tuner draws in a forward pass
-(LoHa's ``rank_dropout``, BOFT's dropout, all of PVeRA) comes from torch's generator, set by the run's seed and the step.
+drawn from the run's seed, and its dropout is the counted one of the backbone. What else a tuner draws in a forward
+pass (LoHa's ``rank_dropout``, BOFT's dropout, all of PVeRA) comes from torch's generator, set by seed and step.
 """
 
 from __future__ import annotations

@@ -135,7 +135,8 @@ class Metrics(Part):
         " those before its levels"
     )
     last: Evaluated = key(
-        "of the last weights; with a schedule, those of its last level; of a run that diverged, those from before it did"
+        "of the last weights; with a schedule, those of its last level; of a run that diverged, those from before it "
+        "did"
     )
 
 

@@ -167,7 +167,10 @@ def test_one_tuner_has_one_spelling():
         ({"peft_type": "DORA", "options": {"use_dora": False}}, r"options\.use_dora: decided by .*method\.peft_type"),
         ({"options": {"use_qalora": True}}, r"method\.options\.use_qalora: does nothing here"),
         ({"options": {"loftq_config": {"loftq_bits": 4}}}, r"method\.options\.loftq_config: does nothing here"),
-        ({"options": {"monteclora_config": {}}}, r"options\.monteclora_config: draws by a state of its own, .*leave it"),
+        (
+            {"options": {"monteclora_config": {}}},
+            r"options\.monteclora_config: draws by a state of its own, .*leave it",
+        ),
         ({"peft_type": "PVERA", "options": {"generator_seed": 1}}, r"options\.generator_seed: draws by a state of its"),
         ({"options": {"r": 0}}, r"refused by PEFT .*`r` should be a positive.*; correct or leave out r$"),
         ({"peft_type": "VERA", "options": {"r": 0}}, r"refused by PEFT \(ZeroDivisionError: .*leave out r$"),
