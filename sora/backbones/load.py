@@ -27,14 +27,15 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of every encoder
 class Fp32LayerNorm(nn.LayerNorm):
     """LayerNorm in fp32 between bf16 neighbours."""
 
-    rounded: tuple[Tensor, Tensor] | None = None  # weight and bias, for a GPU's kernel
+    rounded: tuple[Tensor, Tensor | None] | None = None  # weight and bias, for a GPU's kernel
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., d] of any dtype -> the same shape and dtype."""
         if input.is_cuda and input.dtype == torch.bfloat16 and not self.weight.requires_grad:
             # the kernel computes in fp32 inside, and these weights were rounded to bf16 when they were read
             if self.rounded is None or self.rounded[0].device != input.device:
-                self.rounded = (self.weight.to(input.dtype), self.bias.to(input.dtype))
+                bias: Tensor | None = self.bias  # ModernBERT's have none
+                self.rounded = (self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
             return F.layer_norm(input, self.normalized_shape, *self.rounded, self.eps)
         out = F.layer_norm(input.float(), self.normalized_shape, self.weight, self.bias, self.eps)
         return out.to(input.dtype)

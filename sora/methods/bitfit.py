@@ -40,7 +40,9 @@ class StackedBias(nn.Module):
         if isinstance(self.base, nn.Linear):
             out = F.linear(x.to(self.base.weight.dtype), self.base.weight)
         else:
-            out = F.layer_norm(x, self.base.normalized_shape, self.base.weight, None, self.base.eps)
+            # a GPU's kernel takes one type; in bf16 the weights were rounded to it when they were read
+            weight = self.base.weight.to(x.dtype) if x.is_cuda else self.base.weight
+            out = F.layer_norm(x, self.base.normalized_shape, weight, None, self.base.eps)
         bias = self.bias.to(out.dtype)
         if out.shape[0] == 1:
             return out + bias.view(self.replicas, *[1] * (out.dim() - 2), -1)

@@ -3,7 +3,8 @@
     python run.py method=peft method.peft_type=DORA 'method.options={r: 8, lora_alpha: 16}'
 
 PEFT builds its modules into the encoder and knows nothing of replicas, so a run trains alone. Its initial weights are
-drawn from the run's seed, and its dropout is the counted one of the backbone.
+drawn from the run's seed, and its dropout is the counted one of the backbone. What else a tuner draws in a forward
+pass (LoHa's ``rank_dropout``, BOFT's dropout, all of PVeRA) comes from torch's generator, set by seed and step.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from sora.publish import export
 OWNED = ("peft_type", "modules_to_save", "target_parameters", "layers_to_transform", "layers_pattern")
 # Options for quantised weights, or for a start from data: they would change nothing here and still be in the record.
 INERT = ("use_qalora", "qalora_group_size", "loftq_config", "corda_config", "eva_config", "lora_ga_config")
+# Options with a state of chance that no checkpoint has.
+UNSAVED = ("generator_seed", "monteclora_config")
 # Tuners that take target_modules and cannot train here: they need calls, inputs or layers that this loop does not have.
 UNSUITED = ("ADALORA", "ADAPTION_PROMPT", "LN_TUNING", "POLY", "SHADOW", "TRAINABLE_TOKENS")
 # Values of init_lora_weights that change the adapter by data or chance that nothing here repeats on loading.
@@ -65,6 +68,7 @@ class Peft(Method):
             torch.manual_seed(generators[0].initial_seed())
             self.model = PeftModel(root, settings)
         backbone.count_dropouts()
+        _seed_draws(backbone)
 
     def _settings(self, targets: list[str]) -> Any:
         """Return PEFT's own configuration object."""
@@ -90,6 +94,9 @@ class Peft(Method):
                 raise UserError(f"method.options.{key}: decided by {owners}; leave it out")
             if key in INERT:
                 what = "does nothing here, or runs on data that PEFT is not given"
+                raise UserError(f"method.options.{key}: {what}; leave it out")
+            if key in UNSAVED:
+                what = "draws by a state of its own, with which no run that was stopped could go on"
                 raise UserError(f"method.options.{key}: {what}; leave it out")
             if key not in fields:
                 raise UserError(f"method.options.{key}: no option of PEFT's {cls.__name__}{nearest(key, fields)}")
@@ -133,6 +140,20 @@ class Peft(Method):
         path = folder / export.PEFT_WEIGHTS
         tensors = load_file(path) | {f"base_model.model.{key}": value for key, value in state.items()}
         save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _seed_draws(backbone: Backbone) -> None:
+    """Set torch's generator for each forward pass, by the key of a dropout site, and give its state back afterwards."""
+    site, forked = backbone.dropout.register("peft"), contextlib.ExitStack()
+
+    def begin(module: nn.Module, given: tuple[dict[str, Tensor]]) -> None:
+        device = given[0]["input_ids"].device
+        forked.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        key = backbone.dropout.keys(site, torch.device("cpu")) if backbone.dropout.active else [0]
+        torch.manual_seed(int(key[0]))
+
+    backbone.register_forward_pre_hook(begin)
+    backbone.register_forward_hook(lambda module, given, out: forked.close(), always_call=True)
 
 
 def _fields(cls: Any) -> list[str]:

@@ -86,7 +86,7 @@ class Evaluated(Part):
     report: Scores = key("metrics of the report split", {"accuracy": 0.5})
     report_mm: Scores = optional("MNLI: metrics of the mismatched genres")
     train_subset: Scores = optional(
-        "metrics of up to 1,000 training examples, the same for every seed, where "
+        "metrics of up to 1,000 training examples, the same for every seed: of every level of a schedule, else where "
         "`config.trainer.train_subset` asks for them"
     )
 
@@ -134,7 +134,10 @@ class Metrics(Part):
         "of the weights with the best select metric; of equals, the earliest. With a schedule: of"
         " those before its levels"
     )
-    last: Evaluated = key("of the last weights; with a schedule, those of its last level")
+    last: Evaluated = key(
+        "of the last weights; with a schedule, those of its last level; of a run that diverged, those from before it "
+        "did"
+    )
 
 
 class Params(Part):

@@ -103,8 +103,14 @@ def pack_members(run_dir: Path) -> list[str]:
 
 
 def reached(run_dir: Path) -> tuple[int, bool]:
-    """Return the step of a run's newest checkpoint, 0 without one, and whether its evaluation is due."""
-    return max(steps(run_dir), default=0), bool(_newest(run_dir).get("evaluation_due"))
+    """Return the step of a run's newest checkpoint, 0 without one, and whether an evaluation is due there."""
+    newest = _newest(run_dir)
+    return max(steps(run_dir), default=0), any(_due(newest))
+
+
+def _due(meta: dict[str, Any]) -> tuple[bool, bool]:
+    """Say whether the evaluation of that step is due, and whether levels of a schedule are."""
+    return bool(meta.get("evaluation_due")), bool(meta.get("levels_due"))
 
 
 def _newest(run_dir: Path) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def newest_shared(run_dirs: dict[str, Path]) -> dict[str, Checkpoint]:
         found = {run_id: load(folder, run_id, step) for run_id, folder in run_dirs.items()}
         complete = {run_id: checkpoint for run_id, checkpoint in found.items() if checkpoint is not None}
         # Some may have been stopped in the evaluation of this step and others not: no pack goes on from both.
-        alike = len({checkpoint.meta.get("evaluation_due") for checkpoint in complete.values()}) == 1
+        alike = len({_due(checkpoint.meta) for checkpoint in complete.values()}) == 1
         if len(complete) == len(run_dirs) and alike:
             return complete
     return {}

@@ -7,6 +7,7 @@ gets no further levels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,13 @@ def prune_smallest(gates: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 class Levels:
-    """What has been measured so far. ``logits[k]`` are those of level k."""
+    """What has been measured so far. ``logits[k]`` are those of level k.
 
-    def __init__(self, pack: Pack) -> None:
-        self.pack, self.schedule = pack, pack.runs[0].schedule
+    ``check`` is called before every batch that is measured, and may raise.
+    """
+
+    def __init__(self, pack: Pack, check: Callable[[], None] = lambda: None) -> None:
+        self.pack, self.schedule, self.check = pack, pack.runs[0].schedule, check
         self.logits: list[Logits] = []
 
     def after_stage(self, stage: int, best: Tensor) -> list[list[dict[str, Any]]]:
@@ -64,7 +68,7 @@ class Levels:
 
     def _measure(self, thresholds: list[float]) -> list[dict[str, Any]]:
         """Evaluate the present weights on every split; one entry per replica."""
-        metrics, logits = evaluate(self.pack)
+        metrics, logits = evaluate(self.pack, self.check)
         self.logits.append(logits)
         entries = []
         for replica, (threshold, scores) in enumerate(zip(thresholds, metrics, strict=True)):

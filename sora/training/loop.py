@@ -58,7 +58,7 @@ class Loop:
         self.best = rows.clone()  # weights of each replica's best evaluation so far, none later than stage 0
         self.best_select: list[np.ndarray | None] = [None] * pack.replicas  # [N, C] each: what ``best`` says of select
         self.last_select: tuple[int, np.ndarray] | None = None  # step and logits [R, N, C] of the last evaluation
-        self.levels = Levels(pack)
+        self.levels = Levels(pack, check)
         self.window = Window(pack.replicas, rows.device)  # since the last log line
         self.stretch = Window(pack.replicas, rows.device)  # since the last evaluation
         self.diverged = torch.full((pack.replicas,), -1, dtype=torch.int64, device=rows.device)
@@ -67,6 +67,7 @@ class Loop:
         self.graphs: cuda_graphs.StepGraphs | None = None
         self.since = time.perf_counter()  # up to here time has been added to what it was spent on
         self.evaluation_due = False  # stopped by a signal in the middle of the evaluation of ``step``
+        self.levels_due = False  # or after it, while levels of the schedule were being measured
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -79,9 +80,10 @@ class Loop:
         try:
             self._train()
         except Preempted as stop:
-            self._clock("eval_s" if self.evaluation_due else "train_s")
+            due = self.evaluation_due or self.levels_due
+            self._clock("eval_s" if due else "train_s")
             if self.step:
-                self.save(again=self.evaluation_due)
+                self.save(again=due)
                 self.tracker.print(f"{stop}; step {self.step} is in a checkpoint")
             raise
 
@@ -97,8 +99,11 @@ class Loop:
         )
         pack.model.train()
         self.since = time.perf_counter()
-        if self.evaluation_due:
-            self._evaluate()
+        if self.evaluation_due or self.levels_due:
+            if self.evaluation_due:
+                self._evaluate()
+            else:
+                self._measure_levels()
             self._clock("eval_s")
             self.save(again=True)
         for indices in () if self._over() else order:
@@ -284,8 +289,18 @@ class Loop:
 
     def _measure_levels(self) -> None:
         """Measure the levels of the schedule that the stage which has just ended brings."""
-        metric = self.pack.runs[0].task.select_metric
-        for entries in self.levels.after_stage(self.pack.timeline.stage(self.step - 1), self.best):
+        if self.pack.runs[0].schedule.kind == "none":
+            return
+        metric, rows = self.pack.runs[0].task.select_metric, self.pack.optimizer.rows
+        before, known, self.levels_due = rows.clone(), len(self.levels.logits), True
+        try:
+            found = self.levels.after_stage(self.pack.timeline.stage(self.step - 1), self.best)
+        except Preempted:  # the checkpoint that follows has what there was: they are all measured again
+            rows.copy_(before)
+            del self.levels.logits[known:]
+            raise
+        self.levels_due = False
+        for entries in found:
             lines = []
             for progress, entry in zip(self.progress, entries, strict=True):
                 if progress.diverged_at is None:

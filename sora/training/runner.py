@@ -159,8 +159,15 @@ def _by_checkpoint(jobs: Sequence[Job]) -> list[list[Job]]:
 
     by_id = {job.run_id: job for job in jobs if job.run.resume == "auto"}
     written = {name: tuple(checkpoint.pack_members(job.folder)) for name, job in by_id.items()}
-    # A member without a checkpoint was not reached when the first was being written.
-    whole = {names for names in written.values() if names and all(written.get(n) in (names, ()) for n in names)}
+    kept = {name: len(checkpoint.steps(job.folder)) for name, job in by_id.items()}
+
+    def is_whole(names: tuple[str, ...]) -> bool:
+        # A member without a checkpoint was not reached when the first was being written. Where the others have more
+        # than that one, it has lost its own, and would send them back to the start.
+        counts = [kept.get(name, 0) for name in names]
+        return all(written.get(name) in (names, ()) for name in names) and (min(counts) > 0 or max(counts) == 1)
+
+    whole = {names for names in written.values() if names and is_whole(names)}
     together = [[by_id[name] for name in names] for names in sorted(whole)]
     taken = set(itertools.chain.from_iterable(whole))
     others: dict[tuple[int, bool], list[Job]] = {}

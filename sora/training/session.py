@@ -149,8 +149,10 @@ def final_evaluation(loop: Loop) -> list[dict[str, Any]]:
             result[which] = metrics[replica]
             result["logits"] = {name: values[replica] for name, values in logits.items()}
     for result, progress in zip(results, loop.progress, strict=True):
-        result["last"]["step"] = loop.step
-        result["selected"]["step"] = progress.best_step or 0
+        selected = progress.best_step or 0
+        # A run that diverged has the weights from before that update, however long its pack went on.
+        last = loop.step if progress.diverged_at is None else max(selected, progress.diverged_at - 1)
+        result["last"]["step"], result["selected"]["step"] = last, selected
     return results
 
 

@@ -79,6 +79,7 @@ def of(loop: Loop, replica: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "members": loop.run_ids,
         "device": device_name(loop.pack.device),
         "evaluation_due": loop.evaluation_due,
+        "levels_due": loop.levels_due,
         "threads": torch.get_num_threads(),
         "progress": asdict(loop.progress[replica]),
     }
@@ -101,6 +102,7 @@ def restore(loop: Loop, replica: int, point: Checkpoint) -> None:
     here = device_name(loop.pack.device)
     progress.device_changed |= point.meta.get("device", here) != here  # none in an earlier version's
     loop.step, loop.evaluation_due = point.step, point.meta["evaluation_due"]
+    loop.levels_due = bool(point.meta.get("levels_due"))  # none in an earlier version's
 
 
 def prefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

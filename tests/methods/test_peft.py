@@ -79,16 +79,33 @@ def test_its_lora_is_our_lora(tmp_path):
         torch.testing.assert_close(layer.lora_B[0].T, b, rtol=0, atol=1e-10)
 
 
-def test_its_dropout_is_counted(tmp_path):
-    """So that a run that was stopped drops what the whole one drops, and another probability trains otherwise."""
+@pytest.mark.parametrize(
+    ("kind", "plain", "dropping"),
+    [
+        ("LORA", {"r": 2}, {"lora_dropout": 0.3}),
+        ("LOHA", {"r": 2}, {"rank_dropout": 0.5}),
+        ("LOKR", {"r": 2}, {"module_dropout": 0.5}),
+        ("BOFT", {"boft_block_size": 4}, {"boft_dropout": 0.5}),
+        ("PVERA", {"r": 4}, {}),
+    ],
+)
+def test_its_dropout_is_counted(kind, plain, dropping, tmp_path):
+    """So that a run that was stopped drops what the whole one drops, and another probability trains otherwise.
+
+    Some tuners draw from torch's generator, whose state is neither theirs to choose nor theirs to move.
+    """
     short = {"max_steps": 8, "eval_every": 8}
-    made = configs(method={"options": {"r": 2, "lora_dropout": 0.3}}, trainer=short)
+    made = configs(method={"peft_type": kind, "options": plain | dropping}, trainer=short)
+    before = torch.get_rng_state()
     whole = tiny.train(made, tmp_path / "whole")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
     tiny.stop(made, tmp_path / "parts", 5)
     again = tiny.train(made, tmp_path / "parts")
     assert again.progress[0].resumed_at == [5]
     assert torch.equal(whole.pack.optimizer.rows, again.pack.optimizer.rows)
-    without = tiny.train(configs(method={"options": {"r": 2}}, trainer=short), tmp_path / "without")
+    other = configs(method={"peft_type": kind, "options": plain}, seed=0 if dropping else 1, trainer=short)
+    without = tiny.train(other, tmp_path / "without")
     assert not torch.equal(whole.pack.optimizer.rows, without.pack.optimizer.rows)
 
 
@@ -150,6 +167,11 @@ def test_one_tuner_has_one_spelling():
         ({"peft_type": "DORA", "options": {"use_dora": False}}, r"options\.use_dora: decided by .*method\.peft_type"),
         ({"options": {"use_qalora": True}}, r"method\.options\.use_qalora: does nothing here"),
         ({"options": {"loftq_config": {"loftq_bits": 4}}}, r"method\.options\.loftq_config: does nothing here"),
+        (
+            {"options": {"monteclora_config": {}}},
+            r"options\.monteclora_config: draws by a state of its own, .*leave it",
+        ),
+        ({"peft_type": "PVERA", "options": {"generator_seed": 1}}, r"options\.generator_seed: draws by a state of its"),
         ({"options": {"r": 0}}, r"refused by PEFT .*`r` should be a positive.*; correct or leave out r$"),
         ({"peft_type": "VERA", "options": {"r": 0}}, r"refused by PEFT \(ZeroDivisionError: .*leave out r$"),
         ({"options": {"alpha_pattern": 5, "r": 2}}, r"refused by PEFT .*correct or leave out one of alpha_pattern, r$"),

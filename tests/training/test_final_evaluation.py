@@ -40,12 +40,14 @@ def by_hand(loop: Loop, weights: torch.Tensor) -> tuple[list[dict[str, Any]], di
 
 
 def equal_to_the_bit(found: list[dict[str, Any]], loop: Loop, last: torch.Tensor) -> None:
+    left_out = {"train_subset"} if loop.trainer.train_subset == "never" else set()
     for which, weights in (("last", last), ("selected", loop.best.clone())):
         metrics, logits = by_hand(loop, weights)
         for replica, result in enumerate(found):
-            assert {name: result[which][name] for name in metrics[replica]} == metrics[replica]
+            for name in metrics[replica].keys() - left_out:
+                assert result[which][name] == metrics[replica][name]
             if which == "selected":
-                for name, values in logits.items():
+                for name, values in ((name, logits[name]) for name in logits.keys() - left_out):
                     np.testing.assert_array_equal(result["logits"][name], values[replica])
 
 
@@ -109,10 +111,14 @@ def test_train_subset(option: str, last: bool, selected: bool, tmp_path: Path, m
     assert ("train_subset" in found[0]["logits"]) is selected
 
 
-@pytest.mark.parametrize("kind", ["one_shot", "sparsify"])
-def test_levels_have_measured_both_ends(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedule = {"kind": kind, "levels": [0.1, 0.5], "steps": 4}
-    loop = tiny.train(tiny.runs(seeds=[0, 1], trainer=SHORT, schedule=schedule), tmp_path)
+@pytest.mark.parametrize(("kind", "subset"), [("one_shot", "both"), ("sparsify", "both"), ("sparsify", "never")])
+def test_levels_have_measured_both_ends(
+    kind: str, subset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Levels are measured on the training subset whatever the option says: memorization is made of it."""
+    schedule, settings = {"kind": kind, "levels": [0.1, 0.5], "steps": 4}, SHORT | {"train_subset": subset}
+    loop = tiny.train(tiny.runs(seeds=[0, 1], trainer=settings, schedule=schedule), tmp_path)
+    assert all("train_subset" in entry for progress in loop.progress for entry in progress.levels)
     last = loop.pack.optimizer.rows.clone()
     found, asked = counted(loop, monkeypatch)
     assert asked == []
@@ -136,3 +142,16 @@ def test_a_diverged_run_says_what_its_weights_score(tmp_path: Path, monkeypatch:
     last = loop.pack.optimizer.rows.clone()
     found, _ = counted(loop, monkeypatch)
     equal_to_the_bit(found, loop, last)
+    assert [result["last"]["step"] for result in found] == [12, loop.step]
+
+
+def test_a_run_that_diverged_has_the_steps_of_its_solo_run(tmp_path: Path) -> None:
+    """It diverges before the first evaluation; alone its training ends there, and in a pack with the others."""
+    settings = {"clip": 0.0, "eval_every": 5}
+    entries = [{"seed": 0}, {"seed": 1, "trainer.learning_rate": 1e30}]
+    alone = tiny.train(tiny.runs(trainer=settings, pack=entries[1:]), tmp_path / "alone")
+    packed = tiny.train(tiny.runs(trainer=settings, pack=entries), tmp_path / "packed")
+    assert (alone.step, packed.step) == (5, 20)
+    for loop in (alone, packed):
+        result = final_evaluation(loop)[-1]
+        assert (result["selected"]["step"], result["last"]["step"]) == (5, 5)

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from sora.cluster.signals import Preempted
 from sora.runs import estimate, records
+from sora.training import checkpoint
 from sora.training.evaluation import evaluate
 from sora.training.levels import Levels, prune_smallest
 from sora.training.runner import run_pack
 from tests import tiny
 from tests.composing import runs
 from tests.oracles.authors_rule import authors_shrink
-from tests.training.test_resume import lines_of, same, science, train_with_stops
+from tests.training.test_resume import lines_of, same, science, signals_at, train_with_stops
 from tests.typed import SMALL
 
 LEVELS = [2e-3, 1e-2, 4e-2]
@@ -181,6 +183,24 @@ def test_stopped_inside_a_level_and_continued_bit_exact(kind, tmp_path):
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
     assert lines_of(tmp_path / "whole", configs) == lines_of(tmp_path / "parts", configs)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("rewarm", 24), ("one_shot", 24), ("one_shot", 27)])
+def test_a_signal_while_levels_are_measured_does_not_wait_for_the_last(kind, number, tmp_path, monkeypatch):
+    """In a batch of level 0 or 1, after 20 steps and two evaluations, and again at once; the end is the same."""
+    configs = tiny.runs(seeds=[0, 1], backbone={"dropout": None}, schedule=KINDS[kind])
+    whole = tiny.train(configs, tmp_path / "whole")
+    folder = tmp_path / "parts"
+    for place in (number, 1):
+        with signals_at(monkeypatch, (tiny.Tokens, "collate"), place) as preemption, pytest.raises(Preempted):
+            tiny.train(configs, folder, check=preemption.check)
+        assert [checkpoint.reached(folder / name) for name in ("seed-0", "seed-1")] == [(20, True)] * 2
+    again = tiny.train(configs, folder)
+    assert same(science(whole), science(again))
+    for mine, theirs in zip(whole.levels.logits, again.levels.logits, strict=True):
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+    assert lines_of(tmp_path / "whole", configs) == lines_of(folder, configs)
 
 
 @pytest.mark.parametrize("schedule", [KINDS["rewarm"], ONE_SHOT], ids=["rewarm", "one_shot"])

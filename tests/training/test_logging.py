@@ -95,13 +95,22 @@ def test_values_that_are_not_finite_come_back_here_and_in_pandas(folders):
         assert (line["norm"], line["by"]) == (-math.inf, {"a": [0.0, math.inf]})
 
 
+def test_without_its_file_a_run_goes_on(folders):
+    """What the sentence about a damaged one advises: no checkpoint is lost for lines of a log."""
+    train(folders, range(1, 6))
+    (folders[0] / "metrics.jsonl").unlink()
+    train(folders, range(4, 8), resume=3)
+    steps = [{line["step"] for line in read_metrics(folder / "metrics.jsonl")} for folder in folders]
+    assert steps == [{4, 5, 6, 7}, {1, 2, 3, 4, 5, 6, 7}]
+
+
 def test_a_file_that_cannot_be_read_or_written_is_one_sentence(folders):
     train(folders[:1], range(1, 4))
     path = folders[0] / "metrics.jsonl"
     first, _, *rest = path.read_bytes().splitlines(keepends=True)
     for damage in (b"{not json\n", b"\xff\n", b"[1]\n", b'{"kind": "train"}\n', b'{"step": 2}\n'):
         path.write_bytes(b"".join([first, damage, *rest]))
-        with pytest.raises(UserError, match=rf"{re.escape(str(path))}:2: is no line .*; restore the file, or delete"):
+        with pytest.raises(UserError, match=rf"{re.escape(str(path))}:2: is no line .*; restore the file, or move it"):
             read_metrics(path)
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

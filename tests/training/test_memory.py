@@ -155,6 +155,27 @@ def test_runs_resume_with_the_pack_mates_they_had(whole, tmp_path):
     assert apart[0]["flags"]["members_changed"]
 
 
+@pytest.mark.parametrize(("stopped", "at"), [(7, [6, 0, 6]), (3, [0, 0, 0])], ids=["later", "first"])
+def test_a_run_that_lost_its_folder_does_not_send_its_pack_back(stopped, at, whole, tmp_path):
+    """The others go on without it. Where they have their first checkpoint alone, it may not have been reached."""
+    update = Loop._update
+
+    def interrupted(loop: Loop, indices: object) -> None:
+        if loop.step == stopped:
+            raise KeyboardInterrupt
+        update(loop, indices)  # type: ignore[arg-type]
+
+    some = runs(tmp_path, [0, 1, 2], "trainer.checkpoint_every=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_pack(some, "python run.py")
+    shutil.rmtree(tmp_path / "runs" / whole[1]["run_id"])
+    again = run_pack(some, "python run.py")
+    assert [(record["provenance"]["resumed_at"] or [0])[-1] for record in again] == at
+    assert list(map(numbers, again)) == list(map(numbers, whole[:3]))
+
+
 def test_a_record_that_lost_its_arrays_is_made_whole_again(tmp_path):
     (record,) = run_pack(runs(tmp_path, [0]), "python run.py")
     (arrays,) = tmp_path.glob("results/records/**/*.npz")

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sora.backbones import build
+from sora.backbones.load import Fp32LayerNorm
+from sora.methods.bitfit import StackedBias
 from sora.training.pack import Pack, check_trainable, losses_of
 from tests import tiny
 
@@ -135,6 +138,28 @@ def test_deberta_has_no_nan_in_bf16_where_fp16_overflows(device: str) -> None:
     gradients = [p.grad for p in pack.model.parameters() if p.requires_grad and p.grad is not None]
     assert len(gradients) > 10
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+class OnGpu(Tensor):
+    """A tensor of the CPU that says it is a GPU's."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", ["norm", "without bias", "bitfit"])
+def test_a_norm_on_a_gpu_computes_what_it_does_on_a_processor(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without a bias, as ModernBERT's are; and its kernel refuses weights of another type than the input's."""
+    plain = F.layer_norm
+
+    def kernel(input: Tensor, shape: Any, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        assert not input.is_cuda or input.dtype == weight.dtype, "expected scalar type BFloat16 but found Float"
+        return plain(input.as_subclass(Tensor), shape, weight, bias, eps)
+
+    monkeypatch.setattr(F, "layer_norm", kernel)
+    norm: Any = Fp32LayerNorm(8, 1e-5, bias=kind != "without bias").requires_grad_(False)
+    layer = StackedBias(norm, 1) if kind == "bitfit" else norm
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    torch.testing.assert_close(layer(x.as_subclass(OnGpu)).as_subclass(Tensor), layer(x))
 
 
 @pytest.mark.gpu

@@ -77,7 +77,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Raises UserError where the file is missing or damaged.
     """
-    advice = "restore the file, or delete the run folder and train the run again"
+    advice = "restore the file, or move it away: a run goes on from its checkpoint without those lines"
     with as_user_error(path, "cannot be read", advice):
         texts = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     lines = []
