@@ -233,6 +233,8 @@ class Planner:
     def _cell(self, chosen: dict[str, Value], values: dict[str, Any], entry: dict[str, Value]) -> Cell:
         """Return one run, checked and named. Raises UserError where it cannot be."""
         plain = {key: value.json for key, value in entry.items()}
+        for key in entry.keys() & chosen.keys():
+            raise UserError(f"{key}: swept over, and in the entries of pack; leave one out")
         own = {**values, "pack": [plain]} if values["pack"] is not None and plain else with_overrides(values, plain)
         (run,) = build_runs(own)
         weights = self._once(repr(run.backbone), lambda: backbone_identity(run.backbone))

@@ -253,6 +253,12 @@ def test_two_places_of_a_sweep_may_be_one_run(typed: Command, tmp_path: Path) ->
     assert len({run["run_id"] for run in written}) == 2
 
 
+def test_a_key_is_swept_over_or_in_the_entries_of_a_pack(typed: Command) -> None:
+    done = typed("-m", "seed=0,1", "pack=[{seed: 3}]", *TOY)
+    assert (done.status, done.packs) == (2, [])
+    assert "seed: swept over, and in the entries of pack; leave one out" in done.err.splitlines()[0]
+
+
 def test_quoted_strings_are_their_text_at_any_depth(typed: Command, tmp_path: Path) -> None:
     options = "method.options={r: 2, modules: ['a b']},{r: 4, modules: ['a b']}"
     done = typed("-m", "method=lora", "seed=1", "method.targets=['*.query*'],[\"*.key\",'*.value']", *TOY)
