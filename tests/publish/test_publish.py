@@ -156,6 +156,16 @@ def test_the_card_names_the_files_that_were_in_use(tmp_path):
     assert f"Run `{record['run_id']}`; {files}.\n" in card.render(tmp_path, run, record)
 
 
+def test_the_card_of_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    (run,) = composing.runs(tmp_path / "conf", "method=lora", "task=sst2", backbone="minilm-l6")
+    record = composing.record()
+    record["data"]["sizes"] |= {"select": 3, "report": 3}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "adapter_config.json").touch()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert 'PeftModel.from_pretrained(model, "mine")' in card.render(Path("."), run, record)
+
+
 def test_the_unpruned_weights_stay(finished):
     kept = load_file(finished.folder / "checkpoint" / "selected.safetensors")
     ranks = finished.record["ranks"]
