@@ -241,6 +241,8 @@ def test_finished_runs_are_not_started_again(typed: Command, tmp_path: Path) -> 
     assert seeds(done) == [[0, 1]], "its pack stays whole, so that it resumes in the company it had"
     assert "4 runs, 3 of them finished; 1 job to do" in done.err
     assert [path.read_bytes() for path in (tmp_path / "results" / "studies").glob("*.json")] == texts
+    asked = typed(*command, "predict=true")
+    assert [pack[0].method.name for pack in asked.packs] == ["lora", "sora"], "test sets may be asked for afterwards"
     next((tmp_path / "results").rglob("lora-*.npz")).unlink()  # a record without its logits is no result
     assert [pack[0].method.name for pack in typed(*command).packs] == ["lora", "sora"]
 
