@@ -130,7 +130,9 @@ class PackedSweeper(Sweeper):
         try:
             json.dumps([value for _, value in pairs], allow_nan=False)
         except ValueError as error:
-            raise UserError(f"{override.input_line}: nan and inf are no values of a run; give finite numbers") from error
+            raise UserError(
+                f"{override.input_line}: nan and inf are no values of a run; give finite numbers"
+            ) from error
         return Axis(
             key,
             override.get_key_element(),

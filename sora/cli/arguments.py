@@ -53,7 +53,9 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     for word in found.overrides:
         key, _, value = word.partition("=")
         if key in CHOICES and key != "fidelity" and _is_list(value):  # Hydra would merge what its items say
-            raise UserError(f"{word}: a group takes the name of one choice, no list; -m {key}=... with commas is a sweep")
+            raise UserError(
+                f"{word}: a group takes the name of one choice, no list; -m {key}=... with commas is a sweep"
+            )
     if found.dry_run:
         found.overrides.append("hydra.sweeper.dry_run=true")
     return parser, found

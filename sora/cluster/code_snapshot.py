@@ -37,8 +37,8 @@ def take(folder: Path) -> Path:
         if target.exists():
             for path in files:  # where old files are cleared away, a copy of last month is no longer whole
                 if not (place := target / path.relative_to(ROOT)).is_file():
-                    with replaced(place) as partial:
-                        shutil.copyfile(path, partial)
+                    with replaced(place) as new:
+                        shutil.copyfile(path, new)
             if not (target / NOTE).is_file():
                 write_text(target / NOTE, _note())
             return target

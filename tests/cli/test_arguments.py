@@ -121,4 +121,6 @@ def test_a_current_folder_that_is_gone_is_one_sentence(
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 2
-    assert capsys.readouterr().err.startswith("error: the current folder is gone (No such file or directory); cd to one")
+    assert capsys.readouterr().err.startswith(
+        "error: the current folder is gone (No such file or directory); cd to one"
+    )

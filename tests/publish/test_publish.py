@@ -238,7 +238,10 @@ def test_a_mistake_is_one_sentence(mistakes, words, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("group", "changed"),
     [
-        ("task", {"reader": "own", "files": {"*": "gone.csv"}, "text": ["a"], "label": "b", "columns": {"text_a": "a"}}),
+        (
+            "task",
+            {"reader": "own", "files": {"*": "gone.csv"}, "text": ["a"], "label": "b", "columns": {"text_a": "a"}},
+        ),
         ("method", {"name": "masked_lora", "source": "0123456789ab", "ranks": {"query": 1}}),
     ],
     ids=["data", "source"],
@@ -262,7 +265,9 @@ def test_other_weights_in_the_folder_of_the_backbone_are_not_merged(place, tmp_p
     save_file({key: value + 1.0 for key, value in tensors.items()}, tmp_path / "minilm" / "model.safetensors")
     monkeypatch.chdir(tmp_path)
     finished = find_run("cls/run", Path("runs"), Path("results"))
-    with pytest.raises(UserError, match="--merge: backbone.weights=minilm holds other weights than those .* trained on"):
+    with pytest.raises(
+        UserError, match=r"--merge: backbone\.weights=minilm holds other weights than those .* trained on"
+    ):
         publish(finished, Path("out"), merge=True)
     assert not Path("out").exists()
 
