@@ -24,7 +24,7 @@ THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 
 # DATA=/path/to/data: the folder that holds glue/ (and superglue/), for the targets that read real data.
 ifdef DATA
-export SORA_DATA := $(abspath $(DATA))
+export SORA_DATA := $(if $(filter /% ~%,$(firstword $(DATA))),$(DATA),$(CURDIR)/$(DATA))
 endif
 export TASKS SEEDS STEPS ARMS BACKBONE PRECISION RUNS  # of make study
 
@@ -73,8 +73,8 @@ test-cluster: setup-cluster  ## run the tests on a real Slurm (installed and sta
 RESULTS ?= results
 
 tables: setup  ## write every table, figure and report.html from RESULTS (default: results)
-	$(PY) scripts/tables.py --results $(RESULTS)
-	$(if $(filter results,$(RESULTS)),$(PY) scripts/readme.py)
+	$(PY) scripts/tables.py --results '$(RESULTS)'
+	[ '$(RESULTS)' != results ] || $(PY) scripts/readme.py
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .
@@ -85,15 +85,15 @@ bench: setup  ## measure a training step against peft and the Trainer (DATA=...,
 
 # scripts/study.py has the variables; LIST=1 prints its commands.
 study: setup  ## run the study of docs/study.md with MiniLM-L6 on real data (DATA=..., days on one core; a second call continues)
-	RESULTS=$(RESULTS) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) scripts/study.py $(if $(LIST),--list)
+	RESULTS='$(RESULTS)' OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) scripts/study.py $(if $(LIST),--list)
 
 # SST-2, because its sentences are short; xi = 0.8 / steps.
 FIDELITY := backbone=minilm-l6 recipe=none budget=none study.tasks=[sst2] study.seeds=[0,1,2] method.threshold=4e-3 \
-	trainer.max_steps=200 trainer.batch_size=8 trainer.learning_rate=2e-3 trainer.eval_every=200 paths.results=$(RESULTS)
+	trainer.max_steps=200 trainer.batch_size=8 trainer.learning_rate=2e-3 trainer.eval_every=200 'paths.results=$(RESULTS)'
 
 fidelity: setup  ## compare SoRA's paper, its code, and each difference between them on SST-2 (DATA=..., minutes)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) run.py experiment=fidelity $(FIDELITY)
-	$(PY) scripts/tables.py --results $(RESULTS) --study fidelity
+	$(PY) scripts/tables.py --results '$(RESULTS)' --study fidelity
 
 clean:  ## remove caches and build leftovers; keep .venv, runs/ and results/
 	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,7 @@ from typing import Any
 from benchmark import report
 from benchmark.cases import sections
 from benchmark.measure import take_turns
+from sora.cli.console import run
 from sora.errors import UserError
 from sora.files import write_text
 from sora.runs.commands import published
@@ -135,4 +136,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

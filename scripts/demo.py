@@ -25,6 +25,7 @@ from experiments.figures import heat_maps, render
 from experiments.rank_map import grid, label
 from experiments.stats import t_interval
 from sora import runs as results
+from sora.cli.console import run
 from sora.runs import records
 from sora.training.device import bf16_is_faster
 
@@ -100,8 +101,8 @@ def reading(found: list[Record]) -> str:
     )
 
 
-def main() -> None:
-    """Train both methods, then show table, picture and paths."""
+def main() -> int:
+    """Train both methods, then show table, picture and paths; returns the exit status."""
     argparse.ArgumentParser(prog="scripts/demo.py", description=__doc__.splitlines()[0]).parse_args()
     files = {method: train(method) for method in ("lora", "sora")}
     found = {method: [records.read(ROOT / path) for path in paths] for method, paths in files.items()}
@@ -124,7 +125,8 @@ def main() -> None:
             adapter = FOLDER / "runs" / path.stem.rpartition("-")[2] / "adapter"
             print(f"record {path}\n  adapter {adapter}")
     print(f"\nlive ranks, layer by matrix: {picture}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

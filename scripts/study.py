@@ -36,7 +36,7 @@ from experiments.conditions import RATE
 from experiments.labels import ARMS
 from sora.cli.console import Parser, run
 from sora.errors import UserError
-from sora.files import CONF
+from sora.files import CONF, expanded
 from sora.runs import manifest as studies
 from sora.runs import records
 
@@ -305,7 +305,7 @@ def driver(variables: Mapping[str, str], listing: bool) -> Driver:
         raise UserError(f"SEEDS: got {','.join(seeds)}, must be whole numbers, each once")
     if shared := {*map(int, seeds)} & {*TUNING_SEEDS}:
         raise UserError(f"SEEDS: {min(shared)} is a seed of the tuning; report others")
-    results, runs = variables.get("RESULTS") or "results", variables.get("RUNS") or "runs"
+    results, runs = (expanded(key.upper(), variables.get(key.upper()) or key) for key in ("results", "runs"))
     words = [f"backbone={backbone}", "backbone.pooling=mean", "protocol=holdout"]
     words += [f"precision={variables.get('PRECISION') or 'fp32'}"]
     words += [f"paths.{key}={place}" for key, place in (("results", results), ("runs", runs)) if place != key]

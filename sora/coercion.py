@@ -138,7 +138,7 @@ def _within(value: Any, rule: Mapping[str, Any]) -> bool:
     if value is None:
         return True
     if isinstance(value, list):
-        return all(_within(each, rule) and not isinstance(each, list | dict) for each in value)
+        return all(not isinstance(each, list | dict) and _within(each, rule) for each in value)
     if isinstance(value, float) and not math.isfinite(value):
         return False
     if "choices" in rule and value not in rule["choices"]:

@@ -48,6 +48,9 @@ GROUPS: dict[str, Any] = {  # those whose keys do not depend on their name, in t
 def register() -> None:
     """Make the options known to Hydra; every composition needs it."""
     store = ConfigStore.instance()
+    # Hydra copies its sources for each look at a group, two hundred times for --help, and the store, of which there is
+    # one in a process, with all its dataclasses. What is read from it is a copy of its own.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store.store(name="options", node=Options, provider="sora")
     store.store(name="task_options", node=TaskConfig, provider="sora")
     for name, cls in METHODS.items():

@@ -1,18 +1,20 @@
 """From conf/ to runs: types, ranges, packs, what stands for what; every mistake names its key."""
 
 import dataclasses
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 
 from sora.cli.explain import explain
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.method_config import METHODS, SoraConfig
-from sora.options import GROUPS
+from sora.options import GROUPS, register
 from sora.runs.resolve import NOT_OF_A_RUN, build_runs
 from tests.composing import CONF, TINY, composed, runs
 
@@ -91,6 +93,15 @@ def test_a_wrong_key_or_value_of_a_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(HydraException) as refused:
             composed(tmp_path, "trainer=odd")
         assert explain(refused.value).startswith(said)
+
+
+def test_hydras_copies_of_its_sources_share_the_store() -> None:
+    register()
+    store = ConfigStore.instance()
+    assert deepcopy([store])[0] is store
+    node = store.load("options.yaml").node
+    node.seed = 7
+    assert store.load("options.yaml").node.seed == 0, "what is read is a copy"
 
 
 def test_the_folder_of_the_data_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

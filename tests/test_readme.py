@@ -6,6 +6,7 @@ import csv
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -139,6 +140,19 @@ def test_every_target_of_make_it_names_exists() -> None:
     for page in PAGES:
         for target in re.findall(r"(?:`|^ *)make ([a-z][a-z-]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+def test_a_folder_given_to_make_may_have_a_space(tmp_path: Path) -> None:
+    shown = ["--eval", '.PHONY: shown\nshown: ; @echo "$$SORA_DATA"', "shown"]
+    words = ["make", "--no-print-directory", "-C", str(ROOT), "--assume-old=.venv/.installed"]
+    for data, expected in ((f"{tmp_path}/my data", f"{tmp_path}/my data"), ("my data", f"{ROOT}/my data")):
+        done = subprocess.run([*words, f"DATA={data}", *shown], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{expected}\n"
+    for target in ("tables", "fidelity", "study"):
+        done = subprocess.run([*words, "-n", "RESULTS=my results", target], capture_output=True, text=True, check=True)
+        for line in filter(lambda line: "my results" in line, done.stdout.splitlines()):
+            assert any("my results" in word for word in shlex.split(line)), line
+        assert "scripts/readme.py" not in done.stdout or "[ 'my results' != results ] ||" in done.stdout
 
 
 def test_the_results_in_pandas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ Hydra imports this module at every start, --help included, so whatever costs tim
 """
 # No postponed annotations: Hydra runs this file before it is in sys.modules, where dataclasses would look them up.
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from sora.runs.sweep import Axis, Fixed
 
 
-WHOLE = ("experiment", "cluster", "tracker")  # of a sweep, not of a run
-LISTS = ("study.tasks", "study.seeds")
+WHOLE = ("experiment", "cluster", "tracker")  # groups of a sweep, not of a run
+LISTS = ("study.tasks", "study.seeds", "cluster.gpus")
 ALWAYS_AXES = ("method", "task", "seed")  # in a manifest, however few values they have: readers look there
 
 
@@ -108,11 +109,13 @@ class PackedSweeper(Sweeper):
         return list({override.get_key_element(): self._slot(override) for override in overrides}.values())
 
     def _slot(self, override: Override) -> "Axis | Fixed":
-        from sora.runs.sweep import Axis, Fixed, Value
+        from sora.runs.sweep import Axis, Fixed, Value, decides
 
         key = override.key_or_group
         if override.is_sweep_override():
-            if key in WHOLE or key.startswith(("paths.", "study.", "hydra")):
+            # Else each would be swept over, and what is finished with its first value not be done with the second.
+            of_runs = decides(key) or key == "pack" or key.startswith("data.")
+            if key in WHOLE or key.startswith("hydra") or not of_runs:
                 advice = f"write {key}=[...]" if key in LISTS else "give one value, and a command for each"
                 raise UserError(f"{override.input_line}: one sweep has one {key}; {advice}")
             if not override.is_discrete_sweep():
@@ -124,6 +127,12 @@ class PackedSweeper(Sweeper):
             if "${" in text or (key not in self.params and key not in ALWAYS_AXES):
                 return Fixed(key, text, str(override.input_line))
             pairs = [(text, override.value())]
+        try:
+            json.dumps([value for _, value in pairs], allow_nan=False)
+        except ValueError as error:
+            raise UserError(
+                f"{override.input_line}: nan and inf are no values of a run; give finite numbers"
+            ) from error
         return Axis(
             key,
             override.get_key_element(),

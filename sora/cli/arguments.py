@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from sora.coercion import nearest
 from sora.errors import UserError
 from sora.files import expanded
+from sora.options import CHOICES
 from sora.runs.commands import hydra_text
 
 PATHS = ("data.dir", "data.files", "paths.results", "paths.runs", "paths.cache", "backbone.weights", "backbone.dir")
@@ -35,7 +36,7 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     """Parse a command as Hydra does, with its flags anywhere, and ``--dry-run`` of a sweep.
 
     Raises:
-        UserError: a flag that there is not, or that lacks its value.
+        UserError: a flag that there is not, or that lacks its value, or a group that is given a list.
     """
     parser = get_args_parser()
     parser.add_argument(DRY_RUN, action="store_true")
@@ -49,6 +50,12 @@ def parsed(words: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     found = parser.parse_intermixed_args(list(words))
     if found.experimental_rerun:
         raise UserError("--experimental-rerun: not supported; type the overrides")
+    for word in found.overrides:
+        key, _, value = word.partition("=")
+        if key in CHOICES and key != "fidelity" and _is_list(value):  # Hydra would merge what its items say
+            raise UserError(
+                f"{word}: a group takes the name of one choice, no list; -m {key}=... with commas is a sweep"
+            )
     if found.dry_run:
         found.overrides.append("hydra.sweeper.dry_run=true")
     return parser, found

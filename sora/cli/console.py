@@ -52,8 +52,12 @@ def outlive_reader() -> None:
         setattr(sys, name, text)
 
 
-def check_home() -> None:
-    """Raise UserError where a library would make a folder that is called ``~``."""
+def check_folders() -> None:
+    """Raise UserError where the current folder is gone, or a library would make one that is called ``~``."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the current folder is gone ({error.strerror}); cd to one that is there") from error
     if os.path.expanduser("~").startswith("~") and not os.environ.get("HF_HOME"):
         raise UserError(
             f"HOME is not set and user {os.getuid()} has no home folder, so that caches have no place; "
@@ -82,7 +86,7 @@ def run(main: Callable[[], int]) -> NoReturn:
     """Call the ``main`` of a program and leave with its status; a UserError ends in one sentence and status 2."""
     outlive_reader()
     try:
-        check_home()
+        check_folders()
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

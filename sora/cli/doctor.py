@@ -169,7 +169,10 @@ def _tracker(case: Case) -> tuple[str, str]:
 
 
 def _trainable(case: Case) -> tuple[str, str]:
-    pack, gradients = case.pack, case.gradients()  # build_pack refuses trainable tensors that are not fp32
+    pack = case.pack  # build_pack refuses trainable tensors that are not fp32
+    if not case.run.method.TRAINS:
+        return "ok", f"method={case.run.method.name} takes no optimiser steps"
+    gradients = case.gradients()
     trains = [name for name, tensor in pack.model.named_parameters() if tensor.requires_grad]
     bad = [name for name in trains if name not in gradients or not torch.isfinite(gradients[name]).all()]
     if bad:
@@ -187,6 +190,8 @@ def _trainable(case: Case) -> tuple[str, str]:
 
 
 def _determinism(case: Case) -> tuple[str, str]:
+    if not case.run.method.TRAINS:
+        return "ok", "there is no step to repeat"
     first, second = case.gradients(), case.gradients()
     unlike = [name for name in first if not torch.equal(first[name], second[name])]
     if not unlike:

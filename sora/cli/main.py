@@ -41,7 +41,7 @@ def main() -> None:
     version.setbase("1.3")
     register_resolvers()
     try:
-        console.check_home()
+        console.check_folders()
         sys.argv[1:] = quoted(sys.argv[1:])
         parser, arguments = parsed(sys.argv[1:])
     except UserError as error:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from sora.files import as_user_error
+from sora.files import as_user_error, replaced, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("sora", "conf", "hydra_plugins/sora_*", "run.py")  # an installation has conf/ inside sora, and no run.py
@@ -21,7 +21,7 @@ NOTE = "snapshot.json"  # the commit the copy was taken from
 
 
 def take(folder: Path) -> Path:
-    """Copy this code and configuration to ``folder/<12 digits>``, unless that is there; returns its absolute path.
+    """Copy this code and configuration to ``folder/<12 digits>``, or what is missing there; returns its absolute path.
 
     Raises:
         UserError: the folder cannot be written.
@@ -32,10 +32,16 @@ def take(folder: Path) -> Path:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(ROOT)} {len(content)}\n".encode() + content)
     target = folder.resolve() / digest.hexdigest()[:12]
-    if target.exists():
-        return target
     advice = "set paths.runs to a folder that all machines share and that can be written"
     with as_user_error(target, "the code cannot be copied there", advice):
+        if target.exists():
+            for path in files:  # where old files are cleared away, a copy of last month is no longer whole
+                if not (place := target / path.relative_to(ROOT)).is_file():
+                    with replaced(place) as new:
+                        shutil.copyfile(path, new)
+            if not (target / NOTE).is_file():
+                write_text(target / NOTE, _note())
+            return target
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
             copy = Path(partial) / target.name
@@ -43,13 +49,17 @@ def take(folder: Path) -> Path:
                 place = copy / path.relative_to(ROOT)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, place)
-            (copy / NOTE).write_text(json.dumps({"git": commit()}) + "\n")
+            (copy / NOTE).write_text(_note())
             try:
                 os.rename(copy, target)
             except OSError:
                 if not target.exists():  # else another submission of the same code was first
                     raise
     return target
+
+
+def _note() -> str:
+    return json.dumps({"git": commit()}) + "\n"
 
 
 def _files(part: Path) -> list[Path]:

@@ -55,8 +55,10 @@ def gpus_of(configured: Sequence[Any] | None) -> list[str]:
     """Return the names that CUDA_VISIBLE_DEVICES takes: those configured, else those visible, else the machine's.
 
     Raises:
-        UserError: there is none, or one is named twice.
+        UserError: there is none, one is named twice, or what is configured is no list.
     """
+    if isinstance(configured, int | str):  # as typed; a list is OmegaConf's
+        raise UserError(f"cluster.gpus: got {configured}, must be a list such as [0] or [0,1,3]")
     if configured is not None:
         found = [str(each).strip() for each in configured]
     elif (visible := os.environ.get(VARIABLE)) is not None:

@@ -17,6 +17,7 @@ from sora.errors import UserError
 from sora.files import as_user_error
 
 LOCK = ".lock"
+PATIENCE_S = 0.3  # who only looks whether a run is held (holder) holds it for a moment, and is no reason to refuse it
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def run_locks(folders: Mapping[str, Path]) -> Iterator[None]:
             with as_user_error(folder / LOCK, "cannot be locked", advice):
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    held.enter_context(FileLock(folder / LOCK, timeout=0))
+                    held.enter_context(FileLock(folder / LOCK, timeout=PATIENCE_S))
                 except Timeout:
                     raise UserError(
                         f"{folder}: another process is training run {run_id} ({_described(folder)}); wait for it, or "

@@ -49,7 +49,7 @@ def render(folder: Path, run: RunConfig, record: Mapping[str, Any]) -> str:
         selected=selected,
         splits=[name for name in ("select", "report", "report_mm") if name in selected],
         base=base_name(run.backbone),
-        here=folder.name,
+        here=folder.resolve().name,
         adapter=adapter,
         head=_own_head(run) if own_head else None,
         loader="AutoModel" if own_head else "AutoModelForSequenceClassification",

@@ -14,6 +14,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from sora.backbones import load_backbone
+from sora.backbones.source import backbone_identity
 from sora.backbones.tokenizer import load_tokenizer
 from sora.coercion import nearest
 from sora.config import RunConfig
@@ -22,7 +23,7 @@ from sora.files import as_user_error, write_text
 from sora.method_config import LoraConfig
 from sora.publish import card, export
 from sora.runs import records
-from sora.runs.resolve import build_runs
+from sora.runs.resolve import restored
 from sora.runs.schema import STATUSES
 
 
@@ -68,8 +69,10 @@ def find_run(name: str, runs: Path, results: Path) -> FinishedRun:
                 pass
     values = _read(folder / "config.yaml", yaml.safe_load)
     for group, key in (("method", "packable"), ("task", "ignored_keys")):  # which earlier code wrote
-        values.get(group, {}).pop(key, None)
-    (run,) = build_runs(values)
+        if isinstance(values.get(group), dict):
+            values[group].pop(key, None)
+    with as_user_error(folder / "config.yaml", "is damaged", "restore the file", (UserError,)):
+        run = restored(values)
     return FinishedRun(folder, run, records.read(_record(folder, status, results)))
 
 
@@ -97,13 +100,18 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
 
     Raises:
         UserError: ``out`` is not empty or cannot be written, the method leaves nothing that could be merged, or the
-            backbone's weights or tokenizer cannot be had.
+            backbone's weights or tokenizer cannot be had, or are not those of the training.
     """
     method, merged = finished.run.method, merge and not (finished.adapter / export.MODEL_WEIGHTS).is_file()
     if merged and not ((finished.adapter / export.PEFT_CONFIG).is_file() and isinstance(method, LoraConfig)):
         raise UserError(
             f"--merge: method={method.name} is not merged here; export without --merge (peft's own adapters: "
             "then merge_and_unload)"
+        )
+    if merged and backbone_identity(finished.run.backbone) != finished.record["config"]["weights"]:
+        raise UserError(
+            f"--merge: backbone.weights={finished.run.backbone.weights} holds other weights than those that run "
+            f"{finished.record['run_id']} was trained on; put those back, or export without --merge"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not an empty folder; give a new or an empty one")

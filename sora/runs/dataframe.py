@@ -48,7 +48,7 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
     for problem in runs.attrs["problems"]:
         warnings.warn(problem, stacklevel=2)
     if study is not None:
-        of_study = [any(key.startswith(f"{study}-") for key in keys.split()) for keys in runs["studies"]]
+        of_study = [study in (key.rpartition("-")[0] for key in keys.split()) for keys in runs["studies"]]
         runs = runs[of_study].reset_index(drop=True)
         if runs.empty:
             raise UserError(f"{folder}: no run of the study {study} here")

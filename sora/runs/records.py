@@ -16,6 +16,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,14 @@ def find(results: Path, run_id: str) -> Path | None:
 def finished(results: Path) -> dict[str, Path]:
     """Find every record below ``results`` that has its arrays, by run id, from the names alone, in one pass."""
     folder = Path(results) / "records"
-    arrays = {path.with_suffix("") for path in folder.glob("**/*.npz")}
-    paths = sorted((path for path in folder.glob("**/*.json") if path.with_suffix("") in arrays), reverse=True)
+    arrays = {path.with_suffix("") for path in files(folder, ".npz")}
+    paths = [path for path in reversed(files(folder, ".json")) if path.with_suffix("") in arrays]
     return {path.stem[-12:]: path for path in paths}
+
+
+def files(folder: Path, suffix: str) -> list[Path]:
+    """List the files of that suffix below ``folder``, also behind links: a part may lie on another disk."""
+    return sorted(Path(folder) / name for name in glob(f"**/*{suffix}", root_dir=folder, recursive=True))
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -136,7 +142,7 @@ def read_many(folder: Path) -> list[dict[str, Any]]:
     """Return every record below ``folder``, by path. Raises UserError when one cannot be read."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder of records; train a run first, or check paths.results")
-    return [read(path) for path in sorted(Path(folder).rglob("*.json"))]
+    return [read(path) for path in files(folder, ".json")]
 
 
 def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:

@@ -41,6 +41,17 @@ def build_runs(cfg: DictConfig | Mapping[str, Any]) -> list[RunConfig]:
     return runs
 
 
+def restored(values: Mapping[str, Any]) -> RunConfig:
+    """The run in the config.yaml of a run folder: it is resolved, so no data, source or folder is looked for.
+
+    Raises UserError where it is none of this project.
+    """
+    method = method_class(values)
+    values = _without_training(dict(values), method)
+    groups = {name: coerce(cls, values.get(name, {}), name) for name, cls in {**_GROUPS, "method": method}.items()}
+    return coerce(RunConfig, {**values, **groups}, "")
+
+
 # -- packs ---------------------------------------------------------------------------------------------------
 
 
@@ -104,8 +115,7 @@ def _build(values: dict[str, Any]) -> RunConfig:
     values = {
         key: value for key, value in values.items() if key not in NOT_OF_A_RUN and not (value is None and key in unset)
     }
-    if not method.TRAINS and isinstance(values.get("trainer"), dict):  # a budget is for those that train
-        values["trainer"] = {key: each for key, each in values["trainer"].items() if key in MEASURING}
+    values = _without_training(values, method)
     task, is_own = values.get("task"), own.is_own(values.get("task"))
     given: set[str] = set()
     if isinstance(task, dict):
@@ -120,6 +130,13 @@ def _build(values: dict[str, Any]) -> RunConfig:
     run = resolved(run)
     _check_together(run)
     return filled(run)
+
+
+def _without_training(values: dict[str, Any], method: type[MethodConfig]) -> dict[str, Any]:
+    """Leave out what a method that does not train has no use for: a budget is for those that train."""
+    if method.TRAINS or not isinstance(values.get("trainer"), dict):
+        return values
+    return values | {"trainer": {key: each for key, each in values["trainer"].items() if key in MEASURING}}
 
 
 _GROUPS: dict[str, Any] = {  # those whose type does not depend on their name

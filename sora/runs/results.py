@@ -36,7 +36,7 @@ def read(folder: Path | str) -> Results:
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder of results; give the one that paths.results named when training")
     found = Results()
-    for path in sorted((Path(folder) / "records").rglob("*.json")):
+    for path in records.files(Path(folder) / "records", ".json"):
         run_id = path.stem.rpartition("-")[2]
         try:
             record = records.read(path)

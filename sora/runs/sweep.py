@@ -121,9 +121,12 @@ class Plan:
         return found.keys() & {cell.run_id for cell in self.cells}
 
     def unfinished(self) -> list[PlannedJob]:
-        """Return the jobs in which a record is missing. The members of a pack stay together, whichever are finished."""
+        """Return the jobs in which a record is missing. The members of a pack stay together, whichever are finished.
+
+        With ``predict`` every job: what of the test sets is predicted, the runner finds out.
+        """
         done = self.finished()
-        return [job for job in self.jobs if any(cell.run_id not in done for cell in job.cells)]
+        return [job for job in self.jobs if any(cell.run_id not in done or cell.run.predict for cell in job.cells)]
 
     def counts(self) -> str:
         """Describe the plan: ``30 runs, 10 of them finished``."""
@@ -233,6 +236,8 @@ class Planner:
     def _cell(self, chosen: dict[str, Value], values: dict[str, Any], entry: dict[str, Value]) -> Cell:
         """Return one run, checked and named. Raises UserError where it cannot be."""
         plain = {key: value.json for key, value in entry.items()}
+        for key in entry.keys() & chosen.keys():
+            raise UserError(f"{key}: swept over, and in the entries of pack; leave one out")
         own = {**values, "pack": [plain]} if values["pack"] is not None and plain else with_overrides(values, plain)
         (run,) = build_runs(own)
         weights = self._once(repr(run.backbone), lambda: backbone_identity(run.backbone))

@@ -1,5 +1,6 @@
 """Words as people type them, in Hydra's grammar: flags anywhere, and any sign in the keys that hold paths."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sora.cli import console
+from sora.cli import main as cli
 from sora.cli.arguments import hydra_text, parsed, quoted
 from tests.typed import Command
 
@@ -105,5 +107,20 @@ def test_a_home_that_is_not_known_makes_no_folder(
     assert (done.status, done.err.count("\n")) == (2, 1)
     assert "export HOME=<a folder that can be written>" in done.err
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    console.check_home()
+    console.check_folders()
     assert not [each for each in tmp_path.iterdir() if each.name.startswith("~")]
+
+
+def test_a_current_folder_that_is_gone_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["run.py", "task=cola"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: the current folder is gone (No such file or directory); cd to one"
+    )

@@ -77,6 +77,19 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["-m", "experiment=main_table,threshold"], "experiment=main_table,threshold: one sweep has one experiment"),
         (["experiment=main_table", "study.seeds=0,1"], "one sweep has one study.seeds; write study.seeds=[...]"),
         (["experiment=seeds", "study.seeds=[]"], "seeds.init: the study sweeps over no value; give study.tasks"),
+        (
+            ["task=[rte,mrpc]"],
+            "task=[rte,mrpc]: a group takes the name of one choice, no list; -m task=... with commas",
+        ),
+        (["protocol=[dev,paper]", *TOY], "protocol=[dev,paper]: a group takes the name of one choice"),
+        (
+            ["schedule=sparsify", "schedule.levels=[{a: 1}]"],
+            "schedule.levels: got [{'a': 1}], must be a list of numbers",
+        ),
+        (["-m", "method.threshold=1e-3,nan", *TOY], "method.threshold=1e-3,nan: nan and inf are no values of a run"),
+        (["-m", "device=cpu,cuda", *TOY], "device=cpu,cuda: one sweep has one device; give one value, and a command"),
+        (["-m", "cluster=gpus", "cluster.gpus=0,1", *TOY], "one sweep has one cluster.gpus; write cluster.gpus=[...]"),
+        (["-m", "cluster=gpus", "cluster.gpus=0", *TOY], "cluster.gpus: got 0, must be a list such as [0] or [0,1,3]"),
         (["-m", "cluster=gpus", "cluster.gpus=[0,0]", *TOY], "cluster.gpus: got 0, 0, must be each GPU once"),
     ],
 )

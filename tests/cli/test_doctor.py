@@ -71,6 +71,14 @@ def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert not list(tmp_path.iterdir()), "it writes nothing"
 
 
+@pytest.mark.parametrize("words", [("method=probe",), ("method=zero_shot", "task=synthetic_graded")])
+def test_a_method_without_steps_is_healthy(words: tuple[str, ...]) -> None:
+    run = a_case(*words, "seed=0")
+    name = words[0]
+    assert doctor._trainable(run) == ("ok", f"{name} takes no optimiser steps")
+    assert doctor._determinism(run) == ("ok", "there is no step to repeat")
+
+
 def test_a_head_in_half_precision_and_a_check_that_breaks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

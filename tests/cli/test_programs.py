@@ -56,6 +56,18 @@ def test_a_program_refuses_in_one_sentence(
     assert sorted(place.rglob("*")) == before, "nothing is left behind"
 
 
+@pytest.mark.parametrize(("program", "what"), [("demo", "subprocess.run"), ("bench", "sora.runs.compose.runs_of")])
+def test_an_interrupt_is_one_sentence(
+    program: str, what: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(what, interrupted)
+    assert started(program, [], monkeypatch) == 130
+    assert capfd.readouterr().err == "error: interrupted\n"
+
+
 def started(program: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """Exit status of a script, as ``python scripts/<program>.py <words>`` runs it, in this process."""
     monkeypatch.setattr("sora.cli.console.outlive_reader", lambda: None)

@@ -80,6 +80,11 @@ def test_a_snapshot_is_named_by_what_it_holds_and_taken_once(tmp_path):
     for part in ("sora/cli/main.py", "conf/config.yaml", "hydra_plugins/sora_packed/packed_sweeper.py"):
         assert (first / part).read_bytes() == (ROOT / part).read_bytes()
     assert not list(first.rglob("__pycache__"))
+    for cleared in ("sora/cli/main.py", "snapshot.json"):  # as a cluster does with what is old
+        content = (first / cleared).read_bytes()
+        (first / cleared).unlink()
+        assert code_snapshot.take(tmp_path) == first
+        assert (first / cleared).read_bytes() == content
 
 
 def test_a_job_is_the_command_of_its_sweep(monkeypatch):

@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from sora.cluster.run_lock import holder, run_locks
+from sora.cluster.run_lock import LOCK, holder, run_locks
 from sora.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,16 @@ def test_a_live_holder_is_named_and_keeps_the_run(tmp_path, other):
             f"{tmp_path}: another process is training run abc ({owner}); wait for it, or leave this run out"
         )
         assert holder(tmp_path) == owner
+
+
+def test_who_only_looks_refuses_no_training(tmp_path):
+    look = FileLock(tmp_path / LOCK, thread_local=False)
+    look.acquire()
+    over = threading.Timer(0.1, look.release)
+    over.start()
+    with run_locks({"abc": tmp_path}):
+        pass
+    over.join()
 
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path, other):

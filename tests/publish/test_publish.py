@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def test_the_card_names_the_files_that_were_in_use(tmp_path):
     assert f"Run `{record['run_id']}`; {files}.\n" in card.render(tmp_path, run, record)
 
 
+def test_the_card_of_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    (run,) = composing.runs(tmp_path / "conf", "method=lora", "task=sst2", backbone="minilm-l6")
+    record = composing.record()
+    record["data"]["sizes"] |= {"select": 3, "report": 3}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "adapter_config.json").touch()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert 'PeftModel.from_pretrained(model, "mine")' in card.render(Path("."), run, record)
+
+
 def test_the_unpruned_weights_stay(finished):
     kept = load_file(finished.folder / "checkpoint" / "selected.safetensors")
     ranks = finished.record["ranks"]
@@ -186,13 +197,14 @@ def mistakes(place, tmp_path):
         content = {"status": status, "run_id": name, "command": "python run.py method=sora"}
         (folder / "status.json").write_text(json.dumps(content))
     (tmp_path / "minilm").symlink_to(place / "minilm")
-    for name in ("unrecorded", "cut", "listed"):
+    for name in ("unrecorded", "cut", "listed", "scalar"):
         folder = tmp_path / "runs" / name
         (folder / "adapter").mkdir(parents=True)
         (folder / "status.json").write_text(json.dumps({"status": "ok", "run_id": name}))
         save_file({"x": torch.zeros(2)}, folder / "adapter" / "adapter_model.safetensors")
         (folder / "config.yaml").write_text((place / "cls" / "run" / "config.yaml").read_text())
     (tmp_path / "runs" / "listed" / "config.yaml").write_text("[1]")
+    (tmp_path / "runs" / "scalar" / "config.yaml").write_text("method: 3")
     (tmp_path / "runs" / "torn").mkdir()
     (tmp_path / "runs" / "torn" / "status.json").write_text("{")
     weights = tmp_path / "runs" / "cut" / "adapter" / "adapter_model.safetensors"
@@ -210,6 +222,7 @@ def mistakes(place, tmp_path):
         (("lost", "out"), r"lost: is not whole \(its adapter has no weights\); move its record away and repeat"),
         (("torn", "out"), r"torn/status\.json: cannot be read \(.*\); restore the file"),
         (("listed", "out"), r"listed/config\.yaml: cannot be read \(holds no mapping\); restore the file"),
+        (("scalar", "out"), r"scalar/config\.yaml: is damaged \(method\.name: got '3'.*\); restore the file"),
         (("cut", "out"), r"cut: is not whole \(Error while deserializing"),
         (("unrecorded", "out"), "its record is not in results"),
         (("half", "out", "--runs", "elsewhere"), "no run of that id in elsewhere"),
@@ -220,6 +233,43 @@ def test_a_mistake_is_one_sentence(mistakes, words, expected, monkeypatch):
     runs = Path(words[3]) if len(words) > 2 else Path("runs")
     with pytest.raises(UserError, match=expected):
         find_run(words[0], runs, Path("results"))
+
+
+@pytest.mark.parametrize(
+    ("group", "changed"),
+    [
+        (
+            "task",
+            {"reader": "own", "files": {"*": "gone.csv"}, "text": ["a"], "label": "b", "columns": {"text_a": "a"}},
+        ),
+        ("method", {"name": "masked_lora", "source": "0123456789ab", "ranks": {"query": 1}}),
+    ],
+    ids=["data", "source"],
+)
+def test_an_export_needs_neither_the_data_nor_the_source_of_a_run(place, tmp_path, group, changed, monkeypatch):
+    shutil.copytree(place / "cls" / "run", tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    values = yaml.safe_load(path.read_text())
+    values[group] = changed if group == "method" else values[group] | changed
+    path.write_text(yaml.safe_dump(values))
+    monkeypatch.chdir(place)  # where the backbone is
+    publish(find_run(str(tmp_path / "run"), Path("runs"), Path("results")), tmp_path / "out", merge=False)
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_other_weights_in_the_folder_of_the_backbone_are_not_merged(place, tmp_path, monkeypatch):
+    for name in ("cls", "results"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(place / "minilm", tmp_path / "minilm")
+    tensors = load_file(tmp_path / "minilm" / "model.safetensors")
+    save_file({key: value + 1.0 for key, value in tensors.items()}, tmp_path / "minilm" / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    finished = find_run("cls/run", Path("runs"), Path("results"))
+    with pytest.raises(
+        UserError, match=r"--merge: backbone\.weights=minilm holds other weights than those .* trained on"
+    ):
+        publish(finished, Path("out"), merge=True)
+    assert not Path("out").exists()
 
 
 def test_what_lies_there_is_not_touched(place, mistakes, monkeypatch):

@@ -109,6 +109,13 @@ def test_a_study_keeps_its_runs_and_an_empty_folder_has_none(results: Path, tmp_
         sora.runs.load(results, study="seeds")
 
 
+def test_a_study_whose_name_goes_on_is_another(tmp_path: Path) -> None:
+    for name, seeds in (("rates", [0]), ("rates-2", [1, 2])):
+        made.study(tmp_path, name, {"method": ["lora"], "task": ["rte"], "seed": seeds}, items=20)
+    assert list(sora.runs.load(tmp_path, study="rates").seed) == [0]
+    assert list(sora.runs.load(tmp_path, study="rates-2").seed) == [1, 2]
+
+
 def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:
     path = made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20)
     record = records.read(path)

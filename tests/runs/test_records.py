@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sora.errors import UserError
-from sora.runs import records, schema
+from sora.runs import records, results, schema
 from tests.composing import arrays, record
 
 ID = "0123456789ab"
@@ -56,6 +56,15 @@ def test_find_needs_the_id_alone(tmp_path: Path) -> None:
     path.with_suffix(".npz").unlink()  # a record without its logits is no result: the run is computed again
     assert records.find(tmp_path, ID) is None
     assert records.finished(tmp_path) == {}
+
+
+def test_records_behind_a_link_are_found(tmp_path: Path) -> None:
+    path = written(tmp_path / "disk")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "minilm-l6").symlink_to(path.parent)  # a part on another disk
+    expected = tmp_path / "records" / "minilm-l6" / path.name
+    assert records.finished(tmp_path) == {ID: expected}
+    assert results.read(tmp_path).paths == {ID: expected}
 
 
 def test_both_files_depend_on_their_content_alone(tmp_path: Path) -> None:

@@ -241,6 +241,8 @@ def test_finished_runs_are_not_started_again(typed: Command, tmp_path: Path) -> 
     assert seeds(done) == [[0, 1]], "its pack stays whole, so that it resumes in the company it had"
     assert "4 runs, 3 of them finished; 1 job to do" in done.err
     assert [path.read_bytes() for path in (tmp_path / "results" / "studies").glob("*.json")] == texts
+    asked = typed(*command, "predict=true")
+    assert [pack[0].method.name for pack in asked.packs] == ["lora", "sora"], "test sets may be asked for afterwards"
     next((tmp_path / "results").rglob("lora-*.npz")).unlink()  # a record without its logits is no result
     assert [pack[0].method.name for pack in typed(*command).packs] == ["lora", "sora"]
 
@@ -251,6 +253,12 @@ def test_two_places_of_a_sweep_may_be_one_run(typed: Command, tmp_path: Path) ->
     written = manifest_of(tmp_path)["runs"]
     assert len(written) == 4
     assert len({run["run_id"] for run in written}) == 2
+
+
+def test_a_key_is_swept_over_or_in_the_entries_of_a_pack(typed: Command) -> None:
+    done = typed("-m", "seed=0,1", "pack=[{seed: 3}]", *TOY)
+    assert (done.status, done.packs) == (2, [])
+    assert "seed: swept over, and in the entries of pack; leave one out" in done.err.splitlines()[0]
 
 
 def test_quoted_strings_are_their_text_at_any_depth(typed: Command, tmp_path: Path) -> None:
