@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,9 @@ def _resampled(column: Column, usable: list[tuple[str, Arrays]]) -> Draws:
         constant = [bootstrap.features(column.metric, np.full(items, each), labels, classes) for each in range(classes)]
         points = [100 * float(bootstrap.combine(column.metric, each.sum(0), items)) for each in constant]
         table.append(constant[int(np.argmax(points))])
-    scores = 100 * bootstrap.resample(table, column.metric, bootstrap.resamples_for(items))
+    # Each task draws items of its own: at the same places of their files, the draws of two tasks would be correlated.
+    drawn = zlib.crc32(f"{column.task} {column.split}".encode())
+    scores = 100 * bootstrap.resample(table, column.metric, bootstrap.resamples_for(items), drawn)
     if not points:
         return Draws(scores, place)
     return Draws(scores[:, :-1], place, max(points), scores[:, -1])

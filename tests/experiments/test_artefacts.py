@@ -5,6 +5,7 @@ Nothing here knows how tables are made. Every expectation is computed from the a
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -162,15 +163,16 @@ def compared(results: Path, seeds: dict[str, list[int]], methods: dict[str, int]
     return answers
 
 
-def bootstrapped(gaps: np.ndarray, stream: int) -> np.ndarray:
+def bootstrapped(gaps: np.ndarray, task: str, stream: int = 0) -> np.ndarray:
     """[B] mean gaps in points over resampled items and seeds; ``gaps`` [S, N] are differences of single answers.
 
-    The generators are those of docs/statistics.md: items [0, 0], the same for all runs of a task, and seeds
-    [0, 1, number of seeds, stream], the same for all comparisons of one stream.
+    Generators: items [crc32 of task and split, 0], the same for all runs of a task, and seeds [0, 1, number of seeds,
+    stream], the same for all comparisons of one stream.
     """
     count, items = gaps.shape
     resamples = 10_000
-    drawn_items = np.random.default_rng([0, 0]).integers(items, size=(resamples, items))
+    of_task = zlib.crc32(f"{task} report".encode())
+    drawn_items = np.random.default_rng([of_task, 0]).integers(items, size=(resamples, items))
     drawn_seeds = np.random.default_rng([0, 1, count, stream]).integers(count, size=(resamples, count))
     by_seed = np.stack([gaps[seed][drawn_items].mean(axis=1) for seed in range(count)], axis=1)
     return 100 * np.take_along_axis(by_seed, drawn_seeds, axis=1).mean(axis=1)
@@ -199,11 +201,13 @@ def test_seeds_that_tasks_share_are_drawn_together_and_others_apart(tmp_path: Pa
     apart = seeds["rte"] != seeds["sst2"]
     found = built(tmp_path)["comparisons"]
     gaps = [gap(answers, "sora", "lora", task) for task in TASKS]
-    draws = [bootstrapped(each, index if apart else 0) for index, each in enumerate(gaps)]
+    draws = [bootstrapped(each, TASKS[index], index if apart else 0) for index, each in enumerate(gaps)]
     for task, each, mine in zip(TASKS, gaps, draws, strict=True):
         matches(row(found, baseline="LoRA", method="SoRA", metric=LABELS[task]), mine, 100 * each.mean())
     line = row(found, baseline="LoRA", method="SoRA", metric="average")
     matches(line, np.mean(draws, axis=0), 100 * np.mean([each.mean() for each in gaps]))
+    same_places = [bootstrapped(each, TASKS[0], index if apart else 0) for index, each in enumerate(gaps)]
+    assert np.std(np.mean(draws, axis=0)) != pytest.approx(np.std(np.mean(same_places, axis=0)), rel=0.01)
     by_seed = [100 * each.mean(axis=1) for each in gaps]
     if apart:
         test = scipy_stats.ttest_ind(by_seed[0] / 2, -by_seed[1] / 2, equal_var=False)
@@ -212,7 +216,8 @@ def test_seeds_that_tasks_share_are_drawn_together_and_others_apart(tmp_path: Pa
     interval = points(line["t interval"]), points(line["t interval high"])
     assert interval == pytest.approx(tuple(test.confidence_interval()), abs=2e-6)
     if apart:  # the streams matter: drawn together, the intervals would be others
-        together = np.quantile(np.mean([bootstrapped(each, 0) for each in gaps], axis=0), [0.025, 0.975])
+        alike = [bootstrapped(*each) for each in zip(gaps, TASKS, strict=True)]
+        together = np.quantile(np.mean(alike, axis=0), [0.025, 0.975])
         assert np.abs(together - np.quantile(np.mean(draws, axis=0), [0.025, 0.975])).max() > 0.05
 
 
@@ -221,7 +226,8 @@ def test_an_average_of_tasks_with_some_common_seeds_is_over_those(tmp_path: Path
     answers = compared(tmp_path, seeds, {"lora": 70, "sora": 74})
     line = row(built(tmp_path)["comparisons"], baseline="LoRA", method="SoRA", metric="average")
     gaps = [gap(answers, "sora", "lora", "rte")[1:], gap(answers, "sora", "lora", "sst2")[:3]]
-    matches(line, np.mean([bootstrapped(each, 0) for each in gaps], axis=0), 100 * np.mean(gaps))
+    drawn = [bootstrapped(each, task) for each, task in zip(gaps, TASKS, strict=True)]
+    matches(line, np.mean(drawn, axis=0), 100 * np.mean(gaps))
     low, high = scipy_stats.ttest_1samp(100 * np.mean([g.mean(axis=1) for g in gaps], axis=0), 0).confidence_interval()
     assert (points(line["t interval"]), points(line["t interval high"])) == pytest.approx((low, high), abs=2e-6)
     assert points(line["seeds"]) == 3
