@@ -126,8 +126,7 @@ def _best(found: pd.DataFrame) -> Table:
         row: dict[str, object] = {"method": METHODS.get(str(method), method), "metric": label}
         row |= {"learning rates": len(whole), "learning rates of": len(part)}
         if len(whole):
-            most = whole[whole["of"] == whole["of"].max()]  # as scripts/tune.py chooses
-            best = most.loc[most["select"].idxmax()]
+            best = whole.loc[whole["select"].idxmax()]
             report = score_columns(part[part[RATE] == best[RATE]], "report").iloc[0].to_dict()
             row |= {"best": best[RATE], "select": best["select"], **report}
             row["select - report"] = best["select"] - best["mean"]
@@ -136,9 +135,8 @@ def _best(found: pd.DataFrame) -> Table:
     grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
     same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
     caption = (
-        "The learning rate with the best mean on the select split, of those with most seeds, and its score on the "
-        "report split (points, mean ± population SD over seeds). Select - report: the difference of the two, with the "
-        "optimism of the choice. "
+        "The learning rate with the best mean on the select split, and its score on the report split (points, mean ± "
+        "population SD over seeds). Select - report: the difference of the two, with the optimism of the choice. "
         "Learning rates: those of which every seed has a score, of those planned; another study of the same task may "
         f"have tried more.{f' {same}' if len(grids) > 1 else ''}"
     )
