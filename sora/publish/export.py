@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sora.backbones.head import form_of
-from sora.files import replaced, write_text
+from sora.files import as_user_error, replaced, write_text
 
 if TYPE_CHECKING:
     from sora.backbones import Backbone, Head
@@ -205,5 +206,9 @@ def write_tensors(
 
 def _save(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
     plain = {key: value.detach().to("cpu", torch.float32).contiguous().clone() for key, value in tensors.items()}
-    with replaced(path) as partial:
+    full = (OSError, SafetensorError)
+    with (
+        as_user_error(path, "cannot be written", "make room or choose another folder", full),
+        replaced(path) as partial,
+    ):
         save_file(plain, partial, metadata={"format": "pt"} | metadata)

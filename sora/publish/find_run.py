@@ -132,7 +132,13 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
 
 def _write_tokenizer(run: RunConfig, out: Path) -> None:
     """Save the tokenizer as the run used it, for ``AutoTokenizer.from_pretrained(out)``."""
-    load_tokenizer(run.backbone).save_pretrained(out)
+    tokenizer = load_tokenizer(run.backbone)
+    try:
+        tokenizer.save_pretrained(out)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # the tokenizers library says so that a disk is full
     if run.backbone.family == "deberta-v2" and run.backbone.tokenizer == "spm":
         # Its own class builds a normaliser anew instead of reading the one that was saved: see load_tokenizer.
         path = out / "tokenizer_config.json"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -270,6 +271,20 @@ def test_other_weights_in_the_folder_of_the_backbone_are_not_merged(place, tmp_p
     ):
         publish(finished, Path("out"), merge=True)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("merge", [False, True], ids=["tokenizer", "model"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(place, tmp_path, merge, monkeypatch):
+    monkeypatch.chdir(place)
+    finished = find_run("cls/run", Path("runs"), Path("results"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"out.*: cannot be written \(.*File too large.*\)"):
+            publish(finished, tmp_path / "out", merge=merge)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_lies_there_is_not_touched(place, mistakes, monkeypatch):
