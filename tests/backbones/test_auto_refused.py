@@ -181,6 +181,7 @@ def test_what_the_command_refuses(words: tuple[str, ...], said: str, tmp_path: P
 def test_a_fourier_transform_over_the_batch(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60, "intermediate_size": 48}
     AutoModel.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
     with pytest.raises(UserError, match="in fnet the padding or another example of the batch reaches a token"):
         load_backbone(auto(tmp_path))
 

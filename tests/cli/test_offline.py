@@ -215,8 +215,8 @@ def test_a_model_that_is_at_hand_is_copied(tmp_path: Path, monkeypatch: pytest.M
     save_model(tmp_path / "have" / "mine")
     yaml = tmp_path / "conf" / "backbone" / "mine.yaml"
     yaml.parent.mkdir(parents=True)
-    yaml.write_text("name: mine\nfamily: auto\nhub: org/mine\npooling: auto\narch: {layer_norm_eps: 1e-5}\n")
-    assert backbone_config("mine", yaml.parent).arch == {"layer_norm_eps": 0.00001}
+    yaml.write_text("name: mine\nfamily: auto\nhub: org/mine\npooling: auto\narch: {layer_norm_eps: 1e-12}\n")
+    assert backbone_config("mine", yaml.parent).arch == {"layer_norm_eps": 1e-12}
     out = tmp_path / "out"
     monkeypatch.setenv("SORA_MODELS", str(tmp_path / "have"))
     prepare(out, [], ["mine"], config_dir=str(tmp_path / "conf"))
