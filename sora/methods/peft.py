@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from sora.backbones import Backbone, Head
 from sora.backbones.head import fits_class, form_of
 from sora.coercion import nearest, one_of
 from sora.errors import UserError
+from sora.files import as_user_error
 from sora.method_config import PEFT_VARIANTS, PeftConfig
 from sora.methods.base import Method, Plan, matrices_and_vectors
 from sora.optim import ParameterGroup
@@ -132,14 +134,17 @@ class Peft(Method):
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write what PEFT's ``save_pretrained`` does, the head where :func:`sora.publish.export.write_peft` has it."""
         self.model.peft_config["default"].modules_to_save = head.module_names() if self.classifies else None
-        self.model.save_pretrained(folder, save_embedding_layers=False)
         state = {key: value.detach().cpu().contiguous().clone() for key, value in head.export_state(replica).items()}
-        if not self.classifies:
-            save_file(state, folder / export.HEAD_WEIGHTS, metadata={"format": "pt"})
-            return
-        path = folder / export.PEFT_WEIGHTS
-        tensors = load_file(path) | {f"base_model.model.{key}": value for key, value in state.items()}
-        save_file(tensors, path, metadata={"format": "pt"})
+        with as_user_error(
+            folder, "cannot be written", "make room or choose another folder", (OSError, SafetensorError)
+        ):
+            self.model.save_pretrained(folder, save_embedding_layers=False)
+            if not self.classifies:
+                save_file(state, folder / export.HEAD_WEIGHTS, metadata={"format": "pt"})
+                return
+            path = folder / export.PEFT_WEIGHTS
+            tensors = load_file(path) | {f"base_model.model.{key}": value for key, value in state.items()}
+            save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _seed_draws(backbone: Backbone) -> None:

@@ -26,8 +26,8 @@ SINGLE = ("backbone.dropout", "backbone.pooling", "backbone.tokenizer", "backbon
 def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse a recipe or budget that was asked for and has no file: Hydra passes over it, as the groups are optional.
 
-    Likewise epochs, typed or of a recipe from elsewhere, that a budget's steps would override, and the method's rate
-    where the trainer's is set.
+    Likewise epochs, typed or of a recipe from elsewhere, that a budget's steps would override, the method's rate where
+    the trainer's is set, and a threshold next to rho.
 
     Args:
         cfg: the composed configuration, whose ``recipe`` and ``budget`` are set by their files.
@@ -60,6 +60,8 @@ def check_recipe(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str])
         raise UserError(
             f"method.learning_rate: has no effect, given the {rate}{where}; set trainer.learning_rate instead"
         )
+    if {"method.threshold", "method.rho"} <= typed and (rho := cfg["method"].get("rho")) is not None:
+        raise UserError(f"method.threshold: has no effect, given method.rho={rho}, which sets it; give one of the two")
 
 
 IDLE = {  # keys -> the group without whose choice they do nothing, and what to add

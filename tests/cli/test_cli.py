@@ -57,6 +57,10 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
             "method.learning_rate: has no effect, given the trainer.learning_rate=0.001 of recipe=minilm-l6/lora/cola; "
             "set trainer.learning_rate instead",
         ),
+        (
+            ["method=sora", "method.rho=0.1", "method.threshold=1e-4"],
+            "method.threshold: has no effect, given method.rho=0.1, which sets it; give one of the two",
+        ),
         (["learning_rate=1e-4"], "learning_rate: no such key; did you mean trainer.learning_rate?"),
         (["paths.runs=/dev/null/runs"], "paths.runs: "),
         (["paths.runs="], "paths.runs: empty, must be a folder"),

@@ -1,6 +1,7 @@
 """Tuners of PEFT in our loop: against our own LoRA, reloaded by plain PEFT, and refused in one sentence."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -140,6 +141,17 @@ def test_mean_pooling_leaves_the_head_beside_it(tmp_path):
     head = load_file(tmp_path / "adapter" / "head.safetensors")
     for name, tensor in pack.model.head.export_state(0).items():
         torch.testing.assert_close(head[name], tensor)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    pack = tiny.pack(configs(method={"peft_type": "LORA", "options": {"r": 2}}))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"adapter: cannot be written \(.*File too large.*\); make room"):
+            pack.method.export(0, tmp_path / "adapter", pack.model.head)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_one_tuner_has_one_spelling():
