@@ -102,7 +102,7 @@ def pretrained(config: BackboneConfig, hf_config: Any) -> tuple[nn.Module, dict[
 
     Raises:
         UserError: the files are not those that are pinned, or of another architecture: they lack a tensor of the
-            encoder, hold one of another shape, or more than are built.
+            encoder, hold one of another shape, or more than are built; or hold nan.
     """
     check_config_json(config)
     backbone_identity(config)
@@ -130,6 +130,9 @@ def pretrained(config: BackboneConfig, hf_config: Any) -> tuple[nn.Module, dict[
             f"{files[0]}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
             f"belong to (backbone=auto backbone.weights={files[0].parent} reads its config.json), or {WAYS_OUT}"
         )
+    lost = next((key for key, value in encoder.named_parameters() if not bool(value.isfinite().all())), None)
+    if lost is not None:
+        raise UserError(f"{files[0].parent}: {lost} holds nan or inf; its training diverged, or the file is damaged")
     return encoder, _pooler(config.family, state, prefix, hf_config.hidden_size)
 
 

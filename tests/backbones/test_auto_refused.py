@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from sora.backbones import encoder_checks, load_backbone
@@ -60,6 +61,12 @@ def _empty(folder: Path) -> None:
     (folder / "pytorch_model.bin").touch()
 
 
+def _nan(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state["bert.encoder.layer.1.output.dense.weight"][3, 5] = torch.nan
+    save_file(state, folder / "model.safetensors")
+
+
 def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
@@ -79,6 +86,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a truncated file": (_cut, "cannot be read as weights"),
     "a pickle of code": (_code, "pytorch_model.bin: cannot be read as weights"),
     "an empty pickle": (_empty, "pytorch_model.bin: cannot be read as weights (EOFError)"),
+    "a number that is none": (_nan, "encoder.layer.1.output.dense.weight holds nan or inf; its training diverged"),
     "an unknown architecture": (
         _says(model_type="ownbert", auto_map={"AutoModel": "own.Own"}),
         "transformers cannot build this ownbert (ValueError: Unrecognized model",
