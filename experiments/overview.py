@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +34,7 @@ LINES = {MAJORITY: (":", "#777777"), "probe": ("--", "#777777"), "zero_shot": ((
 LINES["full"] = "-.", line("full")["color"]  # 50 times the parameters of the others: a point would leave them no room
 COLOUR = {primary.HOLDS: COLOURS[0], primary.FAILS: COLOURS[1], primary.OPEN: "#777777", primary.UNFINISHED: "#bbbbbb"}
 CONTROLS = {"lora_equal": "s", "lora_own": "^", "lora_permuted": "v", "lora_svd": "<"}  # markers, in LoRA's colour
+PLACES = {"lora_own": -2, "lora_equal": -1, "lora_permuted": 1, "lora_svd": 2}  # left and right of their own
 SHADE = "#e3e3e3"  # of a margin
 LEAST = 1.0  # points that an axis spans
 UNTRAINED = ("probe", "zero_shot", "svd_cut")  # no training that could differ
@@ -165,6 +167,8 @@ def _pareto(backbone: str, parts: dict[str, pd.DataFrame]) -> Figure:
         f"{backbone}. Mean over seeds, bars: one SD over seeds. LoRA's line goes along r, SoRA's along ξ. Horizontal: "
         "what needs no adapter. What was trained on a task had as many steps on the same examples."
     )
+    if any(part["series"].isin(PLACES).any() for part in parts.values()):
+        caption += " LoRA of SoRA's size stands left and right of it, so that each is seen."
     high = tiling(len(parts))[1]
     title = "Score against live parameters"
     return Figure(f"score_against_live_parameters-{backbone}", title, caption, draw, (WIDTH, 2.35 * high + 0.75))
@@ -175,6 +179,9 @@ def _panel(axis: Axes, part: pd.DataFrame) -> None:
     zero = points["live"] <= 0
     least = points.loc[~zero, "live"].min()
     points = points.assign(x=points["live"].where(~zero, (least if least > 0 else 1.0) / 4))
+    # Of one size, the controls would hide each other and SoRA: they stand around it, a marker's width apart.
+    apart = 0.03 * max(math.log(points["x"].max() / points["x"].min()), 0.1)
+    points["x"] *= np.exp(apart * points["series"].map(PLACES).fillna(0))
     for series, mine in points.groupby("series", sort=False):
         mine, style = mine.sort_values("x", kind="stable"), line(mine["method"].iloc[0])
         name = METHODS.get(str(series), str(series))
@@ -260,8 +267,7 @@ def forest(found: pd.DataFrame) -> Figure | None:
 def _forest(axis: Axes, part: pd.DataFrame, names: pd.Series) -> None:
     for place, row in enumerate(part.to_dict("records")):
         if row["margin"] > 0:
-            low, high = -row["margin"], row["margin"]
-            axis.fill_betweenx([place - 0.36, place + 0.36], low, high, color=SHADE, linewidth=0)
+            axis.fill_betweenx([place - 0.36, place + 0.36], -row["margin"], 0, color=SHADE, linewidth=0)
         colour, (low, high, least, most) = COLOUR[row["verdict"]], (row[end] for end in primary.ENDS)
         axis.plot([least, most], [place + 0.2, place + 0.2], color=colour, linewidth=1.0)
         axis.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="butt")
