@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import chi2
 
 from experiments import published
 from experiments.figures import WIDTH
@@ -21,7 +22,7 @@ from experiments.tables import Artefact, Figure, Table, counts, size
 from sora import runs as results
 
 TITLE = "Rank map: which ranks stay (Figure 3)"
-SEEDS = 5  # shown in one row at most
+SEEDS = 4  # shown in one row at most, next to their mean
 MODULE = r"(?:^|\.)layer\.(?P<layer>\d+)\.(?P<matrix>.+)$"
 COUNTED = {"live parameters": "params.live", "authors' count": "params.authors_formula"}
 NAMES = {"rank": "trained", "no_data_rank": "no data"}
@@ -50,7 +51,9 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
     rows = []
     for (method, task), part in runs.groupby(["method", "task"], sort=False):
         mine = ranks[(ranks["method"] == method) & (ranks["task"] == task)]
-        table = mine.pivot_table(index="run_id", columns="module", values="rank", aggfunc="first")
+        table, drawn = (
+            mine.pivot_table(index="run_id", columns="module", values=name, aggfunc="first") for name in NAMES
+        )
         total, dead = table.sum(axis=1), (table == 0).sum(axis=1)
         row = {"method": METHODS.get(str(method), method), "task": in_words(str(task))}
         row |= {"runs": part["done"].sum(), "runs of": len(part), "ranks": total.mean(), "ranks sd": sd(total)}
@@ -58,11 +61,14 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         row |= {name: pd.to_numeric(part[key]).mean() for name, key in COUNTED.items()}
         row |= {"rank agreement": agreement(table), "agreement on dead modules": dead_agreement(table)}
         row["data dependence"] = part["data_dependence"].mean()
+        first = start[part.index].iloc[0]
+        row["dispersion"], row["p (chance)"] = dispersion(table, first)
+        row["dispersion, no data"] = dispersion(drawn, first)[0]
         printed = published.ranks().query("task == @task" if method == "sora" else "task == ''").filter(like="layer_")
         rows.append(row | {"SoRA paper, Figure 3": printed.to_numpy().sum() if len(printed) else math.nan})
     data = pd.DataFrame(rows)
-    if data["data dependence"].isna().all():
-        data = data.drop(columns="data dependence")
+    known = ["data dependence", "dispersion, no data"]
+    data = data.drop(columns=[name for name in known if data[name].isna().all()])
     data[[*COUNTED]] = data[[*COUNTED]].apply(counts)
     caption = (
         "Means over seeds, of the selected weights. Ranks: live ranks of all modules, and their share of those at "
@@ -70,9 +76,12 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         "(every matrix as if it were square). Agreement, mean over pairs of seeds: Spearman correlation of the ranks "
         "per module; Jaccard index of the sets of dead modules, empty where no seed has one. Data dependence: 1 - "
         "correlation, over modules, of the ranks with those that the initial draw and ξ leave without any data; at 0 "
-        "the draw decides all."
+        "the draw decides all. Dispersion: variance over modules of the ranks summed over runs, in units of that which "
+        "cutting ranks at random leaves, with each run's share (Fisher's index, about chi-square); near 1 the runs "
+        "prefer no module. p: of as much by chance."
     )
     formats = {"live parameters": size, "authors' count": size, "ranks": "{:.1f}", "kept": "{:.1f} %"}
+    formats |= {"p (chance)": "{:.4f}"}
     formats |= {"dead modules": "{:.1f}", "SoRA paper, Figure 3": "{:.0f} ranks"}
     return Table("rank_map", "Ranks that stay, and agreement of seeds", caption, data, formats)
 
@@ -89,6 +98,21 @@ def dead_agreement(table: pd.DataFrame) -> float:
         (dead.loc[a] & dead.loc[b]).sum() / n for a, b in _pairs(table) if (n := (dead.loc[a] | dead.loc[b]).sum())
     ]
     return _mean(either)
+
+
+def dispersion(table: pd.DataFrame, start: float) -> tuple[float, float]:
+    """Index of dispersion of the ranks [runs, modules], and its p; NaN where nothing was cut, or all.
+
+    Were each of the ``start`` ranks of a module kept with the share of its run, the sums over runs would have that
+    variance: Fisher (1925), Statistical Methods for Research Workers.
+    """
+    table = table.dropna(axis=1)
+    share = table.mean(axis=1) / start
+    chance, more = float((start * share * (1 - share)).sum()), len(table.columns) - 1
+    if more < 1 or not chance > 0:
+        return math.nan, math.nan
+    ratio = float(table.sum().var(ddof=1)) / chance
+    return ratio, float(chi2.sf(ratio * more, more))
 
 
 def _pairs(table: pd.DataFrame) -> Iterable[tuple[str, str]]:
@@ -115,22 +139,26 @@ def label(module: str) -> str:
 
 
 def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
-    """A map for each seed, layers by matrices, above what no data would have left; None without ranks."""
-    runs = [part for _, part in ranks.groupby("run_id", sort=False)][:SEEDS]
-    rows = [name for name in ("rank", "no_data_rank") if any(part[name].notna().any() for part in runs)]
-    if not rows or not grid(runs[0]).size:
+    """The mean map and one for each seed, layers by matrices, above what no data would leave; None without ranks."""
+    every = [part for _, part in ranks.groupby("run_id", sort=False)]
+    parts = {f"seed {part['seed'].iloc[0]}": part for part in every[:SEEDS]}
+    if len(every) > 1:
+        parts = {f"mean of {len(every)}": ranks} | parts
+    rows = [name for name in NAMES if ranks[name].notna().any()]
+    if not rows or not grid(every[0]).size:
         return None
-    top = float(pd.concat(runs)[rows].max(axis=None)) or 1.0
+    top = float(ranks[rows].max(axis=None)) or 1.0
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.subplots(len(rows), len(runs), squeeze=False, sharex=True, sharey=True)
+        axes = canvas.subplots(len(rows), len(parts), squeeze=False, sharex=True, sharey=True)
         for axis_row, name in zip(axes, rows, strict=True):
-            for axis, part in zip(axis_row, runs, strict=True):
-                table = grid(part, name).rename(columns=label)
+            for axis, (heading, part) in zip(axis_row, parts.items(), strict=True):
+                table, count = grid(part, name).rename(columns=label), part["run_id"].nunique()
                 image = axis.imshow(table, cmap="Blues", vmin=0, vmax=top, aspect="auto")
-                above = f"seed {part['seed'].iloc[0]}\n" if name == "rank" else ""
-                axis.set_title(f"{above}{NAMES[name]}: {part[name].sum():.0f}" if part[name].notna().any() else above)
-                if name != "rank" and part["rank"].nunique() > 1 and part[name].nunique() > 1:
+                above = f"{heading}\n" if name == "rank" else ""
+                total = f"{NAMES[name]}: {part[name].sum() / count:.0f}"
+                axis.set_title(f"{above}{total}" if part[name].notna().any() else above)
+                if count == 1 and name != "rank" and part["rank"].nunique() > 1 and part[name].nunique() > 1:
                     axis.set_title(f"{axis.get_title()} ({1 - part['rank'].corr(part[name]):.2f})")
                 axis.set_xticks(range(table.shape[1]), table.columns, rotation=90)
                 axis.set_yticks(range(0, len(table), 1 if len(table) < 9 else 2))
@@ -138,7 +166,10 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
                 for (row, column), value in np.ndenumerate(table):
                     if not np.isnan(value):
                         ink = "white" if value > 0.6 * top else "black"
-                        axis.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+                        text = f"{value:.0f}" if count == 1 else f"{value:.1f}"
+                        axis.text(
+                            column, row, text, ha="center", va="center", color=ink, fontsize=8 if count == 1 else 6
+                        )
             axis_row[0].set_ylabel("layer")
         canvas.colorbar(image, ax=axes, label="rank", shrink=0.8, aspect=30, ticks=MaxNLocator(5, integer=True))
 
@@ -146,9 +177,9 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
     if len(rows) > 1:
         caption += " Below: the ranks that the initial draw and the threshold leave without any data; in brackets the "
         caption += "data dependence."
-    if ranks["run_id"].nunique() > SEEDS:
-        caption += f" The first {SEEDS} of {ranks['run_id'].nunique()} runs."
-    layers = len(grid(runs[0]))
-    size = (WIDTH * min(1.0, 0.25 + 0.2 * len(runs)), (0.19 * layers + 0.5) * len(rows) + 0.9)
+    if len(every) > SEEDS:
+        caption += f" The first {SEEDS} of {len(every)} runs, and the mean of all."
+    layers = len(grid(every[0]))
+    size = (WIDTH * min(1.0, 0.25 + 0.2 * len(parts)), (0.19 * layers + 0.5) * len(rows) + 0.9)
     title = f"{in_words(task)}: ranks that stay, seed by seed"
     return Figure(f"ranks_{method}-{task}", title, caption, draw, size, True)

@@ -9,7 +9,8 @@ from scipy import stats as reference
 from sklearn.metrics import jaccard_score
 from statsmodels.stats.power import TTestPower, normal_power
 
-from experiments.rank_map import agreement, dead_agreement
+from experiments import published
+from experiments.rank_map import agreement, dead_agreement, dispersion
 from experiments.seeds import parts
 from experiments.stats import (
     detectable_gap,
@@ -20,6 +21,7 @@ from experiments.stats import (
     t_interval,
     t_interval_of_average,
 )
+from tests.experiments import published_notes
 
 SCORES = [0.701, 0.722, 0.688, 0.731, 0.709]
 
@@ -95,6 +97,21 @@ def test_agreement_of_ranks_by_hand_and_by_scipy():
     pairs = [reference.spearmanr(table.loc[a], table.loc[b]).statistic for a, b in ("ab", "ac", "bc")]
     assert agreement(table) == pytest.approx(np.mean(pairs))
     assert math.isnan(agreement(pd.DataFrame([[1, 1, 1], [1, 2, 3]]))), "one rank everywhere correlates with nothing"
+
+
+def test_dispersion_of_ranks_is_that_of_the_published_maps_and_of_chance():
+    """One map of the paper by its note; sums over runs by simulation, with and without modules that all runs prefer."""
+    (qqp,) = published.ranks().groupby("task").get_group("qqp").filter(like="layer_").to_numpy().reshape(1, -1)
+    ratio, p = dispersion(pd.DataFrame([qqp]), 8)
+    assert f"| QQP | 95.1 % | {ratio:.2f} | {f'{p:.3f}'.lstrip('0')} |" in published_notes.dispersion()
+    chance = np.random.default_rng(5)
+    drawn = chance.binomial(8, np.array([[0.5], [0.7], [0.9]]), (2000, 3, 36))
+    found = np.array([dispersion(pd.DataFrame(each), 8) for each in drawn])
+    assert found[:, 0].mean() == pytest.approx(1, abs=0.02)
+    assert (found[:, 1] < 0.05).mean() == pytest.approx(0.05, abs=0.015)
+    preferred = chance.binomial(8, np.where(np.arange(36) < 6, 0.9, 0.6), (3, 36))
+    assert dispersion(pd.DataFrame(preferred), 8)[1] < 0.01
+    assert np.isnan(dispersion(pd.DataFrame(np.full((3, 36), 8)), 8)).all(), "nothing was cut"
 
 
 def test_agreement_on_dead_modules_agrees_with_scikit_learn():
