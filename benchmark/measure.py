@@ -33,7 +33,7 @@ class Finished(Exception):
 class Gate:
     """Stands between a contestant's steps: waits for the turn, times it, reports it.
 
-    All contestants get ready and take their first step beside each other, which is on one thread each, ``threads`` from
+    All contestants get ready and take their first step side by side, which is on one thread each, ``threads`` from
     then on: processes that spin for the same cores would make each other wait many times longer than the work takes.
     """
 
@@ -179,7 +179,7 @@ def turn_length(seconds: Sequence[float]) -> int:
 
 
 def _serve(connection: Connection, case: Case, cuda: bool) -> None:
-    """Body of a contestant's process: train until told to stop; what goes wrong is sent as one line."""
+    """Body of a contestant's process: train until it is to stop; what goes wrong is sent as one line."""
     import torch
 
     from benchmark import contestants

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import yaml
 
-from experiments import tuning
+from experiments import primary, tuning
 from experiments.conditions import RATE
 from experiments.labels import ARMS
 from sora.cli.console import Parser, run
@@ -50,7 +50,6 @@ RHO, RHOS = 0.15, (0.0, 0.05, 0.15, 0.35)  # at which SoRA's rate is chosen, and
 TUNING_SEEDS = (1, 2)
 STUDIED = ("cola", "sst2_10k")
 PATTERNS = {"lora_equal": "uniform", "lora_own": "own", "lora_permuted": "permuted"}
-CONTROLS = 3  # seeds of every arm that is in no comparison
 REPEATED = ("lora_r8", "sora_best", "sora_small", "lora_equal", "lora_permuted")
 
 
@@ -151,7 +150,7 @@ class Driver:
             for arm in self.arms:
                 if arm == "zero_shot" and task != "stsb":
                     continue
-                seeds = self.seeds if arm in REPEATED else self.seeds[:CONTROLS]
+                seeds = self.seeds if arm in REPEATED else self.seeds[: primary.CONTROLS]
                 self._try(arm, task, seeds)
 
     def _try(self, arm: str, task: str, seeds: Sequence[int]) -> None:
@@ -225,7 +224,7 @@ class Driver:
 
     def _average_rank(self, arm: str, task: str) -> str:
         """SoRA-small's, over matrices and the controls' seeds, rounded, at least 1."""
-        sources = self._sources(arm, "sora_small", task, self.seeds[:CONTROLS])
+        sources = self._sources(arm, "sora_small", task, self.seeds[: primary.CONTROLS])
         if any(each.startswith("<") for each in sources.values()):
             return "<sora_small's average rank>"
         done = records.finished(self.results)
@@ -246,7 +245,7 @@ class Driver:
     # -- studies ---------------------------------------------------------------------------------------------
 
     def studies(self) -> None:
-        few = self.seeds[:CONTROLS]
+        few = self.seeds[: primary.CONTROLS]
         for task in (task for task in self.tasks if task in STUDIED):
             try:
                 rate = self._rate("sora", task)
@@ -296,11 +295,11 @@ def driver(variables: Mapping[str, str], listing: bool) -> Driver:
                 raise UserError(f"{key}: got {word}, must be some of {', '.join(known)}")
         return found
 
-    backbone = variables.get("BACKBONE") or "minilm-l6"
+    backbone = variables.get("BACKBONE") or primary.HOME
     tasks = sorted(path.stem for path in (CONF / "budget" / backbone).glob("*.yaml"))
     if not tasks:
         raise UserError(f"BACKBONE: got {backbone}, which has no budgets in conf/budget")
-    seeds = listed("SEEDS", ("0", "21", "42", "81", "100", "123"))
+    seeds = listed("SEEDS", tuple(map(str, primary.SEEDS)))
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"SEEDS: got {','.join(seeds)}, must be whole numbers, each once")
     if shared := {*map(int, seeds)} & {*TUNING_SEEDS}:

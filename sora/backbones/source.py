@@ -47,7 +47,7 @@ def backbone_identity(config: BackboneConfig) -> dict[str, Any]:
     hashes = {path.name: _checked_hash(config, path) for path in weights_files(config)}
     if len(hashes) == 1:
         return {"sha256": next(iter(hashes.values()))}
-    return {"sha256": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()}  # of several shards
+    return {"sha256": _of_several(hashes)}
 
 
 def base_name(config: BackboneConfig) -> str:
@@ -114,7 +114,12 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def tokenizer_identity(config: BackboneConfig) -> str:
     """sha256 (hex) of the tokenizer's files; config.json, which says little about it, may change. Raises UserError."""
-    hashes = {path.name: file_hash(path) for path in tokenizer_files(tokenizer_folder(config)) if path.name != CONFIG}
+    files = tokenizer_files(tokenizer_folder(config))
+    return _of_several({path.name: file_hash(path) for path in files if path.name != CONFIG})
+
+
+def _of_several(hashes: dict[str, str]) -> str:
+    """One sha256 (hex) of files by name."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
