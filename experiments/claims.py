@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from experiments.efficiency import slower, timed
 from experiments.labels import ARMS, METHODS, TASKS, Column
 from experiments.levels import interpolated, levels
 from experiments.primary import FAILS, HOLDS, OPEN
-from experiments.scores import by_seed, chosen, long, paired
+from experiments.scores import DEPENDENCE, DEPENDENT, by_seed, chosen, long, paired
 from experiments.stats import NONE, Interval, spearman, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, Table
@@ -55,7 +56,7 @@ class Claim(NamedTuple):
     towards: int = 1
     bound: float = 0.0
     given: bool = False
-    dependence: float = math.nan
+    dependence: Mapping[str, float] = MappingProxyType({})
     margin: float = math.nan
     holm: float = math.nan
     fixed: bool = False
@@ -89,7 +90,7 @@ def table(studies: Sequence[Study]) -> Table | None:
         row = {"claim": each.claim, "paper": each.paper, "task": each.task, "ours": float(np.mean(each.values))}
         row |= {"95 % interval": each.interval.low, "95 % interval high": each.interval.high}
         row |= {"margin": each.margin, "seeds": len(each.values), "p (Holm)": each.holm}
-        row |= {"data dependence": each.dependence, "verdict": each.verdict}
+        row |= {**dict.fromkeys(DEPENDENCE.values(), math.nan), **each.dependence, "verdict": each.verdict}
         rows.append(row | {"fixed beforehand": "yes" if each.fixed else "no", "study": study.key})
     if not rows:
         return None
@@ -101,17 +102,18 @@ def table(studies: Sequence[Study]) -> Table | None:
         "Intervals: Student's over seeds; of "
         "score differences, widened to the bootstrap over seeds and items where that reaches further. Fixed "
         "beforehand: the comparisons of docs/study.md with their margins, p corrected after Holm over the tasks; "
-        f"nothing corrects the others for their number. Backbone {backbones} here, DeBERTaV3-base (Figure 2: "
-        "RoBERTa-large) in the paper, and other budgets: a claim that fails here is not refuted there."
+        f"nothing corrects the others for their number. {DEPENDENT} Backbone {backbones} here, DeBERTaV3-base "
+        "(Figure 2: RoBERTa-large) in the paper, and other budgets: a claim that fails here is not refuted there."
     )
     words = {"ours": pd.Series(ours), "95 % interval": pd.Series(ends)}
     return Table("claims", TITLE, caption, pd.DataFrame(rows), {"p (Holm)": "{:.4f}"}, words=words)
 
 
-def _dependence(*parts: pd.DataFrame) -> float:
+def _dependence(*parts: pd.DataFrame) -> dict[str, float]:
     """Of the ranks of SoRA among these runs."""
     runs = pd.concat(parts)
-    return float(runs.loc[(runs["method"] == "sora") & runs["done"].astype(bool), "data_dependence"].mean())
+    runs = runs[(runs["method"] == "sora") & runs["done"].astype(bool)]
+    return {head: float(runs[name].mean()) for name, head in DEPENDENCE.items()}
 
 
 class Pair(NamedTuple):
@@ -129,7 +131,7 @@ class Pair(NamedTuple):
         return Claim(claim, paper, self.column.label, values, "points", hull, towards, dependence=self.dependence)
 
     @property
-    def dependence(self) -> float:
+    def dependence(self) -> dict[str, float]:
         """Of its SoRA runs."""
         return _dependence(self.a, self.b)
 
@@ -222,7 +224,7 @@ def _fixed_beforehand(study: Study) -> Iterator[Claim]:
             "points",
             Interval(test["low"], test["high"]),
             bound=-margin if has_margin else 0.0,
-            dependence=test["data dependence"],
+            dependence={head: test[head] for head in DEPENDENCE.values()},
             margin=margin,
             holm=test["p (Holm)"],
             fixed=True,

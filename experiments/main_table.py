@@ -16,6 +16,8 @@ from experiments.labels import ARMS, MAJORITY, METHODS
 from experiments.learning_curves import learning_curves
 from experiments.scores import (
     AVERAGED,
+    DEPENDENCE,
+    DEPENDENT,
     averages,
     by_seed,
     cells,
@@ -44,8 +46,7 @@ CAPTION = (
     "the head. Minus LoRA: over the seeds both have (a probe's or zero-shot run stands for every seed), with two 95 % "
     "intervals, Student's t over seeds and a bootstrap over seeds and examples. "
     "Majority class: one class for every item, the one that scores best on the report split; "
-    f"remarks name the rows of which one of the two intervals does not lie above it ({DOUBTFUL}). Data dependence: 1 - "
-    "the correlation, over matrices, between the live ranks and those that the initial draw leaves without data. "
+    f"remarks name the rows of which one of the two intervals does not lie above it ({DOUBTFUL}). {DEPENDENT} "
 )
 VERDICTS = {
     "arm": "Minus LoRA is to LoRA r = 8. Of equal size: as many weights as SoRA-small's run of the same seed, to "
@@ -111,7 +112,8 @@ def table(study: Study, runs: pd.DataFrame, found: pd.DataFrame, drawn: Mapping[
     data = settings_of(found, {"label": "task", key: key})
     data["n"], data["n of"] = counts(found["n"]), counts(found["of"])
     data = data.join(score_columns(found, "score")[["score", "score sd", "score diverged", "score one_class"]])
-    data["live parameters"], data["data dependence"] = counts(found["live"]), found["data_dependence"]
+    data["live parameters"] = counts(found["live"])
+    data[[*DEPENDENCE.values()]] = found[[*DEPENDENCE]]
     data[GAPS] = pd.DataFrame(gaps, columns=GAPS, dtype=float)
     data["verdict"] = [verdicts.get(place, "") for place in zip(data["task"], data[key], strict=True)]
     data["remarks"] = found["remarks"]

@@ -22,7 +22,7 @@ from scipy import stats as scipy_stats
 from experiments import stats
 from experiments.comparisons import compare, smallest_gap
 from experiments.draws import draws
-from experiments.scores import by_seed, chosen, long, paired
+from experiments.scores import DEPENDENCE, DEPENDENT, by_seed, chosen, long, paired
 from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
@@ -56,7 +56,7 @@ FAMILIES = {
 }
 ENDS = ["t interval", "t interval high", "bootstrap interval", "bootstrap interval high"]
 SHOWN = ["comparison", "task", "seeds", "difference", "margin", *ENDS, "p", "p (Holm)", "smallest gap"]
-SHOWN += ["data dependence", "verdict"]
+SHOWN += [*DEPENDENCE.values(), "verdict"]
 
 
 def key_of(study: Study) -> str:
@@ -96,7 +96,7 @@ def tests(study: Study) -> pd.DataFrame:
             whole = over.seeds == row["planned"]
             row["p"] = p_value(over.by_seed[0], bound, one_sided=family.margin) if whole else math.nan
             row["smallest gap"] = smallest_gap(over)
-            row["data dependence"] = a["data_dependence"].mean()
+            row |= {head: a[name].mean() for name, head in DEPENDENCE.items()}
             row["share"] = 100 * live["params.live"] / (live["params.live_b"] or math.nan)
             found.append(row)
     return judged(pd.DataFrame(found)) if found else pd.DataFrame(columns=[*SHOWN, "other", "share", "short"])
@@ -140,7 +140,8 @@ CAPTION = (
     "is none), fails where both lie below it, and else cannot be decided; it is unfinished until every seed of {} has "
     "its partner. But worse: within the margin, and both below 0. p: of the t test, one-sided against the margin, "
     "two-sided against 0; Holm: corrected over the tasks of a comparison that have runs. Smallest gap: the "
-    "difference from 0 that each of the two intervals alone would show in 80 % of cases, the larger of the two. {}"
+    "difference from 0 that each of the two intervals alone would show in 80 % of cases, the larger of the two. "
+    f"{DEPENDENT} {{}}"
 )
 NOT_FIXED = "margins as in docs/study.md; not fixed beforehand for this sweep"
 CAPTIONS = {

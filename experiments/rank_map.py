@@ -16,6 +16,7 @@ from experiments import published
 from experiments.figures import WIDTH
 from experiments.labels import METHODS, in_words
 from experiments.learning_curves import gates
+from experiments.scores import DEPENDENCE, DEPENDENT
 from experiments.stats import sd, spearman
 from experiments.study import Study
 from experiments.tables import Artefact, Figure, Table, counts, size
@@ -60,23 +61,22 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         row |= {"kept": part["kept"].mean(), "dead modules": dead.mean()}
         row |= {name: pd.to_numeric(part[key]).mean() for name, key in COUNTED.items()}
         row |= {"rank agreement": agreement(table), "agreement on dead modules": dead_agreement(table)}
-        row["data dependence"] = part["data_dependence"].mean()
+        row |= {head: part[name].mean() for name, head in DEPENDENCE.items()}
         first = start[part.index].iloc[0]
         row["dispersion"], row["p (chance)"] = dispersion(table, first)
         row["dispersion, no data"] = dispersion(drawn, first)[0]
         printed = published.ranks().query("task == @task" if method == "sora" else "task == ''").filter(like="layer_")
         rows.append(row | {"SoRA paper, Figure 3": printed.to_numpy().sum() if len(printed) else math.nan})
     data = pd.DataFrame(rows)
-    known = ["data dependence", "dispersion, no data"]
+    known = [*DEPENDENCE.values(), "dispersion, no data"]
     data = data.drop(columns=[name for name in known if data[name].isna().all()])
     data[[*COUNTED]] = data[[*COUNTED]].apply(counts)
     caption = (
         "Means over seeds, of the selected weights. Ranks: live ranks of all modules, and their share of those at "
         "the start. Dead modules: without any rank. Parameters: sum of r (in + out), and as the authors' code counts "
         "(every matrix as if it were square). Agreement, mean over pairs of seeds: Spearman correlation of the ranks "
-        "per module; Jaccard index of the sets of dead modules, empty where no seed has one. Data dependence: 1 - "
-        "correlation, over modules, of the ranks with those that the initial draw and ξ leave without any data; at 0 "
-        "the draw decides all. Dispersion: variance over modules of the ranks summed over runs, in units of that which "
+        "per module; Jaccard index of the sets of dead modules, empty where no seed has one. "
+        f"{DEPENDENT} Dispersion: variance over modules of the ranks summed over runs, in units of that which "
         "cutting ranks at random leaves, with each run's share (Fisher's index, about chi-square); near 1 the runs "
         "prefer no module. p: of as much by chance."
     )

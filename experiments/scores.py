@@ -21,6 +21,13 @@ LIVE = (
     "weights, which may be from before the last rank went."
 )
 
+DEPENDENCE = {"data_dependence": "data dependence", "data_dependence_same_total": "data dependence same total"}
+DEPENDENT = (
+    "Data dependence: 1 - the correlation, over matrices, of the live ranks with those that the initial draw and ξ "
+    "leave without data; in brackets, with as many ranks of the draw as the run has, so that their number plays no "
+    "part (0: the draw alone says where they stay)."
+)
+
 
 def chosen(study: Study, *keys: str) -> pd.DataFrame:
     """The runs that stand for each value of ``keys`` on each task; ``trials``: of how many settings they were chosen.
@@ -60,7 +67,7 @@ def long(study: Study, runs: pd.DataFrame, first: bool = False) -> pd.DataFrame:
 def cells(study: Study, runs: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """One row for each value of ``keys`` and each number of a task: what its runs say together."""
     rows = long(study, runs)
-    numbers = ["params.live", "params.trainable", "trainer.learning_rate", "data_dependence"]
+    numbers = ["params.live", "params.trainable", "trainer.learning_rate", *DEPENDENCE]
     rows[numbers] = rows[numbers].apply(pd.to_numeric)
     rows["id_done"] = rows["run_id"].where(rows["done"])
     found = rows.groupby([*keys, "task", "label", "metric", "split"], sort=False, dropna=False).agg(
@@ -81,7 +88,7 @@ def cells(study: Study, runs: pd.DataFrame, *keys: str) -> pd.DataFrame:
         trainable=("params.trainable", "mean"),
         rates=("trainer.learning_rate", lambda x: ", ".join(f"{rate:g}" for rate in sorted(x.dropna().unique()))),
         trials=("trials", "first"),
-        data_dependence=("data_dependence", "mean"),
+        **{name: (name, "mean") for name in DEPENDENCE},
     )
     found["remarks"] = [
         ", ".join(filter(None, (f"{d} diverged" if d else "", f"{o} one-class" if o else "", why)))
@@ -106,6 +113,11 @@ def settings_of(found: pd.DataFrame, heads: Mapping[str, str]) -> pd.DataFrame:
     )
 
 
+def dependence(found: pd.DataFrame) -> pd.DataFrame:
+    """Data dependence as a table shows it; no column where no row has one."""
+    return found[[*DEPENDENCE]].dropna(axis="columns", how="all").rename(columns=DEPENDENCE)
+
+
 def score_columns(found: pd.DataFrame, name: str, mean: str = "mean", sd: str = "sd") -> pd.DataFrame:
     """A score, its SD over seeds and the counts that belong to it, as :class:`experiments.tables.Table` shows them."""
     counts = {f"{name} {key}": found[key].astype("Int64") for key in ("n", "of", "diverged", "one_class")}
@@ -122,17 +134,13 @@ def score_table(
     keys = list(heads)
     places = found[keys].drop_duplicates().reset_index(drop=True)
     by_task = found.groupby([*keys, "task"], sort=False, dropna=False)
-    means = by_task.agg(
-        live=("live", "first"), dependence=("data_dependence", "first"), mean=("mean", _whole_mean)
-    ).reset_index()
+    firsts = {name: (name, "first") for name in ("live", *DEPENDENCE)}
+    means = by_task.agg(**firsts, mean=("mean", _whole_mean)).reset_index()
     rows = means.groupby(keys, sort=False, dropna=False)
-    sums = rows.agg(
-        live=("live", "mean"), dependence=("dependence", "mean"), average=("mean", _whole_mean), tasks=("task", "size")
-    )
+    sums = rows.agg(**{name: (name, "mean") for name in firsts}, average=("mean", _whole_mean), tasks=("task", "size"))
     sums = places.merge(sums.reset_index(), on=keys, how="left")
     data = settings_of(places, heads).assign(**{"live parameters": counts(sums["live"])})
-    if sums["dependence"].notna().any():
-        data["data dependence"] = sums["dependence"]
+    data = data.join(dependence(sums))
     for label in (column.label for task in study.tasks for column in study.columns(task)):
         data = data.join(score_columns(places.merge(found[found["label"] == label], on=keys, how="left"), label))
     if len(study.tasks) > 1:
@@ -142,11 +150,11 @@ def score_table(
 
 
 def averages(study: Study, found: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The average of the tasks for each value of ``key``: mean, live and data_dependence, NaN where a task lacks it.
+    """The average of the tasks for each value of ``key``: mean, live and DEPENDENCE, NaN where a task lacks it.
 
     ``found``: rows with a task, a mean and the others; of two numbers of one task the mean counts.
     """
-    columns = ["mean", "live", "data_dependence"]
+    columns = ["mean", "live", *DEPENDENCE]
     by_task = found.groupby([key, "task"], sort=False)[columns].agg(_whole_mean)
     rows = by_task.groupby(level=key, sort=False)
     return rows.agg(_whole_mean)[rows.size() == len(study.tasks)]
@@ -178,8 +186,7 @@ def detail_table(study: Study, found: pd.DataFrame, heads: Mapping[str, str], dr
     data["last"], data["last SD"] = found["last"], found["last_sd"]
     data["select - report"] = (found["select"] - found["mean"]).where(found["split"] == "report")
     data["live"], data["trainable"] = counts(found["live"]), counts(found["trainable"])
-    if found["data_dependence"].notna().any():
-        data["data dependence"] = found["data_dependence"]
+    data = data.join(dependence(found))
     data["peak learning rate"] = found["rates"].where(scored, "")
     data["trials in this study"] = found["trials"].where(scored).astype("Int64")
     data["remarks"] = found["remarks"]

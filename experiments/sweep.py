@@ -5,7 +5,7 @@ import pandas as pd
 from experiments.conditions import RATE
 from experiments.figures import heat_maps
 from experiments.labels import in_words
-from experiments.scores import cells, score_columns, settings_of
+from experiments.scores import cells, dependence, score_columns, settings_of
 from experiments.study import REFUSABLE, SEEDS, Study
 from experiments.tables import Artefact, Table, counts, size
 
@@ -21,8 +21,7 @@ def build(study: Study) -> list[Artefact | None]:
     data = data.join(score_columns(found, "selected weights"))
     data = data.join(score_columns(found.assign(one_class=0), "last weights", "last", "last_sd"))
     data["live parameters"] = counts(found["live"])
-    if found["data_dependence"].notna().any():
-        data["data dependence"] = found["data_dependence"]
+    data = data.join(dependence(found))
     formats = {"live parameters": size, **dict.fromkeys(axes, "{:g}")}
     words = (
         "Mean ± population SD over seeds, in points, report split; (n/m): n of m runs. One-class: runs whose selected "

@@ -30,7 +30,7 @@ class Table:
 
     ``X`` and ``X high``: an interval. ``X`` and ``X sd``: mean ± SD, with ``X n`` and ``X of`` the runs that are
     missing, with ``X diverged`` and ``X one_class`` what must be known of them. ``X`` and ``X of``: runs that are there
-    of all.
+    of all. ``X`` and ``X same total``: the second in brackets.
 
     Attributes:
         name: of its files.
@@ -79,6 +79,9 @@ class Table:
             words += (
                 data[f"{name} sd"].map(write).where(data[f"{name} sd"].notna(), "").map(lambda sd: sd and f" ± {sd}")
             )
+        if f"{name} same total" in data:
+            again = data[f"{name} same total"]
+            words += again.map(write).map(" ({})".format).where(again.notna(), "")
         if f"{name} n" not in data:
             return _of(words, data[f"{name} of"]) if f"{name} of" in data else words.where(there, EMPTY)
         n, of = data[f"{name} n"].fillna(0).astype(int), data[f"{name} of"].fillna(0).astype(int)
@@ -114,7 +117,7 @@ def _of(found: pd.Series, every: pd.Series) -> pd.Series:
 
 SIGNED = "{:+,.2f}"
 RANKED = {"ranks", "live", "live parameters", "live weights", "data dependence"}
-COMPANIONS = (" high", " sd", " n", " of", " diverged", " one_class")
+COMPANIONS = (" high", " sd", " n", " of", " diverged", " one_class", " same total")
 
 
 @dataclass(frozen=True)

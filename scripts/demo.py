@@ -89,15 +89,16 @@ def row(method: str, found: list[Record]) -> list[str]:
 
 def reading(found: list[Record]) -> str:
     """What may be read from the ranks of SoRA's runs: their regime, and how far the data chose them."""
-    regime, nulls = found[0]["regime"], [record["no_data_ranks"]["selected"] for record in found]
-    each = [results.data_dependence(record["ranks"], null) for record, null in zip(found, nulls, strict=True)]
-    index, drawn = float(np.mean([one["index"] for one in each])), [sum(null.values()) for null in nulls]
-    larger = "the draw still has" if index < 0.5 else "the data have"
+    regime = found[0]["regime"]
+    index, same = (
+        float(np.mean([results.data_dependence(each["ranks"], each["no_data_ranks"][key])["index"] for each in found]))
+        for key in ("selected", "same_total")
+    )
+    larger = "the draw still has" if same < 0.5 else "the data have"
     return (
-        f"Data-dependence of the ranks: {index:.2f} (0: the initial draw explains them, 1: nothing of them), at rho "
-        f"{regime['rho']:.2g} and travel {regime['travel']:.2g}. Where the draw and the threshold alone would leave "
-        f"{np.mean(drawn):.0f} ranks, which matrix keeps how many correlates with that at {1 - index:.2f}: "
-        f"in so short a training {larger} the larger say."
+        f"Data-dependence of the ranks: {index:.2f}; against the draw cut to as many ranks {same:.2f} (0: the initial "
+        f"draw alone says where ranks stay, 1: it says nothing), at rho {regime['rho']:.2g} and travel "
+        f"{regime['travel']:.2g}: in so short a training {larger} the larger say."
     )
 
 

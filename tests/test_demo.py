@@ -61,11 +61,13 @@ def test_what_it_says_of_the_ranks(kept: list[int], says: str) -> None:
     drawn = [1, 3, 5, 2, 8, 6]
     record = made.record({"method": "sora", "task": "stsb"}, {}, "0" * 64)
     record["ranks"] = {str(index): rank for index, rank in enumerate(kept)}
-    record["no_data_ranks"] = {"selected": {str(index): rank for index, rank in enumerate(drawn)}}
+    same = [2, 3, 5, 1, 8, 7]
+    record["no_data_ranks"] = {
+        key: {str(index): rank for index, rank in enumerate(each)}
+        for key, each in (("selected", drawn), ("same_total", same))
+    }
     record["regime"] = {"rho": 0.4, "shrink": 0.5, "travel": 0.6}
     said = demo.reading([record])
-    correlation = np.corrcoef(kept, drawn)[0, 1]
-    assert f"ranks: {1 - correlation:.2f} " in said
-    assert f"with that at {correlation:.2f}" in said
-    assert "would leave 25 ranks" in said
+    first, second = (1 - np.corrcoef(kept, each)[0, 1] for each in (drawn, same))
+    assert f"ranks: {first:.2f}; against the draw cut to as many ranks {second:.2f} " in said
     assert says in said

@@ -244,13 +244,14 @@ class Adalora(Lora):
         """Return whether the budget is spent anew after the 0-based update ``step``."""
         return step == self.last or (self.warmup < step < self.last and step % self.config.interval == 0)
 
-    def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
+    def no_data_ranks(self, replica: int, step: int, total: int | None = None) -> dict[str, int]:
         """Spend the budget of that time by the order that the initial weights alone give the triplets.
 
         The scores |w grad| that a run begins with order nothing: lambda is 0, and so are the gradients of P and Q, so
         that all scores are 0, and ties die together. The null therefore gives every weight the same gradient: then
         sensitivity and uncertainty are both proportional to |w|, and a triplet's score to mean P^2 + mean Q^2 of its
-        initial draw. The budget is that of the last allocation among the first ``step`` updates; before any, all stay.
+        initial draw. The budget is ``total``, or that of the last allocation among the first ``step`` updates; before
+        any, all stay.
         """
         generator = self._redraw(replica)
         scores = []
@@ -258,7 +259,7 @@ class Adalora(Lora):
             q, p = draw_factors(layer.r, layer.in_features, layer.out_features, generator)
             scores.append(q.square().mean(dim=1) + p.square().mean(dim=1))
         spent = max(filter(self._allocates, range(step)), default=0)
-        budget = cubic_budget(spent, self.warmup, self.last, self.start, self.end)
+        budget = cubic_budget(spent, self.warmup, self.last, self.start, self.end) if total is None else total
         kept = allocate(torch.cat(scores).unsqueeze(0), budget).view(len(self.layers), -1)
         return dict(zip(self.layers, kept.sum(dim=1).tolist(), strict=True))
 

@@ -97,9 +97,10 @@ class Method(ABC):
         count = sum(tensor.numel() // self.plan.replicas for tensor in tensors)
         return Summary(live=count, authors_formula=count)
 
-    def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
+    def no_data_ranks(self, replica: int, step: int, total: int | None = None) -> dict[str, int]:
         """Return ``Summary.ranks`` as ``step`` updates of stage 0 leave them if no gradient comes from the data.
 
+        ``total``: in place of what the steps leave, the ``total`` ranks that the initial draw would keep longest.
         Computed from the seed, not from the present weights. Empty where nothing decides about ranks during training.
         """
         return {}

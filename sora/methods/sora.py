@@ -69,14 +69,21 @@ class Sora(Lora):
             self.weights = column(weights, size).squeeze(1)  # once: a recorded step finds them where they were
         return size * self.weights
 
-    def no_data_ranks(self, replica: int, step: int) -> dict[str, int]:
-        """Draw the initial gates again, shrink them as the first ``step`` updates do, and count what is left."""
+    def no_data_ranks(self, replica: int, step: int, total: int | None = None) -> dict[str, int]:
+        """Draw the initial gates again, shrink them as the first ``step`` updates do, and count what is left.
+
+        ``total``: count the largest ``total`` gates of the draw instead, as a threshold takes the smallest first.
+        """
         timeline, generator = self.plan.timeline, self._redraw(replica)
         drawn = []
         for layer in self.layers.values():
             draw_matrix(layer.r, layer.in_features, generator)
             drawn.append(draw_gates(layer.r, generator))
         gates, shrink = torch.stack(drawn), GateStep.of([self.plan.runs[replica]])
+        if total is not None:
+            kept = torch.zeros(gates.numel(), dtype=torch.bool)
+            kept[gates.abs().flatten().topk(total).indices] = True
+            gates, step = kept.view_as(gates), 0
         for each in range(step):
             if not gates.any():
                 break

@@ -176,12 +176,15 @@ def data_dependence(ranks: Mapping[str, int], no_data: Mapping[str, int]) -> dic
 
 def _dependence(record: Record) -> dict[str, float]:
     """Return the columns of a row; no index where hardly a rank died, as a few gates near zero would make all of it."""
-    ranks, drawn = record["ranks"], record.get("no_data_ranks", {}).get("selected")
-    if not ranks or not drawn or ranks.keys() != drawn.keys():
-        return {"data_dependence": math.nan, "ranks_differ": math.nan}
-    found, method = data_dependence(ranks, drawn), record["config"]["method"]
+    ranks, drawn, method = record["ranks"], record.get("no_data_ranks", {}), record["config"]["method"]
     whole = method["name"] == "sora" and sum(ranks.values()) > MOST_ALIVE * method["r"] * len(ranks)
-    return {"data_dependence": math.nan if whole else found["index"], "ranks_differ": found["differ"]}
+    found = dict.fromkeys(("data_dependence", "data_dependence_same_total", "ranks_differ"), math.nan)
+    for name, column in (("selected", "data_dependence"), ("same_total", "data_dependence_same_total")):
+        if ranks and ranks.keys() == drawn.get(name, {}).keys():
+            each = data_dependence(ranks, drawn[name])
+            found[column] = math.nan if whole else each["index"]
+            found["ranks_differ"] = each["differ"] if name == "selected" else found["ranks_differ"]
+    return found
 
 
 # -- longer tables ---------------------------------------------------------------------------------------------

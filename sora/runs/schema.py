@@ -156,6 +156,10 @@ class Params(Part):
 
 class NoDataRanks(Part):
     selected: Ranks = key("at the step of the selected weights: what `ranks` is compared with")
+    same_total: Ranks = optional(
+        "of the initial draw alone, as many ranks in all as `ranks` has: what `ranks` is compared with apart from how "
+        "many it has"
+    )
     last: Ranks = optional("at the last step: what `ranks_last` is compared with; absent where that is")
 
 

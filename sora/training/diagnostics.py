@@ -31,14 +31,16 @@ def rank_diagnostics(
 ) -> dict[str, Any]:
     """Return ``regime``, ``no_data_ranks`` and ``ranks_last`` of a record, those that the method has.
 
-    ``selected``: step of the selected weights; ``updates``: how many the run was changed by. Without ``ranks_last`` the
-    last weights have no no-data ranks either.
+    The method holds the selected weights, of step ``selected``; ``updates``: how many the run was changed by. Without
+    ``ranks_last`` the last weights have no no-data ranks either.
     """
     found: dict[str, Any] = {}
     if expected := regime(pack.runs[replica], pack.timeline):
         found["regime"] = expected.numbers()
     if null := pack.method.no_data_ranks(replica, min(selected, updates)):
-        found["no_data_ranks"] = {"selected": null}
+        live = sum(pack.method.summary(replica).ranks.values())
+        same_total = pack.method.no_data_ranks(replica, 0, live)
+        found["no_data_ranks"] = {"selected": null, "same_total": same_total}
         if ranks_last is not None:
             found["no_data_ranks"]["last"] = pack.method.no_data_ranks(replica, updates)
             found["ranks_last"] = ranks_last

@@ -97,7 +97,7 @@ def test_what_was_fixed_beforehand_comes_first(tmp_path: Path, monkeypatch: pyte
     assert (first.bound, first.margin, first.fixed, best.fixed) == (-1, 1, True, False)
     assert first.holm == pytest.approx(0.5 - 3 * math.sqrt(3) / (2 * math.sqrt(2 + 27)))  # two degrees of freedom
     assert (first.verdict, second.verdict) == ("holds", "is unfinished")
-    assert [each.dependence for each in found] == pytest.approx([0, 0, 2, 2, 0])
+    assert [each.dependence["data dependence"] for each in found] == pytest.approx([0, 0, 2, 2, 0])
     row = answered.row(answered.built(tmp_path, "main_table")["claims"], claim=first.claim)
     assert (row["margin"], row["fixed beforehand"], row["verdict"]) == ("1", "yes", "holds")
     assert "1 is unfinished" in (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -259,15 +259,16 @@ def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None
         record = json.loads(path.read_text())
         ranks = record["ranks"]
         drawn = ranks if record["config"]["seed"] == 0 else {name: 8 - rank for name, rank in ranks.items()}
-        record["no_data_ranks"] = {"selected": drawn}
+        record["no_data_ranks"] = {"selected": drawn, "same_total": ranks}
         path.write_text(json.dumps(record))
     found = artefacts(tmp_path)
     for name, place in (("main_table", ["RTE acc."]), ("details", [])):
         assert row(found[name], *place, "SoRA")["data dependence"].value == pytest.approx(1.0)
+        assert row(found[name], *place, "SoRA")["data dependence"].text == "1.00 (0.00)"
         assert row(found[name], *place, "LoRA")["data dependence"].text == EMPTY
     study = reading.study(tmp_path)
     table = next(each for each in experiments.find("rank_map").build(study) if each.name == "rank_map")
-    assert row(table, "SoRA")["data dependence"].text == "1.00"
+    assert row(table, "SoRA")["data dependence"].text == "1.00 (0.00)"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -143,6 +144,39 @@ def test_the_authors_threshold_stepped_by_hand() -> None:
     assert 0 < sum(found.values()) <= soft
 
 
+def test_as_many_ranks_as_a_run_has_are_the_largest_of_the_draw() -> None:
+    pack = tiny.pack(tiny.runs(seeds=[3, 4], method={"threshold": 0.02, "prox": "soft"}, trainer={"max_steps": 40}))
+    for replica, seed in enumerate((3, 4)):
+        gates = drawn(seed, pack)
+        order = sorted((-abs(g), name) for name, each in gates.items() for g in each.tolist())
+        for total in (0, 1, 17, len(order)):
+            expected = {name: sum(own == name for _, own in order[:total]) for name in gates}
+            assert pack.method.no_data_ranks(replica, 40, total) == expected
+        shrunk = pack.method.no_data_ranks(replica, 25)
+        assert pack.method.no_data_ranks(replica, 0, sum(shrunk.values())) == shrunk, "a threshold takes the smallest"
+
+
+RESULTS = Path(__file__).parents[2] / "results" / "records"
+WIDTHS = {"intermediate.dense": (384, 1536), "output.dense": (1536, 384)}  # of MiniLM-L6, the attention's are square
+
+
+@pytest.mark.parametrize("place", sorted(RESULTS.glob("minilm-l6/*/sora-*.json")), ids=lambda path: path.stem)
+def test_the_committed_records_have_the_ranks_of_their_draw(place: Path) -> None:
+    """Drawn again with torch alone, from the seed and the widths of the encoder."""
+    record = json.loads(place.read_text(encoding="utf-8"))
+    ranks, generator = record["ranks"], torch.Generator().manual_seed(derive(record["config"]["seed"], "adapter"))
+    gates = {}
+    for name in ranks:
+        width = WIDTHS.get(name.split(".", 3)[3], (384, 384))[0]
+        torch.empty(8, width).uniform_(generator=generator)
+        gates[name] = torch.randn(8, generator=generator).abs()
+    everything = torch.cat(list(gates.values())).sort(descending=True).values
+    found = record["no_data_ranks"]
+    for key, total in (("selected", sum(found["selected"].values())), ("same_total", sum(ranks.values()))):
+        least = everything[total - 1]
+        assert found[key] == {name: int((g >= least).sum()) for name, g in gates.items()}, key
+
+
 def test_the_seed_of_the_initial_weights_decides() -> None:
     def ranks(each: Any) -> dict[str, int]:
         return tiny.pack([each]).method.no_data_ranks(0, 20)
@@ -205,10 +239,11 @@ def test_what_a_record_says(tmp_path: Path) -> None:
     still = {"learning_rate": 1e-30, "eval_every": 5}
     loop = tiny.train(tiny.runs(method={"threshold": 0.03, "penalty_rule": "off"}, trainer=still), tmp_path)
     pack, last = loop.pack, loop.pack.method.summary(0).ranks
-    found = rank_diagnostics(pack, 0, last, selected=5, updates=20)
     pack.optimizer.rows.copy_(loop.best)  # the first evaluation wins: every other one is as good
+    found = rank_diagnostics(pack, 0, last, selected=5, updates=20)
     assert loop.progress[0].best_step == 5
-    assert found["no_data_ranks"] == {"selected": pack.method.summary(0).ranks, "last": found["ranks_last"]}
+    selected = pack.method.summary(0).ranks
+    assert found["no_data_ranks"] == {"selected": selected, "same_total": selected, "last": found["ranks_last"]}
     assert found["ranks_last"] == last != found["no_data_ranks"]["selected"]
     assert found["regime"]["shrink"] == 0.6
     assert rank_diagnostics(pack, 0, None, 5, 20).keys() == {"regime", "no_data_ranks"}

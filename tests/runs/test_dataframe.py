@@ -160,7 +160,10 @@ def test_where_hardly_a_rank_died_there_is_no_index(tmp_path: Path, ranks: tuple
     names = [f"m{i}" for i in range(len(ranks))]
     record = records.read(made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20))
     record |= {"ranks": dict(zip(names, ranks, strict=True))}
-    record |= {"no_data_ranks": {"selected": dict(zip(names, (8, 8, 7, 8), strict=True))}}
+    drawn = {"selected": (8, 8, 7, 8), "same_total": (8, 6, 8, 7)}
+    record |= {"no_data_ranks": {key: dict(zip(names, each, strict=True)) for key, each in drawn.items()}}
     row = sora.runs.frame([record]).iloc[0]
     assert math.isnan(row["data_dependence"]) is not shown
+    same = row["data_dependence_same_total"]
+    assert same == pytest.approx(1 - pearsonr(ranks, (8, 6, 8, 7)).statistic if shown else math.nan, nan_ok=True)
     assert row["ranks_differ"] == 0.5
