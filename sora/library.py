@@ -135,7 +135,7 @@ class SoraAdapters:
 
         ``weight_decay`` is on matrices: not on gates, biases and norms.
         """
-        config = self.config
+        config = self.config.at_rate(lr)
         gates = [layer.gate for layer in self.layers.values() if layer.gate is not None]
         factors = [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
         whole = [p for name in self.trained for p in self.model.get_submodule(name).parameters()]

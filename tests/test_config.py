@@ -256,8 +256,13 @@ def test_schedules_that_cannot_be(schedule: dict[str, Any], method: dict[str, An
 
 
 def test_positions_bound_the_length_only_where_they_are_absolute() -> None:
-    roberta = TINY | {"family": "roberta", "arch": {"max_position_embeddings": 514}}
+    roberta = TINY | {"family": "roberta", "arch": {"hidden_size": 32, "max_position_embeddings": 514}}
     assert build_runs(plain(backbone=roberta, trainer__max_length=512))
     assert "at most 512 tokens" in refusal(backbone=roberta, trainer__max_length=513)
-    relative = TINY | {"arch": {"max_position_embeddings": 512, "position_biased_input": False}}
+    relative = TINY | {"arch": TINY["arch"] | {"position_biased_input": False}}
     assert build_runs(plain(backbone=relative, trainer__max_length=2048))
+
+
+def test_a_backbone_says_what_it_is() -> None:
+    said = refusal(backbone=TINY | {"arch": {}})
+    assert said.startswith("backbone.arch: backbone=tiny has no hidden_size; give the keys of its config.json")

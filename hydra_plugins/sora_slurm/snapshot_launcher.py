@@ -31,8 +31,9 @@ if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:  # Hydra impo
             from sora.cli.slurm_job import Command
             from sora.cluster import code_snapshot
             from sora.errors import UserError
+            from sora.files import expanded
 
-            code = code_snapshot.take(Path(self.config.paths.runs) / ".snapshots")
+            code = code_snapshot.take(Path(expanded("paths.runs", self.config.paths.runs)) / ".snapshots")
             params = dict(self.params)
             folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
             # Safe path: else python -m would look into the current folder first, where the code may have changed.

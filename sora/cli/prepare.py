@@ -140,8 +140,13 @@ def _files_of_task(task: TaskConfig, data: DataConfig) -> dict[str, Path]:
     found: dict[str, Path] = {}
     whole = True
     for split in task.sizes:
-        files = dict(_files(task, split, data.dir))
-        if split.startswith("test") and not all(path.is_file() for path in files.values()):
+        try:
+            files = dict(_files(task, split, data.dir))
+        except UserError:  # a folder in the hub's form has no shard of it
+            if not (split.startswith("test") and data.dir):
+                raise
+            files = {}
+        if split.startswith("test") and not (files and all(path.is_file() for path in files.values())):
             whole = False
         else:
             found |= files

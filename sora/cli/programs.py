@@ -9,6 +9,8 @@ from functools import partial
 from sora.files import ROOT
 from sora.runs.commands import install
 
+REPORT = ("matplotlib", "statsmodels", "tabulate")  # of the extra that tables and figures need
+
 
 def run(name: str) -> None:
     """Run a script; ``experiments`` and ``benchmark`` lie next to scripts/ and are not installed."""
@@ -16,9 +18,9 @@ def run(name: str) -> None:
     try:
         runpy.run_path(str(ROOT / "scripts" / f"{name}.py"), run_name="__main__")
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if error.name not in REPORT:
             raise
-        print(f"error: figures are drawn by matplotlib, which is not installed; {install('report')}", file=sys.stderr)
+        print(f"error: needs {error.name}, which is not installed; {install('report')}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -20,7 +20,7 @@ from sora.coercion import nearest
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import as_user_error, write_text
-from sora.method_config import LoraConfig
+from sora.method_config import PeftConfig
 from sora.publish import card, export
 from sora.runs import records
 from sora.runs.resolve import restored
@@ -103,7 +103,7 @@ def publish(finished: FinishedRun, out: Path, *, merge: bool) -> None:
             backbone's weights or tokenizer cannot be had, or are not those of the training.
     """
     method, merged = finished.run.method, merge and not (finished.adapter / export.MODEL_WEIGHTS).is_file()
-    if merged and not ((finished.adapter / export.PEFT_CONFIG).is_file() and isinstance(method, LoraConfig)):
+    if merged and not ((finished.adapter / export.PEFT_CONFIG).is_file() and not isinstance(method, PeftConfig)):
         raise UserError(
             f"--merge: method={method.name} is not merged here; export without --merge (peft's own adapters: "
             "then merge_and_unload)"

@@ -84,6 +84,23 @@ def check_idle(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
             raise UserError(f"{idle[0]}: has no effect without {group}=; {advice}")
 
 
+def check_levels(schedule: Any, overrides: Sequence[str]) -> None:
+    """Refuse keys of a schedule that the others leave without effect, such as start next to levels. Raises UserError.
+
+    ``schedule``: the composed group, as plain values.
+    """
+    chosen = coerce(ScheduleConfig, schedule, "schedule")
+    unread = chosen.unused() - (frozenset() if chosen.levels else {"spacing", "start", "stop", "count"})
+    typed = [each.partition("=")[0].removeprefix("schedule.") for each in overrides if each.startswith("schedule.")]
+    if chosen.kind == "none" or not (idle := [key for key in typed if key in unread]):
+        return
+    if idle[0] in ("spacing", "start", "stop", "count"):
+        why = "schedule.levels are given; add schedule.levels=[] to lay them anew"
+    else:
+        why = "one_shot trains nothing after stage 0" if chosen.kind == "one_shot" else "schedule.steps is given"
+    raise UserError(f"schedule.{idle[0]}: has no effect, as {why}")
+
+
 def check_untrained(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Refuse settings of a training where the method chosen has none. Raises UserError."""
     method = METHODS.get(str(choices.get("method")))

@@ -200,8 +200,13 @@ def _check_together(run: RunConfig) -> None:
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"backbone.arch.{key}: got {show(value)}, must be an integer >= 1")
     hidden = dimension(backbone.arch, "hidden_size")
+    if hidden is None:
+        raise UserError(
+            f"backbone.arch: backbone={backbone.name} has no hidden_size; give the keys of its config.json, or family: "
+            "auto, which reads them"
+        )
     for key in ("r", "init_r"):
-        if hidden and getattr(method, key, 0) > hidden:
+        if getattr(method, key, 0) > hidden:
             raise UserError(
                 f"method.{key}: got {getattr(method, key)}, must be at most {hidden}, the hidden size of "
                 f"backbone={backbone.name}"
@@ -219,6 +224,11 @@ def _check_together(run: RunConfig) -> None:
     if method.name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
         what = f"how similar two texts are, but task={task.name} asks another thing"
         raise UserError(f"method=zero_shot: it says {what}")
+    if method.name == "zero_shot" and not task.score_range:
+        raise UserError(
+            "task.score_range: method=zero_shot puts the cosine on the scale of the targets, which is not known; give "
+            "task.score_range=[LOWEST,HIGHEST]"
+        )
     if method.name == "probe" and task.choices > 1:
         raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
     _check_schedule(run)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sora.backbones.source import backbone_identity
-from sora.config import RunConfig
+from sora.config import RunConfig, TrainerConfig
 from sora.errors import UserError
 from sora.method_config import METHODS, MethodConfig
 from sora.runs import estimate, records
@@ -39,8 +39,8 @@ NO_SCIENCE = (
     "deterministic",
     "device",
     "pack",
-    "trainer.checkpoint_every",
-    "trainer.log_every",
+    "backbone.dir",
+    *(f"trainer.{each.name}" for each in fields(TrainerConfig) if not each.metadata["science"]),
 )
 
 

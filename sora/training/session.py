@@ -57,13 +57,13 @@ def train(
                 tracker.print(f"warning: {words}")
             if words := describe(pack.model.backbone, run.backbone.pooling):
                 tracker.print(f"backbone {words}")
-            if words := dropout_op.missing(device):
-                loop.fall_back(f"dropout in one launch: {words}")
-            if run.trainer.cuda_graphs:
-                loop.use_graphs()
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.print(f"resumed at step {step} of {pack.total_steps}")
+            if words := dropout_op.missing(device):  # after resuming, which brings back what the run has told so far
+                loop.fall_back(f"dropout in one launch: {words}")
+            if run.trainer.cuda_graphs:
+                loop.use_graphs()
             for line in regime_lines(pack, labels):
                 tracker.print(line)
             setup_s = time.perf_counter() - clock

@@ -74,6 +74,17 @@ def test_a_list_of_seeds_is_one_pack(typed: Command) -> None:
         (["cluster=joblib"], "cluster=joblib: one run trains here; add -m"),
         (["study.tasks=[rte]"], "study.tasks: has no effect without experiment=; name a study with experiment="),
         (["schedule.count=5"], "schedule.count: has no effect without schedule=; add schedule=sparsify"),
+        (
+            ["schedule=one_shot", "schedule.start=0.2"],
+            "schedule.start: has no effect, as schedule.levels are given; add schedule.levels=[] to lay them anew",
+        ),
+        (["schedule=one_shot", "schedule.steps=4"], "schedule.steps: has no effect, as one_shot trains nothing"),
+        (
+            ["schedule=sparsify", "schedule.steps=4", "schedule.epochs=1"],
+            "schedule.epochs: has no effect, as schedule.s",
+        ),
+        (["-m", "trainer.cuda_graphs=false,true", *TOY], "one sweep has one trainer.cuda_graphs; give one value"),
+        (["-m", "backbone.dir=a,b", *TOY], "one sweep has one backbone.dir; give one value"),
         (["+trainer.epochs=2"], "+trainer.epochs: there is such a key; write trainer.epochs=<value>, without the +"),
         (["method=probe", "trainer.epochs=2"], "trainer.epochs: method=probe takes no optimiser steps"),
         (["trainer.epochs=1" + 400 * "0"], "trainer.epochs: the number has too many digits"),

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
@@ -129,6 +130,16 @@ def test_a_prepared_folder_is_all_that_a_node_without_network_needs(
     assert record["data"]["sizes"] == {"train": 40, "select": 5, "report": 5, "train_subset": 40}
     pinned = backbone_config("minilm-l6").sha256["model.safetensors"]
     assert record["config"]["weights"] == {"sha256": pinned}
+
+
+def test_a_folder_of_parquet_without_a_test_split_is_copied(tmp_path: Path) -> None:
+    """As a run accepts it."""
+    rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": ["entailment", "not_entailment"], "idx": [0, 1]}
+    for split in ("train", "validation"):
+        path = tmp_path / "in" / "glue" / "rte" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(rows).to_parquet(path)
+    assert prepare(tmp_path / "out", ["rte"], [], data_dir=str(tmp_path / "in"), allow_partial=True) == 2
 
 
 def test_the_manifest_lists_every_file(prepared: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sora.cli import programs
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,6 +33,8 @@ def place(tmp_path: Path) -> Path:
         ("prepare_data", ["out"], "name what is to be fetched"),
         ("prepare_data", ["out", "--backbone", "minilm-l7"], "did you mean minilm-l6?"),
         ("doctor", ["task=rtee"], "did you mean rte?"),
+        ("doctor", ["method=probe", "trainer.epochs=3"], "trainer.epochs: method=probe takes no optimiser steps"),
+        ("doctor", ["tracker.project=x"], "tracker.project: has no effect without tracker="),
         ("doctor", ["-m", "task=cb"], "the doctor looks at one job"),
         ("doctor", ["--config-dir", "none"], "--config-dir none: no such folder"),
         ("submission", ["glue", "--results", "nowhere"], "nowhere"),
@@ -54,6 +58,21 @@ def test_a_program_refuses_in_one_sentence(
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1, printed.err
     assert sorted(place.rglob("*")) == before, "nothing is left behind"
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "statsmodels"])
+def test_a_command_without_its_extra_names_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(runpy, "run_path", missing)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as left:
+        programs.tables()
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: needs {name}, which is not installed; pip install")
 
 
 @pytest.mark.parametrize(("program", "what"), [("demo", "subprocess.run"), ("bench", "sora.runs.compose.runs_of")])

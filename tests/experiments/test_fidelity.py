@@ -33,13 +33,15 @@ def test_each_switch_is_changed_alone_once(tmp_path: Path) -> None:
         (run,) = runs(tmp_path, "method=sora", "recipe=none", "budget=none", f"fidelity={name}")
         values: dict[str, Any] = {key: getattr(run.method, key) for key in CODE}
         differing = {key for key in CODE if values[key] != CODE[key]} | ({"head"} if run.head == "frozen" else set())
+        differing |= {"optimizer"} if run.trainer.optimizer != "adamw_hf" else set()
         if name == "paper":
             assert values == PAPER
+            assert run.trainer.optimizer == "adamw"
             assert run.head == "classifier+pooler", "the paper says nothing of it"
         else:
             assert len(differing) == (name != "authors")
             changed.update(differing)
-    assert changed == dict.fromkeys([*CODE, "head"], 1)
+    assert changed == dict.fromkeys([*CODE, "head", "optimizer"], 1)
 
 
 @pytest.mark.parametrize("name", ["authors", "paper", "only_prox", "only_head"])

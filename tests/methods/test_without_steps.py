@@ -17,7 +17,7 @@ from sora.errors import UserError
 from sora.method_config import SvdCutConfig
 from sora.methods import probe, svd_cut
 from sora.methods.probe import FOLDS, PENALTIES, logistic, ridge
-from sora.publish.find_run import find_run
+from sora.publish.find_run import find_run, publish
 from sora.runs import records
 from sora.runs.recipes import check_untrained
 from sora.runs.resolve import build_runs
@@ -300,6 +300,16 @@ def test_what_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], said:
     assert said in str(refused.value)
 
 
+def test_a_cosine_needs_the_scale_of_the_targets(tmp_path: Path) -> None:
+    for name in ("t", "v"):
+        (tmp_path / f"{name}.csv").write_text("a,b,y\nx,y,1.5\nz,u,4.25\nv,w,0.5\n", encoding="utf-8")
+    files = f"data.files={{train: {tmp_path}/t.csv, validation: {tmp_path}/v.csv}}"
+    words = ("method=zero_shot", "task=own", files, "data.text=[a,b]", "data.label=y")
+    with pytest.raises(UserError, match=r"task\.score_range: method=zero_shot puts the cosine on the scale"):
+        composed_runs(tmp_path, *words)
+    assert composed_runs(tmp_path, *words, "task.score_range=[0,5]")[0].task.score_range == [0, 5]
+
+
 @pytest.mark.parametrize(
     ("method", "key"), [("probe", "trainer.learning_rate"), ("probe", "head"), ("svd_cut", "schedule")]
 )
@@ -343,6 +353,9 @@ def test_records_of_controls(tmp_path, monkeypatch):
         assert records.read_arrays(path)["report_logits"].shape == (each["data"]["sizes"]["report"], 2)
         assert (tmp_path / "runs" / each["run_id"] / "adapter" / "README.md").is_file()
         assert find_run(each["run_id"], tmp_path / "runs", tmp_path / "results").record == each
+    cut = find_run(svd["run_id"], tmp_path / "runs", tmp_path / "results")
+    publish(cut, tmp_path / "merged", merge=True)
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
     before = records.find(tmp_path / "results", probed["run_id"]).stat().st_mtime_ns
     assert done("method=probe", *short) == probed
     assert records.find(tmp_path / "results", probed["run_id"]).stat().st_mtime_ns == before

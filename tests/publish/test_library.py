@@ -262,6 +262,11 @@ def test_a_resumed_optimiser_goes_on_as_it_would_have():
     assert torch.equal(gates(True), gates(False))
 
 
+def test_rho_sets_the_threshold_by_the_rate():
+    groups = inject(bert(), ["query"], rho=0.15).optimizer(lr=2e-3).param_groups
+    assert [group["threshold"] for group in groups if "threshold" in group] == [3e-4]
+
+
 @pytest.mark.parametrize(
     ("targets", "options", "expected"),
     [

@@ -328,6 +328,18 @@ def test_the_heads_code_reads_span_vectors(family, pooling, tmp_path, monkeypatc
         torch.testing.assert_close(scope["logits"](batch, spans), pack.model(batch | {"spans": spans}))
 
 
+@pytest.mark.parametrize(
+    ("task", "reads"),
+    [
+        ({"layout": "wsc", "columns": {}, "spans": "vectors"}, '(["A cat sleeps."], truncation=True,'),
+        ({"truncate": "text_a"}, '(["A cat sleeps."], ["An animal rests."], truncation="only_first",'),
+    ],
+)
+def test_the_cards_code_reads_texts_as_the_training_did(finished, task, reads):
+    run = dataclasses.replace(finished.run, task=dataclasses.replace(finished.run.task, **task))
+    assert f"batch = tokenizer{reads}" in card.render(finished.adapter, run, finished.record)
+
+
 def test_a_pipeline_over_the_merged_model_answers_with_the_tasks_labels(place, monkeypatch):
     monkeypatch.chdir(place)
     run = find_run("cls/run", Path("runs"), Path("results"))
