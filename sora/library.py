@@ -97,8 +97,7 @@ def inject(
     for name, base in chosen.items():
         assert isinstance(base, nn.Linear)
         dropout = nn.Dropout(config.dropout) if config.dropout else None
-        scaling = config.alpha / (math.sqrt(config.r) if config.rslora else config.r)
-        layer = LowRankLinear(base, replicas=1, r=config.r, scaling=scaling, gated=True, dropout=dropout)
+        layer = LowRankLinear(base, replicas=1, r=config.r, scaling=config.scaling, gated=True, dropout=dropout)
         layer.reset([generator])
         replace_module(model, name, layer)
         layers[name] = layer

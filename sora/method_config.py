@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -81,6 +82,11 @@ class LoraConfig(MethodConfig):
     dropout: float = opt(0.0, "probability, on the adapter's input", minimum=0.0, below=1.0)
     targets: list[str] | None = opt(None, TARGETS)
     rslora: bool = opt(False, "scale by alpha / sqrt(r) instead (Kalajdzievski, arXiv 2312.03732)")
+
+    @property
+    def scaling(self) -> float:
+        """s in W0 + s B A."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
 
 
 @method("sora")
@@ -201,6 +207,10 @@ class AdaloraConfig(LoraConfig):
     beta1: float = opt(0.85, "decay of the running sensitivity", minimum=0.0, below=1.0)
     beta2: float = opt(0.85, "decay of its uncertainty", minimum=0.0, below=1.0)
     orthogonality: float = opt(0.1, "gamma of the orthogonality term in the loss", minimum=0.0)
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.init_r  # whatever ranks remain
 
     def resolved(self) -> AdaloraConfig:
         """Itself. Raises UserError where there is nothing to allocate, or no time to do it in."""

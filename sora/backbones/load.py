@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,13 @@ class Backbone(nn.Module):
 
         if cache is None:
             return tokenise()
-        key = token_key(self.config, tokenizer_folder(self.config), texts, max_length, segments, **how)
+        key = token_key(self.config, self.tokenizer_folder, texts, max_length, segments, **how)
         return cached(cache, key, tokenise)
+
+    @functools.cached_property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies, looked for once: the hub may have to be asked."""
+        return tokenizer_folder(self.config)
 
     def dropout_site(self, p: float, name: str) -> CounterDropout:
         """A new dropout site with masks of its own. Raises ValueError for a name that is taken."""

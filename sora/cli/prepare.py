@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -123,8 +124,22 @@ def backbone_config(name: str, folder: Path = CONF / "backbone") -> BackboneConf
         known = sorted(each.stem for each in folder.glob("*.yaml"))
         hint = nearest(name, known) or f"; choose one of {', '.join(known)}"
         raise UserError(f"backbone {name!r} has no file in conf/backbone{hint}")
-    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # as Hydra reads it: 1e-5 is a number
-    return coerce(BackboneConfig, values, "backbone")
+    return coerce(BackboneConfig, _values(path), "backbone")
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """The keys of a backbone's file over those of the files that its defaults list names."""
+    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # as Hydra reads it: 1e-5 is a number
+    below: dict[str, Any] = {}
+    for name in values.pop("defaults", []):
+        if name != "_self_":
+            places = [each / f"{name}.yaml" for each in (path.parent, CONF / "backbone")]
+            base = next((each for each in places if each.is_file() and each != path), None)
+            if base is None:
+                raise UserError(f"{path}: defaults: {name}: no such file in conf/backbone; prepare the other one")
+            below |= _values(base)
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(below, values))
+    return dict(merged)
 
 
 def _files_of_task(task: TaskConfig, data: DataConfig) -> dict[str, Path]:

@@ -207,11 +207,6 @@ class Adalora(Lora):
         group = ParameterGroup("gate", gates, lr=self.plan.learning_rates(), weight_decay=decay)
         return self._banked([*super().parameter_groups(), group])
 
-    @property
-    def scaling(self) -> float:
-        """Return alpha / r_init, whatever ranks remain."""
-        return self.config.alpha / self.config.init_r
-
     def penalty(self) -> Tensor | None:
         """Return gamma times the mean over all P and Q of their distance from orthogonality (Eq. 4)."""
         if self.config.orthogonality == 0:

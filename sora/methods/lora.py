@@ -207,9 +207,8 @@ class Lora(Method):
 
     @property
     def scaling(self) -> float:
-        """Return s in W0 + s B A: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski, arXiv 2312.03732)."""
-        r = self.config.r
-        return self.config.alpha / (math.sqrt(r) if self.config.rslora else r)
+        """Return s in W0 + s B A."""
+        return self.config.scaling
 
     def parameter_groups(self) -> list[ParameterGroup]:
         matrices = {f"{name}.lora_A": layer.lora_A for name, layer in self.layers.items()}

@@ -141,7 +141,7 @@ class Metrics(Part):
 
 
 class Params(Part):
-    trainable: int = key("all that are trained, with head and gates", 10)
+    trainable: int = key("all that are trained, with head and gates; `svd_cut`: what its source had trained", 10)
     live: int = key(
         "LoRA, AdaLoRA, SoRA: sum of r (in + out) over the matrices, r the live rank; no head, no"
         " gates. `full`, `bitfit`, `adapter`, `peft`: all that is trained of the encoder, or "

@@ -132,6 +132,12 @@ def test_a_prepared_folder_is_all_that_a_node_without_network_needs(
     assert record["config"]["weights"] == {"sha256": pinned}
 
 
+def test_a_backbone_of_ones_own_may_build_on_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [deberta-v3-base, _self_]\nname: mine\narch: {hidden_size: 8}\n")
+    mine, base = backbone_config("mine", tmp_path), backbone_config("deberta-v3-base")
+    assert mine == replace(base, name="mine", arch=base.arch | {"hidden_size": 8})
+
+
 def test_a_folder_of_parquet_without_a_test_split_is_copied(tmp_path: Path) -> None:
     """As a run accepts it."""
     rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": ["entailment", "not_entailment"], "idx": [0, 1]}

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,8 @@ from sora.cluster.signals import SIGNALS, Preempted, Preemption
 from sora.errors import UserError
 from sora.training import checkpoint, evaluation
 from sora.training.loop import Loop
-from tests import tiny
+from sora.training.runner import run_pack
+from tests import composing, tiny
 
 
 def science(loop):
@@ -227,6 +229,24 @@ def test_a_signal_leaves_a_checkpoint_of_the_very_step(where, number, step, unin
     folder, whole = uninterrupted
     assert same(whole, science(again))
     assert lines_of(tmp_path, configs) == lines_of(folder, configs)
+
+
+def test_what_a_continued_run_falls_back_from_stands_in_its_record(tmp_path, monkeypatch):
+    """CUDA graphs are asked for only after the interruption, on a machine that has none."""
+    monkeypatch.chdir(tmp_path)
+    words = (
+        *("method=lora", "task=synthetic_pair", "recipe=none", "budget=none", "device=cpu"),
+        *("task.sizes={train: 16, validation: 8}", "trainer.max_steps=6", "trainer.batch_size=4"),
+    )
+    small = ("backbone.weights=random", "backbone.arch.num_hidden_layers=1", "backbone.arch.hidden_size=24")
+    runs = composing.runs(tmp_path, *words, *small, backbone="minilm-l6")
+    with signals_at(monkeypatch, (Loop, "_update"), 3), pytest.raises(Preempted):
+        run_pack(runs, "python run.py")
+    again = [replace(run, trainer=replace(run.trainer, cuda_graphs=True)) for run in runs]
+    (record,) = run_pack(again, "python run.py")
+    assert record["provenance"]["resumed_at"] == [3]
+    (told,) = record["flags"]["fallbacks"]
+    assert told.startswith("cuda graphs: ")
 
 
 def test_a_signal_loses_no_time(tmp_path, monkeypatch):
