@@ -28,7 +28,6 @@ from sora.coercion import MAX_SEED, coerce, nearest, show
 from sora.errors import UserError
 from sora.files import as_user_error
 from sora.method_config import SoraConfig
-from sora.methods.base import replace_module
 from sora.methods.lora import LowRankLinear
 from sora.methods.proximal import GateStep
 from sora.methods.sora import GATE_EPS
@@ -99,7 +98,7 @@ def inject(
         dropout = nn.Dropout(config.dropout) if config.dropout else None
         layer = LowRankLinear(base, replicas=1, r=config.r, scaling=config.scaling, gated=True, dropout=dropout)
         layer.reset([generator])
-        replace_module(model, name, layer)
+        model.set_submodule(name, layer)
         layers[name] = layer
     for module in whole.values():
         module.requires_grad_(True)

@@ -195,8 +195,8 @@ def _no_relative_positions(*_: Any, **__: Any) -> None:
     return None
 
 
-def replace_attention(model: nn.Module) -> int:
-    """Replace every ``attention.self`` of a DebertaV2Model; returns how many.
+def replace_attention(model: nn.Module) -> None:
+    """Replace every ``attention.self`` of a DebertaV2Model.
 
     Raises:
         UserError: for a model with a convolution layer, whose rows of padding would reach valid rows.
@@ -214,4 +214,3 @@ def replace_attention(model: nn.Module) -> int:
     # the outer-product mask [B, 1, t, t] and the table of distances [1, t, t] are not needed
     encoder.get_attention_mask = _key_mask
     encoder.get_rel_pos = _no_relative_positions
-    return len(encoder.layer)

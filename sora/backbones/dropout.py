@@ -368,13 +368,11 @@ def new_site(p: float, context: DropoutContext, name: str, uses: int = 1) -> Cou
     return CounterDropout(p, context, name) if uses == 1 else RepeatedDropout(p, context, name, uses)
 
 
-def replace_dropouts(model: nn.Module, context: DropoutContext, uses: Callable[[str], int] = lambda name: 1) -> int:
-    """Replace every nn.Dropout below ``model`` by a CounterDropout named after its module; returns how many.
+def replace_dropouts(model: nn.Module, context: DropoutContext, uses: Callable[[str], int] = lambda name: 1) -> None:
+    """Replace every nn.Dropout below ``model`` by a CounterDropout named after its module.
 
     ``uses``: how often one forward pass runs the module of a name.
     """
-    found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
-    for name, module in found:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new_site(module.p, context, name, uses(name)))
-    return len(found)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Dropout):
+            model.set_submodule(name, new_site(module.p, context, name, uses(name)))

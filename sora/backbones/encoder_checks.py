@@ -62,10 +62,10 @@ def check(backbone: Backbone) -> None:
     strange = next((name for name, both in of_both.items() if not _of_examples(both, of_one.get(name, []))), None)
     if strange is not None:
         backbone.unpacked = f"{strange} of {kind} reads other rows than those of the examples"
-    _count(backbone, ids, mask, whole)
+    _place_attention_sites(backbone, ids, mask, whole)
 
 
-def _count(backbone: Backbone, ids: Tensor, mask: Tensor, quiet: Tensor) -> None:
+def _place_attention_sites(backbone: Backbone, ids: Tensor, mask: Tensor, quiet: Tensor) -> None:
     """Sites for the dropout of attention; refuse an encoder that in training drops anywhere else."""
     encoder = backbone.encoder
     names = {id(module): name for name, module in encoder.named_modules()}

@@ -107,9 +107,9 @@ class Backbone(nn.Module):
         """A new dropout site with masks of its own. Raises ValueError for a name that is taken."""
         return new_site(p, self.dropout, name, self._uses(name))
 
-    def count_dropouts(self) -> int:
-        """Put a site of our own in the place of every nn.Dropout of the encoder; returns how many."""
-        return replace_dropouts(self.encoder, self.dropout, self._uses)
+    def place_dropout_sites(self) -> None:
+        """Put a site of our own in the place of every nn.Dropout of the encoder."""
+        replace_dropouts(self.encoder, self.dropout, self._uses)
 
     def _uses(self, name: str) -> int:
         return uses(name, self.hf_config.to_dict())
@@ -185,13 +185,13 @@ def load_backbone(config: BackboneConfig, *, precision: str = "fp32") -> Backbon
     encoder.eval()
     backbone = Backbone(config, encoder, hf_config, precision)
     backbone.pooler = pooler
-    backbone.count_dropouts()
+    backbone.place_dropout_sites()
     if config.family == "deberta-v2":
         deberta.replace_attention(encoder)
     elif config.family == "mpnet":
         mpnet.replace_attention(encoder)
     elif config.family in FAMILIES:
-        _count_attention(backbone, FAMILIES[config.family].attention)
+        _place_attention_sites(backbone, FAMILIES[config.family].attention)
     else:
         encoder_checks.check(backbone)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -200,7 +200,7 @@ def load_backbone(config: BackboneConfig, *, precision: str = "fp32") -> Backbon
     return backbone
 
 
-def _count_attention(backbone: Backbone, end: str) -> None:
+def _place_attention_sites(backbone: Backbone, end: str) -> None:
     """Give each module of attention whose probabilities are dropped by a bare number a site of its own."""
     for name, module in list(backbone.encoder.named_modules()):
         if name != end and not name.endswith(f".{end}"):
@@ -225,5 +225,4 @@ def _to_bf16(encoder: nn.Module) -> None:
             norm = Fp32LayerNorm(module.normalized_shape, module.eps, bias=module.bias is not None)
             norm.load_state_dict({key: value.float() for key, value in module.state_dict().items()})
             norm.requires_grad_(False)
-            parent, _, child = name.rpartition(".")
-            setattr(encoder.get_submodule(parent), child, norm)
+            encoder.set_submodule(name, norm)

@@ -51,10 +51,9 @@ class PositionBias:
         return values.permute(2, 0, 1).unsqueeze(0)
 
 
-def replace_attention(model: nn.Module) -> int:
-    """Replace every ``attention.attn`` of an MPNetModel; returns how many."""
+def replace_attention(model: nn.Module) -> None:
+    """Replace every ``attention.attn`` of an MPNetModel."""
     encoder: Any = model.encoder
     for layer in encoder.layer:
         layer.attention.attn = BiasedAttention(layer.attention.attn)
     encoder.compute_position_bias = PositionBias(encoder)
-    return len(encoder.layer)

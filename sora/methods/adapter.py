@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
 from sora.method_config import AdapterConfig
-from sora.methods.base import Method, Plan, matrices_and_vectors, per_replica, replace_module
+from sora.methods.base import Method, Plan, matrices_and_vectors, per_replica
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -83,7 +83,7 @@ class Adapter(Method):
         for name, base in backbone.linear_targets(self.config.targets).items():
             layer = BottleneckLinear(base, replicas=plan.replicas, bottleneck=self.config.bottleneck)
             layer.reset(generators)
-            replace_module(backbone.encoder, name, layer)
+            backbone.encoder.set_submodule(name, layer)
             self.layers[name] = layer
 
     def parameter_groups(self) -> list[ParameterGroup]:

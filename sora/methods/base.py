@@ -126,12 +126,6 @@ def matrices_and_vectors(
     ]
 
 
-def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` where ``root`` has the submodule called ``name`` (dotted)."""
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, new)
-
-
 def per_replica(x: Tensor, replicas: int) -> Tensor:
     """View [R*b, ..., d], replica-major, as [R, n, d]. Raises ValueError where the batch is none of ``replicas``."""
     if x.shape[0] % replicas:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from sora.backbones import Backbone, Head
 from sora.errors import UserError
-from sora.methods.base import Method, Plan, per_replica, replace_module
+from sora.methods.base import Method, Plan, per_replica
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -77,7 +77,7 @@ class Bitfit(Method):
             raise UserError(f"method=bitfit: {backbone.config.family} has no bias to train; choose another method")
         for name, base in found:
             self.layers[name] = StackedBias(base, plan.replicas)
-            replace_module(backbone.encoder, name, self.layers[name])
+            backbone.encoder.set_submodule(name, self.layers[name])
 
     def parameter_groups(self) -> list[ParameterGroup]:
         biases = {f"{name}.bias": layer.bias for name, layer in self.layers.items()}
@@ -86,9 +86,9 @@ class Bitfit(Method):
     def export(self, replica: int, folder: Path, head: Head) -> None:
         """Write a plain transformers model: no PEFT type holds biases alone."""
         for name, layer in self.layers.items():
-            replace_module(self.backbone.encoder, name, layer.single(replica))
+            self.backbone.encoder.set_submodule(name, layer.single(replica))
         try:
             export.write_model(folder, self.backbone, head, replica)
         finally:
             for name, layer in self.layers.items():
-                replace_module(self.backbone.encoder, name, layer)
+                self.backbone.encoder.set_submodule(name, layer)

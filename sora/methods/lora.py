@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from sora.backbones import Backbone, Head
 from sora.method_config import LoraConfig
 from sora.methods.bank import Bank
-from sora.methods.base import Method, Plan, Summary, per_replica, replace_module
+from sora.methods.base import Method, Plan, Summary, per_replica
 from sora.optim import ParameterGroup
 from sora.publish import export
 
@@ -188,7 +188,7 @@ class Lora(Method):
         for name, base in backbone.linear_targets(self.config.targets).items():
             layer = self._layer(base, name)
             layer.reset(generators)
-            replace_module(backbone.encoder, name, layer)
+            backbone.encoder.set_submodule(name, layer)
             self.layers[name] = layer
 
     def _layer(self, base: nn.Linear, name: str) -> LowRankLinear:

@@ -69,7 +69,7 @@ class Peft(Method):
         with torch.random.fork_rng(), _refused_by("PEFT", self.config.options):
             torch.manual_seed(generators[0].initial_seed())
             self.model = PeftModel(root, settings)
-        backbone.count_dropouts()
+        backbone.place_dropout_sites()
         _seed_draws(backbone)
 
     def _settings(self, targets: list[str]) -> Any:

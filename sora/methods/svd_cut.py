@@ -18,7 +18,7 @@ from sora.backbones import Backbone, Head
 from sora.errors import UserError
 from sora.files import as_user_error
 from sora.method_config import SvdCutConfig
-from sora.methods.base import Plan, replace_module
+from sora.methods.base import Plan
 from sora.methods.masked_lora import MaskedLinear, MaskedLora
 from sora.publish import export
 
@@ -52,7 +52,7 @@ class SvdCut(MaskedLora):
             with torch.no_grad():
                 layer.lora_A[0].copy_(root * right)
                 layer.lora_B[0].copy_(root * left)
-            replace_module(backbone.encoder, name, layer)
+            backbone.encoder.set_submodule(name, layer)
             self.layers[name] = layer
 
     def make_head(self, backbone: Backbone, **how: Any) -> Head:

@@ -35,7 +35,7 @@ def runs_of(overrides: Iterable[str], config_dirs: Sequence[str] = ()) -> list[R
     choices = config.hydra.runtime.choices
     with open_dict(config):
         config.pop("hydra")
-    check_idle(choices, overrides)
-    check_untrained(choices, overrides)
+    check_idle(choices, words)
+    check_untrained(choices, words)
     check_recipe(config, choices, words)
     return build_runs(config)

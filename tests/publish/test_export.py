@@ -13,7 +13,6 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from sora.backbones import load_backbone
-from sora.methods.base import replace_module
 from sora.publish import export
 from sora.training.evaluation import predict
 from tests import tiny
@@ -186,6 +185,6 @@ def test_an_adapter_stands_in_its_equation(tmp_path):
         model = plain_model(loop.pack.runs[0])
         for name in loop.pack.method.layers:
             own = {key: tensors.pop(f"{name}.{key}") for key in ("down", "down_bias", "up", "up_bias")}
-            replace_module(model.bert, name, _Bottleneck(model.bert.get_submodule(name), own))
+            model.bert.set_submodule(name, _Bottleneck(model.bert.get_submodule(name), own))
         assert not model.load_state_dict(tensors, strict=False).unexpected_keys
         np.testing.assert_allclose(logits_of(model, loop.pack.splits["report"]), expected[replica], atol=2e-5)
