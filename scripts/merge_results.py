@@ -39,8 +39,7 @@ def merge(sources: Sequence[Path], target: Path) -> dict[str, int]:
                 new[path.relative_to(source)] = path
                 known.records[run_id], known.paths[run_id] = record, path
                 continue
-            mine, other = records.science(record), records.science(known.records[run_id])
-            if unlike := [key for key in {**other, **mine} if mine.get(key) != other.get(key)]:
+            if unlike := records.unlike(record, known.records[run_id]):
                 raise UserError(
                     f"{path} and {known.paths[run_id]}: both are run {run_id}, but differ in {', '.join(unlike)}; "
                     "nothing was merged. Find out which machine is wrong, and take that record away"

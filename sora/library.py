@@ -56,8 +56,8 @@ def inject(
             Those inside a module of ``train`` get no adapter: they train whole.
         train: modules that train whole and are saved with the adapter, named in the same way, such as the classifier.
         seed: of the adapters' initial values.
-        options: fields of :class:`sora.method_config.SoraConfig`: ``r``, ``alpha``, ``threshold`` or ``rho``, ``dropout``,
-            ``fidelity`` and the switches it stands for.
+        options: fields of :class:`sora.method_config.SoraConfig`: ``r``, ``alpha``, ``threshold`` or ``rho``,
+            ``dropout``, ``fidelity`` and the switches it stands for.
 
     Raises:
         UserError: a name that matches nothing, a target that is no linear layer or is never called, an option out of

@@ -45,15 +45,23 @@ def test_time_and_provenance_may_differ(tmp_path):
     assert merge([one, two], tmp_path / "into") == {"new": 1, "equal": 1}
 
 
+def test_keys_of_a_later_version_are_no_contradiction(tmp_path):
+    def later(record):
+        record["ranks_last"], record["flags"]["of later"] = dict(record["ranks"]), True
+
+    one, two = folder(tmp_path / "one", IDS[0]), folder(tmp_path / "two", IDS[0], change=later)
+    assert merge([one, two], tmp_path / "into") == {"new": 1, "equal": 1}
+
+
 def _another_score(record):
     record["metrics"]["last"]["report"]["accuracy"] += 0.01
 
 
-def _what_the_other_lacks(record):
-    record["ranks_last"] = dict(record["ranks"])
+def _another_evaluation(record):
+    record["history"][-1]["loss"] += 0.01
 
 
-@pytest.mark.parametrize(("other", "where"), [(_another_score, "metrics"), (_what_the_other_lacks, "ranks_last")])
+@pytest.mark.parametrize(("other", "where"), [(_another_score, "metrics"), (_another_evaluation, "history")])
 def test_different_science_is_an_error_and_nothing_is_written(tmp_path, other, where):
     one, two = folder(tmp_path / "one", *IDS), folder(tmp_path / "two", IDS[1], change=other)
     into = tmp_path / "into"

@@ -25,7 +25,7 @@ import numpy as np
 from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import as_user_error, read_json, write_bytes, write_text, zipped
-from sora.runs.schema import SCHEMA_VERSION, Record, check
+from sora.runs.schema import SCHEMA_VERSION, Record, check, differing
 
 NOT_SCIENCE = ("time", "throughput", "memory", "provenance")  # may differ when the same run is repeated
 Arrays = dict[str, np.ndarray]
@@ -167,3 +167,8 @@ def read_arrays(path: Path, record: Mapping[str, Any] | None = None) -> Arrays:
 def science(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must be equal when the run is repeated: all but time, throughput, memory and provenance."""
     return {key: value for key, value in record.items() if key not in NOT_SCIENCE}
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """List the keys of :func:`science` in which two records of one run contradict each other."""
+    return differing(Record, science(one), science(other))

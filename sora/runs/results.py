@@ -46,7 +46,7 @@ def read(folder: Path | str) -> Results:
             found.problems.append(str(error))
             found.spoilt.setdefault(run_id, "damaged record")
             continue
-        if run_id in found.records and records.science(found.records[run_id]) != records.science(record):
+        if run_id in found.records and records.unlike(found.records[run_id], record):
             other = found.paths[run_id]
             found.problems.append(f"{path}: says of run {run_id} other things than {other}; remove the wrong one")
             found.spoilt[run_id] = CONTRADICTION

@@ -9,8 +9,9 @@ default may be absent. Torch-free.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
@@ -316,6 +317,20 @@ def check(model: type[BaseModel], value: Any, version: int, where: str, way_out:
             raise UserError(f"{where}: {place} is missing; {way_out}") from None
         must = first["msg"].replace("Input should", "must").replace("String should", "must")
         raise UserError(f"{where}: {place} got {show(first['input'])}, {must}; {way_out}") from None
+
+
+def differing(model: type[BaseModel], one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """List the keys of both objects whose values differ. What only one has, at any depth, is of another version."""
+    kinds = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    return [key for key in one if key in other and _unlike(kinds.get(key), one[key], other[key])]
+
+
+def _unlike(kind: Any, one: Any, other: Any) -> bool:
+    if get_origin(kind) is list:
+        return len(one) != len(other) or any(map(partial(_unlike, get_args(kind)[0]), one, other))
+    if isinstance(kind, type) and issubclass(kind, Part):
+        return bool(differing(kind, one, other))
+    return bool(one != other)
 
 
 # -- describing ----------------------------------------------------------------------------------------------------

@@ -154,8 +154,11 @@ def test_science_is_all_but_what_may_differ_when_repeated() -> None:
     for key in ("time", "throughput", "memory", "provenance"):
         again[key] = {}
     assert records.science(first) == records.science(again)
+    assert records.unlike(first, again) == []
     again["metrics"]["last"]["report"]["accuracy"] = 0.6
+    again["history"].append(deepcopy(again["history"][-1]))
     assert records.science(first) != records.science(again)
+    assert records.unlike(first, again) == ["history", "metrics"]
 
 
 def test_the_page_on_records_is_written_from_the_schema() -> None:
