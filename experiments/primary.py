@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
+from scipy.stats import ttest_1samp
 
 from experiments import stats
 from experiments.comparisons import compare, smallest_gap
@@ -122,15 +122,13 @@ def verdict_text(test: Mapping[Any, Any]) -> str:
 
 
 def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool) -> float:
-    """Of Student's t test of the differences' mean against ``bound``; NaN for fewer than two or for a missing one."""
-    values = np.asarray(gaps, dtype=float)
-    if len(values) < 2 or np.isnan(values).any():
+    """Of Student's t test of the differences' mean against ``bound``; NaN where there is no t interval.
+
+    As :func:`experiments.stats.t_interval`: for fewer than two, for a missing one, and for equal ones.
+    """
+    if math.isnan(stats.t_interval(gaps).low):
         return math.nan
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    above = float(values.mean()) - bound
-    t = above / error if error > 0 else math.copysign(math.inf, above) if above else 0.0
-    tail = float(scipy_stats.t.sf(t if one_sided else abs(t), len(values) - 1))
-    return tail if one_sided else min(1.0, 2 * tail)
+    return float(ttest_1samp(gaps, bound, alternative="greater" if one_sided else "two-sided").pvalue)
 
 
 TITLES = {"arm": "The comparisons fixed beforehand", "method": "SoRA against LoRA with a margin"}

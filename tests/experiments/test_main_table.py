@@ -16,6 +16,7 @@ from experiments.conditions import conditions
 from experiments.draws import draws
 from experiments.labels import MAJORITY
 from experiments.main_table import DOUBTFUL, _settings
+from experiments.scores import chosen
 from experiments.stats import t_interval
 from experiments.study import load
 from experiments.tables import EMPTY, Figure
@@ -176,6 +177,20 @@ def test_half_a_setting_does_not_stand_for_the_others(tmp_path: Path) -> None:
     record["metrics"]["selected"]["select"]["accuracy"] = 1.0
     path.write_text(json.dumps(record), encoding="utf-8")
     assert row(artefacts(tmp_path)["main_table"], "RTE acc.", "LoRA")["n"].text == "3/3"
+
+
+@pytest.mark.parametrize(("lost", "rate"), [(0, 8e-4), (3, 1e-4)])
+def test_a_setting_that_diverged_before_its_first_score_is_the_worst(lost: int, rate: float, tmp_path: Path) -> None:
+    """The sweep is whole: one seed of one of two rates has no score, and the other rate stands for the method."""
+    axes = {"method": ["lora"], "task": ["rte"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1, 2]}
+    path = tmp_path / made.study(tmp_path, "main_table", axes)["runs"][lost]["record"]
+    record = read(path)
+    record["status"], record["flags"]["diverged_at"] = "diverged", 7
+    record["metrics"]["selected"]["select"]["accuracy"] = None
+    records.write(path, record, read_arrays(path))
+    runs = chosen(reading.study(tmp_path), "method")
+    assert set(runs["trainer.learning_rate"]) == {rate}
+    assert set(runs["trials"]) == {2}
 
 
 def test_what_is_not_compared_is_named(tmp_path: Path) -> None:

@@ -63,9 +63,7 @@ def test_p_by_hand() -> None:
     above_margin = 3 * math.sqrt(3)
     assert primary.p_value([1, 2, 3], -1.0, one_sided=True) == pytest.approx(tail(above_margin))
     assert primary.p_value([1, 2, 3], 0.0, one_sided=False) == pytest.approx(2 * tail(2 * math.sqrt(3)))
-    assert primary.p_value([-3, -3, -3], -1.0, one_sided=True) == 1.0
-    assert primary.p_value([1, 1, 1], 0.0, one_sided=False) == 0.0
-    assert primary.p_value([0, 0, 0], 0.0, one_sided=False) == 1.0
+    assert math.isnan(primary.p_value([1, 1, 1], 0.0, one_sided=False)), "no spread, no t"
     assert math.isnan(primary.p_value([1], 0.0, one_sided=False))
     assert math.isnan(primary.p_value([1, math.nan], 0.0, one_sided=False))
 
@@ -100,8 +98,8 @@ def test_seeds_are_those_of_the_page() -> None:
 
 @pytest.mark.parametrize("seeds", [primary.SEEDS, primary.SEEDS[:3]])
 def test_a_verdict_on_fewer_seeds_than_the_page_fixed_says_so(seeds: tuple[int, ...], tmp_path: Path) -> None:
-    for name in ("lora_r8", "sora_small"):
-        armed.arm(tmp_path, name, {seed: right(300) for seed in seeds})
+    armed.arm(tmp_path, "lora_r8", {seed: right(300) for seed in seeds})
+    armed.arm(tmp_path, "sora_small", {seed: right(304 + n) for n, seed in enumerate(seeds)})
     study, words = reading.study(tmp_path), "Not on all seeds that docs/study.md fixed: SST-2 acc."
     table = primary.table(study)
     assert table is not None
@@ -145,12 +143,13 @@ def of_study(results: Path) -> list[dict[str, Any]]:
 
 
 def test_seeds_that_agree_do_not_decide_for_the_items(tmp_path: Path) -> None:
-    """Half a point more in every seed, 42 answers against 40 others: Student's interval has no width, the items do."""
+    """Half a point more in every seed, 42 answers against 40 others: seeds that agree give no interval, the items do."""
     for name, start in (("lora_r8", 0), ("lora_equal", 0), ("sora_small", 40)):
         armed.arm(tmp_path, name, {seed: right(302 if start else 300, start=start) for seed in SEEDS})
     found = {test["other"]: test for test in of_study(tmp_path)}
     equal = found["lora_equal"]
-    assert [equal[name] for name in ENDS[:2]] == pytest.approx([0.5, 0.5])
+    assert equal["difference"] == pytest.approx(0.5)
+    assert all(math.isnan(equal[name]) for name in (*ENDS[:2], "p", "smallest gap"))
     assert equal["bootstrap interval"] < 0 < equal["bootstrap interval high"]
     assert (equal["verdict"], found["lora_r8"]["verdict"]) == (OPEN, OPEN)
 
@@ -164,12 +163,13 @@ def test_only_seeds_that_both_have(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def three_tasks(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """SST-2: everything holds. RTE: all the same answers, one comparison fails. MRPC: nothing to tell."""
+    """SST-2: everything holds. RTE: two comparisons fail. MRPC: nothing to tell."""
     results = tmp_path_factory.mktemp("three")
     gain = {"sst2": (240, 320, 240, 240), "rte": (320, 240, 320, 240), "mrpc": (300, 300, 300, 300)}
     for task, counts in gain.items():
         for name, count in zip(("lora_r8", "sora_small", "lora_equal", "lora_permuted"), counts, strict=True):
-            rights = {seed: right(count + shift) for seed, shift in zip(SEEDS, (0, 1, 2), strict=True)}
+            shifts = (0, 2, 4) if name == "sora_small" else (0, 1, 2)  # no difference is the same in all seeds
+            rights = {seed: right(count + shift) for seed, shift in zip(SEEDS, shifts, strict=True)}
             if task == "mrpc" and name != "sora_small":
                 rights = {seed: right(count, start=start) for seed, start in zip(SEEDS, (0, 90, 180), strict=True)}
             armed.arm(results, name, rights, task=task, live=400_000 if name == "lora_r8" else 100_000)
