@@ -102,8 +102,10 @@ def test_only_what_was_fixed_beforehand_has_a_verdict(found: list[dict[str, str]
 def test_the_readme_of_the_project_has_a_row_for_each_arm(whole: Path) -> None:
     head, _, *rows = readme.block(whole).splitlines()
     assert head == "| method | live parameters | SST-2 acc. |"
-    assert rows[1] == "| SoRA-small | 0.20M | 77.00 ± 0.82 (n = 3) |", "LoRA has four"
-    assert rows[3] == "| Linear probe | 0 | 70.00 (n = 1) |", "one run has no spread"
+    assert rows[0] == "| LoRA r = 8 | 0.20M | 76.50 ± 1.08 |"
+    assert rows[1] == "| SoRA-small | 0.20M | 77.00 ± 0.82 (+1.00, n = 3) |", "LoRA has four, on these three 76"
+    assert rows[3] == "| Linear probe | 0 | 70.00 (-6.50, n = 1) |", "one run has no spread"
+    assert "In brackets: minus LoRA r = 8 on the seeds both have" in rows[-1]
 
 
 def test_an_arm_without_a_run_has_no_number(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
