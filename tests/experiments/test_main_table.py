@@ -107,6 +107,22 @@ def test_the_page_says_under_which_conditions(results: Path) -> None:
     assert (alike["ξ"], alike["ρ"]) == ("0.0001", EMPTY), "no gate, no regime"
 
 
+def test_the_page_says_how_it_was_pooled_and_trained_and_what_was_not(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["probe", "lora"], "task": ["rte"], "seed": [0]})
+    made.change(tmp_path, lambda record: record["config"]["backbone"].update(pooling="mean"))
+    rest = {"clip": 0.1, "warmup_ratio": 0.5, "weight_decay": 0.25}
+    made.change(tmp_path, lambda record: record["config"]["trainer"].update(rest))
+    for value, method in ((1.0, "lora"), (7.0, "probe")):
+        made.change(tmp_path, lambda record, value=value: record["config"]["trainer"].update(clip=value), method)
+    made.change(tmp_path, lambda record: record["metrics"]["last"].update(step=0), "probe")
+    page = conditions(reading.study(tmp_path))
+    assert "Pooling mean (over all tokens)." in page
+    assert "Training: clip 1, warmup_ratio 0.5, weight_decay 0.25 (keys of trainer.); all other" in page
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("|"))
+    batch = {row[head.index("method")]: row[head.index("batch")] for row in rows}
+    assert batch == {"Linear probe": EMPTY, "LoRA": "8"}
+
+
 def test_the_page_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
     made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["sst2_10k", "rte"], "seed": [0]})
     page = conditions(reading.study(tmp_path))

@@ -369,6 +369,8 @@ def test_what_shows_ranks_says_where_the_loss_could_not_hold_them(
     found = artefacts(tmp_path)
     assert ("".join(found["rank_map"].notes).startswith(words), bool(found["rank_map"].notes)) == (True, bool(words))
     assert words in found["ranks_sora-rte"].caption
+    hedged = "where ranks stay is expected to follow the initial draw (docs/regime.md)"
+    assert (hedged in found["ranks_sora-rte"].caption) == bool(words)
     page = conditions(reading.study(tmp_path))
     rhos, travels = (
         ", ".join(f"{v:g}" for v in sorted({each[name] for each in regimes})) for name in ("rho", "travel")
