@@ -19,7 +19,8 @@ def test_which_standard_deviation_the_paper_prints_is_counted_from_its_cells() -
     population, sample = (sum("yes" in each and name in each for each in words) for name in ("population", "sample"))
     either = sum("yes" in each for each in words)
     page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
-    assert f"of its {either} cells that five runs can print, {population} fit the population SD and {sample} the" in page
+    stated = f"its {either} cells that five runs can print, {population} fit the population SD and {sample} the sample"
+    assert stated in page
 
 
 def test_every_row_and_sentence_of_the_notes_is_computed_anew() -> None:
