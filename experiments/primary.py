@@ -234,7 +234,8 @@ def _gaps(found: pd.DataFrame) -> str:
     for task, gaps in found.dropna(subset="smallest gap").groupby("task", sort=False)["smallest gap"]:
         ends = dict.fromkeys(f"{gap:.1f}" for gap in (gaps.min(), gaps.max()))
         parts.append(f"{' to '.join(ends)} points on {task}")
-    return f"A difference of {_listed(parts)} would have been found in 80 % of cases." if parts else ""
+    words = "Either 95 % interval alone would have shown a difference of"
+    return f"{words} {_listed(parts)} in 80 % of cases." if parts else ""
 
 
 def _short(found: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""Run all of docs/study.md, from the tuning to the tables (torch-free itself).
+"""Run docs/study.md from the tuning to the tables, on the tasks whose gates hold (torch-free itself).
 
     python scripts/study.py [--list]
 
@@ -322,7 +322,7 @@ def driver(variables: Mapping[str, str], listing: bool) -> Driver:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; returns the exit status."""
-    parser = Parser(prog="scripts/study.py", description="All of docs/study.md.")
+    parser = Parser(prog="scripts/study.py", description="docs/study.md, on the tasks whose gates hold.")
     parser.add_argument("--list", action="store_true", help="print the commands and run none")
     options = parser.parse_args(arguments)
     return driver(os.environ, options.list).all()

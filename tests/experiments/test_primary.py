@@ -194,7 +194,8 @@ def test_the_sentences_say_what_holds_fails_and_cannot_be_decided(three_tasks: S
         "LoRA of equal size and better than its own pattern permuted; on RTE acc. it is worse than LoRA r = 8 by more "
         "than the margin and worse than a LoRA of equal size; on MRPC acc. three seeds cannot decide whether it is not "
         "inferior to LoRA r = 8 or better than a LoRA of equal size; on MRPC acc. and RTE acc. three seeds cannot "
-        "decide whether it is better than its own pattern permuted. A difference of "
+        "decide whether it is better than its own pattern permuted. Either 95 % "
+        "interval alone would have shown a difference of "
     )
     assert words.startswith(beginning)
     found = primary.tests(three_tasks)
@@ -203,8 +204,8 @@ def test_the_sentences_say_what_holds_fails_and_cannot_be_decided(three_tasks: S
     (other,) = gaps.get_group("RTE acc.")
     assert low == pytest.approx(high, abs=0.01)
     assert words.removeprefix(beginning) == (
-        f"{low:.1f} points on MRPC acc. and {other:.1f} points on RTE acc. would have been found in 80 % "
-        "of cases. Not on all seeds that docs/study.md fixed: SST-2 acc., MRPC acc. and RTE acc."
+        f"{low:.1f} points on MRPC acc. and {other:.1f} points on RTE acc. in 80 % of cases. Not on all "
+        "seeds that docs/study.md fixed: SST-2 acc., MRPC acc. and RTE acc."
     )
 
 
@@ -231,7 +232,7 @@ def test_where_all_comparisons_agree_it_is_said_once(
     who = "SoRA-small, with 62 to 73 % of LoRA's live parameters,"
     assert said.startswith(words.format(who, "a LoRA of equal size", "its own pattern permuted"))
     assert said.count(" on ") == (2 if verdict == OPEN else 0), "the tasks at the beginning, and those of the gaps"
-    gap = "A difference of 1.3 to 2.6 points on A and 1.3 to 2.6 points on B would have been found in 80 % of cases."
+    gap = "would have shown a difference of 1.3 to 2.6 points on A and 1.3 to 2.6 points on B in 80 % of cases."
     assert said.endswith(gap) == (verdict == OPEN)
 
 
