@@ -24,10 +24,11 @@ from experiments.labels import ARMS, METHODS, TASKS, Column
 from experiments.levels import interpolated, levels
 from experiments.primary import FAILS, HOLDS, OPEN
 from experiments.scores import DEPENDENCE, DEPENDENT, by_seed, chosen, long, paired
-from experiments.stats import NONE, Interval, spearman, t_interval
+from experiments.stats import NONE, Interval, exact_order_p, spearman, t_interval
 from experiments.study import SEEDS, Study
 from experiments.tables import EMPTY, Table
 
+ALPHA = 0.025  # of one side, as an interval of 95 % has it
 GIVEN = "by construction"  # what no run could have said otherwise
 TITLE = "What the paper claims, and what these runs say"
 WHOLE = {"sst2_10k": "sst2"}  # our task on a slice of a training file -> the paper's on all of it
@@ -45,6 +46,7 @@ class Claim(NamedTuple):
         given: the claim is true of any run with these settings: the number says how much, and decides nothing.
         dependence: data dependence of the ranks of the SoRA runs that it is about.
         margin, holm: of a comparison fixed beforehand, what may be lost and p after Holm.
+        exact: one-sided p of values that are all the largest there is, or all the smallest, which have no interval.
     """
 
     claim: str
@@ -61,13 +63,17 @@ class Claim(NamedTuple):
     holm: float = math.nan
     fixed: bool = False
     unfinished: bool = False
+    exact: float = math.nan
 
     @property
     def verdict(self) -> str:
         """holds | fails | cannot be decided | by construction | is unfinished."""
         if self.unfinished:
             return primary.UNFINISHED
-        low, high = sorted(self.towards * (end - self.bound) for end in self.interval)
+        ends = self.interval
+        if self.exact <= ALPHA:
+            ends = Interval(self.values[0], self.values[0])
+        low, high = sorted(self.towards * (end - self.bound) for end in ends)
         return GIVEN if self.given else HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
@@ -100,7 +106,9 @@ def table(studies: Sequence[Study]) -> Table | None:
         f"contradicts it, else {OPEN} with so few seeds and examples; {GIVEN}: SoRA starts with LoRA's ranks and only "
         "cuts. A verdict is about the settings at hand, not about the best ones: its study's page names them. "
         "Intervals: Student's over seeds; of "
-        "score differences, widened to the bootstrap over seeds and items where that reaches further. Fixed "
+        "score differences, widened to the bootstrap over seeds and items where that reaches further. Where every "
+        "seed has the same value there is none, and nothing is decided; but of rank correlations that are all 1 or all "
+        "-1 an exact test decides (docs/statistics.md). Fixed "
         "beforehand: the comparisons of docs/study.md with their margins, p corrected after Holm over the tasks; "
         f"nothing corrects the others for their number. {DEPENDENT} Backbone {backbones} here, DeBERTaV3-base "
         "(Figure 2: RoBERTa-large) in the paper, and other budgets: a claim that fails here is not refuted there."
@@ -156,15 +164,18 @@ def _known(values: Iterable[float]) -> tuple[float, ...]:
 
 
 def _hull(values: Sequence[float], drawn: Interval) -> Interval:
-    """What Student's interval and that of the bootstrap reach together."""
-    ends = pd.DataFrame([t_interval(values), drawn])
+    """What Student's interval and that of the bootstrap reach together; NaN without the first."""
+    over_seeds = t_interval(values)
+    if math.isnan(over_seeds.low):
+        return NONE
+    ends = pd.DataFrame([over_seeds, drawn])
     return Interval(float(ends["low"].min()), float(ends["high"].max()))
 
 
 def _within(values: Sequence[float], low: float, high: float) -> Interval:
-    """Student's interval, cut at what is possible."""
+    """Student's interval, cut at what is possible; NaN where there is none."""
     found = t_interval(values)
-    return Interval(max(low, found.low), min(high, found.high))
+    return NONE if math.isnan(found.low) else Interval(max(low, found.low), min(high, found.high))
 
 
 def _in_table_1(column: Column, other: str, average: str) -> str:
@@ -277,14 +288,16 @@ def _threshold(study: Study) -> Iterator[Claim]:
         return
     costs = {"cola": "-6.40 (Table 6)", "stsb": "-1.23 (Table 6)"}
     for pair in _pairs(study, runs, axis, thresholds[-1], thresholds[0]):
-        own = study.done[study.done["task"] == pair.column.task]
+        own = runs[runs["done"] & (runs["task"] == pair.column.task)]
         live = own.pivot_table(index=SEEDS, columns=axis, values="params.live", aggfunc="last")
         whole = live.reindex(columns=thresholds).dropna().to_numpy(float)  # of the seeds that have every threshold
         orders = _known(spearman(thresholds, each) for each in whole)
         claim = "A larger threshold leaves fewer parameters (rank correlation)"
         paper = "an author: larger xi, sparser (TsinghuaC3I/SoRA, issue 1)"
         ends, dependence = _within(orders, -1.0, 1.0), _dependence(own)
-        yield Claim(claim, paper, pair.column.label, orders, "", ends, -1, dependence=dependence)
+        one = bool(orders) and math.isclose(abs(sum(orders)), len(orders))
+        exact = exact_order_p(len(orders), len(thresholds)) if one else math.nan
+        yield Claim(claim, paper, pair.column.label, orders, "", ends, -1, dependence=dependence, exact=exact)
         paper = costs.get(pair.column.task, "-6.40 on CoLA, -1.23 on STS-B (Table 6)")
         yield pair.claimed("The largest threshold costs score against the smallest", paper, -1)
 

@@ -22,6 +22,8 @@ HEADS = {
     "classifier": "the classifier trains, the pooler is frozen",
     "frozen": "classifier and pooler keep their random or pretrained weights, as in the SoRA authors' code",
 }
+POOLINGS = {"cls": "of the first token", "mean": "over all tokens"}
+TRAINER = ("clip", "warmup_ratio", "weight_decay")  # said once for all runs, as they seldom differ
 FLAGS = {"synthetic": "on a generated task", "random_weights": "on random weights", "partial": "on partial data"}
 
 
@@ -52,28 +54,35 @@ def rho(runs: pd.DataFrame) -> pd.Series:
 
 
 def caution(runs: pd.DataFrame) -> str:
-    """How many of SoRA's runs could not keep a rank by what they learned, in a sentence; empty where all could."""
+    """In how many of SoRA's runs the loss could hardly keep a rank, in a sentence; empty where it could in all."""
     sora = runs[(runs["method"] == "sora") & runs["done"].astype(bool)]
     hopeless = (rho(sora) > LARGEST_RHO) | (pd.to_numeric(sora["regime.travel"]) < SMALLEST_TRAVEL)
     if not hopeless.any():
         return ""
     return (
         f"In {hopeless.sum()} of {len(sora)} runs of SoRA ρ (ξ / learning rate) is above {LARGEST_RHO} or travel (how "
-        f"far a gate can move in all) below {SMALLEST_TRAVEL}: no gate can be held up by the loss, ranks follow the "
-        "initial draw."
+        f"far a gate can move in all) below {SMALLEST_TRAVEL}: hardly a gate can be held up by the loss, where ranks "
+        "stay is expected to follow the initial draw (docs/regime.md)."
     )
 
 
 def described(study: Study) -> str:
-    """Backbone, protocol, head, precision, seeds, flags, and how settings were chosen, in sentences."""
+    """Backbone, protocol, pooling, head, precision, seeds, flags, and how settings were chosen, in sentences."""
     done = study.done
     sentences = [
         f"Backbone {backbone}. {str(values_of('backbone', str(backbone)).get('note', '')).strip()}".strip()
         for backbone in study.values("backbone")
     ]
     sentences += [f"Protocol {name}: {PROTOCOLS.get(name, 'see conf/protocol')}." for name in study.values("protocol")]
+    sentences += [
+        f"Pooling {name}{f' ({POOLINGS[name]})' if name in POOLINGS else ''}."
+        for name in study.values("backbone.pooling")
+    ]
     sentences += [f"Head {name}: {HEADS.get(name, name)}." for name in study.values("head")]
     sentences += [f"Precision {name}." for name in study.values("precision")]
+    trained = done[_trained(done)]
+    if words := ", ".join(f"{key} {_listed(trained[f'trainer.{key}'])}" for key in TRAINER if f"trainer.{key}" in done):
+        sentences.append(f"Training: {words} (keys of trainer.); all other settings are in each run's record.")
     sentences.append(f"Seeds {_listed(study.runs['seed'])}.")
     flags = {words: int(done[f"flags.{flag}"].sum()) for flag, words in FLAGS.items()}
     flags |= {"diverged": int(done["diverged"].sum()), "that answer one class alone": int(done["one_class"].sum())}
@@ -92,7 +101,7 @@ def _row(task: str, method: str, runs: pd.DataFrame) -> dict[str, str]:
         "examples": _listed(runs["data.train"], ",.0f"),
         "steps": _listed(runs["last.step"]),
         "epochs": _listed(pd.to_numeric(runs["epochs"]).round(1)),
-        "batch": _listed(runs["trainer.batch_size"]),
+        "batch": _listed(runs["trainer.batch_size"].where(_trained(runs))),
         "peak learning rate": _listed(runs[RATE]),
         "ξ": _listed(pd.to_numeric(runs["method.threshold"])),
         "ρ": _listed(rho(runs).round(3)),
@@ -104,6 +113,11 @@ def _row(task: str, method: str, runs: pd.DataFrame) -> dict[str, str]:
         count = runs["schedule.levels"].map(lambda levels: len(levels) if isinstance(levels, tuple) else None)
         found["levels"] = f"{_listed(count)} of {_listed(runs['schedule.steps'])} steps"
     return found
+
+
+def _trained(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run made a step: a probe, a zero-shot score and a LoRA that was cut made none."""
+    return pd.to_numeric(runs["last.step"]) > 0
 
 
 def _listed(values: pd.Series, form: str = "g") -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.labels import METHODS, in_words
 from experiments.published import NAMES, seconds_per_epoch
-from experiments.scores import by_seed, paired
+from experiments.scores import by_seed, choice, chosen, paired
 from experiments.stats import sd
 from experiments.study import Study
 from experiments.tables import Artefact, Table, counts, size
@@ -19,8 +19,8 @@ PAPER = NAMES["sora"]
 
 def build(study: Study) -> list[Artefact | None]:
     """Seconds per epoch, next to the paper's, and what else was measured."""
-    runs, done = timed(study), study.done
-    notes = []
+    runs = timed(study)
+    done, notes = runs[runs["done"]], []
     if packed := int((done["pack.size"] > 1).sum()):
         notes.append(f"{packed} runs were trained in a pack; their times are their pack's and are left out here.")
     if diverged := int(done["diverged"].sum()):
@@ -29,16 +29,16 @@ def build(study: Study) -> list[Artefact | None]:
     devices = sorted(set(done["provenance.device"] + ", " + threads)) if len(done) else []
     if len(devices) > 1:
         notes.append("The runs were not all made on one device, so times of different cells cannot be compared.")
-    words = f"Measured on: {'; '.join(devices)}." if devices else ""
+    words = " ".join(filter(None, (f"Measured on: {'; '.join(devices)}." if devices else "", choice(runs))))
     return [_seconds(runs, words, notes), _costs(runs, words, notes)]
 
 
 def timed(study: Study) -> pd.DataFrame:
-    """The runs with ``seconds`` of training per pass over the training examples.
+    """The runs of each method on each task, with ``seconds`` of training per pass over the training examples.
 
     NaN where the time is not that of one whole run: a pack's is not, nor that of a run that diverged.
     """
-    runs = study.runs
+    runs = chosen(study, "method")
     alone = runs["done"] & (runs["pack.size"] == 1) & ~runs["diverged"] & (pd.to_numeric(runs["epochs"]) > 0)
     seconds = pd.to_numeric(runs["time.train_s"]) / pd.to_numeric(runs["epochs"]).where(alone)
     return runs.assign(seconds=seconds, alone=alone)

@@ -71,12 +71,13 @@ def _curves(task: str, part: pd.DataFrame, shown: dict[str, str], names: Mapping
     return Figure(*about, draw, (max(4.6, WIDTH / 3 * len(shown)), 2.9), "live_ranks" in shown)
 
 
-def gates(study: Study) -> Figure | None:
-    """The share of SoRA's gates in each bin of magnitude by step, a panel for each task; None without histograms."""
-    course = results.history(study.records[run_id] for run_id in study.done["run_id"])
+def gates(study: Study, runs: pd.DataFrame) -> Figure | None:
+    """The share of the gates of ``runs`` in each bin of magnitude by step, a panel a task; None without histograms."""
+    done = runs[runs["done"]].drop_duplicates("run_id")
+    course = results.history(study.records[run_id] for run_id in done["run_id"])
     if "gate_histogram" not in course:
         return None
-    course = course.dropna(subset="gate_histogram").merge(study.done[["run_id", "task"]], on="run_id")
+    course = course.dropna(subset="gate_histogram").merge(done[["run_id", "task"]], on="run_id")
     maps = {}
     for task, part in course.groupby("task", sort=False):
         counts = pd.DataFrame(part["gate_histogram"].tolist(), columns=BINS).groupby(part["step"].to_numpy()).mean()

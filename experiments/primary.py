@@ -1,4 +1,4 @@
-"""The comparisons of a main table that have margins and verdicts, and one sentence on them.
+"""The comparisons of a main table that have margins and verdicts, and what they say in a few sentences.
 
 Of a study of arms they are the three that docs/study.md fixed before the first run; of methods the first of them, with
 its margins, which nobody fixed beforehand for that sweep.
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
+from scipy.stats import ttest_1samp
 
 from experiments import stats
 from experiments.comparisons import compare, smallest_gap
@@ -26,7 +26,7 @@ from experiments.scores import DEPENDENCE, DEPENDENT, by_seed, chosen, long, pai
 from experiments.study import Study
 from experiments.tables import SIGNED, Table
 
-HOLDS, FAILS, OPEN, UNFINISHED = "holds", "fails", "cannot be decided", "is unfinished"
+HOLDS, FAILS, OPEN, UNFINISHED = VERDICTS = "holds", "fails", "cannot be decided", "is unfinished"
 WORSE = ", but worse"  # within the margin, and below 0
 MARGINS = {"accuracy": 1.0, "pearson": 0.5, "matthews": 2.0}  # points that may be lost
 SMALL = {"arm": "sora_small", "method": "sora"}
@@ -41,18 +41,37 @@ class Family(NamedTuple):
     name: str
     other: str
     margin: bool
-    words: str  # what holds, of which the sentence speaks
+    words: str  # what SoRA-small is where it holds
+    against: str  # and where it fails
 
 
 FAMILIES = {
     "arm": (
-        Family("not inferior to LoRA r = 8", "lora_r8", True, "Non-inferiority of SoRA-small to LoRA r = 8"),
-        Family("better than LoRA of equal size", "lora_equal", False, "its advantage over a LoRA of equal size"),
         Family(
-            "better than its pattern permuted", "lora_permuted", False, "its advantage over its own pattern permuted"
+            "not inferior to LoRA r = 8",
+            "lora_r8",
+            True,
+            "not inferior to LoRA r = 8",
+            "worse than LoRA r = 8 by more than the margin",
+        ),
+        Family(
+            "better than LoRA of equal size",
+            "lora_equal",
+            False,
+            "better than a LoRA of equal size",
+            "worse than a LoRA of equal size",
+        ),
+        Family(
+            "better than its pattern permuted",
+            "lora_permuted",
+            False,
+            "better than its own pattern permuted",
+            "worse than its own pattern permuted",
         ),
     ),
-    "method": (Family("not inferior to LoRA", "lora", True, "Non-inferiority of SoRA to LoRA"),),
+    "method": (
+        Family("not inferior to LoRA", "lora", True, "not inferior to LoRA", "worse than LoRA by more than the margin"),
+    ),
 }
 ENDS = ["t interval", "t interval high", "bootstrap interval", "bootstrap interval high"]
 SHOWN = ["comparison", "task", "seeds", "difference", "margin", *ENDS, "p", "p (Holm)", "smallest gap"]
@@ -122,15 +141,13 @@ def verdict_text(test: Mapping[Any, Any]) -> str:
 
 
 def p_value(gaps: Sequence[float] | np.ndarray, bound: float, *, one_sided: bool) -> float:
-    """Of Student's t test of the differences' mean against ``bound``; NaN for fewer than two or for a missing one."""
-    values = np.asarray(gaps, dtype=float)
-    if len(values) < 2 or np.isnan(values).any():
+    """Of Student's t test of the differences' mean against ``bound``; NaN where there is no t interval.
+
+    As :func:`experiments.stats.t_interval`: for fewer than two, for a missing one, and for equal ones.
+    """
+    if math.isnan(stats.t_interval(gaps).low):
         return math.nan
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    above = float(values.mean()) - bound
-    t = above / error if error > 0 else math.copysign(math.inf, above) if above else 0.0
-    tail = float(scipy_stats.t.sf(t if one_sided else abs(t), len(values) - 1))
-    return tail if one_sided else min(1.0, 2 * tail)
+    return float(ttest_1samp(gaps, bound, alternative="greater" if one_sided else "two-sided").pvalue)
 
 
 TITLES = {"arm": "The comparisons fixed beforehand", "method": "SoRA against LoRA with a margin"}
@@ -167,25 +184,58 @@ def table(study: Study) -> Table | None:
 
 
 def headline(study: Study) -> str:
-    """One sentence: what holds, what fails, what cannot be decided; nothing before the first comparison can be made."""
+    """What holds, what fails and what cannot be decided, in words; nothing before the first comparison can be made."""
     found, key = tests(study), key_of(study)
-    first = FAMILIES[key][0]
-    parts: list[str] = []
-    sizes = sorted({round(share) for share in found.loc[found["other"] == first.other, "share"].dropna()})
-    size = f", with {' to '.join(map(str, [*sizes[:1], *sizes[1:][-1:]]))} % of its live parameters," if sizes else ""
+    if found.empty:
+        return ""
+    alike: dict[tuple[str, tuple[str, ...]], list[Family]] = {}  # verdict, its tasks -> the comparisons
     for family in FAMILIES[key]:
-        own = found[found["comparison"] == family.name]
-        verdicts = [
-            f"{verdict} on {_listed([_named(test) for test in part.to_dict('records')])}"
-            for verdict in (HOLDS, FAILS, OPEN, UNFINISHED)
-            if len(part := own[own["verdict"] == verdict])
-        ]
-        words = family.words if parts or family is first else family.words.replace("its", f"{NAMES[key]}'s", 1)
-        parts += [f"{words}{size if family is first else ''} {_listed(verdicts)}"] if verdicts else []
-    sentence = "; ".join(parts) + (f" ({NOT_FIXED})" if parts and key == "method" else "")
-    if words := _short(found):
-        sentence = f"{sentence.rstrip('.')}. {words}"
-    return sentence if sentence.endswith(".") or not parts else f"{sentence}."
+        for verdict in VERDICTS:
+            part = found[(found["comparison"] == family.name) & (found["verdict"] == verdict)]
+            if len(part):
+                tasks = tuple(_named(test) for test in part.to_dict("records"))
+                alike.setdefault((verdict, tasks), []).append(family)
+    who, clauses = NAMES[key] + _size(found[found["other"] == FAMILIES[key][0].other]), []
+    still_open = found[found["verdict"] == OPEN]
+    for (verdict, tasks), families in sorted(alike.items(), key=lambda each: VERDICTS.index(each[0][0])):
+        asked = _listed([family.words for family in families], "or")
+        words = {
+            HOLDS: f"{who} is {_listed([family.words for family in families])}",
+            FAILS: f"{who} is {_listed([family.against for family in families])}",
+            OPEN: f"{_seeds(still_open)} cannot decide whether {who} is {asked}",
+            UNFINISHED: f"it is unfinished whether {who} is {asked}",
+        }
+        clauses.append(f"on {_listed(tasks)} {words[verdict]}")
+        who = "it"
+    sentence = "; ".join(clauses) + (f" ({NOT_FIXED})" if key == "method" else "")
+    return " ".join(filter(None, (f"{sentence[0].upper()}{sentence[1:]}.", _gaps(still_open), _short(found))))
+
+
+def _size(found: pd.DataFrame) -> str:
+    """How many of LoRA's live parameters are left, by its comparisons; empty where that is not known."""
+    shares = found["share"].dropna().round().astype(int)
+    ends = " to ".join(map(str, dict.fromkeys((shares.min(), shares.max()))))
+    return f", with {ends} % of LoRA's live parameters," if len(shares) else ""
+
+
+def _seeds(found: pd.DataFrame) -> str:
+    """By how many seeds these tests were made, in words."""
+    count = set(found["seeds"])
+    if len(count) != 1:
+        return "these seeds"
+    (seeds,) = count
+    word = dict(enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), 1)).get(seeds)
+    return f"{word or seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def _gaps(found: pd.DataFrame) -> str:
+    """The smallest difference that these tests would mostly have shown, by task; empty where none is known."""
+    parts = []
+    for task, gaps in found.dropna(subset="smallest gap").groupby("task", sort=False)["smallest gap"]:
+        ends = dict.fromkeys(f"{gap:.1f}" for gap in (gaps.min(), gaps.max()))
+        parts.append(f"{' to '.join(ends)} points on {task}")
+    words = "Either 95 % interval alone would have shown a difference of"
+    return f"{words} {_listed(parts)} in 80 % of cases." if parts else ""
 
 
 def _short(found: pd.DataFrame) -> str:
@@ -199,9 +249,9 @@ def _named(test: Mapping[Any, Any]) -> str:
     """The task; with p where the corrected one does not bear out the intervals."""
     weak = test["verdict"] == HOLDS or (test["verdict"] == FAILS and pd.isna(test["margin"]))
     holm = test["p (Holm)"]
-    words = WORSE if test["worse"] else ""
+    words = " (though worse)" if test["worse"] else ""
     return f"{test['task']}{words}" + (f" (p = {holm:.2f} after Holm)" if weak and not holm < 0.05 else "")
 
 
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _listed(words: Sequence[str], last: str = "and") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

@@ -13,8 +13,8 @@ NAMES = {"sora": "SoRA paper", "adalora": "AdaLoRA paper"}
 BACKBONE = "deberta-v3-base"  # of every number in scores.csv
 SENTENCE = (
     "Published numbers are those of results/published: the SoRA paper (arXiv 2311.11696) and the AdaLoRA paper "
-    "(arXiv 2303.10512), both on DeBERTaV3-base. results/published/anomalies.md lists cells that the test sets in "
-    "question cannot produce."
+    "(arXiv 2303.10512), both on DeBERTaV3-base. results/published/anomalies.md lists cells that five runs on "
+    "the authors' split cannot produce."
 )
 
 

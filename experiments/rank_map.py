@@ -16,7 +16,7 @@ from experiments import published
 from experiments.figures import WIDTH
 from experiments.labels import METHODS, in_words
 from experiments.learning_curves import gates
-from experiments.scores import DEPENDENCE, DEPENDENT
+from experiments.scores import DEPENDENCE, DEPENDENT, choice, chosen
 from experiments.stats import sd, spearman
 from experiments.study import Study
 from experiments.tables import Artefact, Figure, Table, counts, size
@@ -32,21 +32,21 @@ SHORT = {"query": "Q", "key": "K", "value": "V", "attention.output": "A.O", "int
 
 def build(study: Study) -> list[Artefact | None]:
     """Totals and agreement by task, a map for each seed, its no-data ranks below, and the gates by step."""
-    ranks = ranks_of(study)
+    runs = chosen(study, "method")
+    ranks = ranks_of(study, runs)
     places = ranks.groupby(["method", "task"], sort=False)
     maps = [_map(str(method), str(task), part) for (method, task), part in places]
-    return [_totals(study, ranks), *maps, gates(study)]
+    return [_totals(runs, ranks), *maps, gates(study, runs)]
 
 
-def ranks_of(study: Study) -> pd.DataFrame:
-    """One row for each matrix of each run: run_id, seed, method, task, module, rank, no_data_rank."""
-    columns = ["run_id", "module", "rank", "no_data_rank"]
-    long = results.ranks(study.records[run_id] for run_id in study.done["run_id"]).reindex(columns=columns)
-    return study.done[["run_id", "seed", "method", "task"]].merge(long.astype({"run_id": str}), on="run_id")
+def ranks_of(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """One row for each matrix of each of ``runs``: run_id, seed, method, task, module, rank, no_data_rank."""
+    columns, done = ["run_id", "module", "rank", "no_data_rank"], runs[runs["done"]].drop_duplicates("run_id")
+    long = results.ranks(study.records[run_id] for run_id in done["run_id"]).reindex(columns=columns)
+    return done[["run_id", "seed", "method", "task"]].merge(long.astype({"run_id": str}), on="run_id")
 
 
-def _totals(study: Study, ranks: pd.DataFrame) -> Table:
-    runs = study.runs
+def _totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> Table:
     start = runs["method.init_r"].fillna(runs["method.r"])  # before anything was pruned
     runs = runs.assign(kept=100 * runs["ranks"] / (start * runs["matrices"]))
     rows = []
@@ -62,9 +62,9 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         row |= {name: pd.to_numeric(part[key]).mean() for name, key in COUNTED.items()}
         row |= {"rank agreement": agreement(table), "agreement on dead modules": dead_agreement(table)}
         row |= {head: part[name].mean() for name, head in DEPENDENCE.items()}
-        first = start[part.index].iloc[0]
-        row["dispersion"], row["p (chance)"] = dispersion(table, first)
-        row["dispersion, no data"] = dispersion(drawn, first)[0]
+        whole = part.assign(start=start).drop_duplicates("run_id").set_index("run_id")["start"]
+        row["dispersion"], row["p (chance)"] = dispersion(table, whole)
+        row["dispersion, no data"] = dispersion(drawn, whole)[0]
         printed = published.ranks().query("task == @task" if method == "sora" else "task == ''").filter(like="layer_")
         rows.append(row | {"SoRA paper, Figure 3": printed.to_numpy().sum() if len(printed) else math.nan})
     data = pd.DataFrame(rows)
@@ -78,8 +78,8 @@ def _totals(study: Study, ranks: pd.DataFrame) -> Table:
         "per module; Jaccard index of the sets of dead modules, empty where no seed has one. "
         f"{DEPENDENT} Dispersion: variance over modules of the ranks summed over runs, in units of that which "
         "cutting ranks at random leaves, with each run's share (Fisher's index, about chi-square); near 1 the runs "
-        "prefer no module. p: of as much by chance."
-    )
+        f"prefer no module. p: of as much by chance. {choice(runs)}"
+    ).strip()
     formats = {"live parameters": size, "authors' count": size, "ranks": "{:.1f}", "kept": "{:.1f} %"}
     formats |= {"p (chance)": "{:.4f}"}
     formats |= {"dead modules": "{:.1f}", "SoRA paper, Figure 3": "{:.0f} ranks"}
@@ -100,13 +100,15 @@ def dead_agreement(table: pd.DataFrame) -> float:
     return _mean(either)
 
 
-def dispersion(table: pd.DataFrame, start: float) -> tuple[float, float]:
+def dispersion(table: pd.DataFrame, start: float | pd.Series) -> tuple[float, float]:
     """Index of dispersion of the ranks [runs, modules], and its p; NaN where nothing was cut, or all.
 
-    Were each of the ``start`` ranks of a module kept with the share of its run, the sums over runs would have that
-    variance: Fisher (1925), Statistical Methods for Research Workers.
+    ``start``: ranks of a module before any was cut, of all runs or of each by its id. Were each of them kept with the
+    share of its run, the sums over runs would have that variance: Fisher (1925), Statistical Methods for Research
+    Workers.
     """
     table = table.dropna(axis=1)
+    start = pd.Series(start, table.index, dtype=float)
     share = table.mean(axis=1) / start
     chance, more = float((start * share * (1 - share)).sum()), len(table.columns) - 1
     if more < 1 or not chance > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,20 +34,28 @@ def chosen(study: Study, *keys: str) -> pd.DataFrame:
     """The runs that stand for each value of ``keys`` on each task; ``trials``: of how many settings they were chosen.
 
     Several settings arise where the sweep has axes besides ``keys``, the task and the seeds. The one with the best mean
-    on the select split stands, but only where every run of all of them has a score: a half-finished sweep chooses
-    nothing by accident, before that the first one stands.
+    on the select split stands, but only where every run of all of them was made: a half-finished sweep chooses nothing
+    by accident, before that the first one stands. A run that diverged before its first score has minus infinity.
     """
     others = study.varied("task", *keys)
     runs = study.runs.assign(trials=1)
     if not others:
         return runs
+    scored = runs["select"].fillna(-math.inf).where(runs["done"])
     picked = []
     for _, place in runs.groupby([*keys, "task"], sort=False, dropna=False):
         settings = [part for _, part in place.groupby(others, sort=False, dropna=False)]
-        means = [part["select"].mean(skipna=False) for part in settings]
+        means = [scored[part.index].mean(skipna=False) for part in settings]
         best = settings[0] if np.isnan(means).any() else settings[int(np.argmax(means))]
         picked.append(best.assign(trials=len(settings)))
     return pd.concat(picked)
+
+
+def choice(runs: pd.DataFrame) -> str:
+    """What a caption says of ``runs`` of :func:`chosen` where several settings were tried; empty where none were."""
+    most = int(runs["trials"].max()) if len(runs) else 1
+    words = "settings of a row that with the best mean on the select split stands here, until all are run the first."
+    return f"Of {most} {words}" if most > 1 else ""
 
 
 def long(study: Study, runs: pd.DataFrame, first: bool = False) -> pd.DataFrame:

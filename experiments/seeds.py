@@ -11,7 +11,7 @@ from statsmodels.stats.anova import anova_lm
 
 from experiments.figures import heat_maps
 from experiments.labels import METHODS
-from experiments.scores import long
+from experiments.scores import choice, chosen, long
 from experiments.stats import sd
 from experiments.study import Study
 from experiments.tables import Artefact, Table
@@ -28,13 +28,14 @@ NOTHING = dict.fromkeys(["SD init", "p init", "SD data", "p data", "SD rest"], n
 
 def build(study: Study) -> list[Artefact | None]:
     """Parts of the variance, and the grids."""
-    rows = long(study, study.runs, first=True)
+    runs = chosen(study, "method")
+    rows = long(study, runs, first=True)
     groups = {
         (METHODS.get(str(m), str(m)), str(label)): part
         for (m, label), part in rows.groupby(["method", "label"], sort=False)
     }
     grids = {", ".join(key): grid(part) for key, part in groups.items()}
-    return [_table(groups), heat_maps(ABOUT, grids, (DATA, INIT, "score (points)"), "{:.1f}")]
+    return [_table(groups, choice(runs)), heat_maps(ABOUT, grids, (DATA, INIT, "score (points)"), "{:.1f}")]
 
 
 def grid(part: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def parts(scores: pd.DataFrame) -> dict[str, float]:
     return found | {"SD rest": float(np.sqrt(rest))}
 
 
-def _table(groups: dict[tuple[str, str], pd.DataFrame]) -> Table:
+def _table(groups: dict[tuple[str, str], pd.DataFrame], words: str) -> Table:
     data = pd.DataFrame(
         [
             {"method": method, "metric": label, "runs": part["done"].sum(), "runs of": len(part)}
@@ -74,6 +75,6 @@ def _table(groups: dict[tuple[str, str], pd.DataFrame]) -> Table:
     caption = (
         "Points. SD of all runs (population), and SDs of the effect of the initialisation, of the order of the data, "
         "and of the rest (their interaction and what dropout does), from a two-way analysis of variance; an estimate "
-        "below zero is printed as zero. p: F test against the rest. Empty until a grid is complete."
+        f"below zero is printed as zero. p: F test against the rest. Empty until a grid is complete. {words}"
     )
-    return Table("seeds", "Parts of the variance", caption, data, dict.fromkeys(("p init", "p data"), "{:.4f}"))
+    return Table("seeds", "Parts of the variance", caption.strip(), data, dict.fromkeys(("p init", "p data"), "{:.4f}"))

@@ -17,7 +17,7 @@ from experiments.scores import cells, chosen, detail_table, published_table, sco
 from experiments.study import Study
 from experiments.sweep import rate_by_threshold
 from experiments.tables import SIGNED, Artefact, Table, counts, size
-from experiments.tuning import at_the_edge
+from experiments.tuning import at_the_edge, best, means, scores
 
 XI = "method.threshold"
 
@@ -49,7 +49,7 @@ BY_METHOD = {"method": "method"}
 LIVE = "live", "live parameters"
 SETTINGS = {
     "learning_rate": Setting(
-        "Learning rate: one grid for all methods",
+        "Learning rates",
         BY_METHOD | {RATE: "learning rate"},
         axis=(RATE, "peak learning rate"),
     ),
@@ -62,7 +62,7 @@ TITLE = {name: setting.title for name, setting in SETTINGS.items()}
 SUFFIXES = {"query": "Q", "key": "K", "value": "V", "attention.output.dense": "A.O"}
 SUFFIXES |= {"intermediate.dense": "FF.W1", "output.dense": "FF.W2"}
 PRINTED = {"Q, K": "query,key", "Q, K, V": "query,key,value", "Q, K, V, A.O": "query,key,value,attention.output"}
-EDGE = "at the edge of the grid"
+EDGE, SINGLE = "at the edge of the grid", "one rate tried"
 
 
 def build(study: Study) -> list[Artefact | None]:
@@ -78,7 +78,7 @@ def build(study: Study) -> list[Artefact | None]:
         found["method"] = next(iter(study.values("method")), "sora")
     first = found[found["label"].isin(study.first_labels)]
     return [
-        _best(first) if study.name == "learning_rate" else None,
+        _best(first, runs) if study.name == "learning_rate" else None,
         score_table(study, study.name, f"Scores by {', '.join(heads.values())}", found, heads, setting.words),
         iso_table(first, heads) if study.name == "rank_budget" else None,
         _curve(first, setting.axis) if setting.axis else None,
@@ -119,28 +119,28 @@ def _curve(found: pd.DataFrame, axis: tuple[str, str]) -> Artefact | None:
 # -- the best learning rates -------------------------------------------------------------------------------------
 
 
-def _best(found: pd.DataFrame) -> Table:
+def _best(found: pd.DataFrame, runs: pd.DataFrame) -> Table:
     rows = []
-    for (method, label), part in found.groupby(["method", "label"], sort=False):
-        whole = part[part["select"].notna() & (part["points"].map(len) == part["of"])]
+    for (method, task, label), part in found.groupby(["method", "task", "label"], sort=False):
+        whole = part.loc[part["n"] == part["of"], RATE]
         row: dict[str, object] = {"method": METHODS.get(str(method), method), "metric": label}
         row |= {"learning rates": len(whole), "learning rates of": len(part)}
-        if len(whole):
-            most = whole[whole["of"] == whole["of"].max()]  # as scripts/tune.py chooses
-            best = most.loc[most.sort_values(RATE)["select"].idxmax()]
-            report = score_columns(part[part[RATE] == best[RATE]], "report").iloc[0].to_dict()
-            row |= {"best": best[RATE], "select": best["select"], **report}
-            row["select - report"] = best["select"] - best["mean"]
-            row["remark"] = EDGE if at_the_edge(best[RATE], whole[RATE]) else ""
+        tried = scores(runs[(runs["method"] == method) & (runs["task"] == task) & runs[RATE].isin(whole)], RATE)
+        if tried and math.isfinite(select := means(tried)[rate := best(tried)]):  # as scripts/tune.py chooses
+            cell = part[part[RATE] == rate]
+            row |= {"best": rate, "select": select, **score_columns(cell, "report").iloc[0].to_dict()}
+            alike = runs.loc[runs["task"] == task, "task.select_metric"].dropna().isin([cell["metric"].iloc[0]]).all()
+            row["select - report"] = select - cell["mean"].iloc[0] if alike else math.nan
+            row["remark"] = SINGLE if len(whole) == 1 else EDGE if at_the_edge(rate, whole) else ""
         rows.append(row)
     grids = found.groupby("method")[RATE].agg(lambda rates: tuple(sorted(set(rates))))
     same = "All methods have the same grid." if grids.nunique() == 1 else "The methods do not have the same grid."
     caption = (
-        "The learning rate with the best mean on the select split, of those with most seeds, and its score on the "
-        "report split (points, mean ± population SD over seeds). Select - report: the difference of the two, with the "
-        "optimism of the choice. "
-        "Learning rates: those of which every seed has a score, of those planned; another study of the same task may "
-        f"have tried more.{f' {same}' if len(grids) > 1 else ''}"
+        "The learning rate with the best mean on the select split, by the metric that chooses weights there, of those "
+        "with most seeds, and its score on the report split (points, mean ± population SD over seeds). Select - "
+        "report: the difference of the two, with the optimism of the choice; none where they are of two metrics. "
+        "Learning rates: those of which every seed was run, of those planned; another study of the same task may have "
+        f"tried more.{f' {same}' if len(grids) > 1 else ''}"
     )
     formats = {"best": "{:g}", "select - report": SIGNED}
     return Table("best", "Best learning rate of each method", caption, pd.DataFrame(rows), formats)
@@ -154,15 +154,18 @@ def iso_table(found: pd.DataFrame, heads: Mapping[str, str]) -> Table | None:
     lora = {label: part for label, part in found[found["method"] == "lora"].groupby("label", sort=False)}
     others = found[(found["method"] != "lora") & found["label"].isin(lora)].reset_index(drop=True)
     there = [at_live(live, lora[label]) for live, label in zip(others["live"], others["label"], strict=True)]
-    others = others.assign(there=there).dropna(subset=["mean", "there"]).reset_index(drop=True)
+    between = [around(live, lora[label]) for live, label in zip(others["live"], others["label"], strict=True)]
+    others = others.assign(there=there, between=between).dropna(subset=["mean", "there"]).reset_index(drop=True)
     if others.empty:
         return None
     data = settings_of(others, heads).assign(metric=others["label"])
     data["live parameters"], data["score"] = counts(others["live"]), others["mean"]
     data["LoRA there"], data["difference"] = others["there"], others["mean"] - others["there"]
+    data["between LoRA's"] = others["between"]
     caption = (
-        "LoRA's score between its two nearest ranks, linear in the logarithm of live parameters; no row where a "
-        "setting lies outside LoRA's ranks."
+        "LoRA's score between the two of its ranks that are nearest in size and were run, linear in the logarithm of "
+        "live parameters: the farther these ranks are apart, the less it is known. No row where a setting lies outside "
+        "LoRA's ranks."
     )
     formats = {"live parameters": size, "difference": SIGNED, **dict.fromkeys(heads.values(), "{:g}")}
     return Table("iso_parameter", "At the same number of live parameters", caption, data, formats)
@@ -170,7 +173,19 @@ def iso_table(found: pd.DataFrame, heads: Mapping[str, str]) -> Table | None:
 
 def at_live(live: float, curve: pd.DataFrame) -> float:
     """The ``mean`` at ``live`` parameters on a curve, linear in the logarithm of ``live``; NaN outside it."""
-    points = curve[(curve["live"] > 0) & curve["mean"].notna()].sort_values("live")
+    points = _points(curve)
     if not live > 0 or len(points) < 2:
         return math.nan
     return float(np.interp(math.log(live), np.log(points["live"]), points["mean"], left=math.nan, right=math.nan))
+
+
+def around(live: float, curve: pd.DataFrame) -> str:
+    """The ranks of the curve between which ``live`` lies, as ``r = 2 and r = 8``; of one that is met that one."""
+    points = _points(curve)
+    ends = points[points["live"] <= live].iloc[-1:], points[points["live"] >= live].iloc[:1]
+    return " and ".join(dict.fromkeys(f"r = {rank:g}" for end in ends for rank in end["method.r"]))
+
+
+def _points(curve: pd.DataFrame) -> pd.DataFrame:
+    """What a curve of scores over live parameters goes through, by size."""
+    return curve[(curve["live"] > 0) & curve["mean"].notna()].sort_values("live")

@@ -28,6 +28,7 @@ class Interval(NamedTuple):
 
 
 NONE = Interval(math.nan, math.nan)
+SAME = 1e-9  # what sums in another order differ by: values so near are equal
 
 
 def sd(values: pd.Series) -> float:
@@ -37,6 +38,9 @@ def sd(values: pd.Series) -> float:
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Student's interval for the mean over seeds (:func:`scipy.stats.t.interval`); NaN for fewer than two values.
+
+    NaN too where all values are equal: their spread of 0 would give an interval without width, as if no further seed
+    could differ, which so few of them do not show.
 
     It says nothing about other test items: all seeds share the same ones. With n = 3 the factor t is 4.30, so the
     interval is wide by right.
@@ -55,20 +59,20 @@ def average(samples: Sequence[ArrayLike]) -> tuple[float, float, float] | None:
     values = [np.asarray(each, dtype=np.float64) for each in samples]
     if not values or any(each.size < 2 for each in values):
         return None
-    parts = np.array([each.var(ddof=1) / each.size for each in values])
+    parts = np.array([each.var(ddof=1) / each.size if np.ptp(each) > SAME else 0.0 for each in values])
     below = sum(v * v / (each.size - 1) for v, each in zip(parts, values, strict=True))
     mean = float(np.mean([each.mean() for each in values]))
     return mean, math.sqrt(parts.sum()) / len(values), parts.sum() ** 2 / below if below else 0.0
 
 
 def t_interval_of_average(samples: Sequence[ArrayLike], confidence: float = 0.95) -> Interval:
-    """Interval for the average of the means of samples, see :func:`average`; NaN where one has a single value."""
+    """Interval for the average of the means of samples, see :func:`average`; NaN as in :func:`t_interval`."""
     found = average(samples)
     if found is None:
         return NONE
     mean, error, freedom = found
     if not freedom:
-        return Interval(mean, mean)
+        return NONE
     return Interval(*map(float, stats.t.interval(confidence, freedom, mean, error)))
 
 
@@ -86,14 +90,14 @@ def seeds_gap(samples: Sequence[ArrayLike], alpha: float = 0.05, power: float = 
 
     The standard error of :func:`average` times the noncentrality at which the noncentral t exceeds the critical value
     so often, the far tail aside: 4.3 standard errors and more with three seeds, where :func:`detectable_gap` has 2.8.
-    NaN where a sample has one value.
+    NaN where a sample has one value, or nothing varies.
     """
     found = average(samples)
     if found is None:
         return math.nan
     _, error, freedom = found
     if not freedom:
-        return 0.0
+        return math.nan
     return error * float(special.nctdtrinc(freedom, 1 - power, float(stats.t.ppf(1 - alpha / 2, freedom))))
 
 
@@ -109,6 +113,14 @@ def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     """``P(A > B) + P(A = B) / 2`` for one score of each drawn at random: Mann-Whitney's U over ``n_a n_b``."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     return float(stats.mannwhitneyu(x, y, method="asymptotic").statistic) / (x.size * y.size)
+
+
+def exact_order_p(seeds: int, values: int) -> float:
+    """The one-sided p of as many rank correlations of 1 over so many ``values`` as there are ``seeds``, or of -1.
+
+    Exact: without any order one of the ``values!`` arrangements of a seed gives it, so that p is ``values!^-seeds``.
+    """
+    return float(math.factorial(values)) ** -seeds
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:

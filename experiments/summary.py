@@ -71,7 +71,7 @@ def caution(sections: Sequence[Section]) -> str:
     studies = [section.study for section in sections]
     studies = [study for study in studies if study.name == "main_table"] or studies
     words = conditions.caution(pd.concat([study.runs for study in studies], ignore_index=True)) if studies else ""
-    return f"Do not read this as a comparison of methods. {words}" if words else ""
+    return f"Read comparisons of methods here with care. {words}" if words else ""
 
 
 def page(

@@ -31,7 +31,9 @@ def build(study: Study) -> list[Artefact | None]:
 
 
 def rate_by_threshold(study: Study) -> list[Artefact | None]:
-    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless both vary apart."""
+    """SoRA's score and live ranks over learning rate and ξ, a panel for each task; nothing unless they vary alone."""
+    if study.varied("task", "method", "method.threshold", "method.rho", RATE):  # settings are no seeds
+        return []
     runs = study.done.dropna(subset=["method.threshold"])
     places = runs[["method.threshold", RATE]].drop_duplicates()
     if len(places) <= max(places.nunique()):

@@ -21,6 +21,7 @@ from sora.runs.manifest import FOLDER
 STUDIES = ("learning_rate", "rho")
 FACTOR = 2.0  # between neighbouring rates
 CLOSE = 0.5  # points
+DIVERGED = "runs of every one of them diverged, so that none can be chosen; try smaller learning rates"
 WIDEST = 8.0  # a grid is extended by no more than this
 Scores = Mapping[tuple[float, int], float]  # value, seed -> points on the select split
 
@@ -118,8 +119,13 @@ def wanted_rhos(scores: Scores, grid: Sequence[float], seeds: tuple[int, int]) -
 
 
 def best_and_small(scores: Scores) -> tuple[float, float]:
-    """SoRA-best's rho, and SoRA-small's: the largest whose score is within half a point of the best."""
+    """SoRA-best's rho, and SoRA-small's: the largest whose score is within half a point of the best.
+
+    Raises UserError where no rho has a score.
+    """
     found = means(scores)
     top = best(scores)
+    if found[top] == -math.inf:
+        raise UserError(f"rho of {', '.join(f'{rho:g}' for rho in sorted(found))}: {DIVERGED}")
     near = [rho for rho, mean in found.items() if found[top] - mean <= CLOSE or math.isclose(found[top] - mean, CLOSE)]
     return top, max(near)

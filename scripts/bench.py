@@ -40,16 +40,12 @@ STARTS = {  # commands whose start-up is measured, and how often
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write; returns the exit status."""
     options = _parser().parse_args(words)
-    try:
-        found = measure(options.section, options.quick, options.minutes)
-        name = f"{found['provenance']['started'].replace(':', '').replace('-', '')[:15]}-{found['device']}"
-        path = options.results / "bench" / f"{name}{'-quick' if options.quick else ''}.json"
-        table = report.markdown(found)
-        write_text(path, json.dumps(found, indent=1) + "\n")
-        write_text(path.with_suffix(".md"), table)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = measure(options.section, options.quick, options.minutes)
+    name = f"{found['provenance']['started'].replace(':', '').replace('-', '')[:15]}-{found['device']}"
+    path = options.results / "bench" / f"{name}{'-quick' if options.quick else ''}.json"
+    table = report.markdown(found)
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    write_text(path.with_suffix(".md"), table)
     print(table)
     print(path)
     return 0

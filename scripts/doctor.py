@@ -39,9 +39,6 @@ def main(words: Sequence[str]) -> int:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     from sora.cli.doctor import examine  # only now: a mistake in the command is reported at once
 
     failed = 0

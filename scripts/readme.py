@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.labels import ARMS, METHODS
+from experiments.main_table import BASE
 from experiments.tables import EMPTY, Table, size
 from sora.errors import UserError
 from sora.files import write_text
@@ -46,14 +48,19 @@ def block(results: Path) -> str:
             & (found["n"] < found.groupby("task")["n"].transform("max"))
             & (found["n"] == found["n of"])
         )
-        counts = table.data["n"].map(" (n = {:.0f})".format).where(few, "")
-        shown = table.show.assign(score=table.show["score"] + counts)
+        gaps = found["minus LoRA"].map("{:+.2f}".format).where(found["minus LoRA"].notna(), "")
+        counts = found["n"].map("n = {:.0f}".format).where(few, "")
+        notes = [", ".join(filter(None, each)) for each in zip(gaps, counts, strict=True)]
+        shown = table.show.assign(score=table.show["score"] + [f" ({note})" if note else "" for note in notes])
         wide = shown.pivot(index=key, columns="task", values="score").fillna(EMPTY).loc[names, tasks]
         lines = [f"| {' | '.join(['method', 'live parameters', *tasks])} |", f"|---|---:|{'---:|' * len(tasks)}"]
         lines += [f"| {' | '.join([str(name), live[name], *wide.loc[name]])} |" for name in names]
         page = path.with_name("README.md")
         backbones = ", ".join(BACKBONE.findall(page.read_text(encoding="utf-8")))
         words = f"On {backbones}: mean ± SD over seeds, in points; live parameters are the mean of a row's tasks."
+        if gaps.any():
+            base = (METHODS | ARMS)[BASE[key]]
+            words += f" In brackets: minus {base} on the seeds both have; n where a row has fewer seeds than others."
         link = f"[Details and settings]({page.relative_to(results.parent).as_posix()})."
         parts.append("\n".join([*lines, "", f"{words} {link}"]))
     return "\n\n".join(parts)

@@ -9,12 +9,10 @@ on complete data, with predict=true then or later. Without every file the zip is
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sora.cli.console import Parser, place_of, run
-from sora.errors import UserError
 from sora.publish.leaderboard import collect
 
 
@@ -32,11 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     only = {group: getattr(options, group) for group in ("backbone", "method", "protocol")}
     out = options.out or Path(f"{options.benchmark}.zip")
-    try:
-        collect(options.benchmark, options.results, options.runs, out, only, options.incomplete)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    collect(options.benchmark, options.results, options.runs, out, only, options.incomplete)
     return 0
 
 

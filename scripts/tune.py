@@ -13,6 +13,7 @@ published values is left alone. Exit status 2 where a run of a grid is missing.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,8 +119,8 @@ def _whole(runs: pd.DataFrame) -> pd.DataFrame:
 def best_rate(path: Path, runs: pd.DataFrame) -> Choice:
     """The best rate of all grids that tried some for one recipe; of rates with fewer seeds than others, none.
 
-    Raises UserError where a run is missing, where protocols or any other setting differ, or where a rate has seeds that
-    those with most seeds do not have: means over others cannot be compared.
+    Raises UserError where a run is missing, where protocols or any other setting differ, where a rate has seeds that
+    those with most seeds do not have (means over others cannot be compared), or where none has a score.
     """
     keys = sorted(set(_whole(runs)["study"]))
     settings = pd.DataFrame(list(runs["config"])).astype(str)
@@ -129,7 +130,11 @@ def best_rate(path: Path, runs: pd.DataFrame) -> Choice:
     seeds = runs.groupby(RATE)["seed"].agg(set)
     if any(not each <= max(seeds, key=len) for each in seeds):
         raise UserError(f"{' and '.join(keys)}: different seeds for {path}; keep the manifest of one")
-    return tuning.best(found), found, keys
+    rate = tuning.best(found)
+    if tuning.means(found)[rate] == -math.inf:
+        tried = _listed(sorted({value for value, _ in found}))
+        raise UserError(f"{' and '.join(keys)}: learning rates of {tried} for {path}: {tuning.DIVERGED}")
+    return rate, found, keys
 
 
 def rho_scores(runs: pd.DataFrame, rate: float) -> tuple[tuning.Scores, list[str]]:

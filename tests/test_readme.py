@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 
 from experiments import conditions
@@ -21,6 +22,8 @@ from sora.files import CONF
 from sora.method_config import METHODS
 from sora.methods import regime
 from sora.options import Options
+from sora.runs import records
+from tests.experiments import made
 from tests.typed import called
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,6 +113,14 @@ def test_every_key_exists(page: Path) -> None:
     assert {key for key in found if not known(key) and not key.startswith(("hydra.", "cluster."))} == set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_brackets_of_a_command_are_quoted(page: Path) -> None:
+    """Zsh takes others for a pattern of file names."""
+    lines = page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    bare = [word for line in lines if "run.py" in line for word in re.findall(r"(?<=\s)[\w.]+=[\[{]\S*", line)]
+    assert bare == []
+
+
 def commands() -> list[list[str]]:
     """The words after ``python`` of each command in a bash block."""
     lines = [shlex.split(line, comments=True) for line in blocks("bash").splitlines()]
@@ -162,16 +173,33 @@ def test_the_results_in_pandas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         warnings.simplefilter("ignore")
         exec(blocks("python"), names)
     assert len(capsys.readouterr().out.splitlines()) > 2
-    means = names["runs"].groupby(["backbone", "task", "arm"]).score.mean()
+    means, deviations = names["scores"].mean(), names["scores"].std(ddof=0)
     for place in means.index:
         assert " " not in place[2], "each row under its own name"
     pages = (ROOT / "results" / "tables").glob("main_table-*/README.md")
     (page,) = (page for page in pages if "Backbone minilm-l6." in page.read_text(encoding="utf-8"))
     with page.with_name("main_table.csv").open(encoding="utf-8", newline="") as rows:
-        scores = {(row["task"], row["arm"]): float(row["score"]) for row in csv.DictReader(rows)}
+        table = {(row["task"], row["arm"]): row for row in csv.DictReader(rows)}
     for task, label in (("cola", "CoLA MCC"), ("sst2_10k", "SST-2 (10k) acc.")):
         for arm, name in (("lora_r8", "LoRA r = 8"), ("sora_small", "SoRA-small")):
-            assert means["minilm-l6", task, arm] == pytest.approx(scores[label, name], abs=1e-4)
+            place, row = ("minilm-l6", task, arm), table[label, name]
+            assert means[place] == pytest.approx(float(row["score"]), abs=1e-4)
+            assert deviations[place] == pytest.approx(float(row["score sd"]), abs=1e-4)
+
+
+def test_the_results_in_pandas_of_a_study_without_arms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the SD of the tables, by numpy from the records."""
+    made.study(tmp_path / "results", "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1, 2]})
+    monkeypatch.chdir(tmp_path)
+    exec(blocks("python"), {})
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for method in ("lora", "sora"):
+        paths = sorted(tmp_path.glob(f"results/records/*/rte/{method}-*.json"))
+        points = [100 * records.read(path)["metrics"]["selected"]["report"]["accuracy"] for path in paths]
+        (line,) = (words for words in said if method in words)
+        assert [float(cell) for cell in line[-3:]] == pytest.approx([np.mean(points), np.std(points), 3], abs=1e-4)
 
 
 def test_the_page_of_the_results_says_where_no_gate_could_be_held_up() -> None:

@@ -304,6 +304,13 @@ def test_variables_that_are_none(variables: dict[str, str], says: str) -> None:
         study.driver(variables, True)
 
 
+def test_without_a_choice_the_tasks_are_those_whose_gates_hold() -> None:
+    assert study.driver({}, True).tasks == ["cola", "sst2_10k"]
+    assert study.driver({"BACKBONE": "deberta-v3-base"}, True).tasks == ["cola"], "of the others it has no budget"
+    with pytest.raises(UserError, match="BACKBONE: got mpnet-base, which has no budgets in conf/budget"):
+        study.driver({"BACKBONE": "mpnet-base"}, True)
+
+
 def test_grids_and_seeds_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     assert "5e-4, 1e-3, 2e-3 for LoRA, AdaLoRA, SoRA, adapter and BitFit; 5e-5, 1e-4, 2e-4 for full" in page

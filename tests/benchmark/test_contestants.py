@@ -8,6 +8,7 @@ from torch import nn
 from benchmark import contestants, measure
 from benchmark.cases import Case
 from scripts import bench as script
+from sora.errors import UserError
 from sora.methods.lora import LowRankLinear
 from sora.tasks import load
 from sora.training.pack import build_pack
@@ -84,16 +85,14 @@ def test_they_take_turns(real):
         assert result.peak_bytes > 100 * 2**20
 
 
-def test_a_mistake_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert script.main([]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert len(error.strip().splitlines()) == 1
-    assert "data.dir" in error
+    with pytest.raises(UserError, match=r"^.*data\.dir.*$") as error:
+        script.main([])
+    assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_unknown_section_is_one_sentence(real, tmp_path, monkeypatch, capsys):
+def test_an_unknown_section_is_one_sentence(real, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert script.main(["--section", "t5"]) == 2
-    assert "--section t5: no section has that in its title" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"^--section t5: no section has that in its title"):
+        script.main(["--section", "t5"])

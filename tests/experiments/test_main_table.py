@@ -1,6 +1,7 @@
 """The main table: numbers recomputed by hand from the records, and what is said of missing and marked runs."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from experiments.conditions import conditions
 from experiments.draws import draws
 from experiments.labels import MAJORITY
 from experiments.main_table import DOUBTFUL, _settings
+from experiments.scores import chosen
 from experiments.stats import t_interval
 from experiments.study import load
 from experiments.tables import EMPTY, Figure
@@ -70,7 +72,10 @@ def test_the_readme_of_the_project_names_missing_and_marked_runs(
     tables.build(tmp_path)
     lora, sora, _ = (line for line in readme.block(tmp_path).splitlines()[2:] if line.startswith("|"))
     assert "(" not in lora
-    assert sora.endswith("(1/2) [1 one-class] |")
+    gap = re.search(r"\(1/2\) \[1 one-class\] \(([+-]\d+\.\d\d)\) \|$", sora)
+    assert gap is not None
+    found = row(artefacts(tmp_path)["main_table"], "RTE acc.", "SoRA")
+    assert float(gap[1]) == pytest.approx(found["minus LoRA"].value, abs=0.005)
 
 
 def test_published_numbers_are_those_of_the_rank_or_of_eight() -> None:
@@ -100,6 +105,22 @@ def test_the_page_says_under_which_conditions(results: Path) -> None:
     assert [sora[name] for name in ("steps", "batch", "peak learning rate")] == ["30", "8", "0.0008"]
     assert [sora[name] for name in ("ξ", "ρ", "travel")] == ["0.0001", "0.125", EMPTY]
     assert (alike["ξ"], alike["ρ"]) == ("0.0001", EMPTY), "no gate, no regime"
+
+
+def test_the_page_says_how_it_was_pooled_and_trained_and_what_was_not(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["probe", "lora"], "task": ["rte"], "seed": [0]})
+    made.change(tmp_path, lambda record: record["config"]["backbone"].update(pooling="mean"))
+    rest = {"clip": 0.1, "warmup_ratio": 0.5, "weight_decay": 0.25}
+    made.change(tmp_path, lambda record: record["config"]["trainer"].update(rest))
+    for value, method in ((1.0, "lora"), (7.0, "probe")):
+        made.change(tmp_path, lambda record, value=value: record["config"]["trainer"].update(clip=value), method)
+    made.change(tmp_path, lambda record: record["metrics"]["last"].update(step=0), "probe")
+    page = conditions(reading.study(tmp_path))
+    assert "Pooling mean (over all tokens)." in page
+    assert "Training: clip 1, warmup_ratio 0.5, weight_decay 0.25 (keys of trainer.); all other" in page
+    head, _, *rows = ([cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("|"))
+    batch = {row[head.index("method")]: row[head.index("batch")] for row in rows}
+    assert batch == {"Linear probe": EMPTY, "LoRA": "8"}
 
 
 def test_the_page_names_a_slice_of_the_training_file(tmp_path: Path) -> None:
@@ -176,6 +197,20 @@ def test_half_a_setting_does_not_stand_for_the_others(tmp_path: Path) -> None:
     record["metrics"]["selected"]["select"]["accuracy"] = 1.0
     path.write_text(json.dumps(record), encoding="utf-8")
     assert row(artefacts(tmp_path)["main_table"], "RTE acc.", "LoRA")["n"].text == "3/3"
+
+
+@pytest.mark.parametrize(("lost", "rate"), [(0, 8e-4), (3, 1e-4)])
+def test_a_setting_that_diverged_before_its_first_score_is_the_worst(lost: int, rate: float, tmp_path: Path) -> None:
+    """The sweep is whole: one seed of one of two rates has no score, and the other rate stands for the method."""
+    axes = {"method": ["lora"], "task": ["rte"], "trainer.learning_rate": [1e-4, 8e-4], "seed": [0, 1, 2]}
+    path = tmp_path / made.study(tmp_path, "main_table", axes)["runs"][lost]["record"]
+    record = read(path)
+    record["status"], record["flags"]["diverged_at"] = "diverged", 7
+    record["metrics"]["selected"]["select"]["accuracy"] = None
+    records.write(path, record, read_arrays(path))
+    runs = chosen(reading.study(tmp_path), "method")
+    assert set(runs["trainer.learning_rate"]) == {rate}
+    assert set(runs["trials"]) == {2}
 
 
 def test_what_is_not_compared_is_named(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_learning_curves_need_two_evaluations(tmp_path: Path) -> None:
 def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Path) -> None:
     made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": SEEDS}, items=20)
     study = reading.study(tmp_path)
-    assert gates(study) is None
+    assert gates(study, study.runs) is None
     plain = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
 
     def more(record: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Pat
     assert whole.size[1] > 1.5 * plain.size[1]  # a row of maps more
     assert "without any data" in whole.caption
     assert "without any data" not in plain.caption
-    found = gates(study)
+    found = gates(study, study.runs)
     assert found is not None
     for figure in (plain, whole, found):
         assert figures.render(figure)[0].startswith(b"\x89PNG")
@@ -258,6 +258,9 @@ def test_rate_and_threshold_are_a_map_where_both_vary(tmp_path: Path) -> None:
     made.study(tmp_path / "two", "threshold", axes | {"trainer.learning_rate": [1e-4, 1e-3]}, items=20)
     maps = [each for each in sweep.rate_by_threshold(reading.study(tmp_path / "two")) if isinstance(each, Figure)]
     assert [each.name for each in maps] == ["score_by_rate_and_threshold", "ranks_by_rate_and_threshold"]
+    third = axes | {"trainer.learning_rate": [1e-4, 1e-3], "method.r": [4, 8]}
+    made.study(tmp_path / "three", "threshold", third, items=20)
+    assert sweep.rate_by_threshold(reading.study(tmp_path / "three")) == [], "another setting is no seed"
     assert figures.render(maps[0])[0].startswith(b"\x89PNG")
     for rate, threshold in ((1e-4, 1e-5), (1e-3, 1e-4)):  # one rho
         place = axes | {"method.threshold": [threshold], "trainer.learning_rate": [rate]}

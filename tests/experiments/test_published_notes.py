@@ -7,8 +7,20 @@ from itertools import product
 import numpy as np
 import pytest
 
-from experiments.published import FOLDER
+from experiments.published import FOLDER, SENTENCE
+from tests.conftest import ROOT
 from tests.experiments.published_notes import anomalies, dispersion, printable
+
+CANNOT = "five runs on the authors' split cannot produce"
+
+
+def test_which_standard_deviation_the_paper_prints_is_counted_from_its_cells() -> None:
+    words = [row.split("|")[5].strip() for row in anomalies().splitlines() if "± " in row and row.startswith("|")]
+    population, sample = (sum("yes" in each and name in each for each in words) for name in ("population", "sample"))
+    either = sum("yes" in each for each in words)
+    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    stated = f"its {either} cells that five runs can print, {population} fit the population SD and {sample} the sample"
+    assert stated in page
 
 
 def test_every_row_and_sentence_of_the_notes_is_computed_anew() -> None:
@@ -17,8 +29,10 @@ def test_every_row_and_sentence_of_the_notes_is_computed_anew() -> None:
 
 
 def test_what_the_notes_rest_on() -> None:
-    """The two findings, in words, so that a page that was written anew with other ones is seen."""
+    """The findings, in words, so that a page that was written anew with other ones is seen."""
     assert "either print these as accuracies: AdaLoRA, MRPC 90.22 ± 0.40 (Table 1)." in anomalies()
+    assert anomalies().startswith(f"# Published cells that {CANNOT}\n")
+    assert f"anomalies.md lists cells that {CANNOT}." in SENTENCE
     assert "2 of the 4 printed maps cannot be told from cutting ranks at random: MRPC, QNLI." in dispersion()
 
 

@@ -216,14 +216,17 @@ def test_what_else_varies_is_compared_with_its_own_kind(tmp_path: Path) -> None:
         levels = run_levels(axes | {"schedule": ""})
         for entry in levels[1:]:
             entry["report"]["accuracy"] -= 0.01 * (8 - axes["method.r"]) * axes["seed"]
+            entry["report"]["accuracy"] += 0.008 * axes["seed"] if axes["schedule"] == "sparsify" else 0.0
         return levels
 
     levelled.study(tmp_path, "pruning_baselines", axes | {"seed": [1, 2]}, worse_at_four, run_schedule)
     found = artefacts(tmp_path)
     names = ["scheduler, method.r 4", "scheduler, method.r 8", "one-shot, method.r 4", "one-shot, method.r 8"]
     assert list(found["budgets"].data["schedule"]) == names
-    for name in names[:2]:  # the scheduler's levels are one-shot pruning's here, rank by rank
-        assert row(found["budgets"], "RTE", name)["at 25 %, minus one-shot"].text == "+0.00 to +0.00"
+    low, high = reference.t.interval(0.95, 1, 1.5, 0.5)  # 1 and 2 % of the dense model's 0.8, rank by rank
+    for name in names[:2]:
+        gap = row(found["budgets"], "RTE", name)["at 25 %, minus one-shot"]
+        assert (gap.value, gap.extra["high"]) == pytest.approx((low, high))
     found["generalization"].draw(Canvas())
 
 

@@ -67,6 +67,20 @@ def test_of_rates_with_one_seed_and_with_two_those_with_two_decide() -> None:
     assert tuning.best({(1e-3, 1): 85.0, (5e-4, 1): 80.0, (5e-4, 2): 82.0, (2e-3, 1): 80.0, (2e-3, 2): 81.0}) == 5e-4
 
 
+def test_where_every_run_diverged_nothing_is_chosen(tmp_path: Path, conf: Path) -> None:
+    lost = float("-inf")
+    with pytest.raises(UserError, match=r"^rho of 0, 0\.15: runs of every one of them diverged"):
+        tuning.best_and_small({(0.15, 1): lost, (0.0, 1): lost})
+    assert tuning.best_and_small({(0.15, 1): lost, (0.0, 1): 80.0}) == (0.0, 0.0)
+    results = tmp_path / "results"
+    made.study(results, "learning_rate", AXES)
+    made.change(results, lambda record: record["metrics"]["selected"]["select"].update(pearson=None))
+    before = {path: path.read_bytes() for path in conf.rglob("*.yaml")}
+    with pytest.raises(UserError, match=r"learning rates of 0\.0002, 0\.0008 for .*: runs of every one of them"):
+        tune.main(["--results", str(results), "--conf", str(conf)])
+    assert before == {path: path.read_bytes() for path in conf.rglob("*.yaml")}
+
+
 def test_the_protocol_is_told_where_its_select_split_may_be_reported_on(tmp_path: Path, conf: Path) -> None:
     path = conf / "recipe" / "minilm-l6" / "lora" / "stsb.yaml"
     rate = 2e-4, {(2e-4, 1): 80.0, (2e-4, 2): 81.0}, ["a"]

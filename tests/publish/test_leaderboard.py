@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from scripts import submission
+from sora.cli import console
 from sora.publish import leaderboard
 from sora.runs import records
 from sora.tasks import Examples, load_task
@@ -170,14 +171,16 @@ class Command:
     err: str = ""
 
     def __call__(self, *arguments: str) -> int:
-        status = submission.main(arguments)
+        with pytest.raises(SystemExit) as left:
+            console.run(lambda: submission.main(arguments))
         self.out, self.err = self.capsys.readouterr()
-        return status
+        return int(left.value.code or 0)
 
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "outlive_reader", lambda: None)
     return Command(tmp_path, capsys)
 
 
