@@ -40,7 +40,8 @@ def block(results: Path) -> str:
         found[["score n", "score of"]] = found[["n", "n of"]]  # so that the score names runs that are missing
         table = Table("main_table", "", "", found, {"live parameters": size})
         key = table.columns[1]  # method, or arm
-        tasks, names = list(table.data["task"].unique()), table.data[key].unique()
+        tasks, order = list(table.data["task"].unique()), [*ARMS.values()] if key == "arm" else []
+        names = sorted(table.data[key].unique(), key=lambda name, o=order: o.index(name) if name in o else len(o))
         live = table.data.groupby(key)["live parameters"].mean().map(size, na_action="ignore")
         live = live.astype(object).fillna(EMPTY)
         few = (

@@ -60,7 +60,7 @@ def train(
             step = loop.resume() if run.resume == "auto" else 0
             if step:
                 tracker.print(f"resumed at step {step} of {pack.total_steps}")
-            if words := dropout_op.missing(device):  # after resuming, which brings back what the run has told so far
+            if words := dropout_op.missing(device):  # after resuming, which replaces the list
                 loop.fall_back(f"dropout in one launch: {words}")
             if run.trainer.cuda_graphs:
                 loop.use_graphs()
