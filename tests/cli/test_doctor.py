@@ -73,7 +73,8 @@ def test_a_healthy_case(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("words", [("method=probe",), ("method=zero_shot", "task=synthetic_graded")])
 def test_a_method_without_steps_is_healthy(words: tuple[str, ...]) -> None:
-    run = a_case(*words, "seed=0")
+    untrained = [word for word in SMALL if not word.startswith("trainer.")]
+    run = doctor.Case(runs_of([*untrained, *words, "seed=0"]))
     name = words[0]
     assert doctor._trainable(run) == ("ok", f"{name} takes no optimiser steps")
     assert doctor._determinism(run) == ("ok", "there is no step to repeat")
