@@ -90,9 +90,11 @@ def settings(sections: Sequence[Section]) -> pd.DataFrame:
     rows = [found for study in studies if len(found := _rows(study))]
     if not rows:
         return pd.DataFrame()
-    runs = pd.concat(rows, ignore_index=True).drop_duplicates(["run_id", "label"])
+    runs = pd.concat(rows, ignore_index=True)
     for key in (*CONDITIONS, *SWEPT.values(), RATE, "arm"):
         runs[key] = runs.get(key, np.nan)
+    once = runs.sort_values(["main", "arm"], ascending=[False, True]).drop_duplicates(["run_id", "label"])
+    runs = runs.loc[once.index.sort_values()]  # the runs of two arms, as SoRA-best and SoRA-small may be, all in one
     runs["trained as"] = runs[CONDITIONS].astype(object).map(str).agg(" ".join, axis=1)
     runs.loc[runs["method"].isin(UNTRAINED), "trained as"] = ""
     runs["series"] = runs["method"].where(~runs["arm"].isin(CONTROLS), runs["arm"])

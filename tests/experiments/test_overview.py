@@ -59,6 +59,20 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> list[Section]:
     return sections(results)
 
 
+def test_an_arm_that_is_another_is_one_point(tmp_path: Path) -> None:
+    """SoRA-small in two sweeps, and all of its runs as SoRA-best."""
+    armed.arm(tmp_path, "lora_r8", {seed: armed.right(300) for seed in armed.SEEDS})
+    parts = [
+        armed.arm(tmp_path, "sora_small", {seed: armed.right(300 + seed) for seed in each}) for each in ((0, 21), (42,))
+    ]
+    axes = {"method": ["sora"], "task": ["sst2"], "seed": list(armed.SEEDS)}
+    runs = [run for part in parts for run in studies.read(part)["runs"]]
+    fixed = {"backbone": "minilm-l6", studies.ARM: "sora_best"}
+    studies.write(tmp_path, studies.make("main_table", axes, fixed, runs))
+    found = overview.settings(sections(tmp_path))
+    assert found.loc[found["method"] == "sora", "n"].tolist() == [3]
+
+
 def test_settings_are_those_that_were_trained_alike(swept: list[Section]) -> None:
     """LoRA over r, SoRA over ξ at one r; not what trained longer, nor the runs that chose a learning rate."""
     found = overview.settings(swept).fillna({"method.r": 0.0})
