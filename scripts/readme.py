@@ -40,8 +40,9 @@ def block(results: Path) -> str:
         found[["score n", "score of"]] = found[["n", "n of"]]  # so that the score names runs that are missing
         table = Table("main_table", "", "", found, {"live parameters": size})
         key = table.columns[1]  # method, or arm
-        tasks, order = list(table.data["task"].unique()), [*ARMS.values()] if key == "arm" else []
-        names = sorted(table.data[key].unique(), key=lambda name, o=order: o.index(name) if name in o else len(o))
+        tasks, names = list(table.data["task"].unique()), list(table.data[key].unique())
+        if key == "arm":  # also those that the first task lacks in their place
+            names = [name for name in ARMS.values() if name in names] + [n for n in names if n not in ARMS.values()]
         live = table.data.groupby(key)["live parameters"].mean().map(size, na_action="ignore")
         live = live.astype(object).fillna(EMPTY)
         few = (
