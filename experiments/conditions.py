@@ -23,7 +23,7 @@ HEADS = {
     "frozen": "classifier and pooler keep their random or pretrained weights, as in the SoRA authors' code",
 }
 POOLINGS = {"cls": "of the first token", "mean": "over all tokens"}
-TRAINER = ("clip", "warmup_ratio", "weight_decay")  # said once for all runs, as they seldom differ
+TRAINER = ("clip", "warmup_ratio", "weight_decay")  # in one sentence for all runs, as they seldom differ
 FLAGS = {"synthetic": "on a generated task", "random_weights": "on random weights", "partial": "on partial data"}
 
 

@@ -31,7 +31,7 @@ from sora.errors import UserError
 from sora.files import CONF, expanded
 from sora.options import choices_described, keys_described
 from sora.runs.commands import program_name, published
-from sora.runs.recipes import OWN, check_idle, check_levels, check_recipe, check_untrained
+from sora.runs.recipes import OWN, check_recipe, check_typed
 from sora.runs.resolve import build_runs
 
 
@@ -113,9 +113,7 @@ def _check_single(config: Any, cfg: DictConfig) -> None:
     if (cluster := OmegaConf.select(cfg, "cluster.name", default="local")) != "local":
         raise UserError(f"cluster={cluster}: one run trains here; add -m, or name a study with experiment=")
     choices = config.runtime.choices
-    check_idle(choices, _overrides())
-    check_untrained(choices, _overrides())
-    check_levels(OmegaConf.to_container(cfg.schedule, resolve=True), _overrides())
+    check_typed(cfg, choices, _overrides())
     typed = [each.partition("=")[0] for each in _overrides()]
     unread = [key for key in OWN if key in typed and f"${{{key}}}" not in str(OmegaConf.to_container(cfg.task))]
     if unread:  # as in a job of a sweep over own and official tasks

@@ -12,7 +12,7 @@ from sora.config import RunConfig
 from sora.errors import UserError
 from sora.files import CONF
 from sora.runs.commands import hydra_text
-from sora.runs.recipes import check_idle, check_recipe, check_untrained
+from sora.runs.recipes import check_recipe, check_typed
 from sora.runs.resolve import build_runs
 
 
@@ -35,7 +35,6 @@ def runs_of(overrides: Iterable[str], config_dirs: Sequence[str] = ()) -> list[R
     choices = config.hydra.runtime.choices
     with open_dict(config):
         config.pop("hydra")
-    check_idle(choices, words)
-    check_untrained(choices, words)
+    check_typed(config, choices, words)
     check_recipe(config, choices, words)
     return build_runs(config)

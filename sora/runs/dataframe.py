@@ -183,7 +183,8 @@ def _dependence(record: Record) -> dict[str, float]:
         if ranks and ranks.keys() == drawn.get(name, {}).keys():
             each = data_dependence(ranks, drawn[name])
             found[column] = math.nan if whole else each["index"]
-            found["ranks_differ"] = each["differ"] if name == "selected" else found["ranks_differ"]
+            if name == "selected":
+                found["ranks_differ"] = each["differ"]
     return found
 
 

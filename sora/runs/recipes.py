@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from sora.coercion import coerce, nearest
 from sora.config import MEASURING, BackboneConfig, RunConfig, ScheduleConfig, TrainerConfig
@@ -84,17 +85,25 @@ def check_idle(choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
             raise UserError(f"{idle[0]}: has no effect without {group}=; {advice}")
 
 
+def check_typed(cfg: Any, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse what a command of one job sets without effect; arguments as of :func:`check_recipe`. Raises UserError."""
+    check_idle(choices, overrides)
+    check_untrained(choices, overrides)
+    check_levels(OmegaConf.to_container(cfg["schedule"], resolve=True), overrides)
+
+
 def check_levels(schedule: Any, overrides: Sequence[str]) -> None:
     """Refuse keys of a schedule that the others leave without effect, such as start next to levels. Raises UserError.
 
     ``schedule``: the composed group, as plain values.
     """
+    laid = frozenset({"spacing", "start", "stop", "count"})  # read where no levels are given
     chosen = coerce(ScheduleConfig, schedule, "schedule")
-    unread = chosen.unused() - (frozenset() if chosen.levels else {"spacing", "start", "stop", "count"})
+    unread = chosen.unused() - (frozenset() if chosen.levels else laid)
     typed = [each.partition("=")[0].removeprefix("schedule.") for each in overrides if each.startswith("schedule.")]
     if chosen.kind == "none" or not (idle := [key for key in typed if key in unread]):
         return
-    if idle[0] in ("spacing", "start", "stop", "count"):
+    if idle[0] in laid:
         why = "schedule.levels are given; add schedule.levels=[] to lay them anew"
     else:
         why = "one_shot trains nothing after stage 0" if chosen.kind == "one_shot" else "schedule.steps is given"

@@ -34,6 +34,11 @@ def place(tmp_path: Path) -> Path:
         ("prepare_data", ["out", "--backbone", "minilm-l7"], "did you mean minilm-l6?"),
         ("doctor", ["task=rtee"], "did you mean rte?"),
         ("doctor", ["method=probe", "trainer.epochs=3"], "trainer.epochs: method=probe takes no optimiser steps"),
+        (
+            "doctor",
+            ["schedule=one_shot", "schedule.start=0.2"],
+            "schedule.start: has no effect, as schedule.levels are",
+        ),
         ("doctor", ["tracker.project=x"], "tracker.project: has no effect without tracker="),
         ("doctor", ["-m", "task=cb"], "the doctor looks at one job"),
         ("doctor", ["--config-dir", "none"], "--config-dir none: no such folder"),
