@@ -32,9 +32,9 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
 
     ``score``: the task's first metric on the report split, of the selected weights, in points, as tables show it.
     ``select``: its select_metric on the select split, by which weights and settings are chosen. ``studies``: the
-    manifests that name the run, with spaces between; ``arm``: the rows of a study's table that it stands in, likewise,
-    None where the study has none. ``attrs["problems"]``: a sentence for each file that could not be
-    used and each manifest that lacks runs, given as warnings too.
+    manifests that name the run, with spaces between; ``arm``: the rows of the study's table that it stands in (without
+    ``study`` of every study's), likewise, None where there are none. ``attrs["problems"]``: a sentence for
+    each file that could not be used and each manifest that lacks runs, given as warnings too.
 
     Args:
         folder: what paths.results named when training.
@@ -44,7 +44,7 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
         UserError: no such folder, or no manifest of that study.
     """
     results = read(folder)
-    runs = table(results, Path(folder))
+    runs = table(results, Path(folder), study)
     for problem in runs.attrs["problems"]:
         warnings.warn(problem, stacklevel=2)
     if study is not None:
@@ -55,9 +55,12 @@ def load(folder: Path | str, study: str | None = None) -> pd.DataFrame:
     return varying(runs)
 
 
-def table(results: Results, folder: Path) -> pd.DataFrame:
-    """Add ``studies``, ``arm`` and ``attrs["problems"]`` to :func:`frame` of ``results``, read from ``folder``."""
-    named, arms, problems = _manifests(folder, results.records.keys())
+def table(results: Results, folder: Path, study: str | None = None) -> pd.DataFrame:
+    """Add ``studies``, ``arm`` and ``attrs["problems"]`` to :func:`frame` of ``results``, read from ``folder``.
+
+    ``study``: whose arms count; None = those of all.
+    """
+    named, arms, problems = _manifests(folder, results.records.keys(), study)
     runs = frame(results.records.values())
     runs["studies"] = [" ".join(named.get(run_id, [])) for run_id in runs["run_id"]]
     runs["arm"] = [" ".join(arms.get(run_id, [])) or None for run_id in runs["run_id"]]
@@ -66,7 +69,7 @@ def table(results: Results, folder: Path) -> pd.DataFrame:
 
 
 def _manifests(
-    folder: Path, known: Collection[str]
+    folder: Path, known: Collection[str], study: str | None
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, None]], list[str]]:
     """Run id -> its studies, and its arms; and a sentence for each manifest that is damaged or lacks runs."""
     named: dict[str, list[str]] = {}
@@ -81,7 +84,7 @@ def _manifests(
         entries, arm = manifest["runs"], manifest["fixed"].get(studies.ARM)
         for run_id in dict.fromkeys(entry["run_id"] for entry in entries):
             named.setdefault(run_id, []).append(file.stem)
-            if arm:
+            if arm and study in (None, file.stem.rpartition("-")[0]):
                 arms.setdefault(run_id, {})[arm] = None
         if missing := sum(entry["run_id"] not in known for entry in entries):
             problems.append(f"{file}: {missing} of its {len(entries)} runs have no record here")

@@ -116,6 +116,17 @@ def test_a_study_whose_name_goes_on_is_another(tmp_path: Path) -> None:
     assert list(sora.runs.load(tmp_path, study="rates-2").seed) == [1, 2]
 
 
+def test_arms_are_those_of_the_study_that_is_asked_for(tmp_path: Path) -> None:
+    """A run of two studies, whose arms have other names."""
+    manifest = made.study(tmp_path, "plain", {"method": ["lora"], "task": ["rte"], "seed": [0]}, items=20)
+    for study, arm in (("main_table", "lora_r8"), ("rank_budget", "lora")):
+        fixed = manifest["fixed"] | {studies.ARM: arm}
+        studies.write(tmp_path, studies.make(study, manifest["axes"], fixed, manifest["runs"]))
+    assert list(sora.runs.load(tmp_path, study="main_table").arm) == ["lora_r8"]
+    assert list(sora.runs.load(tmp_path, study="rank_budget").arm) == ["lora"]
+    assert set(sora.runs.load(tmp_path).arm[0].split()) == {"lora_r8", "lora"}
+
+
 def test_what_later_records_say_becomes_columns(tmp_path: Path) -> None:
     path = made.write_run(tmp_path, {"method": "sora", "task": "rte", "seed": 0}, items=20)
     record = records.read(path)
