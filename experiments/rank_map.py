@@ -26,7 +26,7 @@ TITLE = "Rank map: which ranks stay (Figure 3)"
 SEEDS = 4  # shown in one row at most, next to their mean
 MODULE = r"(?:^|\.)layer\.(?P<layer>\d+)\.(?P<matrix>.+)$"
 COUNTED = {"live parameters": "params.live", "authors' count": "params.authors_formula"}
-NAMES = {"rank": "trained", "no_data_rank": "no data"}
+NAMES = {"rank": "trained", "no_data_rank": "no data", "no_data_rank_same_total": "as many"}
 SHORT = {"query": "Q", "key": "K", "value": "V", "attention.output": "A.O", "intermediate": "FF.W1", "output": "FF.W2"}
 
 
@@ -40,8 +40,8 @@ def build(study: Study) -> list[Artefact | None]:
 
 
 def ranks_of(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each matrix of each of ``runs``: run_id, seed, method, task, module, rank, no_data_rank."""
-    columns, done = ["run_id", "module", "rank", "no_data_rank"], runs[runs["done"]].drop_duplicates("run_id")
+    """One row for each matrix of each of ``runs``: run_id, seed, method, task, module, and those of ``NAMES``."""
+    columns, done = ["run_id", "module", *NAMES], runs[runs["done"]].drop_duplicates("run_id")
     long = results.ranks(study.records[run_id] for run_id in done["run_id"]).reindex(columns=columns)
     return done[["run_id", "seed", "method", "task"]].merge(long.astype({"run_id": str}), on="run_id")
 
@@ -53,7 +53,8 @@ def _totals(runs: pd.DataFrame, ranks: pd.DataFrame) -> Table:
     for (method, task), part in runs.groupby(["method", "task"], sort=False):
         mine = ranks[(ranks["method"] == method) & (ranks["task"] == task)]
         table, drawn = (
-            mine.pivot_table(index="run_id", columns="module", values=name, aggfunc="first") for name in NAMES
+            mine.pivot_table(index="run_id", columns="module", values=name, aggfunc="first")
+            for name in ("rank", "no_data_rank")
         )
         total, dead = table.sum(axis=1), (table == 0).sum(axis=1)
         row = {"method": METHODS.get(str(method), method), "task": in_words(str(task))}
@@ -177,8 +178,8 @@ def _map(method: str, task: str, ranks: pd.DataFrame) -> Figure | None:
 
     caption = f"{METHODS.get(method, method)}, selected weights: the rank of each matrix; above each map their sum."
     if len(rows) > 1:
-        caption += " Below: the ranks that the initial draw and the threshold leave without any data; in brackets the "
-        caption += "data dependence."
+        caption += " Below: the ranks that the initial draw and the threshold leave without any data, then as many "
+        caption += "ranks of that draw as the run has; in brackets the data dependence by either."
     if len(every) > SEEDS:
         caption += f" The first {SEEDS} of {len(every)} runs, and the mean of all."
     layers = len(grid(every[0]))

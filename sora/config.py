@@ -152,6 +152,11 @@ class TaskConfig:
         """``["text_a"]`` or ``["text_a", "text_b"]``."""
         return [key for key in ("text_a", "text_b") if key in self.columns]
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether an example is two texts; WSC's is one, with both words marked in it."""
+        return "text_b" in self.columns if self.layout == "flat" else self.layout != "wsc"
+
 
 @dataclass
 class ProtocolConfig:

@@ -240,7 +240,7 @@ class PackOptimizer:
     # -- state: everything is sliced by replica, because a checkpoint belongs to a run -------------------------
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Return Row, moments and step counts of one replica, on the CPU."""
+        """Return row, moments and step counts of one replica, on the CPU."""
         state = {"row": self.rows[replica].detach().cpu().clone(), "alive": self.alive[replica].cpu().clone()}
         state["updates"] = torch.tensor(self.updates)
         for index, moments in enumerate(self._adam.state(replica)):

@@ -56,7 +56,7 @@ def render(folder: Path, run: RunConfig, record: Mapping[str, Any]) -> str:
         equation=_equation(folder),
         own_tokenizer=(folder / "tokenizer_config.json").is_file(),
         spans=run.task.span_vectors if own_head else 0,
-        pair=run.task.layout != "wsc" and len(run.task.text_columns) != 1,
+        pair=run.task.is_pair,
         truncation='"only_first"' if run.task.truncate == "text_a" else "True",
         columns=_columns(run),
         ranks=_rank_table(ranks),

@@ -208,7 +208,10 @@ def history(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def ranks(records: Iterable[Record]) -> pd.DataFrame:
-    """List each adapted matrix of each run as one row: run_id, module, rank, no_data_rank where it is known."""
+    """List each adapted matrix of each run as one row: run_id, module, rank, and where they are known no_data_rank.
+
+    no_data_rank_same_total: of the initial draw as well, as many ranks in all as the run has.
+    """
     return pd.DataFrame(
         [
             {
@@ -216,6 +219,7 @@ def ranks(records: Iterable[Record]) -> pd.DataFrame:
                 "module": name,
                 "rank": rank,
                 "no_data_rank": record.get("no_data_ranks", {}).get("selected", {}).get(name, math.nan),
+                "no_data_rank_same_total": record.get("no_data_ranks", {}).get("same_total", {}).get(name, math.nan),
             }
             for record in records
             for name, rank in record["ranks"].items()

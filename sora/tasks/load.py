@@ -68,7 +68,7 @@ def _check_shape(task: TaskConfig) -> None:
         wrong["labels"] = "has one label in all; give two or more"
     if task.spans and task.layout not in ("wic", "wsc"):
         wrong["spans"] = "has no marked words; leave it empty"
-    if task.truncate and task.layout in ("flat", "wsc") and "text_b" not in task.columns:
+    if task.truncate and not task.is_pair:
         wrong["truncate"] = "has one text, which is cut as it is; leave it empty"
     if task.scoring != "classes" and task.layout == "flat":
         wrong["scoring"] = "has no choices and no questions to which examples belong; leave it at classes"

@@ -205,6 +205,24 @@ def test_ranks_are_shown_beside_their_dependence_on_data(tmp_path: Path) -> None
     assert row(table, "SoRA")["data dependence"].text == "1.00 (0.00)"
 
 
+def test_a_rank_map_has_the_draw_below_it_cut_as_the_threshold_does_and_to_the_runs_own_number(tmp_path: Path) -> None:
+    made.study(tmp_path, "rank_map", {"method": ["sora"], "task": ["rte"], "seed": [0]})
+    (path,) = of(tmp_path, "sora", "rte")
+    record = json.loads(path.read_text())
+    ranks = record["ranks"]
+    turned = dict(zip(ranks, reversed(ranks.values()), strict=True))
+    record["no_data_ranks"] = {"selected": {name: 8 - rank for name, rank in ranks.items()}, "same_total": turned}
+    path.write_text(json.dumps(record))
+    study = reading.study(tmp_path)
+    figure = next(each for each in experiments.find("rank_map").build(study) if each.name == "ranks_sora-rte")
+    figure.draw(canvas := Canvas())
+    lower = 1 - np.corrcoef(list(ranks.values()), list(turned.values()))[0, 1]
+    total = sum(ranks.values())
+    titles = [axis.get_title().splitlines()[-1] for axis in canvas.axes if axis.get_title()]
+    forecast = 8 * len(ranks) - total
+    assert titles == [f"trained: {total}", f"no data: {forecast} (2.00)", f"as many: {total} ({lower:.2f})"]
+
+
 @pytest.mark.parametrize(
     ("regimes", "words"),
     [
