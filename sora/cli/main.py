@@ -1,6 +1,6 @@
 """The command line: Hydra composes, ``build_runs`` checks, the runner trains; a mistake ends in one sentence.
 
-Exit status: 0 done, 1 a bug (with its traceback), 2 a mistake of the user, 75 stopped by TERM, USR1 or USR2 with a
+Exit status: 0 done, 1 a bug (with its traceback), 2 a mistake of the user, 75 stopped by a signal with a
 checkpoint written, 130 interrupted. In a sweep a job that ends in a mistake does not stop the others. Only the runner
 imports torch: help and mistakes are quick.
 """

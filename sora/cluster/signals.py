@@ -1,7 +1,7 @@
 """Stop in good order when a scheduler wants its machine back: it sends a signal, and kills a little later (torch-free).
 
-TERM, USR1 and USR2 only set a flag, because a signal arrives between any two instructions. The loop looks at the flag
-after every step and every batch of an evaluation, writes a checkpoint and ends the command with exit status 75
+TERM, USR1, USR2, and the HUP of a closed terminal only set a flag, because a signal arrives between any two instructions.
+The loop looks at the flag after every step and every batch of an evaluation, writes a checkpoint and ends the command with exit status 75
 (EX_TEMPFAIL: the same command goes on from there).
 """
 
@@ -12,7 +12,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 EXIT_STATUS = 75
 
 
@@ -33,7 +33,8 @@ class Preempted(SystemExit):
 class Preemption:
     """Let the signals set ``signal`` instead of ending the process while a block lasts; a context manager.
 
-    Only the main thread of a process can do this; elsewhere the signals stay as they are.
+    Only the main thread of a process can do this; elsewhere the signals stay as they are, and so does one that is
+    ignored (HUP under nohup).
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,8 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():
-            self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+            heeded = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+            self._before = {each: signal.signal(each, self._note) for each in heeded}
         return self
 
     def __exit__(

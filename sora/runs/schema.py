@@ -120,7 +120,7 @@ class Entry(Part):
     select: Scores = key("metrics of the select split", {"accuracy": 0.75})
     live_ranks: int | None = key("sum over the matrices", 7)
     gate_histogram: list[int] = optional(
-        "SoRA, see [below](#the-gates): gates by magnitude, all matrices together, in 13 bins: exactly 0; below 1/256;"
+        "SoRA: gates by magnitude, all matrices together, in 13 bins: exactly 0; below 1/256;"
         " ten that double their bounds, from [1/256, 1/128) to [2, 4); 4 and more"
     )
 

@@ -48,7 +48,7 @@ def run_pack(runs: Sequence[RunConfig], command: str) -> list[dict[str, Any]]:
     Raises:
         UserError: data, weights or, with ``predict``, the test set cannot be had, another process trains one of the
             runs, the device's memory or the disk does not suffice, a checkpoint does not fit.
-        Preempted: TERM, USR1 or USR2 came; a checkpoint is written.
+        Preempted: a signal came; a checkpoint is written.
     """
     first = runs[0]
     data = load(first.task, first.protocol, first.data)

@@ -163,6 +163,21 @@ def test_a_full_disk_is_one_sentence_and_spoils_nothing(tmp_path, monkeypatch):
     assert tiny.train(configs, tmp_path).progress[0].resumed_at == [5]
 
 
+def test_a_closed_terminal_stops_a_run_and_nohup_keeps_it():
+    with Preemption() as preemption:
+        signal.raise_signal(signal.SIGHUP)
+    with pytest.raises(Preempted, match="SIGHUP"):
+        preemption.check()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Preemption() as preemption:
+            signal.raise_signal(signal.SIGHUP)
+        preemption.check()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_after_the_last_step_nothing_trains_again(tmp_path):
     configs = tiny.runs()
     first = tiny.train(configs, tmp_path)
