@@ -98,7 +98,20 @@ def _unsupported(values: dict[str, Any]) -> str:
         what = "a decoder, which reads from left to right"
     elif "vision_config" in values or "image_size" in values:
         what = "a model of images"
-    return f"this {kind} is {what}, which is not supported" if what else ""
+    if what:
+        return f"this {kind} is {what}, which is not supported"
+    other = next((name for name in classes if _of_another(name, kind)), None)
+    return f"says model_type {kind}, but architectures {other}; correct it, or fetch it again" if other else ""
+
+
+def _of_another(name: str, kind: str) -> bool:
+    """Return whether ``name`` is a class of transformers for another model than ``kind``."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    stem = CONFIG_MAPPING_NAMES.get(kind, "").removesuffix("Config")
+    stems = {config.removesuffix("Config") for config in CONFIG_MAPPING_NAMES.values()}
+    found = re.fullmatch(r"(\w+?)(Model|For[A-Z]\w+)", name)
+    return bool(stem and found) and found[1] in stems and not name.startswith(stem)
 
 
 def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, Any]:

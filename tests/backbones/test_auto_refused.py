@@ -67,6 +67,23 @@ def _nan(folder: Path) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+def _unlisted(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+
+
+def _deeper(folder: Path) -> None:
+    (folder / "checkpoint-10").mkdir()
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        path.rename(folder / "checkpoint-10" / path.name)
+
+
+def _eighth(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    key = "bert.encoder.layer.1.attention.self.query.weight"
+    state[key] = (state[key] * 1000).to(torch.int8)
+    save_file(state, folder / "model.safetensors")
+
+
 def _adapter(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
@@ -80,7 +97,11 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "an index of nothing": (_index({}), "index.json: damaged (weight_map names no files); fetch it again"),
     "an index of a number": (_index({"a": 5}), "index.json: damaged (weight_map names no files)"),
     "a missing shard": (_sharded, "which model.safetensors.index.json lists, in"),
-    "extra layers": (_says(num_hidden_layers=1), "has no place in it; 16 tensors do not fit"),
+    "a missing index": (_unlisted, "its shards lack their model.safetensors.index.json; fetch that too"),
+    "a folder too high": (_deeper, "its folder checkpoint-10 has that; name it"),
+    "weights of one byte": (_eighth, "query.weight is torch.int8, quantised, which is not supported"),
+    "the class of another model": (_says(model_type="roberta"), "model_type roberta, but architectures BertFor"),
+    "extra layers": (_says(num_hidden_layers=1), "weights there do not belong together"),
     "missing layers": (_says(num_hidden_layers=3), "encoder.layer.2.attention.output.LayerNorm.bias is missing"),
     "another hidden size": (_says(hidden_size=64), "is [32], [64] expected"),
     "a truncated file": (_cut, "cannot be read as weights"),
