@@ -53,7 +53,7 @@ SETTINGS = {
         BY_METHOD | {RATE: "learning rate"},
         axis=(RATE, "peak learning rate"),
     ),
-    "rank_budget": Setting("Rank budget: r from 1 to 16 (Table 2)", BY_METHOD | {"method.r": "r"}, "", "2", LIVE),
+    "rank_budget": Setting("Rank budget: score by r and ξ (Table 2)", BY_METHOD | {"method.r": "r"}, "", "2", LIVE),
     "threshold": Setting("Threshold ξ (Table 6)", {XI: "ξ"}, XI_WORDS, "6", (XI, "ξ")),
     "penalty": Setting("Penalty λ (Table 7)", {"method.penalty": "λ"}, LAMBDA_WORDS, "7", ("method.penalty", "λ")),
     "modules": Setting("Which matrices (Table 3)", {"matrices adapted": "matrices"}, MATRICES_WORDS, "3"),
