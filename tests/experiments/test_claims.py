@@ -186,6 +186,7 @@ def test_thresholds(tmp_path: Path) -> None:
     made.change(tmp_path, live)
     order = of(tmp_path, "A larger threshold leaves fewer parameters")
     assert order.values == pytest.approx([-1, -1, 1])
+    assert tuple(order.interval) == (-1, 1), "Student's would go on to where no correlation is"
     assert order.verdict == "cannot be decided"
     assert math.isnan(order.exact)
     assert of(tmp_path, "The largest threshold costs score").paper == "-1.23 (Table 6)"
@@ -239,6 +240,20 @@ def test_what_a_schedule_keeps(tmp_path: Path) -> None:
     assert kept.verdict == "fails"
     below = [each for each in every(tmp_path) if each.claim.startswith("About 0.32 %")]
     assert below == [], "no level has so few parameters"
+
+
+def test_a_level_without_any_rank_says_nothing_of_where_ranks_are_lost(tmp_path: Path) -> None:
+    """The only one after the dense model is empty; the claim about layers has no number then."""
+
+    def levels(axes: Mapping[str, Any]) -> list[dict[str, object]]:
+        scores = dict.fromkeys(("select", "report", "train_subset"), 0.8)
+        return [levelled.level(i, 1e-3 * i, ranks, scores) for i, ranks in enumerate(([8] * 12, [0] * 12))]
+
+    axes = {"method": ["sora"], "task": ["sst2"], "seed": SEEDS}
+    levelled.study(tmp_path, "scheduler", axes, levels, lambda axes: {"name": "sparsify"})
+    found = [each.claim for each in every(tmp_path)]
+    assert found, "the others do have one"
+    assert not any(claim.startswith("Shallow layers") for claim in found)
 
 
 @pytest.mark.parametrize("seeds", [[0], SEEDS])

@@ -174,6 +174,16 @@ def test_published_numbers_stand_beside_ours(built: dict[str, Any]) -> None:
     assert "Not like for like" in str(table.caption)
 
 
+def test_only_the_report_split_has_a_difference_from_the_select_split(tmp_path: Path) -> None:
+    """MNLI's mismatched set is another one, whose first half selected nothing."""
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["mnli"], "seed": [0, 1]})
+    found = [read(path)["metrics"]["selected"] for path in of(tmp_path, "lora", "mnli")]
+    gap = 100 * np.mean([each["select"]["accuracy"] - each["report"]["accuracy"] for each in found])
+    details = artefacts(tmp_path)["details"]
+    assert row(details, "LoRA", "MNLI-m acc.")["select - report"].value == pytest.approx(gap)
+    assert row(details, "LoRA", "MNLI-mm acc.")["select - report"].text == EMPTY
+
+
 @pytest.mark.parametrize(
     ("flag", "words"),
     [("random_weights", "random weights"), ("synthetic", "a synthetic task"), ("partial", "partial data")],
@@ -213,15 +223,33 @@ def test_a_setting_that_diverged_before_its_first_score_is_the_worst(lost: int, 
     assert set(runs["trials"]) == {2}
 
 
+def test_a_seed_that_diverged_before_its_first_score_leaves_neither_interval(tmp_path: Path) -> None:
+    """Its logits are there, so that a bootstrap could be made of them."""
+    made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte"], "seed": [0, 1, 2]})
+
+    def diverged(record: dict[str, Any]) -> None:
+        if record["config"]["seed"] == 0:
+            record["status"], record["flags"]["diverged_at"] = "diverged", 7
+            record["metrics"]["selected"]["report"]["accuracy"] = None
+
+    made.change(tmp_path, diverged, "sora")
+    found = artefacts(tmp_path)
+    cells = row(found["main_table"], "RTE acc.", "SoRA")
+    assert [cells[name].text for name in ("minus LoRA", "t interval", "bootstrap interval")] == [EMPTY] * 3
+    cells = row(found["primary"], "not inferior to LoRA", "RTE acc.")
+    assert [cells[name].text for name in ("t interval", "bootstrap interval", "p", "smallest gap")] == [EMPTY] * 4
+    assert "comparisons" not in found, "no p of a bootstrap either"
+
+
 def test_what_is_not_compared_is_named(tmp_path: Path) -> None:
     """Without the logits beside the records there is no bootstrap: the task is left out, and the table says so."""
-    manifest = made.study(tmp_path, "main_table", {"method": ["lora", "sora"], "task": ["rte", "stsb"], "seed": [0, 1]})
-    for run in manifest["runs"]:
+    axes = {"method": ["lora", "sora"], "task": ["rte", "mrpc", "stsb"], "seed": [0, 1]}
+    for run in made.study(tmp_path, "main_table", axes)["runs"]:
         if run["axes"]["task"] == "stsb":
             (tmp_path / run["record"]).with_suffix(".npz").unlink()
     (study,) = load(tmp_path).studies
     table = next(each for each in find("main_table").build(study) if each.name == "comparisons")
-    assert list(table.data["metric"]) == ["RTE acc."]
+    assert list(table.data["metric"]) == ["RTE acc.", "MRPC acc."], "two tasks of three have no average"
     assert any(note.startswith("Left out, and with it the average: STS-B Pearson") for note in table.notes)
 
 
@@ -266,6 +294,32 @@ def test_the_constant_answer_on_resampled_items_is_the_same_class(results: Path)
     assert found.constant > 51  # so that the other class would be more than 2 points off
     assert found.constant_draws is not None
     assert found.constant_draws.mean() == pytest.approx(found.constant, abs=0.5)
+
+
+def with_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write a record anew with these arrays beside its own or instead of them."""
+    record, content = read(path), read_arrays(path) | arrays
+    record["data"]["arrays_sha256"] = records.arrays_digest(content)
+    records.write(path, record, content)
+
+
+def test_a_run_on_other_items_than_most_is_not_resampled_and_is_named(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1, 2]})
+    *alike, other = of(tmp_path, "lora", "rte")
+    with_arrays(other, report_ids=np.arange(60) + 60)
+    study = reading.study(tmp_path)
+    assert draws(study, study.runs)["RTE acc."].place.keys() == {read(path)["run_id"] for path in alike}
+    (problem,) = study.problems
+    assert other.name in problem
+    assert problem.endswith("its report items are not those of most runs here")
+
+
+def test_items_that_belong_together_are_not_resampled_one_by_one(tmp_path: Path) -> None:
+    made.study(tmp_path, "main_table", {"method": ["lora"], "task": ["rte"], "seed": [0, 1]})
+    for path in of(tmp_path, "lora", "rte"):
+        with_arrays(path, report_groups=np.arange(60) // 2)
+    study = reading.study(tmp_path)
+    assert draws(study, study.runs) == {}
 
 
 @pytest.mark.parametrize("kind", ["chance", "seeds apart", "above"])

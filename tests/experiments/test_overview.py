@@ -87,6 +87,15 @@ def test_settings_are_those_that_were_trained_alike(swept: list[Section]) -> Non
     assert (row["mean"], row["sd"], row["n"]) == pytest.approx((expected.mean(), expected.std(ddof=0), 3))
 
 
+def test_what_was_trained_as_the_main_table_stands_also_where_more_was_trained_otherwise(tmp_path: Path) -> None:
+    axes = {"method": ["lora"], "task": ["rte"], "seed": SEEDS}
+    made.study(tmp_path, "main_table", axes, items=20)
+    longer = axes | {"method.r": [2, 4], "trainer.max_steps": [99]}
+    made.study(tmp_path, "rank_budget", longer, items=20)
+    found = overview.settings(sections(tmp_path))
+    assert found.loc[found["method"] == "lora", "method.r"].tolist() == [8]
+
+
 def test_probes_of_other_studies_stand_in_the_main_table_of_methods(swept: list[Section]) -> None:
     first = next(
         section
@@ -254,6 +263,10 @@ def test_gates_and_no_data_ranks_are_shown_where_records_have_them(tmp_path: Pat
     assert "without any data" not in plain.caption
     found = gates(study, study.runs)
     assert found is not None
+    found.draw(canvas := Canvas())
+    shares = canvas.axes[0].images[0].get_array()  # bins by steps
+    assert shares[[0, 1, 2, 12], 0].tolist() == pytest.approx([10000 / 166, 0, 100 / 166, 1100 / 166], abs=1e-3)
+    assert shares[0].tolist() == pytest.approx([10000 / 166, 20000 / 266, 30000 / 366], abs=1e-3)
     for figure in (plain, whole, found):
         assert figures.render(figure)[0].startswith(b"\x89PNG")
 

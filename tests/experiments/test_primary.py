@@ -18,7 +18,7 @@ from experiments.primary import ENDS, FAILS, FAMILIES, HOLDS, OPEN, UNFINISHED
 from experiments.stats import NONE
 from experiments.study import Study
 from tests.conftest import ROOT
-from tests.experiments import answered, armed, reading
+from tests.experiments import answered, armed, made, reading
 from tests.experiments.answered import Answered
 from tests.experiments.armed import SEEDS, right
 
@@ -109,6 +109,16 @@ def test_a_verdict_on_fewer_seeds_than_the_page_fixed_says_so(seeds: tuple[int, 
     armed.arm(tmp_path, "sora_small", {2: right(300)})
     assert set(primary.tests(reading.study(tmp_path))["verdict"]) == {UNFINISHED}
     assert "docs/study.md" not in primary.headline(reading.study(tmp_path)), "no verdict, nothing to say"
+
+
+def test_three_seeds_are_all_that_the_page_fixed_on_another_backbone(tmp_path: Path) -> None:
+    for name, counts in (("lora_r8", (300, 300, 300)), ("sora_small", (304, 308, 312))):
+        rights = dict(zip(SEEDS, map(right, counts), strict=True))
+        armed.arm(tmp_path, name, rights, fixed={"backbone": "mpnet-base"})
+    made.change(tmp_path, lambda record: record["config"]["backbone"].update(name="mpnet-base"))
+    words = primary.headline(reading.study(tmp_path))
+    assert "is not inferior to LoRA r = 8" in words
+    assert "Not on all seeds" not in words
 
 
 def test_a_difference_by_hand(tmp_path: Path) -> None:

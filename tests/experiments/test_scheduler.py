@@ -154,6 +154,15 @@ def test_the_fewest_parameters_that_keep_a_share_before_any_level_that_does_not(
     assert "Scheduler: learning rate warmed up" in found["generalization"].caption
 
 
+def test_a_share_that_one_seed_does_not_reach_has_no_number(tmp_path: Path) -> None:
+    """Seed 0 ends at half of the parameters; seed 1 goes on to none of them."""
+    axes = {"method": ["sora"], "task": ["rte"], "seed": [0, 1]}
+    levelled.study(tmp_path, "scheduler", axes, lambda each: run_levels(each)[: 4 if each["seed"] else 2], run_schedule)
+    cells = row(artefacts(tmp_path)["budgets"], "RTE", "scheduler")
+    assert cells["at 50 %"].value == pytest.approx(100 * (0.8 - np.mean([0.04, 0.044])) / 0.8)
+    assert cells["at 25 %"].text == EMPTY
+
+
 def test_the_figures_draw_the_means_and_the_seeds(scheduler: Path) -> None:
     found = artefacts(scheduler)
     for share, means in (

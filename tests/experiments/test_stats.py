@@ -145,3 +145,11 @@ def test_parts_of_the_variance_by_hand():
     assert found["SD rest"] == pytest.approx(2.0)
     assert found["p init"] == pytest.approx(reference.f.sf(row / rest, 1, 1))
     assert all(math.isnan(value) for value in parts(scores.iloc[:1]).values())
+
+
+def test_a_grid_that_is_not_square_divides_rows_by_its_columns_and_columns_by_its_rows():
+    """Two by three, the rows 6 apart and nothing else: their effect has the SD of 0 and 6."""
+    scores = pd.DataFrame([[0.0, 0.0, 0.0], [6.0, 6.0, 6.0]])
+    apart = math.sqrt(18)  # (3^2 + 3^2) / (2 - 1)
+    assert [parts(scores)[name] for name in ("SD init", "SD data")] == pytest.approx([apart, 0], abs=1e-6)
+    assert [parts(scores.T)[name] for name in ("SD init", "SD data")] == pytest.approx([0, apart], abs=1e-6)

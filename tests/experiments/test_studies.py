@@ -130,6 +130,22 @@ def test_seconds_per_epoch_are_those_of_runs_trained_alone(tmp_path: Path) -> No
     assert "1 runs were trained in a pack" in table.notes[0]
 
 
+def test_the_time_of_a_run_that_diverged_is_left_out(tmp_path: Path) -> None:
+    """Two epochs took ten seconds; the other seed stopped after one."""
+    made.study(tmp_path, "efficiency", {"method": ["sora"], "task": ["cola"], "seed": [0, 1]})
+
+    def timed(record: dict[str, Any]) -> None:
+        record["time"]["train_s"], record["history"][-1]["epoch"] = 10.0, 2.0
+        if record["config"]["seed"] == 0:
+            record["time"]["train_s"] = 1.0
+            record["status"], record["flags"]["diverged_at"] = "diverged", 7
+
+    made.change(tmp_path, timed)
+    table = artefacts(tmp_path)["efficiency"]
+    assert row(table, "CoLA")["SoRA"].value == 5.0
+    assert "1 runs diverged" in table.notes[0]
+
+
 # -- rank_map --------------------------------------------------------------------------------------------------
 
 
@@ -148,6 +164,14 @@ def test_rank_totals_and_agreement(tmp_path: Path) -> None:
     expected = np.mean([each["encoder.layer.3.attention.self.value"] for each in ranks])
     assert grid.loc[3, "attention.self.value"] == pytest.approx(expected)
     assert "data dependence" not in cells, "these records have no ranks to compare with"
+
+
+def test_what_adalora_keeps_is_a_share_of_the_ranks_it_starts_with(tmp_path: Path) -> None:
+    """Twelve in each of 36 matrices, of which it is to keep eight."""
+    made.study(tmp_path, "rank_map", {"method": ["adalora"], "method.init_r": [12], "task": ["rte"], "seed": [0, 1]})
+    kept = [sum(json.loads(path.read_text())["ranks"].values()) for path in of(tmp_path, "adalora", "rte")]
+    cells = row(artefacts(tmp_path)["rank_map"], "AdaLoRA")
+    assert cells["kept"].value == pytest.approx(100 * np.mean(kept) / (12 * 36))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,34 @@ def test_of_rates_with_one_seed_and_with_two_those_with_two_decide() -> None:
     assert tuning.best({(1e-3, 1): 85.0, (5e-4, 1): 80.0, (5e-4, 2): 82.0, (2e-3, 1): 80.0, (2e-3, 2): 81.0}) == 5e-4
 
 
+def test_a_grid_is_extended_to_eight_times_its_ends_and_no_further() -> None:
+    """The score rises with the rate as far as anybody looks."""
+    start = (5e-4, 1e-3, 2e-3)
+    scores = {(rate, 1): 80.0 + place for place, rate in enumerate((*start, 4e-3, 8e-3))}
+    assert tuning.wanted_rates(scores, start, (1, 2)) == [(1.6e-2, 1)]
+    assert tuning.wanted_rates(scores | {(1.6e-2, 1): 90.0}, start, (1, 2)) == []
+
+
+@pytest.mark.parametrize(("points", "close"), [((83.0, 84.0, 83.6, 82.0), True), ((80.0, 84.0, 82.0, 81.0), False)])
+def test_every_rho_has_a_second_seed_where_two_neighbours_are_close(points: tuple[float, ...], close: bool) -> None:
+    grid = (0.0, 0.05, 0.15, 0.35)
+    scores = {(rho, 1): each for rho, each in zip(grid, points, strict=True)}
+    assert tuning.wanted_rhos(scores, grid, (1, 2)) == ([(rho, 2) for rho in grid] if close else [])
+
+
+def test_grids_of_sora_at_another_rho_have_no_say_in_its_rate(tmp_path: Path) -> None:
+    rates = {"0.15": [5e-4, 1e-3], "0.35": [2e-3, 4e-3]}
+    for rho, each in rates.items():
+        axes = {"method": ["sora"], "trainer.learning_rate": each, "task": ["stsb"], "seed": [1]}
+        manifest = made.manifest("learning_rate", axes, {"backbone": "minilm-l6", "method.rho": rho})
+        made.studies.write(tmp_path, manifest)
+        for run in manifest["runs"]:
+            made.write_run(tmp_path, run["axes"], items=20)
+    where = {"method": "sora", "task": "stsb", "method.rho": 0.15}
+    found = tuning.scores_of(tuning.grids(tmp_path), "learning_rate", "trainer.learning_rate", where)
+    assert found.keys() == {(rate, 1) for rate in rates["0.15"]}
+
+
 def test_where_every_run_diverged_nothing_is_chosen(tmp_path: Path, conf: Path) -> None:
     lost = float("-inf")
     with pytest.raises(UserError, match=r"^rho of 0, 0\.15: runs of every one of them diverged"):

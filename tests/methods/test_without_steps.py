@@ -82,6 +82,17 @@ def test_a_class_without_examples_is_never_chosen():
     assert set(np.argmax(FEATURES @ weight.T + bias, axis=1)) == {0, 2}
 
 
+@pytest.mark.parametrize("few", [2, 3, 4])
+def test_a_class_of_fewer_examples_than_folds_is_learnt_too(few):
+    """Far apart, so that every example is given its own class."""
+    labels = np.repeat([0, 1], [20, few])
+    features = FEATURES[: len(labels)] + 50 * labels[:, None]
+    weight, bias = logistic(features, labels, 2)
+    assert np.isfinite(weight).all()
+    assert np.isfinite(bias).all()
+    assert np.argmax(features @ weight.T + bias, axis=1).tolist() == labels.tolist()
+
+
 def test_too_few_examples_are_refused():
     with pytest.raises(UserError, match="two training examples of each of two classes or more, found 200 of class 1"):
         logistic(FEATURES, np.ones(200, dtype=int), 2)

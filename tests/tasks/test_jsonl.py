@@ -83,6 +83,12 @@ def test_spans_as_places_or_as_marks(tmp_path: Path) -> None:
     assert both.texts == (["* The old man * saw Tim, so # he # left."],)
 
 
+def test_a_marked_verb_may_end_before_its_contracted_not(tmp_path: Path) -> None:
+    found = read(tmp_path, "wic", row("wic", sentence1="It doesn't.", start1=3, end1=7))
+    assert found.spans is not None
+    assert found.spans[0, 0].tolist() == [0, 3, 7]
+
+
 @pytest.mark.parametrize(
     ("text", "words", "index", "found"),
     [

@@ -188,6 +188,18 @@ def test_every_real_file_has_the_rows_that_are_listed(shared: Path, name: str) -
         assert {split: len(examples) for split, examples in splits.items()} == task.items
 
 
+@pytest.mark.parametrize("name", [name for name in SUPERGLUE if name not in ("boolq", "record")])
+def test_superglues_official_files_are_taken_whole(shared: Path, name: str) -> None:
+    """Without allow_partial, by the paper's halves. Of BoolQ and ReCoRD the real data are samples."""
+    listed = {row["path"]: row for row in json.loads((shared / "data/MANIFEST.json").read_text())["files"]}
+    task = load_task(name)
+    found = load(task, PAPER, DataConfig(str(shared / "data")))
+    assert found.partial == {}
+    rows = {split: count_rows(examples) for split, examples in found.splits.items()}
+    train, held = (listed[f"superglue/{task.folder}/{file}.jsonl"]["official_rows"] for file in ("train", "val"))
+    assert (rows["train"], rows["select"], rows["report"]) == (train, held // 2, held - held // 2)
+
+
 @pytest.mark.parametrize(
     ("protocol", "split", "other", "shared_sentences"),
     [("paper", "report", "select", 32), ("holdout", "select", "train", 39)],

@@ -221,8 +221,9 @@ def test_a_replica_is_its_solo_run_level_by_level(schedule, tmp_path):
     assert levels(together, 0)[1]["ranks"] != levels(together, 1)[1]["ranks"]
 
 
-def test_a_diverged_run_has_no_levels_and_its_neighbour_all(tmp_path):
-    configs = tiny.runs(seeds=[0, 1], schedule=SPARSIFY, trainer={"max_steps": 10, "eval_every": 5})
+@pytest.mark.parametrize("schedule", [SPARSIFY, ONE_SHOT], ids=["rewarm", "one_shot"])
+def test_a_diverged_run_has_no_levels_and_its_neighbour_all(schedule, tmp_path):
+    configs = tiny.runs(seeds=[0, 1], schedule=schedule, trainer={"max_steps": 10, "eval_every": 5})
     built = tiny.pack(configs, torch.float64)
     with torch.no_grad():
         next(iter(built.method.layers.values())).lora_B[0, 0, 0] = float("inf")

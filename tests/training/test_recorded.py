@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sora.runs import records
-from sora.training import session
+from sora.training import pack, session
 from sora.training.runner import run_pack
 from tests import tiny
 from tests.training.test_memory import runs
@@ -61,6 +62,25 @@ def test_one_class_answers_and_the_precision_of_logits(tmp_path: Path, monkeypat
     assert np.array_equal(arrays["report_logits"].argmax(1), arrays["report_labels"]), "the answer is not lost"
     half = arrays["report_logits"].astype(np.float16)
     assert not np.array_equal(half.argmax(1), arrays["report_labels"]), "the pair is one that float16 ties"
+
+
+def test_a_run_that_diverged_before_its_first_evaluation_has_the_ranks_of_its_last_finite_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At step 3 of 8, the first evaluation after 4. At so small a rate the threshold alone moves its gates, twice."""
+    losses_of, calls = pack.losses_of, []
+
+    def poisoned(*given: Any) -> torch.Tensor:
+        calls.append(1)
+        return losses_of(*given) * (torch.nan if len(calls) == 3 else 1.0)
+
+    monkeypatch.setattr(pack, "losses_of", poisoned)
+    words = ("method=sora", "method.r=8", "method.threshold=0.3", "method.penalty_rule=off")
+    (record,) = run_pack(runs(tmp_path, [0], *words, "trainer.learning_rate=1e-30"), "python run.py")
+    assert (record["status"], record["flags"]["diverged_at"]) == ("diverged", 3)
+    assert [record["metrics"][which]["step"] for which in ("selected", "last")] == [4, 4]
+    forecast = record["no_data_ranks"]
+    assert record["ranks"] == record["ranks_last"] == forecast["selected"] == forecast["last"]
 
 
 def test_changed_pack_mates_are_remembered_over_a_second_resume(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ METRICS = {
 def test_a_pack_of_two(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     download(tmp_path, name)
     asked = ("method=sora", f"task={name}", "seed=[0,1]", "trainer.max_steps=3", "predict=true")
-    found = run_pack(tiny_runs(tmp_path, *asked), "test")
+    configs = tiny_runs(tmp_path, *asked)
+    found = run_pack(configs, "test")
     task = load_task(name)
     assert [record["config"]["seed"] for record in found] == [0, 1]
     for record in found:
@@ -60,6 +61,9 @@ def test_a_pack_of_two(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert set(lines[0]) == ({"idx", "passage"} if name == "multirc" else {"idx", "label"})
         assert leaderboard.count(path, task) in (5, 15)
     assert "predictions in" in capsys.readouterr().out
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/predictions/*")}
+    run_pack(configs, "test")
+    assert {path: path.stat().st_mtime_ns for path in written} == written, "what is there is not made again"
 
 
 @pytest.mark.parametrize("name", ["copa", "wic"])
