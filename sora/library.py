@@ -14,7 +14,7 @@ sets the small ones to zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ BYPASSED = {  # layers that their parent, by the name of its class, does not cal
     "TransformerEncoderLayer": {"linear1", "linear2"},  # in evaluation
     "WavLMAttention": {"q_proj", "k_proj", "v_proj", "out_proj"},
 }
+WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule", "LowRankLinear"}
 
 
 def inject(
@@ -60,16 +61,22 @@ def inject(
             ``dropout``, ``fidelity`` and the switches it stands for.
 
     Raises:
-        UserError: a name that matches nothing, a target that is no linear layer or is never called, an option out of
-            its range.
+        UserError: a name that matches nothing, a target that is no linear layer or is never called, a module of
+            ``train`` that is not fp32 or shares a parameter with others, a model that is wrapped or has adapters, an
+            option out of its range.
     """
-    targets, train = _names(targets), _names(train)
+    _check_plain(model)
+    targets, train = _names(targets, "targets"), _names(train, "train")
     for key in NOT_HERE & options.keys():
         raise UserError(f"inject.{key}: decides nothing here; the optimizer takes the learning rate, your loop clips")
     config = coerce(SoraConfig, {"name": "sora", "targets": targets, **options}, "inject").resolved()
+    if config.rho is not None and "threshold" in options:
+        raise UserError(
+            f"inject.threshold: has no effect, given inject.rho={config.rho}, which sets it; give one of the two"
+        )
     if type(seed) is not int or not 0 <= seed <= MAX_SEED:
         raise UserError(f"inject.seed: got {show(seed)}, must be an integer from 0 to 2**63 - 1")
-    whole = _find(model, train, "train")
+    whole = _whole(model, train)
     inside = tuple(f"{name}." for name in whole)
     chosen = {
         name: module
@@ -90,6 +97,14 @@ def inject(
                     f"inject.targets: {kind.__name__} takes the weight of {name} without calling it, so that an "
                     "adapter there does nothing; leave it out"
                 )
+        forward = getattr(module, "_old_forward", module.forward)  # what accelerate wraps to move between devices
+        when = ("forward_pre", "forward", "backward_pre", "backward")
+        hooked = any(getattr(module, f"_{each}_hooks") for each in when)
+        if hooked or getattr(forward, "__func__", None) is not nn.Linear.forward:
+            raise UserError(
+                f"inject.targets: {name} has {'hooks' if hooked else 'a forward of its own'}, which an adapter there "
+                "would not call; leave it out"
+            )
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, LowRankLinear] = {}
@@ -105,17 +120,55 @@ def inject(
     return SoraAdapters(model, config, layers, list(whole))
 
 
-def _names(patterns: str | Sequence[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+def _check_plain(model: nn.Module) -> None:
+    """Raise UserError where a model has adapters already, or is wrapped in what gives its modules other names."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"inject.model: got {show(model)}, must be a model, such as from_pretrained returns")
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind.__name__ in WRAPPERS or kind.__module__.startswith("peft."):
+            raise UserError(
+                f"inject.model: {name or 'it'} is a {kind.__module__}.{kind.__name__}; inject into the plain model "
+                "first, and once"
+            )
+
+
+def _names(patterns: str | Sequence[str], key: str) -> list[str]:
+    names = list(patterns) if isinstance(patterns, Iterable) and not isinstance(patterns, str) else [patterns]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"inject.{key}: got {show(patterns)}, must be names of modules")
+    return names
+
+
+def _whole(model: nn.Module, train: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the modules that train whole, none inside another one.
+
+    Raises UserError for a parameter that is not fp32, or has a second place, where plain peft would not load it.
+    """
+    found = _find(model, train, "train")
+    inside = tuple(f"{name}." for name in found)
+    trained: dict[Tensor, str] = {}
+    others: dict[Tensor, str] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        (trained if name.startswith(inside) else others).setdefault(p, name)
+    for p, name in trained.items():
+        if p.dtype != torch.float32:
+            raise UserError(f"inject.train: {name} is {p.dtype}; load the model with dtype=torch.float32")
+        if p in others:
+            place = f"{name} is also {others[p]}, where plain peft would not load it"
+            raise UserError(f"inject.train: {place}; name both modules, or none")
+    return {name: module for name, module in found.items() if not name.startswith(inside)}
 
 
 def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.Module]:
     """Return modules that a pattern matches, in the order of the model."""
-    every = {name: module for name, module in model.named_modules() if name}
+    modules = ((name, module) for name, module in model.named_modules() if name)
+    every = {name: module for name, module in modules if key != "train" or any(True for _ in module.parameters())}
     for pattern in patterns:
         if not any(matches(name, pattern) for name in every):
             ends = dict.fromkeys(name.rpartition(".")[2] for name in every)
-            raise UserError(f"inject.{key}: {pattern!r} matches no module of the model{nearest(pattern, ends)}")
+            which = "module of the model" + " with weights" * (key == "train")
+            raise UserError(f"inject.{key}: {pattern!r} matches no {which}{nearest(pattern, ends)}")
     return {name: module for name, module in every.items() if any(matches(name, each) for each in patterns)}
 
 
@@ -133,10 +186,12 @@ class SoraAdapters:
 
         ``weight_decay`` is on matrices: not on gates, biases and norms.
         """
+        if not isinstance(lr, int | float) or not 0.0 < lr < math.inf:
+            raise UserError(f"optimizer.lr: got {show(lr)}, must be a number > 0")
         config = self.config.at_rate(lr)
         gates = [layer.gate for layer in self.layers.values() if layer.gate is not None]
         factors = [matrix for layer in self.layers.values() for matrix in (layer.lora_A, layer.lora_B)]
-        whole = [p for name in self.trained for p in self.model.get_submodule(name).parameters()]
+        whole = dict.fromkeys(p for name in self.trained for p in self.model.get_submodule(name).parameters())
         matrices, vectors = [p for p in whole if p.ndim >= 2], [p for p in whole if p.ndim < 2]
         weight = {"off": 0.0, "sum": config.penalty, "mean": config.penalty / sum(gate.numel() for gate in gates)}
         proximal = {
@@ -146,6 +201,7 @@ class SoraAdapters:
             "weight_decay": 0.0,
             "threshold": config.threshold,
             "threshold_rule": config.threshold_rule,
+            "peak_lr": lr,
             "prox": config.prox,
             "update": config.gate_update,
             "l1": weight[str(config.penalty_rule)],
@@ -202,10 +258,9 @@ class LiveRanks(TrainerCallback):
 class ProximalAdamW(torch.optim.AdamW):
     """AdamW, and for groups with a ``threshold`` SoRA's update of the gates.
 
-    Such a group holds ``threshold`` (xi at the peak rate), ``threshold_rule`` (constant | lr_scaled), ``prox`` (soft |
-    authors), ``update`` (adam | gradient: the step before the proximal map) and ``l1`` (weight of sum |g| in the loss,
-    whose gradient is added here, after whatever clips the others: the harness clips both together). The peak rate is
-    what a learning-rate scheduler notes as ``initial_lr``.
+    Such a group holds ``threshold`` (xi at ``peak_lr``), ``threshold_rule`` (constant | lr_scaled: by lr / peak_lr),
+    ``prox`` (soft | authors), ``update`` (adam | gradient: the step before the proximal map) and ``l1`` (weight of sum
+    |g| in the loss, whose gradient is added here, after whatever clips the others: the harness clips both together).
 
     A group with ``variant`` adamw_hf trains as by transformers' old AdamW: its ``eps_before`` joins sqrt(v) before the
     bias correction, and its ``decay_after`` follows the step.
@@ -241,7 +296,7 @@ class ProximalAdamW(torch.optim.AdamW):
         for gate, gradient in plain:
             gate.grad = gradient
         for group, step, gate in gates:
-            (xi,) = step.scaled(group["lr"] / group.get("initial_lr", group["lr"]) if group["lr"] else 0.0)
+            (xi,) = step.scaled(group["lr"] / group["peak_lr"])
             gate.copy_(step(gate, gate.grad, group["lr"], xi))
         return loss
 

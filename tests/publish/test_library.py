@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
@@ -211,18 +213,121 @@ def test_layers_that_their_parent_does_not_call_are_refused(kind):
 
 
 def test_a_target_inside_a_module_that_trains_whole_gets_no_adapter(tmp_path):
-    """RoBERTa's head has a layer called dense, as its encoder has."""
+    """RoBERTa's head has a layer called dense, as its encoder has, and the pattern also matches what is in the head."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = RobertaConfig(vocab_size=50, max_position_embeddings=34, **sizes)
     model = RobertaForSequenceClassification(config)
     plain = copy.deepcopy(model)
-    adapters = inject(model, ["query", "dense"], r=2, train="classifier")
+    adapters = inject(model, ["query", "dense"], r=2, train="*classifier*")
     assert not any("classifier" in name for name in adapters.layers)
+    assert adapters.trained == ["classifier"]
     adapters.optimizer(lr=1e-3)
     adapters.save(tmp_path / "adapter")
     batch = {"input_ids": torch.arange(2, 12).view(1, -1)}
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
     assert torch.allclose(loaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
+
+
+def masked_lm():
+    """Its decoder's weight is the word embeddings'."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    return BertForMaskedLM(BertConfig(vocab_size=50, max_position_embeddings=34, **sizes)).eval()
+
+
+def test_tied_modules_that_both_train_are_one_parameter_and_reload(tmp_path):
+    model = masked_lm()
+    adapters = inject(model, "query", r=2, train=["cls", "word_embeddings"])
+    parameters = [p for group in adapters.optimizer(lr=1e-3).param_groups for p in group["params"]]
+    assert len(parameters) == len(set(parameters))
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.add_(torch.randn(50, 16))
+    adapters.save(tmp_path / "adapter")
+    batch = {"input_ids": torch.arange(2, 12).view(1, -1)}
+    loaded = PeftModel.from_pretrained(masked_lm(), str(tmp_path / "adapter")).eval()
+    assert torch.allclose(loaded(**batch).logits, model(**batch).logits, atol=1e-6)
+
+
+class Tripled(nn.Linear):
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def changed(name, change, *arguments):
+    model = bert()
+    getattr(model.get_submodule(name) if name else model, change)(*arguments)
+    return model
+
+
+def injected():
+    model = bert()
+    inject(model, "value")
+    return model
+
+
+QUERY = "bert.encoder.layer.1.attention.self.query"
+REFUSED = {
+    "fp16": (lambda: bert().half(), r"train: classifier\.weight is torch\.float16; load the model with dtype=torch"),
+    "bf16": (lambda: changed("classifier", "bfloat16"), r"train: classifier\.weight is torch\.bfloat16; load"),
+    "forward": (lambda: changed("", "set_submodule", QUERY, Tripled(32, 32)), f"{QUERY} has a forward of its own"),
+    "patched": (lambda: changed(QUERY, "__setattr__", "forward", print), f"{QUERY} has a forward of its own"),
+    "hook": (lambda: changed(QUERY, "register_forward_pre_hook", print), f"{QUERY} has hooks, which an adapter there"),
+    "twice": (injected, r"model: \S+value is a sora\S+\.LowRankLinear; inject into the plain model first"),
+    "peft": (lambda: get_peft_model(bert(), LoraConfig(target_modules=["value"])), r"it is a peft\S+\.PeftModel;"),
+    "parallel": (lambda: nn.DataParallel(bert()), r"model: it is a torch\S+\.DataParallel;"),
+    "compiled": (lambda: torch.compile(bert(), backend="eager"), r"model: it is a torch\S+\.OptimizedModule;"),
+    "name": (lambda: "bert-base-uncased", r"inject\.model: got 'bert-base-uncased', must be a model"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_model_that_would_train_or_load_otherwise_is_refused(kind):
+    build, sentence = REFUSED[kind]
+    with pytest.raises(UserError, match=sentence):
+        inject(build(), "query", train="classifier")
+
+
+@pytest.mark.parametrize("train", ["cls", "word_embeddings"])
+def test_a_tied_weight_of_which_one_place_trains_is_refused(train):
+    with pytest.raises(UserError, match=r"train: \S+ is also \S+, where plain peft would not load it; name both"):
+        inject(masked_lm(), "query", train=train)
+
+
+def test_what_only_looks_like_another_forward_is_adapted_as_before():
+    """A parametrised weight, accelerate's moves between devices, a frozen weight in bf16."""
+    model = bert().eval()
+    tokens = torch.randint(0, 60, (4, 9))
+    nn.utils.parametrizations.weight_norm(model.get_submodule(QUERY))
+    add_hook_to_module(model.get_submodule(QUERY.replace("query", "value")), AlignDevicesHook("cpu"))
+    with torch.no_grad():
+        expected = model(tokens).logits
+    inject(model, ["query", "value"], train="classifier")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens).logits, expected)
+    model = bert().bfloat16()
+    model.classifier.float()
+    assert inject(model, "query", train="classifier").trained == ["classifier"]
+
+
+@pytest.mark.parametrize("scheduler", [False, True], ids=["by hand", "OneCycleLR"])
+def test_the_threshold_is_scaled_by_the_peak_however_the_rate_is_set(scheduler):
+    adapters = inject(nn.Sequential(nn.Linear(6, 5)), "0", r=4, threshold=0.02, fidelity="paper")
+    gate = adapters.layers["0"].gate
+    optimizer = adapters.optimizer(lr=0.1)
+    if scheduler:  # it starts at 1/25 of its peak, which it notes as initial_lr
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.004
+    gate.grad = torch.zeros_like(gate)
+    before = gate.detach().abs()
+    optimizer.step()
+    torch.testing.assert_close(gate.detach().abs(), (before - 0.02 * 0.04).clamp(min=0), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("lr", [None, "1e-3", 0.0, -1.0, float("nan")])
+def test_the_rate_must_be_a_number_above_zero(lr):
+    with pytest.raises(UserError, match=r"optimizer\.lr: got .*, must be a number > 0"):
+        inject(nn.Sequential(nn.Linear(6, 5)), "0", rho=0.1).optimizer(lr=lr)
 
 
 def test_the_step_survives_autocast_and_a_single_example():
@@ -278,6 +383,10 @@ def test_rho_sets_the_threshold_by_the_rate():
         (["query"], {"learning_rate": 5.0}, r"inject\.learning_rate: decides nothing here"),
         (["classifier"], {"train": ["classifier"]}, "nothing but modules of train"),
         ([], {}, r"inject\.targets: empty"),
+        (None, {}, r"inject\.targets: got null, must be names of modules"),
+        (["query"], {"train": [1]}, r"inject\.train: got \[1\], must be names of modules"),
+        (["query"], {"train": ["dropout"]}, "train: 'dropout' matches no module of the model with weights"),
+        (["query"], {"rho": 0.1, "threshold": 1e-3}, r"inject\.threshold: has no effect, given inject\.rho=0\.1,"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_the_model(targets, options, expected):
