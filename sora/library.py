@@ -147,8 +147,8 @@ def _whole(model: nn.Module, train: Sequence[str]) -> dict[str, nn.Module]:
     """
     found = _find(model, train, "train")
     inside = tuple(f"{name}." for name in found)
-    trained: dict[Tensor, str] = {}
-    others: dict[Tensor, str] = {}
+    trained: dict[nn.Parameter, str] = {}
+    others: dict[nn.Parameter, str] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         (trained if name.startswith(inside) else others).setdefault(p, name)
     for p, name in trained.items():
