@@ -31,7 +31,7 @@ from sora.training.checkpoint import KEEP
 from sora.training.device import choose_device, has_driver, slow, why_no_gpu
 from sora.training.logging.wandb import check_key
 from sora.training.memory import capacity
-from sora.training.pack import Pack, build_pack, losses_of
+from sora.training.pack import Pack, build_pack, losses_of, notes_of
 
 ROW_COPIES = 4  # of a replica's weights in a checkpoint: values, two moments, the best so far
 LENGTH = 16  # tokens of the examples on which gradients are looked at
@@ -107,8 +107,9 @@ def _device(case: Case) -> tuple[str, str]:
 def _data(case: Case) -> tuple[str, str]:
     text = f"{case.run.task.name}: " + ", ".join(f"{name} {count:,}" for name, count in case.data.sizes.items())
     if case.data.partial:
-        return "note", f"{text}; partial: {'; '.join(map(' '.join, case.data.partial.items()))}"
-    return "ok", text
+        text += f"; partial: {'; '.join(map(' '.join, case.data.partial.items()))}"
+    notes = notes_of(case.run, case.data)
+    return ("note" if case.data.partial or notes else "ok"), "; ".join([text, *notes])
 
 
 def _tokenizer(case: Case) -> tuple[str, str]:

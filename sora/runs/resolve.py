@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sora.backbones.auto import described
 from sora.backbones.families import NAMES, dimension, positions
 from sora.coercion import coerce, nearest, one_of, show
-from sora.config import HEADS, MEASURING, PathsConfig, RunConfig, SeedsConfig, TrainerConfig
+from sora.config import HEADS, MEASURING, PathsConfig, RunConfig, SeedsConfig, TaskConfig, TrainerConfig
 from sora.errors import UserError
 from sora.files import CONF, expanded, is_inside, is_name
 from sora.method_config import METHODS, MethodConfig
@@ -124,6 +124,7 @@ def _build(values: dict[str, Any]) -> RunConfig:
         given = set(values["task"])
     groups = {name: _group(cls, name, values.pop(name, {})) for name, cls in {**_GROUPS, "method": method}.items()}
     run = coerce(RunConfig, values | groups, "")
+    _check_range(run.task)
     if is_own:
         run.task = own.completed(run.task, given, run.data.dir)
     run.backbone = described(run.backbone)
@@ -216,9 +217,6 @@ def _check_together(run: RunConfig) -> None:
         raise UserError(
             f"trainer.max_length: got {length}, but backbone={backbone.name} reads at most {longest} tokens"
         )
-    low, *high = task.score_range or [0.0]
-    if (task.score_range or (task.regression and task.reader != "own")) and not (len(high) == 1 and low < high[0]):
-        raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
     if task.standardize and not task.regression:
         raise UserError(f"task.standardize: task={task.name} has classes, no targets to standardize; leave it false")
     if method.name == "zero_shot" and (not task.regression or task.span_vectors or task.choices > 1):
@@ -232,6 +230,12 @@ def _check_together(run: RunConfig) -> None:
     if method.name == "probe" and task.choices > 1:
         raise UserError(f"method=probe: it reads an example alone, but task={task.name} compares choices")
     _check_schedule(run)
+
+
+def _check_range(task: TaskConfig) -> None:
+    low, *high = task.score_range or [0.0]
+    if (task.score_range or (task.regression and task.reader != "own")) and not (len(high) == 1 and low < high[0]):
+        raise UserError(f"task.score_range: got {show(task.score_range)}, must be the lowest and the highest target")
 
 
 def _check_places(run: RunConfig) -> None:
@@ -248,7 +252,9 @@ def _check_places(run: RunConfig) -> None:
     for key, place in below.items():
         if not is_inside(place):
             raise UserError(f"{key}: got {show(place)}, must be a relative path without ..")
-    pinned = _pinned_hub(backbone.name)
+    if task.reader == "own" and task.files and _of_conf("task", task.name).get("reader", "own") != "own":
+        raise UserError(f"task.name: {task.name} is a task of conf/task, whose records stand there; give another name")
+    pinned = _of_conf("backbone", backbone.name).get("hub") or None
     if pinned not in (None, backbone.hub):
         raise UserError(
             f"backbone.hub: got {backbone.hub!r}, but backbone={backbone.name} is {pinned}; for another model take "
@@ -263,10 +269,11 @@ def _check_places(run: RunConfig) -> None:
 
 
 @functools.cache
-def _pinned_hub(name: str) -> str | None:
-    """The repository in conf/backbone/<name>.yaml; None where there is no such file, or it names none."""
-    path = CONF / "backbone" / f"{name}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")).get("hub") or None if path.is_file() else None
+def _of_conf(group: str, name: str) -> dict[str, Any]:
+    """What conf/<group>/<name>.yaml holds; empty where there is no such file."""
+    path = CONF / group / f"{name}.yaml"
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def _check_schedule(run: RunConfig) -> None:

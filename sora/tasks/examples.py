@@ -102,6 +102,7 @@ class TaskData:
     sizes: dict[str, int]  # examples of each of `splits`
     partial: dict[str, str]  # official split -> "67,349 expected, 2,000 found"; {} = complete
     sha256: str  # over the digests of all splits; part of the run id
+    notes: Sequence[str] = ()  # what a person must know of the rows
 
 
 def splits_digest(splits: dict[str, Examples]) -> str:

@@ -72,19 +72,19 @@ _NOUNS = {str: "text", int: "an integer", dict: "an object", list: "a list"}
 
 def _values(table: Table, name: str, kind: type[Any], may_be_empty: bool = False) -> list[Any]:
     """A column, checked."""
-    _check_values(table, name, kind, may_be_empty)
+    _check_values(table, name, kind, may_be_empty, " (task.empty_text=keep takes such rows)")
     values: list[Any] = table.frame[name].tolist()
     return values
 
 
-def _check_values(table: Table, name: str, kind: type[Any], may_be_empty: bool) -> None:
-    """Raise UserError for a value of a column that is missing, of another type, or an empty text."""
+def _check_values(table: Table, name: str, kind: type[Any], may_be_empty: bool, instead: str = "") -> None:
+    """Raise UserError for a value that is missing or of another type, or an empty text, where ``instead`` is a way."""
     for position, value in enumerate(table.frame[name].tolist()):
         if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
             found = "missing" if value is None else show(value)
             raise table.refuse(position, f"{name} is {found}, {_NOUNS[kind]} expected")
         if kind is str and not may_be_empty and not value.strip():
-            raise table.refuse(position, f"{name} is empty")
+            raise table.refuse(position, f"{name} is empty{instead}")
 
 
 def _check_unique(table: Table, numbers: Sequence[tuple[int, ...]]) -> None:

@@ -20,9 +20,11 @@ from sora.coercion import show
 from sora.errors import UserError
 from sora.tasks.tables import Table
 
-MANY = 150  # different words in a label column: more are no classes
+MANY = 1000  # different words in a label column: more are no classes; CLINC150 has 151
 WHOLE = 10  # different whole numbers, if they do not count from 0: more may be scores
 COMMA = re.compile(r"[+-]?\d+,\d+")  # a number with a decimal comma
+SINGLE = float(np.finfo(np.float32).max)
+YAML = ("yes", "on", "no", "off")  # words that a file in YAML means as true and false, unless they are quoted
 GIVE = "give task.labels=[...] for classes, or task.score_range=[lowest,highest] for scores"
 
 
@@ -46,12 +48,15 @@ def words_of(table: Table, name: str, labels: Sequence[str] = ()) -> list[str]:
         return [word(value) for value in values]
     known = {each.lower(): each for each in labels}
     if labels and {word(each).lower() for each in names} != set(known):
-        if sorted(labels) != sorted(str(number) for number in range(len(names))):
+        held = {word(names[v]).lower() for v in set(values) if isinstance(v, int) and 0 <= v < len(names)}
+        if sorted(labels) == sorted(str(number) for number in range(len(names))):
+            names = [str(number) for number in range(len(names))]
+        elif not held <= set(known):
             raise UserError(
-                f"{table.place}: its classes are {', '.join(names)}, those of the task {', '.join(labels)}; "
-                "take the data set that the task names, or give task.labels"
+                f"{table.place}: its classes are {', '.join(names)}, those of the task {', '.join(labels)}; take the "
+                "data set that the task names, or give all of them, as in "
+                f"'task.labels=[{', '.join(dict.fromkeys((*labels, *names)))}]'"
             )
-        names = [str(number) for number in range(len(names))]
     spelled = [known.get(word(each).lower(), word(each)) for each in names]
     return [spelled[v] if isinstance(v, int) and 0 <= v < len(spelled) else "" for v in values]
 
@@ -71,7 +76,9 @@ def class_indices(table: Table, name: str, labels: Sequence[str]) -> NDArray[np.
     for position, each in enumerate(words):
         if each not in place:
             found = f"label {show(each)} is not" if each.strip() else f"no label in column {name!r}, which must be"
-            raise table.refuse(position, f"{found} one of {', '.join(labels)}")
+            yaml = each.lower() in YAML and not {"true", "false"}.isdisjoint(labels)
+            hint = " (YAML reads yes, no, on, off as true, false: write them as in ['no', 'yes'])" if yaml else ""
+            raise table.refuse(position, f"{found} one of {', '.join(labels)}{hint}")
     return np.array([place[each] for each in words], dtype=np.int64)
 
 
@@ -80,9 +87,11 @@ def targets(table: Table, name: str, low: float, high: float) -> NDArray[np.floa
     values = table.frame[name].tolist()
     numbers = [math.nan if isinstance(value, bool) else _number(value) for value in values]
     for position, number in enumerate(numbers):
-        if not (math.isfinite(number) and low <= number <= high):
+        if not low <= number <= high:
             bounds = f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
             raise table.refuse(position, f"score {show(values[position])} is not a number{bounds}")
+        if abs(number) > SINGLE:
+            raise table.refuse(position, f"score {show(values[position])} is too large for fp32")
     return np.array(numbers, dtype=np.float32)
 
 
@@ -96,6 +105,7 @@ def labels_found(table: Table, name: str) -> list[str]:
             numbers that may be classes or scores.
     """
     counts = Counter(each for each in words_of(table, name) if each.strip())
+    counts.update({word(each): 0 for each in table.classes.get(name, ()) if each.strip()})  # those that no row has
     numbers = {each: _number(each) for each in counts}
     start = f"{table.place}: column {name!r}"
     kinds = {_kind(value): value for value in table.frame[name].tolist() if value is not None}
@@ -120,7 +130,7 @@ def labels_found(table: Table, name: str) -> list[str]:
             raise UserError(
                 f"{start} has the labels {spellings[key]!r} and {each!r}, which may be one; write it one way"
             )
-    if len(counts) > MANY or len(counts) > max(WHOLE, counts.total() // 2):
+    if name not in table.classes and (len(counts) > MANY or len(counts) > max(WHOLE, counts.total() // 2)):
         many = f"{len(counts)} different labels in {counts.total()} rows"
         raise UserError(f"{start} has {many}; is it the label column? {GIVE}")
     if len(counts) < 2:
@@ -139,7 +149,7 @@ def _check_alike(start: str, counts: Counter[str], numbers: dict[str, float]) ->
     words = [each for each in counts if each not in numeric]
     if numeric and words:
         raise UserError(
-            f"{start} holds numbers and words such as {numeric[0]!r}, {words[0]!r}; correct them, or {GIVE}"
+            f"{start} holds numbers and words such as {show(numeric[0])}, {show(words[0])}; correct them, or {GIVE}"
         )
     if commas := [each for each in numeric if COMMA.fullmatch(each)]:
         raise UserError(f"{start} holds numbers with a comma such as {commas[0]!r}; write a point, or {GIVE}")
@@ -157,3 +167,5 @@ def _number(value: Any) -> float:
         return float(value) if plain else math.nan
     except (TypeError, ValueError):
         return math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf

@@ -36,8 +36,8 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
     """The splits of ``task`` under ``protocol``. Of an official task only the train and validation files are read,
     never the test; of a user's own the test file too, which is reported on where it has labels.
 
-    Raises UserError when a metric does not fit the task, and when the data is not found, malformed, or (unless
-    data.allow_partial) not of the official size.
+    Raises UserError when a metric does not fit the task, and when the data is not found, malformed, (unless
+    data.allow_partial) not of the official size, or of a user's own task of one class alone to train on.
     """
     if task.trained_on:
         raise UserError(
@@ -58,7 +58,8 @@ def load(task: TaskConfig, protocol: ProtocolConfig, data: DataConfig) -> TaskDa
         splits, cut = limited(splits, data.limit)
         partial = partial | cut
     sizes = {name: len(examples) for name, examples in splits.items()}
-    return TaskData(task, splits, sizes, partial, splits_digest(splits))
+    notes = own.notes(task, splits, protocol.name, data.limit) if task.reader == "own" else []
+    return TaskData(task, splits, sizes, partial, splits_digest(splits), notes)
 
 
 def _check_shape(task: TaskConfig) -> None:
@@ -84,7 +85,8 @@ def load_test(task: TaskConfig, data: DataConfig) -> dict[str, Examples]:
     """
     splits = [split for split in ("test", "test_mm", "diagnostic") if split in task.sizes]
     if not splits:
-        raise UserError(f"task {task.name} has no test split; leave predict out or choose another task")
+        instead = "add test: FILE to data.files" if task.reader == "own" else "choose another task"
+        raise UserError(f"task {task.name} has no test split; leave predict out or {instead}")
     found = own.read(task, data.dir) if task.reader == "own" else _read(task, splits, data)[0]
     return {split: first(found[split], data.limit) for split in splits}
 

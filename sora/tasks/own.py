@@ -136,10 +136,11 @@ def _described(task: TaskConfig, tables: dict[str, Table]) -> tuple[list[str], d
             line += f"; note: the texts of {shared:,} of them are in train too"
         if labelled and len(values := set(found[split].labels.tolist())) == 1:
             if task.regression:
-                score = f"{values.pop():g}"
+                score, alike = values.pop(), len({float(each) for each in words_of(table, task.label)}) == 1
                 raise UserError(
-                    f"{table.place}: column {task.label!r} has the score {score} in every row, with which nothing "
-                    "correlates; correct it, or leave the column out of a test split"
+                    f"{table.place}: column {task.label!r} has the score {score:g} in every row"
+                    f"{'' if alike else ', as fp32 has it'}, with which nothing correlates; "
+                    "correct it, or leave the column out of a test split"
                 )
             line += f"; note: every row has the label {task.labels[values.pop()]}"
         print(line, file=sys.stderr, flush=True)
@@ -150,6 +151,35 @@ def read(task: TaskConfig, directory: str | None) -> dict[str, Examples]:
     """The examples of every split that the task has. Raises UserError."""
     where = sources(task, directory)
     return {split: _examples(task, split, table_of(task, split, paths)) for split, paths in where.items()}
+
+
+def notes(task: TaskConfig, splits: dict[str, Examples], protocol: str, limit: int | None) -> list[str]:
+    """Say which classes no row is left of to train on, and where one is all that is left to select or report on.
+
+    Raises UserError where one class or score alone is left to train on.
+    """
+    causes = {
+        f"task.train_rows={task.train_rows}": task.train_rows,
+        "protocol=holdout took some to select": protocol == "holdout",
+        f"data.limit={limit} took the first": limit,
+    }
+    after = " and ".join(cause for cause, holds in causes.items() if holds)
+    after = f" after {after}" if after else ""
+    found = {name: set(splits[name].labels.tolist()) for name in ("train", "select", "report")}
+    alone = {
+        name: f"the score {min(values):g}" if task.regression else f"the label {task.labels[min(values)]}"
+        for name, values in found.items()
+        if len(values) == 1
+    }
+    if "train" in alone:
+        raise UserError(
+            f"task={task.name}: every row left to train on has {alone['train']}{after}; give more rows, or mix them"
+        )
+    lines = [f"every row of {name} has {what}" for name, what in alone.items()]
+    if missing := [label for index, label in enumerate(task.labels) if index not in found["train"]]:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        lines.append(f"no training row has the label {' or '.join(missing[:5])}{more}{after}")
+    return lines
 
 
 def _examples(task: TaskConfig, split: str, table: Table) -> Examples:
@@ -178,14 +208,14 @@ def sources(task: TaskConfig, directory: str | None) -> dict[str, list[Path]]:
         there: Collection[str] = (ONE,)
         if folder.is_dir():
             there = delimited_files(folder, task.hub_config) or read_datasets([folder], task.hub_config)
-        if ONE in there:
+        if ONE in there or set(there) == {task.hub_splits.get("train", "train")}:
             raise UserError(
                 f"data.files={source}: is one split alone; give {{train: {source}, validation: FILE}}, where a "
                 "labelled test file may stand in for validation with protocol=holdout"
             )
         files = {split: source for split in SPLITS if task.hub_splits.get(split, split) in there}
-        if "train" not in files:
-            raise _no_split(folder, "train", there)
+        if len(files) < 2 or "train" not in files:
+            raise _no_split(task, folder, "validation" if "train" in files else "train", there)
     if not {"train"} < set(files) <= set(SPLITS):
         raise UserError(
             f"data.files: names {', '.join(map(str, files)) or 'none'}; must name train, and validation or a labelled "
@@ -227,9 +257,14 @@ def _hub_folder(name: str, revision: str) -> Path:
         ) from error
 
 
-def _no_split(folder: Path, split: str, there: Collection[str]) -> UserError:
-    example = f"'task.hub_splits={{{split}: {next(iter(there), 'SPLIT')}}}'"
-    return UserError(f"{folder}: no split {split!r}, there are {', '.join(there)}; name it, as in {example}")
+def _no_split(task: TaskConfig, folder: Path, split: str, there: Collection[str]) -> UserError:
+    taken = [task.hub_splits.get(each, each) for each in SPLITS if each != split]
+    names = task.hub_splits | {split: next((each for each in there if each not in taken), "SPLIT")}
+    example = ", ".join(f"{key}: {name}" for key, name in names.items())
+    return UserError(
+        f"{folder}: no split {task.hub_splits.get(split, split)!r}, there are {', '.join(there)}; name it, as in "
+        f"'task.hub_splits={{{example}}}'"
+    )
 
 
 def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
@@ -239,12 +274,12 @@ def table_of(task: TaskConfig, split: str, paths: list[Path]) -> Table:
     if len(paths) == 1 and paths[0].is_dir():
         if texts := delimited_files(paths[0], task.hub_config):
             if (name := task.hub_splits.get(split, split)) not in texts:
-                raise _no_split(paths[0], name, texts)
+                raise _no_split(task, paths[0], split, texts)
             return joined([read_text(path, task.quoting, needed) for path in texts[name]])
         found = read_datasets(paths, task.hub_config)
         name = ONE if ONE in found else task.hub_splits.get(split, split)
         if name not in found:
-            raise _no_split(paths[0], name, found)
+            raise _no_split(task, paths[0], split, found)
         return of_dataset(found[name], paths, wanted, name)
     if {path.suffix.lower() for path in paths} != {kind} or kind not in KINDS:
         raise UserError(

@@ -95,6 +95,8 @@ def read_delimited(
     while found and not found[-1][1]:  # blank lines at the end
         found.pop()
     head = found[0][1] if found else []
+    if found and not head:
+        raise UserError(f"{path}:1: a blank line before the rows; remove it")
     rows, kept, places = [], [], []
     for count, (line, row) in enumerate(found[int(header) :]):
         if len(row) < len(head) and skip_short:
@@ -116,7 +118,12 @@ def read_jsonl(path: Path, unfold: Unfold | None = None) -> Table:
     import pandas as pd
 
     text = text_of(path).rstrip()
-    if path.suffix == ".json" and text.lstrip().startswith("["):
+    is_list = text.lstrip().startswith("[")
+    if is_list and path.suffix.lower() != ".json":
+        raise UserError(f"{path}: holds a list; write one object a line, or call the file {path.stem}.json")
+    if text.partition("\n")[0].strip() == "{":
+        raise UserError(f"{path}:1: an object over several lines; write each in one line, or a list of them as .json")
+    if is_list:
         values = [(f"{path}: element {count} (from 0)", each) for count, each in enumerate(_parsed(text, str(path)))]
     else:
         numbered = [(f"{path}:{number}", line) for number, line in enumerate(text.split("\n") if text else [], 1)]
@@ -159,7 +166,9 @@ def joined(tables: Sequence[Table]) -> Table:
         other.need(list(first.frame.columns))
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
     places = [place for table in tables for place in table.places]
-    return Table(frame, places, f"{first.place} and {len(tables) - 1} more", how=first.how)
+    others = [Path(table.place).name for table in tables[1:]]
+    named = others if len(others) < 4 else [*others[:2], f"{len(others) - 2} more"]
+    return Table(frame, places, f"{first.place} with {', '.join(named)}", how=first.how)
 
 
 # -- what `datasets` reads -------------------------------------------------------------------------------------
@@ -192,6 +201,8 @@ def read_datasets(paths: Sequence[Path], config: str = "") -> dict[str, Any]:
     except Exception as error:  # its builders raise many types, and wrap those of pyarrow
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if reason.startswith("BatchSize must be"):  # the number of rows of a parquet file
+            raise UserError(f"{_place(paths)}: has no rows; give another file") from error
         raise UserError(f"{_place(paths)}: cannot be read ({reason}); {AGAIN}") from error
 
 

@@ -24,6 +24,8 @@ from sora.training.seeds import derive, generator
 if TYPE_CHECKING:
     from sora.tasks import Examples, TaskConfig, TaskData
 
+FAR, NEAR = 10.0, 0.01  # mean and SD of scores beyond which task.standardize is called for
+
 
 class PackModel(nn.Module):
     """Backbone with its adapters, and the stacked head: [R*b, t] tokens -> [R*b, C] logits in fp32.
@@ -157,6 +159,25 @@ def build_pack(
     if encode:
         splits = {name: encode_split(backbone, examples, run) for name, examples in data.splits.items()}
     return Pack(runs, model, method, optimizer, splits, timeline, device)
+
+
+def notes_of(run: RunConfig, data: TaskData) -> list[str]:
+    """Say what a person must know of the rows before they train: ``data.notes``, and scores on a scale of their own.
+
+    A head starts near 0, and AdamW moves a weight by about the learning rate a step, however large the loss: tens of
+    steps bring predictions to FAR, and a whole training may not bring them to hundreds. Scores that differ by less
+    than NEAR differ less than what a new head says.
+    """
+    task, notes = run.task, list(data.notes)
+    if run.method.TRAINS and task.regression and not task.standardize:
+        targets = data.splits["train"].labels.astype(np.float64)
+        mean, spread = float(targets.mean()), float(targets.std())
+        if abs(mean) > FAR or not NEAR <= spread <= FAR:
+            notes.append(
+                f"scores have mean {mean:.4g} and SD {spread:.4g}; task.standardize=true trains on (score - mean) / SD "
+                "and reports on your scale"
+            )
+    return notes
 
 
 def target_scale(task: TaskConfig, train: Examples) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from sora.training.finish import finish
 from sora.training.job import Job, now
 from sora.training.logging import Tracker
 from sora.training.loop import Loop
-from sora.training.pack import Pack, PackModel, build_pack
+from sora.training.pack import Pack, PackModel, build_pack, notes_of
 
 SMALLER = "lower trainer.batch_size or trainer.max_length. The newest checkpoint stays"
 
@@ -64,7 +64,7 @@ def train(
                 loop.fall_back(f"dropout in one launch: {words}")
             if run.trainer.cuda_graphs:
                 loop.use_graphs()
-            for line in regime_lines(pack, labels):
+            for line in [*regime_lines(pack, labels), *(f"note: {each}" for each in notes_of(run, data))]:
                 tracker.print(line)
             setup_s = time.perf_counter() - clock
             if run.method.TRAINS:

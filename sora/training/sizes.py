@@ -11,7 +11,7 @@ from sora.backbones.head import describe
 from sora.methods.regime import regime
 from sora.tasks import TaskData
 from sora.training.job import Job
-from sora.training.pack import Pack, build_pack
+from sora.training.pack import Pack, build_pack, notes_of
 
 
 def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
@@ -42,6 +42,7 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
                 **({"regime": expected.numbers()} if expected else {}),
                 **({"warning": expected.warning()} if expected and expected.warning() else {}),
                 **({"built": words} if words else {}),
+                **({"notes": notes} if (notes := notes_of(job.run, data)) else {}),
                 "record": str(job.record_path),
             }
         )
@@ -49,12 +50,13 @@ def sizes(jobs: Sequence[Job], data: TaskData) -> list[dict[str, Any]]:
 
 
 def described(line: dict[str, Any]) -> str:
-    """Say in a sentence what ``line`` of a dry run holds, with its warning below."""
+    """Say in a sentence what ``line`` of a dry run holds, with its warning and notes below."""
     sizes = ", ".join(f"{count:,} {split}" for split, count in line["sizes"].items())
     partial = f" (partial: {', '.join(line['partial'])})" if line["partial"] else ""
     params = line["params"]
     regime = "".join(f", {name} {value:.3g}" for name, value in line.get("regime", {}).items())
     warning = f"\nwarning: {line['warning']}" if "warning" in line else ""
+    warning += "".join(f"\nnote: {each}" for each in line.get("notes", []))
     return (
         f"run {line['run_id']}: {line['method']} on {line['task']} with {line['backbone']}, "
         f"protocol {line['protocol']}, seed {line['seed']}; {line['steps']:,} steps; {sizes}{partial}; "

@@ -48,8 +48,8 @@ def test_one_content_is_one_run_whatever_the_file(tmp_path: Path) -> None:
     assert len(names) == 1
 
 
-def test_a_folder_of_tables_is_read_as_its_files_are(tmp_path: Path) -> None:
-    """An open quote is text there too, and NA and None are words, where pandas would swallow rows."""
+def test_a_folder_of_tables_is_read_as_its_files_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An open quote is text there too, NA and None are words, where pandas would swallow rows; each file is named."""
     files = {split: str(tmp_path / f"{split}.tsv") for split in ("train", "validation")}
     for split, path in files.items():
         rows = [
@@ -60,6 +60,10 @@ def test_a_folder_of_tables_is_read_as_its_files_are(tmp_path: Path) -> None:
     assert folder.task.labels == alone.task.labels == ["None", "one"]
     assert loaded(folder).sha256 == loaded(alone).sha256
     assert folder.task.sizes == {"train": 5, "validation": 5}
+    (tmp_path / "old_train.tsv").write_bytes((tmp_path / "train.tsv").read_bytes())
+    capsys.readouterr()
+    described(str(tmp_path))
+    assert f"train is {tmp_path}/train.tsv with old_train.tsv, 10 rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,25 @@ def test_the_order_of_given_labels_holds_in_every_file(tmp_path: Path) -> None:
     found = described(numbered)
     assert found.task.labels == ["bad", "good"]
     assert first_labels(found) == [1, 0, 1, 0]
+
+
+def test_a_class_that_a_data_set_names_is_one_without_a_row_too(tmp_path: Path) -> None:
+    """Also one that no training row has, and where another split names fewer; as many as there are."""
+    types = [
+        Features({"a": Value("string"), "b": Value("string"), "y": ClassLabel(names=names)})
+        for names in (["bad", "good", "mixed"], ["bad", "good"])
+    ]
+    train, held = (Dataset.from_list(frame("train", [1, 0]).to_dict("records"), features=each) for each in types)
+    DatasetDict({"train": train, "validation": held}).save_to_disk(tmp_path / "named")
+    run = described(str(tmp_path / "named"))
+    assert run.task.labels == ["bad", "good", "mixed"]
+    assert first_labels(run) == [1, 0, 1, 0]
+    files = {}
+    for split in ("train", "validation"):
+        rows = pd.DataFrame({"a": f"{split} text", "b": "part", "y": [f"intent {i % 151}" for i in range(302)]})
+        files[split] = str(tmp_path / f"{split}.csv")
+        rows.to_csv(files[split], index=False)
+    assert len(described(files).task.labels) == 151
 
 
 def test_real_numbers_are_scores(tmp_path: Path) -> None:
@@ -242,6 +265,28 @@ def test_a_trial_takes_the_first_examples_of_each_split(tmp_path: Path) -> None:
     assert cut.sha256 != full.sha256
     more = loaded(run, limit=1000)
     assert (more.sha256, more.partial) == (full.sha256, {})
+
+
+def test_classes_that_are_left_without_rows_are_named(tmp_path: Path) -> None:
+    """In a note, or refused where one is left to train on; and predict=true without a test file says what to add."""
+    files = write(tmp_path, "csv", ["no", "yes"])
+    rare = [f"r{i}" for i in range(10)]
+    rows = pd.DataFrame({"a": [f"text {i}" for i in range(30)], "b": "part", "y": ["no", "yes"] * 10 + rare})
+    rows.to_csv(files["train"], index=False)
+    run, start = described(files), "no training row has the label r0"
+    assert loaded(run).notes == []
+    assert loaded(run, "holdout").notes == [f"{start} after protocol=holdout took some to select"]
+    few = "or r1 or r2 or r3 or r4 and 5 more after data.limit=3 took the first"
+    assert loaded(run, limit=3).notes[-1] == f"{start} {few}"
+    halves = frame("validation", ["no", "yes"])[:2]
+    halves.to_csv(files["validation"], index=False)
+    held = {f"every row of {split} has the label {label}" for split in ("select", "report") for label in ("no", "yes")}
+    run = described(files)
+    assert len(held.intersection(loaded(run).notes)) == 2
+    with pytest.raises(UserError, match=r"own: every row left to train on has the label no after data\.limit=1 took"):
+        loaded(run, limit=1)
+    with pytest.raises(UserError, match=r"own has no test split; leave predict out or add test: FILE to data\.files"):
+        load_test(run.task, DataConfig())
 
 
 def test_one_column_of_text(tmp_path: Path) -> None:

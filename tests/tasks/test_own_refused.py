@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from sora.errors import UserError
 from tests.tasks.own_files import described, frame, loaded, write
@@ -36,6 +36,8 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # file, its content, what the sen
     ),
     ("train.csv", csv_text("t,p,0", "u,q,1", "v,r,nan"), "holds 'nan' in 1 rows, as pandas writes a missing value"),
     ("train.csv", csv_text("t,p,0.5", "u,q,1", "v,r,n/a"), "holds numbers and words such as '0.5', 'n/a'"),
+    ("train.csv", csv_text("t,p,0.5", "u,q,1e39"), "train.csv:3: score '1e39' is too large for fp32"),
+    ("train.jsonl", json_lines('"y": 0.5', f'"y": 1{"0" * 400}'), "such as '0.5', '100000"),
     ("train.csv", csv_text('t,p,"0,5"', 'u,q,"1,0"', "v,r,2"), "holds numbers with a comma such as '0,5'"),
     ("train.csv", csv_text(*(f"t,p,name {i}" for i in range(20))), "20 different labels in 20 rows"),
     ("train.csv", GOOD + '"two\nlines",b,no\nonly one\n', "train.csv:10: 1 columns where 3"),
@@ -44,6 +46,14 @@ WRONG: list[tuple[str, str | bytes, str]] = [  # file, its content, what the sen
     ("train.csv", "", "train.csv: has no rows (the train split of task own)"),
     ("train.jsonl", "", "train.jsonl: has no rows (the train split of task own)"),
     ("train.csv", "a,b,y\n", "has no rows (the train split of task own)"),
+    ("train.csv", "\n" + GOOD, "train.csv:1: a blank line before the rows; remove it"),
+    ("train.csv", GOOD + ",p,no\n", "train.csv:8: a is empty (task.empty_text=keep takes such rows); correct"),
+    ("train.jsonl", '{\n"a": "t",\n"b": "p",\n"y": 1\n}\n', "train.jsonl:1: an object over several lines; write each"),
+    (
+        "train.jsonl",
+        "[" + json_lines('"y": 1') + "]",
+        "train.jsonl: holds a list; write one object a line, or call the file train.json",
+    ),
     ("train.csv", GOOD.encode() + b"caf\xe9,b,no\n", "train.csv:8: not UTF-8 ('utf-8' codec"),
     ("train.csv", GOOD.replace(",", "|"), "there are 'a|b|y'"),
     ("train.jsonl", json_lines('"y": 1', '"y": "1"'), "values such as 1, '1'"),
@@ -80,10 +90,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "one.csv").write_text(GOOD.replace("yes", "no"), encoding="utf-8")
     (made / "real.csv").write_text(csv_text("t,p,0.5", "u,q,1.5", "v,r,2.5"), encoding="utf-8")
     (made / "flat.csv").write_text(csv_text("t,p,0.5", "u,q,0.50"), encoding="utf-8")
+    (made / "near.csv").write_text(csv_text("t,p,16777216.5", "u,q,16777216.6"), encoding="utf-8")
     (made / "good.tsv").write_text(GOOD.replace(",", "\t"), encoding="utf-8")
     rows = Dataset.from_list(frame("train", ["no", "yes"]).to_dict("records"))
     DatasetDict({"train": rows, "validation": rows}).save_to_disk(made / "saved")
     DatasetDict({"left": rows, "right": rows}).save_to_disk(made / "odd")
+    named = Features({"a": Value("string"), "b": Value("string"), "y": ClassLabel(names=["no", "yes", "maybe"])})
+    Dataset.from_list(frame("train", [0, 2]).to_dict("records"), features=named).save_to_disk(made / "named")
+    DatasetDict({"train": rows, "dev": rows}).save_to_disk(made / "halves")
+    frame("train", ["no"]).iloc[:0].to_parquet(made / "none.parquet")
+    (made / "huge.jsonl").write_text(json_lines(f'"y": 1{"0" * 400}'), encoding="utf-8")
     rows.save_to_disk(made / "single")
     lists = Features({"a": List(Value("string")), "b": Value("string"), "y": Value("string")})
     listed = [{"a": ["x"], "b": "p", "y": label} for label in ("no", "yes")]
@@ -112,6 +128,11 @@ KINDS = "a split is a folder, or files of one of the kinds"
         ({"train": "s*", "validation": "b.csv"}, f"saved and single: {KINDS}"),
         ({"train": "good.*", "validation": "b.csv"}, f"good.csv and good.tsv: {KINDS}"),
         ("odd", "odd: no split 'train', there are left, right; name it, as in 'task.hub_splits={train: left}'"),
+        (
+            "halves",
+            "halves: no split 'validation', there are train, dev; name it, as in 'task.hub_splits={validation: dev}'",
+        ),
+        ({"train": "none.parquet", "validation": "b.csv"}, "none.parquet: has no rows"),
         ({"train": "lists.parquet", "validation": "b.csv"}, "row 0 (from 0): a is ['x'], text expected"),
         ({"train": "good.csv", "test": "b.csv"}, "protocol=paper: task own has no validation split"),
     ],
@@ -127,7 +148,7 @@ def test_wrong_files_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPa
     ("task", "says"),
     [
         ({"files": "saved", "hub_splits": {"validation": "train"}}, "train and validation are both saved"),
-        ({"files": {"train": "saved", "validation": "b.csv"}, "hub_splits": {"train": "all"}}, "saved: no split 'all'"),
+        ({"files": {"train": "saved", "validation": "b.csv"}, "hub_splits": {"train": "all"}}, "{train: train}'"),
         ({"files": {"train": "one.csv", "validation": "b.csv"}, "labels": ["no", "yes"]}, "has one label in every row"),
         ({"text": []}, "data.text: got []"),
         ({"text": ["a", "b", "y"]}, "data.text: got [a, b, y]"),
@@ -136,8 +157,26 @@ def test_wrong_files_are_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPa
         ({"labels": ["no"]}, "task.labels: got no, must be two different"),
         ({"labels": ["no", "yes"], "score_range": [0, 1]}, "without task.score_range"),
         ({"labels": ["yes", "good"]}, "label 'no' is not one of yes, good"),
+        ({"score_range": [5]}, "task.score_range: got [5.0], must be the lowest and the highest target"),
+        ({"score_range": [0, 5, 9]}, "task.score_range: got [0.0, 5.0, 9.0], must be"),
+        ({"score_range": [5, 0]}, "task.score_range: got [5.0, 0.0], must be"),
+        ({"name": "rte"}, "task.name: rte is a task of conf/task, whose records stand there; give another name"),
+        ({"labels": [False, True]}, "label 'no' is not one of false, true (YAML reads yes, no, on, off as true, false"),
         ({"score_range": [0, 1]}, "score 'no' is not a number from 0 to 1"),
+        (
+            {"files": {"train": "huge.jsonl", "validation": "b.csv"}, "score_range": [0, 5]},
+            "0000000... is not a number from 0 to 5",
+        ),
+        (
+            {"files": {"train": "good.csv", "validation": "named"}},
+            "named: its classes are no, yes, maybe, those of the task no, yes; take the data set that the task names, "
+            "or give all of them, as in 'task.labels=[no, yes, maybe]'",
+        ),
         ({"files": {"train": "real.csv", "validation": "flat.csv"}}, "flat.csv: column 'y' has the score 0.5 in"),
+        (
+            {"files": {"train": "near.csv", "validation": "real.csv"}},
+            "near.csv: column 'y' has the score 1.67772e+07 in every row, as fp32 has it, with",
+        ),
     ],
 )
 def test_a_wrong_description_is_one_sentence(

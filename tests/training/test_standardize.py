@@ -14,10 +14,11 @@ from peft import PeftModel
 from sora.errors import UserError
 from sora.training.evaluation import predict
 from sora.training.loop import Loop
-from sora.training.pack import EncodedSplit, Pack, build_pack, losses_of
+from sora.training.pack import EncodedSplit, Pack, build_pack, losses_of, notes_of
 from tests import tiny
 from tests.composing import runs
 from tests.publish.test_export import logits_of, plain_model
+from tests.typed import SMALL, called
 
 TASK = {
     "name": "toy",
@@ -119,6 +120,40 @@ def test_what_is_exported_predicts_on_the_original_scale(tmp_path: Path) -> None
     assert 200 < expected.mean() < 400
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
     assert loop.step == 10
+
+
+@pytest.mark.parametrize(
+    ("scale", "says"),
+    [
+        ((1.0, 2.0), None),
+        ((1.0, 1300.0), "scores have mean 1300 and SD 3.5"),
+        ((20.0, 0.0), "and SD 70"),
+        ((1e-3, 0.0), "and SD 0.0035"),
+    ],
+)
+def test_a_note_where_scores_are_far_from_what_a_head_says(scale: tuple[float, float], says: str | None) -> None:
+    """By the training targets alone: SD 3.5 before they are scaled. Not where nothing is trained by steps."""
+    for method, standardize in (("lora", False), ("lora", True), ("probe", False)):
+        (run,) = tiny.runs(method={"name": method}, task=TASK | {"standardize": standardize})
+        toy = tiny.data(run.task)
+        labels = toy.splits["train"].labels
+        toy.splits["train"] = replace(toy.splits["train"], labels=labels / labels.std() * 3.5 * scale[0] + scale[1])
+        notes = notes_of(run, toy)
+        assert len(notes) == (says is not None and method == "lora" and not standardize)
+        assert not notes or (says and says in notes[0])
+
+
+def test_a_dry_run_and_the_log_say_so(tmp_path: Path) -> None:
+    for split in ("train", "dev"):
+        rows = [f"text {split} {i},{1000.5 + 100 * i}" for i in range(7)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["a,y", *rows]), encoding="utf-8")
+    words = [each for each in SMALL if not each.startswith("task")]
+    words += ["task=own", "data.files={train: train.csv, validation: dev.csv}", "data.text=a", "data.label=y"]
+    says = "note: scores have mean 1300 and SD 200; task.standardize=true trains on (score - mean) / SD"
+    assert says in called(tmp_path, *words, "dry_run=true").err
+    assert says in called(tmp_path, *words).err
+    (log,) = (tmp_path / "runs").glob("*/log.txt")
+    assert says in log.read_text(encoding="utf-8")
 
 
 def test_classes_and_equal_targets_are_refused(tmp_path: Path) -> None:
