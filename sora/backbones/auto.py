@@ -111,7 +111,7 @@ def _of_another(name: str, kind: str) -> bool:
     stem = CONFIG_MAPPING_NAMES.get(kind, "").removesuffix("Config")
     stems = {config.removesuffix("Config") for config in CONFIG_MAPPING_NAMES.values()}
     found = re.fullmatch(r"(\w+?)(Model|For[A-Z]\w+)", name)
-    return bool(stem and found) and found[1] in stems and not name.startswith(stem)
+    return found is not None and found[1] in stems and bool(stem) and not name.startswith(stem)
 
 
 def _defaults(kind: str, arch: dict[str, Any], missing: list[str]) -> dict[str, Any]:
