@@ -111,7 +111,7 @@ def _curve(found: pd.DataFrame, axis: tuple[str, str]) -> Artefact | None:
     shown = found[found["mean"].notna() & (pd.to_numeric(found[axis[0]]) > 0)]
     caption = "Report split, selected weights: mean over seeds, band: one population SD."
     if (pd.to_numeric(found.loc[found["mean"].notna(), axis[0]]) <= 0).any():
-        caption += f" {axis[1][0].upper()}{axis[1][1:]} = 0 has no place on a logarithmic axis and is not drawn."
+        caption += f" Not drawn: {axis[1]} = 0, which has no place on a logarithmic axis."
     about = f"score_by_{name}", f"Score by {name.replace('_', ' ')}", caption
     return curves(about, shown, axis, ticks=axis[0] != "live")
 
