@@ -167,7 +167,7 @@ def _find(model: nn.Module, patterns: Sequence[str], key: str) -> dict[str, nn.M
     for pattern in patterns:
         if not any(matches(name, pattern) for name in every):
             ends = dict.fromkeys(name.rpartition(".")[2] for name in every)
-            which = "module of the model" + " with weights" * (key == "train")
+            which = "module of the model with weights" if key == "train" else "module of the model"
             raise UserError(f"inject.{key}: {pattern!r} matches no {which}{nearest(pattern, ends)}")
     return {name: module for name, module in every.items() if any(matches(name, each) for each in patterns)}
 

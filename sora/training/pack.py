@@ -164,9 +164,8 @@ def build_pack(
 def notes_of(run: RunConfig, data: TaskData) -> list[str]:
     """Say what a person must know of the rows before they train: ``data.notes``, and scores on a scale of their own.
 
-    A head starts near 0, and AdamW moves a weight by about the learning rate a step, however large the loss: tens of
-    steps bring predictions to FAR, and a whole training may not bring them to hundreds. Scores that differ by less
-    than NEAR differ less than what a new head says.
+    A head starts near 0, and AdamW moves a weight by about the learning rate a step, however large the loss. The two
+    limits are our choice: official scores lie well within them, prices or counts do not.
     """
     task, notes = run.task, list(data.notes)
     if run.method.TRAINS and task.regression and not task.standardize:
