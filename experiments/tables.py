@@ -50,7 +50,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Those that are shown: not the companions of another one."""
+        """Those that are shown: an SD, a count and the like stand in the cell of another one."""
         names = list(self.data.columns)
         return [name for name in names if not any(name == f"{other}{end}" for other in names for end in COMPANIONS)]
 
